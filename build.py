@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Install, serve, try, test and diagnose vllm_custom. Start with `python3 build.py demo`; each command has --help.
+
+Runs on a bare Python 3.10 or later. The work is done in tools/installer; this file only reads the command line.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 - said here, before a newer syntax fails less plainly
+    sys.exit(f"build.py needs Python 3.10 or later, this is {sys.version.split()[0]}")
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from tools.installer import commands
+from tools.installer.console import BuildError
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="build.py", description=__doc__, formatter_class=_Help)
+    subcommands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands.COMMANDS:
+        sub = subcommands.add_parser(
+            command.name, help=command.summary, description=command.description, formatter_class=_Help
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return main
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Descriptions as they are written, and the default of each option."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, passed_on = _split(given)
+    options = parser().parse_args(given)
+    options.passed_on = passed_on
+    try:
+        return int(options.run(options))
+    except BuildError as error:
+        print(f"\nbuild.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbuild.py: stopped; the same command goes on where this one was", file=sys.stderr)
+        return 130
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Everything after the first `--` is for the program that build.py starts."""
+    if "--" not in arguments:
+        return arguments, []
+    cut = arguments.index("--")
+    return arguments[:cut], arguments[cut + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What this machine offers: an NVIDIA GPU, disk space, memory, the right kind of system."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from tools.installer.console import BuildError
+
+GIB = 1024**3
+# Measured: 2.9 GB and 14 GB installed; pip's cache and the unpacking want room beside it.
+DISK_GIB = {"cpu": 4.5, "cuda": 20.0}
+# PyPI's default torch brings its CUDA libraries.
+DEFAULT_TORCH_EXTRA_GIB = 6.0
+
+
+def default_flavour() -> str:
+    """cuda where an NVIDIA GPU answers, else cpu."""
+    return "cuda" if nvidia_gpus() else "cpu"
+
+
+def nvidia_gpus() -> list[str]:
+    """The names of the GPUs that the driver shows; none where there is no driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        result = subprocess.run(
+            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def check_system() -> None:
+    """Raises BuildError where the wheels cannot work: tritonserver's is for Linux on x86_64 with glibc 2.35."""
+    system, machine = platform.system(), platform.machine()
+    if system != "Linux" or machine not in ("x86_64", "AMD64"):
+        raise BuildError(
+            f"{system} on {machine} is not served: nvidia-pytriton, which carries tritonserver, has a wheel for "
+            "Linux on x86_64 only",
+            "use a Linux x86_64 machine, or NVIDIA's Triton container",
+        )
+    library, version = platform.libc_ver()
+    numbers = tuple(int(part) for part in version.split(".")[:2]) if version else ()
+    if library == "glibc" and numbers < (2, 35):
+        raise BuildError(f"glibc {version} is too old for tritonserver, which needs 2.35", "use Debian 12 or Ubuntu 22.04")
+
+
+def free_gib(folder: Path) -> float:
+    """Free space on the disk that will hold this folder, whether or not it exists yet."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free / GIB
+
+
+def check_disk(folder: Path, needed_gib: float) -> None:
+    available = free_gib(folder)
+    if available < needed_gib:
+        raise BuildError(
+            f"{folder} has {available:.1f} GiB free and the environment needs {needed_gib:.1f} GiB",
+            "free some space, or set VLLM_CUSTOM_HOME to a folder on a larger disk",
+        )
+
+
+def total_memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB

@@ -1,0 +1,79 @@
+"""Running pip: its output into a log, a short account of it on the terminal, its failures explained."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.installer.console import BuildError, Progress, tail
+
+_REQUIREMENT = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
+
+# What pip says, and what to do about it. The first that is found counts.
+_REMEDIES = (
+    ("No space left on device", "free some space, or set VLLM_CUSTOM_HOME to a folder on a larger disk"),
+    ("No matching distribution found", "this index has no wheel for this Python and system: see the log"),
+    ("Could not find a version", "this index has no such version for this Python and system: see the log"),
+    ("Temporary failure in name resolution", "check the network, then run the same command again: it goes on"),
+    ("Name or service not known", "check the network, then run the same command again: it goes on"),
+    ("CERTIFICATE_VERIFY_FAILED", "set PIP_CERT to your company's certificate bundle"),
+    ("Read timed out", "the network is slow: run the same command again, it goes on"),
+    ("THESE PACKAGES DO NOT MATCH THE HASHES", "run `pip cache purge`, then the same command again"),
+)
+
+
+@dataclass(frozen=True)
+class Pip:
+    """pip of one environment."""
+
+    python: Path
+    log: Path
+    progress: Progress
+    environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def install(self, arguments: Sequence[str], what: str, total: int = 0) -> None:
+        """Raises BuildError with the end of pip's output and a remedy."""
+        if self.try_install(arguments, total):
+            return
+        text = tail(self.log, 200)
+        remedy = next((mend for sign, mend in _REMEDIES if sign in text), "run the same command again: it goes on")
+        raise BuildError(f"pip could not install {what}:\n{tail(self.log, 12)}\n  the whole log: {self.log}", remedy)
+
+    def try_install(self, arguments: Sequence[str], total: int = 0) -> bool:
+        """Whether pip managed it. Its lines go to the log, a count of packages to the terminal."""
+        command = [str(self.python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+        command += ["--progress-bar", "off", *arguments]
+        with self.log.open("w") as log:
+            log.write(f"$ {' '.join(command)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environ()
+            )
+            try:
+                self._follow(process, log.write, total)
+            except BaseException:
+                process.terminate()
+                raise
+            finally:
+                process.wait()
+        return process.returncode == 0
+
+    def _follow(self, process: "subprocess.Popen[str]", write: Callable[[str], object], total: int) -> None:
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            write(line)
+            match = _REQUIREMENT.match(line)
+            if match:
+                seen += 1
+                self.progress.detail(f"{seen}/{total} {match[1]}" if total else match[1])
+            elif line.startswith("Installing collected packages"):
+                self.progress.detail("unpacking (a minute or two)")
+
+    def _environ(self) -> dict[str, str]:
+        # Somebody else's PYTHONPATH would count as installed packages, and PIP_USER cannot work here.
+        unwanted = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV")
+        return {key: value for key, value in self.environ.items() if key not in unwanted}
+
