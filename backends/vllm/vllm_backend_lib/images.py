@@ -1,0 +1,44 @@
+"""Pictures from the `image` input: base64 in, RGB out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import TYPE_CHECKING, Any
+
+from vllm_backend_lib.errors import InvalidRequestError, invalid
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def decode_images(elements: list[Any]) -> list[Image.Image]:
+    """Decodes every element; slow, so it belongs on a thread. Raises InvalidRequestError naming the index."""
+    return [_decode(f"image[{index}]", element) for index, element in enumerate(elements)]
+
+
+def _decode(field: str, element: Any) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    data = _bytes(field, element)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise invalid(field, f"{len(data)} bytes that are no known picture format", "PNG, JPEG, WebP, ...") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InvalidRequestError(f"{field}: the picture has too many pixels; accepted: up to {limit}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        # Pillow's readers raise any of these on damaged files; their texts hold no paths, the source is in memory.
+        raise InvalidRequestError(f"{field}: the picture cannot be decoded: {error}") from error
+
+
+def _bytes(field: str, element: Any) -> bytes:
+    """The decoded base64; line breaks are allowed, other foreign characters are not."""
+    encoded = element.encode("utf-8") if isinstance(element, str) else bytes(element)
+    try:
+        return base64.b64decode(encoded.translate(None, b"\r\n\t "), validate=True)
+    except binascii.Error as error:
+        raise invalid(field, f"{len(encoded)} bytes that are not base64 ({error})", "a picture in base64") from error

@@ -1,0 +1,48 @@
+"""The few things of Triton's Python binding that this package uses, as structural types."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Logger(Protocol):
+    """Triton's logger (`pb_utils.Logger`)."""
+
+    def log_error(self, message: str) -> None: ...
+    def log_warn(self, message: str) -> None: ...
+    def log_info(self, message: str) -> None: ...
+
+
+class Tensor(Protocol):
+    """An input tensor of a request."""
+
+    def name(self) -> str: ...
+    def as_numpy(self) -> Array: ...
+
+
+class ResponseSender(Protocol):
+    """Where the responses of one request go."""
+
+    def send(self, response: Any = ..., flags: int = ...) -> None: ...
+    def is_cancelled(self) -> bool: ...
+
+
+class Request(Protocol):
+    """An inference request."""
+
+    def inputs(self) -> list[Tensor]: ...
+    def parameters(self) -> str: ...
+    def request_id(self) -> str: ...
+    def get_response_sender(self) -> ResponseSender: ...
+
+
+def text_array(values: list[bytes]) -> Array:
+    """A 1-D STRING tensor; built element by element so that numpy never looks inside the bytes."""
+    array = np.empty(len(values), dtype=np.object_)
+    array[:] = values
+    return array

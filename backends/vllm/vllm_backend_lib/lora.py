@@ -1,0 +1,78 @@
+"""The LoRA adapters that `multi_lora.json` names, and their requests to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from vllm_backend_lib.errors import ModelLoadError, NotFoundError, UnavailableError, shorten
+from vllm_backend_lib.interfaces import Logger
+from vllm_backend_lib.jsontext import load_object
+
+LORA_FILENAME = "multi_lora.json"
+
+
+def read_lora_repository(model_dir: Path) -> dict[str, str]:
+    """The content of `multi_lora.json`: adapter name -> local folder or hub name.
+
+    Raises ModelLoadError naming the file and the key where it is missing or wrong.
+    """
+    path = model_dir / LORA_FILENAME
+    if not path.is_file():
+        raise ModelLoadError(f"{path}: there is no such file, and model.json sets enable_lora")
+    repository = load_object(path)
+    for name, location in repository.items():
+        if not isinstance(location, str) or not location:
+            raise ModelLoadError(f"{path}: {name!r}: got {shorten(location)}; accepted: the adapter's folder")
+        if Path(location).is_absolute() and not Path(location).is_dir():
+            raise ModelLoadError(f"{path}: {name!r}: there is no folder {location!r}")
+    return repository
+
+
+def check_lora_name(name: str, enabled: bool, supported: list[str]) -> None:
+    """Raises NotFoundError where the adapter cannot be asked for."""
+    if not enabled:
+        raise NotFoundError(f"lora_name: got {shorten(name)}; LoRA is not enabled for this model (enable_lora)")
+    if name not in supported:
+        raise NotFoundError(f"lora_name: got {shorten(name)}; accepted: {', '.join(map(repr, supported))}")
+
+
+class LoraAdapters:
+    """Hands out the engine's LoRA requests; an adapter is loaded before its first use.
+
+    A generate call that names an adapter whose files are bad stops the whole engine, whereas loading it explicitly
+    only fails: so each adapter is loaded explicitly once.
+    """
+
+    def __init__(self, repository: dict[str, str], logger: Logger) -> None:
+        self._repository = repository
+        self._names = list(repository)
+        self._logger = logger
+        self._loaded: set[str] = set()
+        self._loading = asyncio.Lock()
+
+    async def request_for(self, engine: Any, name: str | None) -> Any:
+        """vLLM's LoRARequest for an adapter, None for the bare model."""
+        if name is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        check_lora_name(name, bool(self._names), self._names)
+        request = LoRARequest(name, self._names.index(name) + 1, self._repository[name])
+        if name not in self._loaded:
+            async with self._loading:
+                if name not in self._loaded:
+                    await self._load(engine, request)
+        return request
+
+    async def _load(self, engine: Any, request: Any) -> None:
+        name = request.lora_name
+        try:
+            await engine.add_lora(request)
+        except Exception as error:
+            self._logger.log_error(f"[vllm] cannot load the LoRA adapter {name!r}: {error}")
+            raise UnavailableError(
+                f"lora_name: the adapter {name!r} cannot be loaded; the server's log says why"
+            ) from error
+        self._loaded.add(name)

@@ -1,0 +1,97 @@
+"""The way out: every response of every request goes through one queue and one thread, in order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from vllm_backend_lib.cancellation import CancellationWatcher
+from vllm_backend_lib.errors import RequestError
+from vllm_backend_lib.interfaces import Logger, ResponseSender
+from vllm_backend_lib.responses import NamedArrays
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+QueueItem = tuple[dict[str, Any], Any, int]
+ResponseQueue = queue.SimpleQueue[QueueItem | None]
+
+
+def triton_error(error: RequestError) -> Any:
+    """The error as Triton's own."""
+    return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.code))
+
+
+class Reply:
+    """The responses of one request: any number of chunks, then exactly one final response."""
+
+    def __init__(self, sender: ResponseSender, responses: ResponseQueue, watcher: CancellationWatcher) -> None:
+        self._responses = responses
+        self._watcher = watcher
+        self.state: dict[str, Any] = {
+            "response_sender": sender,
+            "is_cancelled": False,
+            "last_response_generated": False,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final response is on its way."""
+        return bool(self.state["last_response_generated"])
+
+    def send(self, arrays: NamedArrays, *, final: bool) -> None:
+        """Queues a response with these output tensors."""
+        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
+        self._put(pb_utils.InferenceResponse(output_tensors=tensors), final=final)
+
+    def fail(self, error: RequestError) -> None:
+        """Queues an error as the final response, behind the chunks that were queued before."""
+        self._put(pb_utils.InferenceResponse(error=triton_error(error)), final=True)
+
+    def _put(self, response: Any, *, final: bool) -> None:
+        if self.finished:
+            return
+        if final:
+            self._watcher.forget(self.state)
+            self.state["last_response_generated"] = True
+        self._responses.put((self.state, response, FINAL if final else 0))
+
+
+class ReplyThread:
+    """Takes responses from the queue and hands them to Triton, so that the event loop never waits for that."""
+
+    def __init__(self, responses: ResponseQueue, on_final: Callable[[], None], logger: Logger) -> None:
+        self._responses = responses
+        self._on_final = on_final
+        self._logger = logger
+        self.thread = threading.Thread(target=self._run, name="vllm-responses")
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Sends what is queued, then ends the thread."""
+        self._responses.put(None)
+        self.thread.join()
+
+    def _run(self) -> None:
+        while (item := self._responses.get()) is not None:
+            state, response, flags = item
+            try:
+                self._send(state, response, flags)
+            except Exception as error:  # noqa: BLE001 - the thread serves all requests and must live on
+                self._logger.log_error(f"[vllm] cannot send a response: {error}")
+            finally:
+                if flags == FINAL:
+                    self._on_final()
+
+    @staticmethod
+    def _send(state: dict[str, Any], response: Any, flags: int) -> None:
+        sender = state["response_sender"]
+        sender.send(response, flags)
+        # A subclass may queue responses of requests that the watcher does not know.
+        if not state.get("watched") and not state["last_response_generated"]:
+            state["is_cancelled"] = sender.is_cancelled()
