@@ -19,19 +19,20 @@ from tools.installer.console import BuildError
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(prog="build.py", description=__doc__, formatter_class=_Help)
+    main = argparse.ArgumentParser(
+        prog="build.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     subcommands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands.COMMANDS:
         sub = subcommands.add_parser(
-            command.name, help=command.summary, description=command.description, formatter_class=_Help
+            command.name,
+            help=command.summary,
+            description=command.description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return main
-
-
-class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Descriptions as they are written, and the default of each option."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

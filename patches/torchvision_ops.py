@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 NAME = "torchvision_ops"
+BEFORE_VLLM = True
 
 _TARGET = "torchvision._meta_registrations"
 _SCHEMAS = {

@@ -1,8 +1,8 @@
 """The folder that tritonserver takes its backends from, assembled from the environment and this checkout.
 
-    python/       libtriton_python.so, triton_python_backend_utils.py, the stub of the environment's Python
-    vllm/         the stand-in for the official backend
-    vllm_custom/  the product, with patches/ beside its code
+python/       libtriton_python.so, triton_python_backend_utils.py, the stub of the environment's Python
+vllm/         the stand-in for the official backend
+vllm_custom/  the product, with patches/ beside its code
 """
 
 import os

@@ -1,11 +1,16 @@
 """The commands of build.py: what each is called, takes and does."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from tools.installer import backends, environment, locks
+from tools.installer import backends, environment, locks, server, testing
+from tools.installer import demo as demonstration
+from tools.installer import serve as serving
 from tools.installer.console import Progress
+from tools.installer.paths import DEFAULT_REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,12 @@ class Command:
 
 
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--flavour", choices=locks.FLAVOURS, help="cuda where an NVIDIA GPU answers, else cpu")
-    parser.add_argument("--python", metavar="PYTHON", help="the Python 3.11 or 3.12 to build on; the running one, if it fits")
+    parser.add_argument("--flavour", choices=locks.FLAVOURS, help="default: cuda where an NVIDIA GPU answers, else cpu")
+    parser.add_argument(
+        "--python",
+        metavar="PYTHON",
+        help="the Python 3.11 or 3.12 to build on (default: the running one where it fits, else the first on PATH)",
+    )
 
 
 def prepare(options: argparse.Namespace, progress: Progress) -> environment.Environment:
@@ -43,6 +52,65 @@ def lock(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=DEFAULT_REPOSITORY,
+        metavar="FOLDER",
+        help="default: model_repository beside build.py, of which only shapes_vl is loaded",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1; 0.0.0.0 takes all of this machine's)",
+    )
+    for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        explanation = f"default: {port}; 0 takes a free one"
+        parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=explanation)
+
+
+def serve(options: argparse.Namespace) -> int:
+    progress = Progress()
+    ready = prepare(options, progress)
+    triton = server.TritonServer(
+        options.model_repository,
+        environment=ready,
+        models=serving.models_of(options.model_repository, options.passed_on),
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+        extra=options.passed_on,
+    )
+    progress.step("starting tritonserver")
+    return serving.run(triton, lambda it: print(serving.banner(it), file=sys.stderr, flush=True))
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument("--seed", type=int, default=7, help="another picture (default: 7)")
+
+
+def demo(options: argparse.Namespace) -> int:
+    progress = Progress()
+    return demonstration.run(prepare(options, progress), progress, options.seed, options.passed_on)
+
+
+def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument(
+        "pytest", nargs="*", metavar="ARGUMENT", help="for pytest, which then runs alone (options after --)"
+    )
+
+
+def test(options: argparse.Namespace) -> int:
+    progress = Progress()
+    return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
+
+
 COMMANDS = (
     Command(
         "install",
@@ -50,6 +118,31 @@ COMMANDS = (
         "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends.",
         _environment_arguments,
         install,
+    ),
+    Command(
+        "serve",
+        "run tritonserver in the foreground",
+        "Run tritonserver on a model repository until Ctrl-C or SIGTERM. Of the default repository only shapes_vl is\n"
+        "loaded; another one is loaded whole. What follows `--` is passed to tritonserver.",
+        _serve_arguments,
+        serve,
+    ),
+    Command(
+        "demo",
+        "show a picture to a real server and check what it says",
+        "Install what is missing, serve shapes_vl on free ports, send it a picture and a question through generate and\n"
+        "generate_stream, show them with the answers, and stop. Exits with 0 only where both answers are right.",
+        _demo_arguments,
+        demo,
+    ),
+    Command(
+        "test",
+        "run ruff, mypy and the tests",
+        "Install what is missing, then run ruff, mypy and pytest. With arguments only pytest runs:\n"
+        "    build.py test tests/unit\n"
+        "    build.py test -- -k stream -x",
+        _test_arguments,
+        test,
     ),
     Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
 )

@@ -59,7 +59,9 @@ def parse_pins(text: str, python: str) -> dict[str, str]:
 def read_pins(flavour: str, python: str) -> dict[str, str]:
     path = lock_path(flavour)
     if not path.is_file():
-        raise BuildError(f"the lock {path.name} is missing", "restore locks/ from the repository, or run `build.py lock`")
+        raise BuildError(
+            f"the lock {path.name} is missing", "restore locks/ from the repository, or run `build.py lock`"
+        )
     return parse_pins(path.read_text(), python)
 
 

@@ -46,7 +46,9 @@ def check_system() -> None:
     library, version = platform.libc_ver()
     numbers = tuple(int(part) for part in version.split(".")[:2]) if version else ()
     if library == "glibc" and numbers < (2, 35):
-        raise BuildError(f"glibc {version} is too old for tritonserver, which needs 2.35", "use Debian 12 or Ubuntu 22.04")
+        raise BuildError(
+            f"glibc {version} is too old for tritonserver, which needs 2.35", "use Debian 12 or Ubuntu 22.04"
+        )
 
 
 def free_gib(folder: Path) -> float:

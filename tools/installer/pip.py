@@ -76,4 +76,3 @@ class Pip:
         # Somebody else's PYTHONPATH would count as installed packages, and PIP_USER cannot work here.
         unwanted = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV")
         return {key: value for key, value in self.environ.items() if key not in unwanted}
-

@@ -33,7 +33,8 @@ def choose(host: str, wanted: int, flag: str, taken: set[int]) -> int:
             raise BuildError(f"port {wanted} is given twice", f"choose another one with {flag}")
         if not is_free(host, wanted):
             raise BuildError(
-                f"port {wanted} on {host} is taken, or not allowed", f"choose another one with {flag} (0 takes a free one)"
+                f"port {wanted} on {host} is taken, or not allowed",
+                f"choose another one with {flag} (0 takes a free one)",
             )
         taken.add(wanted)
         return wanted

@@ -35,7 +35,9 @@ def child_environment(environment: Environment, overrides: Mapping[str, str] | N
     # the system's.
     libraries = [environment.library_folder, environment.site_packages / "nvidia_pytriton.libs"]
     inherited = env.get("LD_LIBRARY_PATH")
-    env["LD_LIBRARY_PATH"] = os.pathsep.join([str(path) for path in libraries if path] + ([inherited] if inherited else []))
+    env["LD_LIBRARY_PATH"] = os.pathsep.join(
+        [str(path) for path in libraries if path] + ([inherited] if inherited else [])
+    )
     # vLLM reads its own sources as text: with the C locale its children stop at the first character beyond ASCII.
     env["LC_ALL"] = "C.UTF-8"
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -159,20 +161,21 @@ class TritonServer:
         return self
 
     def is_ready(self) -> bool:
-        connection = http.client.HTTPConnection(self._reachable_host, self.http_port, timeout=5)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        """Whether all models are loaded."""
+        return self._says("/v2/health/ready")
+
+    def is_live(self) -> bool:
+        """Whether it answers at all, which tritonserver does only after the first loading of models."""
+        return self._says("/v2/health/live")
 
     def ask_to_stop(self) -> None:
-        """Let it drain: SIGTERM to tritonserver alone, which unloads the models, which stop their engines."""
+        """Let it drain: SIGTERM to tritonserver alone, which unloads the models, which stop their engines.
+
+        One that is still loading would finish that first, and has nothing to drain: it is ended at once.
+        """
         if self._process and self._process.poll() is None:
             self._look_at_family()
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM if self.is_live() else signal.SIGKILL)
 
     def kill(self) -> None:
         """End it and all that it started, at once."""
@@ -231,6 +234,16 @@ class TritonServer:
         """An address to call: one that means "all of this machine" is none."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"[{host}]" if ":" in host else host
+
+    def _says(self, path: str) -> bool:
+        connection = http.client.HTTPConnection(self._reachable_host.strip("[]"), self.http_port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def _look_at_family(self) -> None:
         """Remember who belongs to the server: once a parent is gone, nobody could tell any more."""

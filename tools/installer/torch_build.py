@@ -27,7 +27,8 @@ def candidates(version: str) -> list[TorchBuild]:
     return [
         TorchBuild("CPU build, pip's own configuration", ("--no-deps", f"torch=={version}+cpu")),
         TorchBuild(
-            "CPU build, PyTorch's CPU index", ("--no-deps", *impatient, "--index-url", CPU_INDEX, f"torch=={version}+cpu")
+            "CPU build, PyTorch's CPU index",
+            ("--no-deps", *impatient, "--index-url", CPU_INDEX, f"torch=={version}+cpu"),
         ),
         TorchBuild("PyPI's default build", (f"torch==={version}", "numpy<2")),
     ]

@@ -1,0 +1,97 @@
+"""`serve`: tritonserver in the foreground, until Ctrl-C or SIGTERM."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from tools.installer import processes
+from tools.installer.paths import CHECKOUT, DEFAULT_REPOSITORY
+from tools.installer.server import DRAIN_SECONDS, TritonServer
+
+DEFAULT_MODEL = "shapes_vl"
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_SECONDS = 0.1
+
+
+def models_of(repository: Path, passed_on: Sequence[str] = ()) -> list[str] | None:
+    """Of our own repository only shapes_vl: the other examples need weights. Another one is loaded whole (None)."""
+    if any(argument.lstrip("-").startswith(("model-control-mode", "load-model")) for argument in passed_on):
+        return None
+    return [DEFAULT_MODEL] if repository.resolve() == DEFAULT_REPOSITORY.resolve() else None
+
+
+@dataclass
+class Stopper:
+    """Turns signals into a wish to stop: the first one drains, the second one does not wait."""
+
+    server: TritonServer
+    _asked: int = field(default=0, init=False)
+
+    @property
+    def asked(self) -> bool:
+        return self._asked > 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._asked += 1
+        if self._asked == 1:
+            _say(f"stopping: requests in flight have {DRAIN_SECONDS} s; once more to stop at once")
+            self.server.ask_to_stop()
+        elif self._asked == 2:
+            self.server.kill()
+
+
+def _say(text: str) -> None:
+    # os.write and not print: this runs in signal handlers, where print may be interrupted inside itself.
+    os.write(sys.stderr.fileno(), f"{text}\n".encode())
+
+
+def run(server: TritonServer, on_ready: Callable[[TritonServer], None]) -> int:
+    """Serve until told to stop or until tritonserver ends by itself. Returns the exit status."""
+    stopper = Stopper(server)
+    previous = {number: signal.signal(number, stopper) for number in _STOP_SIGNALS}
+    try:
+        server.start()
+        ready = False
+        while server.returncode is None:
+            if not ready and not stopper.asked and server.is_ready():
+                ready = True
+                on_ready(server)
+            time.sleep(_POLL_SECONDS)
+        server.clean_up()
+        # Whatever else came to us as an orphan: nothing of this server may outlive the command.
+        processes.end(processes.family(os.getpid(), processes.snapshot()), grace_seconds=5.0)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if stopper.asked:
+        _say("stopped")
+        return 0
+    # As shells report a program that a signal has ended.
+    return server.returncode if server.returncode >= 0 else 128 - server.returncode
+
+
+def banner(server: TritonServer) -> str:
+    """What to do with a server that has just become ready."""
+    lines = [
+        "",
+        "  vllm_custom is ready",
+        f"    HTTP     {server.http_url}",
+        f"    gRPC     {server.grpc_url}",
+        f"    metrics  {server.metrics_url}",
+    ]
+    if server.models and DEFAULT_MODEL in server.models:
+        lines += [
+            "  try",
+            f'    curl {server.http_url}/v2/models/{DEFAULT_MODEL}/generate -d \'{{"text_input": "2+3="}}\'',
+            f"    python3 {_short(CHECKOUT / 'build.py')} demo",
+        ]
+    return "\n".join([*lines, "  Ctrl-C stops it", ""])
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
