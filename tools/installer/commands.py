@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, environment, locks, server, testing
+from tools.installer import backends, doctor, environment, locks, server, testing
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import Progress
@@ -111,6 +111,15 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="the findings for a program to read")
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    return doctor.run(options.flavour, options.python, options.json)
+
+
 COMMANDS = (
     Command(
         "install",
@@ -130,8 +139,8 @@ COMMANDS = (
     Command(
         "demo",
         "show a picture to a real server and check what it says",
-        "Install what is missing, serve shapes_vl on free ports, send it a picture and a question through generate and\n"
-        "generate_stream, show them with the answers, and stop. Exits with 0 only where both answers are right.",
+        "Install what is missing, serve shapes_vl on free ports, send it a picture and a question through generate\n"
+        "and generate_stream, show them with the answers, and stop. Exits with 0 only where both answers are right.",
         _demo_arguments,
         demo,
     ),
@@ -143,6 +152,13 @@ COMMANDS = (
         "    build.py test -- -k stream -x",
         _test_arguments,
         test,
+    ),
+    Command(
+        "doctor",
+        "say what is installed, what is wrong and how to mend it",
+        "Look at the system, the environment and the machine, and change nothing. Exits with 1 where something fails.",
+        _doctor_arguments,
+        diagnose,
     ),
     Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.installer import processes
 from tools.installer.console import BuildError, Progress, tail
 
 _REQUIREMENT = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
@@ -49,7 +50,13 @@ class Pip:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environ()
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self._environ(),
+                # The lock on the environment ends with us, so pip must not go on alone.
+                preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
             )
             try:
                 self._follow(process, log.write, total)

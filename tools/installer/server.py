@@ -19,7 +19,7 @@ from tools.installer.paths import BACKENDS
 # tritonserver waits this long for requests in flight before it gives up on them.
 DRAIN_SECONDS = 30
 _POLL_SECONDS = 0.1
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 
 class ServerError(BuildError):
@@ -201,7 +201,7 @@ class TritonServer:
         """After the end of tritonserver: end what it left running, and free its shared memory."""
         self._look_at_family()
         left = processes.end(self._family, grace_seconds=5.0)
-        for region in _SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
+        for region in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
             region.unlink(missing_ok=True)
         return left
 

