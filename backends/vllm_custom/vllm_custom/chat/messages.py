@@ -1,0 +1,91 @@
+"""Check OpenAI chat messages and take their media out.
+
+Only the part types below reach vLLM's renderer: it knows more (decoded images, embeddings, media ids of its caches)
+that are for code that is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm_custom.errors import InvalidRequest, invalid
+from vllm_custom.media.loader import MediaElement
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+# Part type to modality; the part's key of the same name holds {"url": ...}.
+_MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+
+
+def user_turn(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
+    """One user message with the media before the text, in the form of :func:`with_handles`' input."""
+    kinds = {modality: kind for kind, modality in _MEDIA_PARTS.items()}
+    parts: list[dict[str, Any]] = [{"type": kinds[element.modality]} for element in media]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def media_elements(messages: Sequence[Mapping[str, Any]]) -> list[MediaElement]:
+    """Check every message, and list the media of all parts in order.
+
+    Raises:
+        InvalidRequest: names the message and the part.
+    """
+    elements: list[MediaElement] = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message.get("role") not in _ROLES:
+            raise invalid(f"{where}.role", message.get("role"), f"one of {', '.join(_ROLES)}")
+        elements.extend(_content_media(message.get("content"), f"{where}.content"))
+    return elements
+
+
+def with_handles(
+    messages: Sequence[Mapping[str, Any]], handles: Sequence[str], uuids: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The messages with their media, in order, replaced by handles and content hashes."""
+    replacements = iter(zip(handles, uuids, strict=True))
+
+    def replace(part: Any) -> Any:
+        if not isinstance(part, dict) or part.get("type") not in _MEDIA_PARTS:
+            return part
+        url, uuid = next(replacements)
+        return {"type": part["type"], part["type"]: {"url": url}, "uuid": uuid}
+
+    return [
+        dict(message, content=[replace(part) for part in message["content"]])
+        if isinstance(message.get("content"), list)
+        else dict(message)
+        for message in messages
+    ]
+
+
+def _content_media(content: Any, where: str) -> list[MediaElement]:
+    if content is None or isinstance(content, str):
+        return []
+    if not isinstance(content, list):
+        raise invalid(where, content, "a string or a list of parts")
+    return [
+        element
+        for index, part in enumerate(content)
+        if (element := _part_media(part, f"{where}[{index}]")) is not None
+    ]
+
+
+def _part_media(part: Any, where: str) -> MediaElement | None:
+    if isinstance(part, str):
+        return None
+    if not isinstance(part, dict):
+        raise invalid(where, part, "an object with a type")
+    kind = part.get("type")
+    if kind in _TEXT_PARTS:
+        if not isinstance(part.get("text", part.get("refusal")), str):
+            raise invalid(f"{where}.text", part.get("text"), "a string")
+        return None
+    if kind not in _MEDIA_PARTS:
+        raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS))}")
+    value = part.get(kind)
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise InvalidRequest(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
+    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", url.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,183 @@
+"""The only module that knows vLLM versions: what moved, and how this backend asks for it.
+
+Written for vLLM 0.20 and later; run with 0.32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, cast
+
+from vllm_custom.errors import BackendError, InvalidRequest, Unavailable, Unsupported
+
+
+def engine_argument_names() -> list[str]:
+    """Every key that model.json may hold."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+
+
+def random_request_id() -> str:
+    """A request id that no other request of the engine has."""
+    from vllm.utils import random_uuid
+
+    return cast(str, random_uuid())
+
+
+async def render_text(engine: Any, prompt: Mapping[str, Any], *, templated: bool) -> Mapping[str, Any]:
+    """Tokenise a prompt dictionary and process its media off the event loop.
+
+    Args:
+        engine: the AsyncLLM.
+        prompt: ``prompt`` with optional ``multi_modal_data``, ``multi_modal_uuids`` and ``mm_processor_kwargs``.
+        templated: the prompt already holds the special tokens of a chat template.
+
+    Returns:
+        The engine's input, with ``prompt_token_ids``.
+    """
+    from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+    renderer = engine.renderer
+    tokenise = renderer.default_chat_tok_params if templated else renderer.default_cmpl_tok_params
+    (rendered,) = await renderer.render_cmpl_async([parse_model_prompt(engine.model_config, dict(prompt))], tokenise)
+    return cast(Mapping[str, Any], rendered)
+
+
+async def render_chat(
+    engine: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    template: str | None,
+    template_kwargs: Mapping[str, Any],
+    processor_kwargs: Mapping[str, Any],
+    keep_text: bool,
+) -> Mapping[str, Any]:
+    """Put messages whose media are decoded (parts ``image_pil``, ``video_url`` with a handle) through the template.
+
+    Returns:
+        The engine's input, with ``prompt_token_ids``, and the text as ``prompt`` where ``keep_text`` asks for it.
+    """
+    from vllm.renderers.params import ChatParams
+
+    params = ChatParams(
+        chat_template=template,
+        # The template gives tokens or text; vLLM then tokenises the text by itself.
+        chat_template_kwargs={**template_kwargs, "tokenize": not keep_text},
+        mm_processor_kwargs=dict(processor_kwargs) or None,
+    )
+    extras = {"mm_processor_kwargs": dict(processor_kwargs)} if processor_kwargs else None
+    _, (rendered,) = await engine.renderer.render_chat_async([list(messages)], params, prompt_extras=extras)
+    return cast(Mapping[str, Any], rendered)
+
+
+def generate(
+    engine: Any,
+    prompt: Mapping[str, Any],
+    sampling: Any,
+    request_id: str,
+    *,
+    lora_request: Any,
+    priority: int,
+) -> AsyncGenerator[Any, None]:
+    """The engine's outputs (vLLM's RequestOutput) for a rendered prompt; closing it aborts the request."""
+    return cast(
+        AsyncGenerator[Any, None],
+        engine.generate(prompt, sampling, request_id, lora_request=lora_request, priority=priority),
+    )
+
+
+def chat_template_of(engine: Any) -> str | None:
+    """The chat template that vLLM would use for this model, or None if it has none."""
+    from vllm.renderers.hf import resolve_chat_template
+
+    return cast(
+        "str | None",
+        resolve_chat_template(engine.get_tokenizer(), chat_template=None, tools=None, model_config=engine.model_config),
+    )
+
+
+def media_limits(engine: Any) -> dict[str, int]:
+    """How many items of each modality one prompt may hold: the model's own limits and limit_mm_per_prompt."""
+    if not engine.model_config.is_multimodal_model:
+        return {}
+    return dict(engine.renderer.get_mm_processor().info.allowed_mm_limits)
+
+
+def placeholder(engine: Any, modality: str, index: int) -> str | None:
+    """The text that stands for the ``index``-th (from 1) item of ``modality`` in a prompt of this model.
+
+    For Qwen-VL that is the pad token alone, without the markers around it, so that a prompt which has only the
+    pad token counts as well.
+    """
+    config = engine.model_config.hf_config
+    for name in (f"{modality}_token_id", f"{modality}_token_index"):
+        token_id = getattr(config, name, None)
+        if isinstance(token_id, int):
+            return cast(str, engine.get_tokenizer().decode([token_id]))
+    from vllm.model_executor.model_loader import get_model_cls
+
+    try:
+        return cast("str | None", get_model_cls(engine.model_config).get_placeholder_str(modality, index))
+    except ValueError:  # vLLM's way to say that the model has no such modality
+        return None
+
+
+def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:
+    """Decode up to ``frames`` frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata."""
+    from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
+
+    array, metadata = VideoMediaIO(ImageMediaIO(), num_frames=frames).load_bytes(data)
+    return array, dict(metadata)
+
+
+def default_sampling(engine: Any) -> dict[str, Any]:
+    """The sampling parameters of the model's generation_config, as ``vllm serve`` merges them."""
+    return dict(engine.model_config.get_diff_sampling_param())
+
+
+def sampling_fields() -> dict[str, Any]:
+    """Name to type of every public field of SamplingParams that a request may set."""
+    from typing import get_type_hints
+
+    from vllm.sampling_params import SamplingParams
+
+    internal = {"output_kind", "output_text_buffer_length", "skip_clone"}
+    hints = get_type_hints(SamplingParams, include_extras=False)
+    names = SamplingParams.__struct_fields__
+    return {name: hints[name] for name in names if not name.startswith("_") and name not in internal}
+
+
+def engine_error(error: BaseException) -> BackendError | None:
+    """Translate an error of vLLM: the client's fault, a dead engine, or None when it is neither.
+
+    ValueError and TypeError are what vLLM raises for bad input before 0.32; later it has VLLMClientError, and errors
+    of media processing leave ``generate`` as EngineGenerateError with the reason in ``__cause__``.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    if isinstance(error, EngineDeadError):
+        return Unavailable("the vLLM engine has died; the model has to be loaded again")
+    if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
+        return engine_error(error.__cause__)
+    if isinstance(error, NotImplementedError):
+        return Unsupported(str(error) or "vLLM does not support this request with this model")
+    if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
+        return InvalidRequest(str(error))
+    return None
+
+
+@functools.cache
+def _client_errors() -> tuple[type[Exception], ...]:
+    import jinja2
+
+    found: list[type[Exception]] = [jinja2.TemplateError]
+    try:
+        from vllm.exceptions import VLLMClientError
+
+        found.append(VLLMClientError)
+    except ImportError:  # before 0.32 they are ValueErrors
+        pass
+    return tuple(found)

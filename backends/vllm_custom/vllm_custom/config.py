@@ -1,0 +1,93 @@
+"""The model's own configuration: ``parameters`` of config.pbtxt, typed, checked and frozen at load."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
+from vllm_custom.errors import ConfigError, listing
+
+
+def _field(spec: ConfigParameterSpec) -> tuple[Any, Any]:
+    limits = {"ge": spec.minimum} if spec.kind is int else {}
+    return spec.kind, Field(default=spec.default, description=spec.meaning, **limits)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+_Parameters = create_model(
+    "_Parameters", __base__=_Frozen, **{spec.name.lower(): _field(spec) for spec in CONFIG_PARAMETERS}
+)
+
+
+class Settings(BaseModel):
+    """What config.pbtxt says about this model, beyond tensors. Sizes are in bytes, pixels and frames."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_name: str
+    decoupled: bool
+    max_batch_size: int = Field(ge=0)
+    declared_outputs: frozenset[str]
+    report_custom_metrics: bool
+    enable_vllm_health_check: bool
+    vllm_backend_dir: str
+    media_max_bytes: int
+    image_max_pixels: int
+    video_max_frames: int
+    media_concurrency: int
+    chat_template: str
+
+    @classmethod
+    def from_model_config(cls, model_config: Mapping[str, Any]) -> Settings:
+        """Read Triton's model configuration (``json.loads(args["model_config"])``).
+
+        Raises:
+            ConfigError: an unknown key or a bad value; names the key, the value and what is allowed.
+        """
+        given = {key: entry.get("string_value", "") for key, entry in model_config.get("parameters", {}).items()}
+        return cls(
+            model_name=model_config["name"],
+            decoupled=bool(model_config.get("model_transaction_policy", {}).get("decoupled", False)),
+            max_batch_size=int(model_config.get("max_batch_size", 0)),
+            declared_outputs=frozenset(output["name"] for output in model_config.get("output", [])),
+            **_parse_parameters(given),
+        )
+
+
+def _parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
+    specs = {spec.name: spec for spec in CONFIG_PARAMETERS}
+    ours = {key: value for key, value in given.items() if key not in PYTHON_BACKEND_PARAMETERS}
+    for key in ours:
+        if key not in specs:
+            raise ConfigError(_unknown_key(key, list(specs)))
+    try:
+        parsed = _Parameters.model_validate({key.lower(): value.strip() for key, value in ours.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]).upper()
+        raise ConfigError(
+            f"config.pbtxt: parameter {key}: expected {_expected(specs[key])}, got {ours[key]!r}"
+        ) from error
+    return parsed.model_dump()
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.upper(), known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    engine = "; vLLM engine arguments belong in model.json" if key.islower() else ""
+    return f"config.pbtxt: unknown parameter {key!r}{hint} (known: {listing(known)}){engine}"
+
+
+def _expected(spec: ConfigParameterSpec) -> str:
+    if spec.kind is bool:
+        return "true or false"
+    if spec.kind is int:
+        return f"a whole number of at least {spec.minimum}{f' ({spec.unit})' if spec.unit else ''}"
+    return "a string"

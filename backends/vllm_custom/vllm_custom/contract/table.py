@@ -1,0 +1,207 @@
+"""The one table of every input, output, request parameter and config parameter.
+
+Auto-completion of config.pbtxt, parsing and validation of requests, validation of the model's configuration, and
+docs/reference.md are all derived from the rows below. ``official`` marks what the official vLLM backend has under
+the same name and with the same meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output tensor. ``dims`` are without the batch dimension, -1 is any number of elements."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    meaning: str
+    official: bool = False
+
+    def as_config(self, *, optional: bool) -> dict[str, object]:
+        """The tensor as ``auto_complete_model_config.add_input`` and ``add_output`` take it."""
+        entry: dict[str, object] = {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
+        return entry | {"optional": True} if optional else entry
+
+
+@dataclass(frozen=True)
+class RequestParameterSpec:
+    """One request parameter that is not a field of vLLM's SamplingParams (those are all accepted)."""
+
+    name: str
+    type_name: str
+    default: str
+    meaning: str
+    official: bool = False
+
+
+@dataclass(frozen=True)
+class ConfigParameterSpec:
+    """One entry of ``parameters`` in config.pbtxt. ``kind`` is bool, int, or str; ints have an allowed range."""
+
+    name: str
+    kind: type
+    default: bool | int | str
+    meaning: str
+    minimum: int = 0
+    unit: str = ""
+    official: bool = False
+
+
+INPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec(
+        "text_input",
+        "TYPE_STRING",
+        (1,),
+        "The prompt. With media and no media placeholder in it, it becomes a user turn of the model's chat template, "
+        "the media before the text. With placeholders it is used as it is, and their number must match the media.",
+        official=True,
+    ),
+    TensorSpec(
+        "messages",
+        "TYPE_STRING",
+        (1,),
+        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url). "
+        "Exactly one of text_input and messages is given.",
+    ),
+    TensorSpec(
+        "image",
+        "TYPE_STRING",
+        (-1,),
+        "Images, in order. Each element: base64, a data: URI, or the encoded file's raw bytes "
+        "(JPEG, PNG, WebP, GIF, BMP, TIFF).",
+        official=True,
+    ),
+    TensorSpec(
+        "video",
+        "TYPE_STRING",
+        (-1,),
+        "Clips, in order. Each element: base64, a data: URI, or the encoded file's raw bytes (GIF, or what vLLM's "
+        "video reader takes: MP4, WebM, ...).",
+    ),
+    TensorSpec(
+        "stream",
+        "TYPE_BOOL",
+        (1,),
+        "True: one response for each piece of text. Needs the decoupled transaction policy.",
+        official=True,
+    ),
+    TensorSpec(
+        "sampling_parameters",
+        "TYPE_STRING",
+        (1,),
+        "Request parameters as one JSON object; wins over the request's own parameters.",
+        official=True,
+    ),
+    TensorSpec(
+        "exclude_input_in_output",
+        "TYPE_BOOL",
+        (1,),
+        "Whether the prompt is left out of text_output. Default for a raw prompt: false if not streamed, as the "
+        "official backend; true if streamed (false is then refused). Default for a templated prompt: true.",
+        official=True,
+    ),
+    TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "Ask for the output finish_reason.", official=True),
+    TensorSpec("return_cumulative_logprob", "TYPE_BOOL", (1,), "Ask for cumulative_logprob.", official=True),
+    TensorSpec("return_logprobs", "TYPE_BOOL", (1,), "Ask for the output logprobs.", official=True),
+    TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "Ask for num_input_tokens.", official=True),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL", (1,), "Ask for num_output_tokens.", official=True),
+    TensorSpec(
+        "embedding_request",
+        "TYPE_STRING",
+        (1,),
+        "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
+        official=True,
+    ),
+)
+
+OUTPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec("text_output", "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
+    TensorSpec("finish_reason", "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
+    TensorSpec("cumulative_logprob", "TYPE_FP32", (-1,), "Cumulative log probability per sequence.", official=True),
+    TensorSpec(
+        "logprobs",
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, JSON: a list with one object per token of this response, token id to logprob, rank and "
+        "decoded_token; null when logprobs was not asked for.",
+        official=True,
+    ),
+    TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
+    TensorSpec(
+        "num_output_tokens", "TYPE_UINT32", (-1,), "Tokens per sequence in this response (deltas add up).", official=True
+    ),
+)
+
+REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
+    RequestParameterSpec("lora_name", "string", "no adapter", "An adapter of multi_lora.json.", official=True),
+    RequestParameterSpec(
+        "structured_outputs",
+        "JSON object",
+        "none",
+        "vLLM's StructuredOutputsParams: exactly one of json, regex, choice, grammar, json_object, structural_tag.",
+        official=True,
+    ),
+    RequestParameterSpec(
+        "apply_chat_template",
+        "bool",
+        "true if media are sent without a placeholder, else false",
+        "Whether text_input becomes a user turn of the chat template. messages are always templated.",
+    ),
+    RequestParameterSpec(
+        "add_generation_prompt", "bool", "true", "Passed to the chat template: open the assistant's turn."
+    ),
+    RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
+    RequestParameterSpec(
+        "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
+    ),
+    RequestParameterSpec("priority", "int", "0", "vLLM's priority scheduling: a lower number is served earlier."),
+)
+
+CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
+    ConfigParameterSpec(
+        "REPORT_CUSTOM_METRICS", bool, False, "Report vLLM's metrics on Triton's metrics endpoint.", official=True
+    ),
+    ConfigParameterSpec(
+        "ENABLE_VLLM_HEALTH_CHECK",
+        bool,
+        False,
+        "Check the engine's health before each batch of requests; unload the model when it has died.",
+        official=True,
+    ),
+    ConfigParameterSpec(
+        "VLLM_BACKEND_DIR",
+        str,
+        "",
+        "Folder of the vLLM backend's model.py to build on; default: the environment variable of that name, else the "
+        "folder vllm beside this backend's.",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image or clip.", minimum=1, unit="bytes"
+    ),
+    ConfigParameterSpec(
+        "IMAGE_MAX_PIXELS",
+        int,
+        50_000_000,
+        "Largest image or video frame, width times height, checked in the header before anything is decoded.",
+        minimum=1,
+        unit="pixels",
+    ),
+    ConfigParameterSpec(
+        "VIDEO_MAX_FRAMES", int, 32, "Frames taken of a clip, spread evenly over it.", minimum=1, unit="frames"
+    ),
+    ConfigParameterSpec(
+        "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
+    ),
+    ConfigParameterSpec(
+        "CHAT_TEMPLATE",
+        str,
+        "",
+        "A Jinja file (relative paths: from the version folder) in place of the model's own chat template.",
+    ),
+)
+
+# Keys that Triton's python backend itself reads from `parameters`.
+PYTHON_BACKEND_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"})

@@ -1,0 +1,6 @@
+"""Where media come from, what is allowed, and how they are decoded; never on the engine's event loop."""
+
+from vllm_custom.media.connector import HandleTable, install_connector
+from vllm_custom.media.loader import DecodedMedia, MediaLoader
+
+__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "install_connector"]

@@ -1,0 +1,71 @@
+"""Decode a picture to RGB, after its header has passed the limits."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vllm_custom.errors import InvalidRequest
+
+Image.init()  # registers the readers named below; Pillow does it lazily otherwise
+# Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+
+
+def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
+    """The picture in mode RGB: EXIF orientation applied, transparency on white, first frame of an animation.
+
+    Args:
+        data: an encoded file.
+        field: name and index for messages, e.g. ``"image[0]"``.
+        max_pixels: width times height that is accepted; checked in the header.
+
+    Raises:
+        InvalidRequest: not an image, too large, damaged, or without extent.
+    """
+    with warnings.catch_warnings():
+        # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log.
+        warnings.simplefilter("ignore")
+        image = open_image(data, field, max_pixels)
+        try:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise InvalidRequest(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+
+
+def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
+    """Read the header only, and check format and size."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise InvalidRequest(f"{field}: not an image; expected one of {', '.join(FORMATS[:-1])}") from error
+    except Exception as error:
+        raise InvalidRequest(f"{field}: the image's header is damaged or its size is not allowed") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}"
+        )
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Scale 16- and 32-bit grey to 8 bits: Pillow's own conversion clips everything above 255 to white."""
+    values = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if image.mode.startswith("I") and values.max(initial=0.0) <= 65535.0 else values.max(initial=1.0)
+    scaled = np.clip(values / max(top, 1.0) * 255.0, 0, 255).astype(np.uint8)
+    return Image.fromarray(scaled, mode="L").convert("RGB")

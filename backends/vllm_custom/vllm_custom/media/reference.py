@@ -1,0 +1,66 @@
+"""What a client's media element is: encoded bytes, base64 or a data: URI, or a reference that is not allowed.
+
+Pure: nothing is fetched or decoded beyond base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from urllib.parse import unquote_to_bytes
+
+from vllm_custom.errors import InvalidRequest, invalid
+
+# RFC 3986, section 3.1. At least two characters, so that nothing of base64 before a colon can be a scheme by chance.
+_SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
+# RFC 2397: data:[<mediatype>][;base64],<data>
+_DATA_URI = re.compile(rb"\s*data:(?P<type>[^,]*?)(?P<base64>;base64)?,(?P<data>.*)", re.IGNORECASE | re.DOTALL)
+_WHITESPACE = b" \t\r\n\f\v"
+_ACCEPTED = "base64, a data: URI or the encoded file's bytes"
+
+
+def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
+    """The encoded file that ``element`` holds.
+
+    Args:
+        element: base64 text, a data: URI, or the file itself.
+        field: name and index for messages, e.g. ``"image[0]"``.
+        max_bytes: largest file that is accepted.
+
+    Raises:
+        InvalidRequest: empty, too large, bad base64, or a URL (which this model may not fetch).
+    """
+    if not element.strip(_WHITESPACE):
+        raise InvalidRequest(f"{field}: is empty; expected {_ACCEPTED}")
+    data = _decode(element, field, max_bytes)
+    if len(data) > max_bytes:
+        raise InvalidRequest(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}")
+    return data
+
+
+def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
+    if not element.isascii():
+        return element
+    scheme = _SCHEME.match(element[:64])
+    if scheme is None:
+        return _base64(element, field, max_bytes)
+    if scheme.group(1).lower() != b"data":
+        name = scheme.group(1).decode().lower()
+        raise InvalidRequest(f"{field}: {name}: references are not allowed by this model; expected {_ACCEPTED}")
+    match = _DATA_URI.match(element)
+    if match is None:
+        raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")
+    if match.group("base64"):
+        return _base64(unquote_to_bytes(match.group("data")), field, max_bytes)
+    return unquote_to_bytes(match.group("data"))
+
+
+def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
+    if len(text) > max_bytes * 2:  # base64 is 4/3 of the data, and line breaks are few
+        raise InvalidRequest(f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}")
+    compact = text.translate(None, _WHITESPACE).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    try:
+        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(field, text, f"{_ACCEPTED}; it is not valid base64 ({error})") from error

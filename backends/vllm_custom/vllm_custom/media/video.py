@@ -1,0 +1,71 @@
+"""Decode a clip to evenly spread frames with the metadata that vLLM's video models need."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageSequence
+
+from vllm_custom import compat
+from vllm_custom.errors import InvalidRequest
+from vllm_custom.media.image import open_image
+
+Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
+
+_DEFAULT_FRAME_MILLISECONDS = 100  # what browsers take for a GIF that gives no duration
+_ANIMATIONS = (b"GIF8",)
+
+
+def decode_video(data: bytes, field: str, max_pixels: int, max_frames: int) -> Video:
+    """At most ``max_frames`` frames, uint8 [frames, height, width, 3], and their metadata.
+
+    Raises:
+        InvalidRequest: not a clip, too large, or damaged.
+    """
+    if data.startswith(_ANIMATIONS):
+        return _decode_animation(data, field, max_pixels, max_frames)
+    try:
+        frames, metadata = compat.read_video(data, max_frames)
+    except Exception as error:  # OpenCV and the readers around it raise nearly anything on damaged files
+        raise InvalidRequest(f"{field}: not a clip that can be decoded; expected GIF, MP4 or WebM") from error
+    if len(frames) == 0:
+        raise InvalidRequest(f"{field}: the clip has no frame that can be decoded")
+    if frames.shape[1] * frames.shape[2] > max_pixels:
+        raise InvalidRequest(
+            f"{field}: frames of {frames.shape[2]} x {frames.shape[1]}; IMAGE_MAX_PIXELS of this model is {max_pixels}"
+        )
+    return frames, metadata | {"do_sample_frames": False}
+
+
+def _decode_animation(data: bytes, field: str, max_pixels: int, max_frames: int) -> Video:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = open_image(data, field, max_pixels)
+        try:
+            total = int(getattr(image, "n_frames", 1))
+            wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
+            return _frames(image, total, wanted)
+        except Exception as error:
+            raise InvalidRequest(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+
+
+def _frames(image: Image.Image, total: int, wanted: set[int]) -> Video:
+    pictures: list[npt.NDArray[np.uint8]] = []
+    milliseconds = 0.0
+    for index, frame in enumerate(ImageSequence.Iterator(image)):
+        milliseconds += float(frame.info.get("duration", 0) or _DEFAULT_FRAME_MILLISECONDS)
+        if index in wanted:
+            pictures.append(np.asarray(frame.convert("RGB")))
+    seconds = milliseconds / 1000
+    metadata = {
+        "fps": total / seconds,
+        "duration": seconds,
+        "total_num_frames": total,
+        "frames_indices": sorted(wanted),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    return np.stack(pictures), metadata

@@ -1,0 +1,6 @@
+"""From a Triton request to a typed, checked call."""
+
+from vllm_custom.request.parse import GenerateCall, parse_request, split_batch
+from vllm_custom.request.tensors import read_tensors
+
+__all__ = ["GenerateCall", "parse_request", "read_tensors", "split_batch"]

@@ -1,0 +1,141 @@
+"""Check a request's tensors and parameters, and give them types. Pure: no Triton, no vLLM, no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from vllm_custom.errors import InvalidRequest, invalid, shorten
+from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.tensors import Tensors
+
+MEDIA_INPUTS = ("image", "video")
+
+# Input that asks for an output of the same name, less the prefix.
+_RETURN_PREFIX = "return_"
+
+
+@dataclass(frozen=True)
+class GenerateCall:
+    """One prompt to generate for.
+
+    Attributes:
+        text: the prompt, or None where messages are given.
+        messages: OpenAI chat messages as parsed JSON, not yet validated in depth.
+        media: modality to the elements as the client sent them (bytes of base64, of a URI, or of the file itself).
+        exclude_input: the client's choice, or None for the default.
+        additional_outputs: names of the optional outputs that the client asked for.
+        sampling: request parameters that are fields of vLLM's SamplingParams, as sent.
+        control: the other request parameters.
+    """
+
+    text: str | None
+    messages: list[dict[str, Any]] | None
+    stream: bool
+    exclude_input: bool | None
+    additional_outputs: frozenset[str]
+    sampling: Mapping[str, Any]
+    control: ControlParameters
+    media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+    @property
+    def templated(self) -> bool | None:
+        """True and False where the request decides it, None where it depends on placeholders in the text."""
+        return True if self.messages is not None else self.control.apply_chat_template
+
+
+def split_batch(tensors: Tensors) -> list[Tensors]:
+    """The rows of a batched request (max_batch_size > 0): each tensor loses its first dimension.
+
+    Raises:
+        InvalidRequest: the tensors do not agree on the number of rows.
+    """
+    sizes = {name: array.shape[0] for name, array in tensors.items()}
+    if len(set(sizes.values())) > 1:
+        raise InvalidRequest(f"the inputs have different batch sizes: {sizes}")
+    rows = next(iter(sizes.values()), 1)
+    return [{name: array[row] for name, array in tensors.items()} for row in range(rows)]
+
+
+def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[str]) -> GenerateCall:
+    """Parse one row of tensors and the request's parameters.
+
+    Args:
+        tensors: contract inputs by name, without a batch dimension.
+        parameters: the request's parameters as JSON text (``request.parameters()``).
+        sampling_names: fields of the installed vLLM's SamplingParams.
+
+    Raises:
+        InvalidRequest: names the input or parameter, its value, and what is accepted.
+    """
+    text = _text(tensors, "text_input")
+    messages = _messages(tensors)
+    if (text is None) == (messages is None):
+        raise InvalidRequest("exactly one of the inputs text_input and messages is required")
+    sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names)
+    call = GenerateCall(
+        text=text,
+        messages=messages,
+        media={name: _elements(tensors, name) for name in MEDIA_INPUTS if name in tensors and tensors[name].size},
+        stream=bool(_flag(tensors, "stream")),
+        exclude_input=_flag(tensors, "exclude_input_in_output"),
+        additional_outputs=frozenset(
+            name.removeprefix(_RETURN_PREFIX)
+            for name in tensors
+            if name.startswith(_RETURN_PREFIX) and _flag(tensors, name)
+        ),
+        sampling=sampling,
+        control=control,
+    )
+    if call.stream and call.exclude_input is False:
+        raise InvalidRequest("exclude_input_in_output: false is not possible with stream: true; leave it out")
+    if call.messages is not None and call.media:
+        raise InvalidRequest(
+            f"{'/'.join(call.media)}: media belong in the parts of messages (image_url, video_url) when messages is used"
+        )
+    if call.messages is not None and control.apply_chat_template is False:
+        raise InvalidRequest("apply_chat_template: false is not possible with messages")
+    return call
+
+
+def _single(tensors: Tensors, name: str) -> Any:
+    array = tensors[name].reshape(-1)
+    if array.size != 1:
+        raise invalid(name, f"{array.size} elements", "exactly 1 element")
+    return array[0]
+
+
+def _flag(tensors: Tensors, name: str) -> bool | None:
+    return bool(_single(tensors, name)) if name in tensors else None
+
+
+def _text(tensors: Tensors, name: str) -> str | None:
+    if name not in tensors:
+        return None
+    value = _single(tensors, name)
+    if isinstance(value, str):
+        return value
+    try:
+        return cast(bytes, value).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(name, value, f"UTF-8 text (byte {error.start} is not)") from error
+
+
+def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:
+    flat = tensors[name].reshape(-1)
+    return tuple(value.encode("utf-8") if isinstance(value, str) else bytes(value) for value in flat)
+
+
+def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
+    text = _text(tensors, "messages")
+    if text is None:
+        return None
+    try:
+        messages = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise invalid("messages", text, f"a JSON list of chat messages ({error})") from error
+    if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
+        raise InvalidRequest(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
+    return messages

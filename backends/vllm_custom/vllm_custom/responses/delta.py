@@ -1,0 +1,94 @@
+"""What is new in a response, per generated sequence, and how two of them become one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass
+class SequenceDelta:
+    """New text and tokens of one generated sequence."""
+
+    text: str = ""
+    num_tokens: int = 0
+    logprobs: list[dict[int, dict[str, Any]]] | None = None
+    cumulative_logprob: float | None = None
+    finish_reason: str | None = None
+
+    def add(self, later: SequenceDelta) -> None:
+        """Append what came later."""
+        self.text += later.text
+        self.num_tokens += later.num_tokens
+        if later.logprobs is not None:
+            self.logprobs = [*(self.logprobs or []), *later.logprobs]
+        if later.cumulative_logprob is not None:
+            self.cumulative_logprob = later.cumulative_logprob
+        self.finish_reason = later.finish_reason or self.finish_reason
+
+
+@dataclass
+class ResponseDelta:
+    """One response's worth of outputs: a list of ``n`` sequences."""
+
+    num_input_tokens: int
+    sequences: list[SequenceDelta] = field(default_factory=list)
+
+    @classmethod
+    def from_output(cls, output: Any, sequences: int) -> ResponseDelta:
+        """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n)."""
+        delta = cls(len(output.prompt_token_ids or ()), [SequenceDelta() for _ in range(sequences)])
+        for completion in output.outputs:
+            delta.sequences[completion.index] = SequenceDelta(
+                text=completion.text,
+                num_tokens=len(completion.token_ids),
+                logprobs=_logprobs(completion.logprobs),
+                cumulative_logprob=completion.cumulative_logprob,
+                finish_reason=completion.finish_reason,
+            )
+        return delta
+
+    def add(self, later: ResponseDelta) -> None:
+        """Append what came later, sequence by sequence."""
+        for mine, theirs in zip(self.sequences, later.sequences, strict=True):
+            mine.add(theirs)
+
+    def prepend(self, prompt: str) -> None:
+        """Put the prompt before each sequence's text (the official backend's default for raw prompts)."""
+        for sequence in self.sequences:
+            sequence.text = prompt + sequence.text
+
+    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+        """Output name to array: text_output [n], and those of ``additional`` (num_input_tokens [1], others [n])."""
+        every = {
+            "finish_reason": lambda: _strings(str(item.finish_reason) for item in self.sequences),
+            "cumulative_logprob": lambda: np.array(
+                [np.nan if item.cumulative_logprob is None else item.cumulative_logprob for item in self.sequences],
+                dtype=np.float32,
+            ),
+            "logprobs": lambda: _strings(json.dumps(item.logprobs) for item in self.sequences),
+            "num_input_tokens": lambda: np.array([self.num_input_tokens], dtype=np.uint32),
+            "num_output_tokens": lambda: np.array([item.num_tokens for item in self.sequences], dtype=np.uint32),
+        }
+        chosen = {name: make() for name, make in every.items() if name in additional}
+        return {"text_output": _strings(item.text for item in self.sequences)} | chosen
+
+
+def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]]] | None:
+    if positions is None:
+        return None
+    return [
+        {
+            token: {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.decoded_token}
+            for token, entry in position.items()
+        }
+        for position in positions
+    ]
+
+
+def _strings(values: Any) -> npt.NDArray[np.object_]:
+    return np.array([value.encode("utf-8") for value in values], dtype=np.object_)

@@ -1,0 +1,157 @@
+"""Deliver responses in order, from threads, and merge what piles up.
+
+Sending one response is a blocking exchange between the model's process and the server. While a request's last
+response is under way, further deltas of that request are merged into the next one, so a stream gets one response
+per token as long as the sender keeps up, and larger pieces when it does not. Requests that have sent nothing yet
+go first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from vllm_custom.errors import BackendError, Internal
+from vllm_custom.responses.build import ResponseBuilder
+from vllm_custom.responses.delta import ResponseDelta
+
+_FIRST, _LATER, _STOP = 0, 1, 2
+
+
+class Log(Protocol):
+    """What we use of ``pb_utils.Logger``."""
+
+    def log_info(self, message: str) -> None: ...
+    def log_warn(self, message: str) -> None: ...
+    def log_error(self, message: str) -> None: ...
+
+
+class ResponseStream:
+    """The responses of one request. ``push``, ``finish`` and ``fail`` may be called from any thread; none blocks."""
+
+    def __init__(self, pool: SenderPool, response_sender: Any, on_done: Callable[[bool], None]) -> None:
+        """``on_done`` is called once, from a sender thread, after the final response; True if it was no error."""
+        self._pool = pool
+        self._sender = response_sender
+        self._on_done = on_done
+        self._lock = threading.Lock()
+        self._pending: list[ResponseDelta] | None = None
+        self._error: BackendError | None = None
+        self._closed = False
+        self._busy = False
+        self._started = False
+        self.additional_outputs: frozenset[str] = frozenset()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the final response has been handed in."""
+        return self._closed
+
+    def is_cancelled(self) -> bool:
+        """Ask Triton whether the client has gone. Blocks for one exchange with the server."""
+        return bool(self._sender.is_cancelled())
+
+    def push(self, rows: list[ResponseDelta]) -> None:
+        """Queue a response: one delta per row of the request."""
+        self._hand_in(rows, None, close=False)
+
+    def finish(self, rows: list[ResponseDelta]) -> None:
+        """Queue the final response."""
+        self._hand_in(rows, None, close=True)
+
+    def fail(self, error: BackendError) -> None:
+        """Queue an error as the final response, after what is queued already. Ignored once the stream is closed."""
+        self._hand_in(None, error, close=True)
+
+    def _hand_in(self, rows: list[ResponseDelta] | None, error: BackendError | None, *, close: bool) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = close
+            self._error = error
+            self._merge(rows)
+            if self._busy:
+                return
+            self._busy = True
+            rank = _LATER if self._started else _FIRST
+        self._pool.schedule(rank, self)
+
+    def _merge(self, rows: list[ResponseDelta] | None) -> None:
+        if rows is None:
+            return
+        if self._pending is None:
+            self._pending = rows
+            return
+        for mine, theirs in zip(self._pending, rows, strict=True):
+            mine.add(theirs)
+
+    def send_next(self, builder: ResponseBuilder, log: Log) -> bool:
+        """Send what is pending, as one response (an error after it, as another). True if more came meanwhile."""
+        with self._lock:
+            rows, self._pending = self._pending, None
+            closing, error = self._closed, self._error
+            self._started = True
+        try:
+            if rows is not None:
+                response = builder.outputs([row.arrays(self.additional_outputs) for row in rows])
+                self._sender.send(response, builder.final_flag if closing and error is None else 0)
+            if error is not None:
+                self._sender.send(builder.error(error), builder.final_flag)
+        except Exception as problem:
+            log.log_error(f"[vllm_custom] a response could not be sent: {problem!r}")
+            error = self._give_up(builder, error, closing=closing)
+            closing = True
+        if closing:
+            self._on_done(error is None)
+            return False
+        with self._lock:
+            self._busy = self._pending is not None or self._closed
+            return self._busy
+
+    def _give_up(self, builder: ResponseBuilder, error: BackendError | None, *, closing: bool) -> BackendError:
+        """The request must get a final response whatever happened, or the client waits for ever."""
+        self._closed = True
+        failure = error or Internal("the response could not be built")
+        try:
+            self._sender.send(builder.error(failure), builder.final_flag)
+        except Exception:  # the final flag has been sent, or the request is gone: nothing waits any more
+            pass
+        return failure
+
+
+class SenderPool:
+    """Threads that send; one stream is served by one thread at a time, so its responses keep their order."""
+
+    def __init__(self, builder: ResponseBuilder, log: Log, threads: int) -> None:
+        self._builder = builder
+        self._log = log
+        self._queue: queue.PriorityQueue[tuple[int, int, ResponseStream | None]] = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"vllm_custom_sender_{index}", daemon=True)
+            for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def schedule(self, rank: int, stream: ResponseStream) -> None:
+        """Let a thread call ``stream.send_next`` soon; lower ranks first, then in the order of calls."""
+        self._queue.put((rank, next(self._order), stream))
+
+    def close(self) -> None:
+        """Send everything that is queued, then end the threads."""
+        for _ in self._threads:
+            self._queue.put((_STOP, next(self._order), None))
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            _, _, stream = self._queue.get()
+            if stream is None:
+                return
+            if stream.send_next(self._builder, self._log):
+                self.schedule(_LATER, stream)

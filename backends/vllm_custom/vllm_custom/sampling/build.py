@@ -1,0 +1,104 @@
+"""Build vLLM's SamplingParams from what a client sent.
+
+Types come from the installed vLLM's own field annotations, so every field of every version is accepted; strings
+that hold numbers, booleans, lists or objects are read as such. Defaults are those of ``vllm serve``: the model's
+generation_config, then 16 new tokens for a raw prompt and the rest of the context for a templated one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vllm_custom import compat
+from vllm_custom.errors import BackendError, InvalidRequest, Unsupported, invalid
+
+RAW_PROMPT_MAX_TOKENS = 16
+
+
+class SamplingBuilder:
+    """Knows the fields of SamplingParams and the model's defaults; one per model."""
+
+    def __init__(self, engine: Any) -> None:
+        fields = compat.sampling_fields()
+        fields.pop("structured_outputs", None)
+        self._adapters: dict[str, TypeAdapter[Any]] = {
+            name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+            for name, annotation in fields.items()
+        }
+        self._defaults = compat.default_sampling(engine)
+
+    @property
+    def names(self) -> list[str]:
+        """Fields that a request may set."""
+        return list(self._adapters)
+
+    def build(
+        self, given: Mapping[str, Any], structured_outputs: Mapping[str, Any] | None, *, stream: bool, templated: bool
+    ) -> Any:
+        """The SamplingParams of one request.
+
+        Args:
+            given: fields by name, as sent.
+            structured_outputs: fields of StructuredOutputsParams, or None.
+            stream: each output holds what is new, else the only output is the last one.
+            templated: whether the prompt went through the chat template (decides the default of max_tokens).
+
+        Raises:
+            InvalidRequest: a value of the wrong type or outside vLLM's limits.
+        """
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        values = {name: self._coerce(name, value) for name, value in given.items()}
+        defaults = dict(self._defaults)
+        if not templated:
+            defaults["max_tokens"] = RAW_PROMPT_MAX_TOKENS
+        else:
+            defaults.setdefault("max_tokens", None)
+        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        try:
+            return SamplingParams(
+                **(defaults | values | self._structured(structured_outputs)),
+                output_kind=kind,
+            )
+        except Exception as error:
+            raise _refused(error) from error
+
+    def _coerce(self, name: str, value: Any) -> Any:
+        adapter = self._adapters[name]
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as first:
+            if isinstance(value, str):
+                try:
+                    return adapter.validate_python(json.loads(value))
+                except ValueError:  # neither JSON nor of the type: the first error says more
+                    pass
+            problem = first.errors()[0]["msg"]
+            raise invalid(name, value, f"a value that vLLM's sampling parameter takes ({problem})") from first
+
+    @staticmethod
+    def _structured(given: Mapping[str, Any] | None) -> dict[str, Any]:
+        if given is None:
+            return {}
+        from vllm.sampling_params import StructuredOutputsParams
+
+        names = [name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")]
+        for name in given:
+            if name not in names:
+                raise invalid("structured_outputs", name, f"keys among {', '.join(names)}")
+        try:
+            return {"structured_outputs": StructuredOutputsParams(**given)}
+        except Exception as error:
+            raise _refused(error) from error
+
+
+def _refused(error: Exception) -> BackendError:
+    if isinstance(error, NotImplementedError):
+        return Unsupported(str(error))
+    if isinstance(error, (ValueError, TypeError)):
+        return InvalidRequest(str(error))
+    return compat.engine_error(error) or InvalidRequest(f"sampling parameters were refused: {error}")

@@ -1,0 +1,201 @@
+"""The way of a request through the rooms: request -> media, chat -> sampling, lora -> engine -> responses."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import traceback
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm_custom import compat
+from vllm_custom.chat import PromptBuilder
+from vllm_custom.config import Settings
+from vllm_custom.contract import INPUTS
+from vllm_custom.errors import BackendError, Cancelled, Internal, InvalidRequest, Unavailable, Unsupported
+from vllm_custom.lora import LoraAdapters
+from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
+from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
+from vllm_custom.responses.build import ResponseBuilder
+from vllm_custom.responses.sender import Log
+from vllm_custom.sampling import SamplingBuilder
+from vllm_custom.upstream import UpstreamAdapter
+
+_SENDER_THREADS = 2
+_INPUT_NAMES = tuple(spec.name for spec in INPUTS)
+_EMBEDDING_INPUT = "embedding_request"
+
+
+class InferenceService:
+    """Serves Triton requests on the engine of an initialised base model."""
+
+    def __init__(
+        self, upstream: UpstreamAdapter, settings: Settings, handles: HandleTable, version_dir: Path, pb_utils: Any
+    ) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._pb = pb_utils
+        self._log: Log = pb_utils.Logger
+        engine = upstream.engine
+        limits = compat.media_limits(engine)
+        self._media = MediaLoader(settings, limits)
+        self._prompts = PromptBuilder(engine, self._media, handles, _read_template(settings, version_dir))
+        self._sampling = SamplingBuilder(engine)
+        adapters = upstream.adapters()
+        self._loras = LoraAdapters(engine, adapters, enabled=bool(adapters))
+        builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
+        self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
+        self._cancellation = CancellationWatcher()
+        self._unloading = False
+
+    def submit(self, request: Any) -> None:
+        """Take one request; called by Triton's execute thread. Every outcome reaches the request's own sender."""
+        loop = self._upstream.event_loop
+        stream = ResponseStream(
+            self._senders,
+            request.get_response_sender(),
+            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
+        )
+        try:
+            if self._upstream.shutting_down:
+                raise Unavailable(f"model {self._settings.model_name} is being unloaded")
+            work = self._work(request, stream)
+        except BackendError as error:
+            _call_on(loop, self._upstream.request_started)
+            stream.fail(error)
+            return
+        except Exception as error:
+            self._log.log_error(f"[vllm_custom] a request could not be read: {traceback.format_exc()}")
+            _call_on(loop, self._upstream.request_started)
+            stream.fail(Internal(f"the request could not be read: {type(error).__name__}"))
+            return
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        self._cancellation.watch(stream, lambda: future.cancel() and None)
+
+    def close(self) -> None:
+        """Let the sender threads finish. The base has drained its requests before."""
+        self._cancellation.close()
+        self._senders.close()
+        self._media.close()
+
+    def _work(self, request: Any, stream: ResponseStream) -> Any:
+        """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
+        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
+            return self._upstream.infer(request)
+        tensors = read_tensors(request, self._pb.get_input_tensor_by_name, _INPUT_NAMES)
+        rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
+        calls = [parse_request(row, request.parameters(), self._sampling.names) for row in rows]
+        if calls[0].stream and not self._settings.decoupled:
+            raise Unsupported("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+        if calls[0].stream and len(calls) > 1:
+            raise InvalidRequest(f"stream: true takes one row, got a batch of {len(calls)}")
+        stream.additional_outputs = calls[0].additional_outputs
+        return self._serve(calls, stream, request.request_id() or compat.random_request_id())
+
+    async def _serve(self, calls: Sequence[GenerateCall], stream: ResponseStream, request_id: str) -> None:
+        self._upstream.request_started()
+        try:
+            await self._check_health()
+            if calls[0].stream:
+                await self._serve_stream(calls[0], stream)
+            else:
+                stream.finish(await _all(self._final(call) for call in calls))
+        except asyncio.CancelledError:
+            stream.fail(Cancelled("the request was cancelled"))
+        except Exception as error:
+            stream.fail(self._explain(error, request_id))
+        finally:
+            self._cancellation.forget(stream)
+
+    async def _serve_stream(self, call: GenerateCall, stream: ResponseStream) -> None:
+        async with self._outputs(call) as (outputs, _, n):
+            async for output in outputs:
+                delta = [ResponseDelta.from_output(output, n)]
+                stream.finish(delta) if output.finished else stream.push(delta)
+
+    async def _final(self, call: GenerateCall) -> ResponseDelta:
+        """The one output of a request that is not streamed, the prompt before it where that is asked for."""
+        async with self._outputs(call) as (outputs, prompt, n):
+            delta = None
+            async for output in outputs:
+                delta = ResponseDelta.from_output(output, n)
+        if delta is None:
+            raise Unavailable("the engine ended the request without an output")
+        exclude = prompt.templated if call.exclude_input is None else call.exclude_input
+        if not exclude:
+            delta.prepend(prompt.text)
+        return delta
+
+    @asynccontextmanager
+    async def _outputs(self, call: GenerateCall) -> AsyncIterator[tuple[Any, Any, int]]:
+        """Everything up to the engine: cheap checks first, then media, then the engine's outputs, prompt and n.
+
+        Leaving the context early closes the engine's generator, which aborts the request there.
+        """
+        self._loras.check(call.control.lora_name)
+        plan = self._prompts.plan(call)
+        sampling = self._sampling.build(
+            call.sampling, call.control.structured_outputs, stream=call.stream, templated=plan.templated
+        )
+        lora = await self._loras.request(call.control.lora_name)
+        prompt = await self._prompts.render(call, plan)
+        generated = compat.generate(
+            self._upstream.engine,
+            prompt.engine_input,
+            sampling,
+            compat.random_request_id(),
+            lora_request=lora,
+            priority=call.control.priority,
+        )
+        async with aclosing(generated) as outputs:
+            yield outputs, prompt, sampling.n
+
+    async def _check_health(self) -> None:
+        """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""
+        if not self._settings.enable_vllm_health_check:
+            return
+        try:
+            await self._upstream.engine.check_health()
+        except Exception as error:
+            if not self._unloading:
+                self._unloading = True
+                self._log.log_error(f"[vllm_custom] the engine is not healthy, the model is unloaded: {error!r}")
+                unload = functools.partial(self._pb.unload_model, self._settings.model_name)
+                await asyncio.get_running_loop().run_in_executor(None, unload)
+            raise Unavailable("the vLLM engine is not healthy; the model is being unloaded") from error
+
+    def _explain(self, error: Exception, request_id: str) -> BackendError:
+        """What the client is told about ``error``; the log gets the rest."""
+        if isinstance(error, BackendError):
+            return error
+        known = compat.engine_error(error)
+        if known is not None:
+            self._log.log_info(f"[vllm_custom] request {request_id} failed: {known}")
+            return known
+        trace = "".join(traceback.format_exception(error))
+        self._log.log_error(f"[vllm_custom] request {request_id} failed: {trace}")
+        return Internal(f"internal error, request id {request_id}; the server's log has the details")
+
+
+async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[ResponseDelta]:
+    """Results in order; when one fails, the others are cancelled and awaited."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, function: Any) -> None:
+    loop.call_soon_threadsafe(function)
+
+
+def _read_template(settings: Settings, version_dir: Path) -> str | None:
+    if not settings.chat_template:
+        return None
+    return (version_dir / settings.chat_template).read_text(encoding="utf-8")

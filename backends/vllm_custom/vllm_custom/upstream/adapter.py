@@ -1,0 +1,59 @@
+"""The one place that touches the base class's internals, whose names differ between releases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+# What we need -> the names it has had, newest first.
+_ENGINE = ("_llm_engine", "llm_engine")
+_EVENT_LOOP = ("_event_loop", "_loop")
+_SHUTDOWN_EVENT = ("_llm_engine_shutdown_event", "_shutdown_event")
+_INFER = ("_infer", "_generate")
+
+
+class UpstreamAdapter:
+    """Engine, event loop and in-flight counter of an initialised base model."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def engine(self) -> Any:
+        """vLLM's AsyncLLM."""
+        return _first(self._model, _ENGINE)
+
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the engine runs on, in a thread of its own."""
+        return cast(asyncio.AbstractEventLoop, _first(self._model, _EVENT_LOOP))
+
+    @property
+    def shutting_down(self) -> bool:
+        """Whether finalize has begun: no new work may be started."""
+        return bool(_first(self._model, _SHUTDOWN_EVENT).is_set())
+
+    def adapters(self) -> dict[str, str]:
+        """LoRA adapters of multi_lora.json, name to path, in the order of their ids; empty without LoRA."""
+        return dict(self._model.lora_repository) if self._model.enable_lora else {}
+
+    def request_started(self) -> None:
+        """Hold the base's shutdown until :meth:`request_finished`. Call it on the event loop."""
+        self._model._ongoing_request_count += 1
+
+    def request_finished(self) -> None:
+        """The counterpart of :meth:`request_started`. Call it on the event loop."""
+        self._model._ongoing_request_count -= 1
+
+    async def infer(self, request: Any) -> None:
+        """Let the base serve ``request`` from start to end (embedding requests)."""
+        infer: Callable[[Any], Any] = _first(self._model, _INFER)
+        await infer(request)
+
+
+def _first(model: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if hasattr(model, name):
+            return getattr(model, name)
+    raise AttributeError(f"the vLLM backend that this one builds on has none of {', '.join(names)}")
