@@ -83,6 +83,9 @@ class TritonPythonModel:
         self._enable_health_check = self._get_bool_config_param("ENABLE_VLLM_HEALTH_CHECK")
         self._is_healthy = True
         self._vllm_metrics: list[Any] = []
+        self.enable_lora = False
+        self.lora_repository: dict[str, str] = {}
+        self.supported_loras: list[str] = []
 
         self._init_engine_args()
         self._enable_metrics = (
@@ -105,7 +108,10 @@ class TritonPythonModel:
         self.vllm_engine_config = read_engine_config(Path(pb_utils.get_model_dir()))
         self._validate_device_config()
         self._setup_lora()
-        self._aync_engine_args = build_engine_args(self.vllm_engine_config, self._engine_args_path())
+        config = dict(self.vllm_engine_config)
+        if "enable_lora" in config:
+            config["enable_lora"] = self.enable_lora  # a string such as "false" would count as true in vLLM
+        self._aync_engine_args = build_engine_args(config, self._engine_args_path())
 
     @staticmethod
     def _engine_args_path() -> Path:
@@ -125,11 +131,7 @@ class TritonPythonModel:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
 
     def _setup_lora(self) -> None:
-        self.lora_repository: dict[str, str] = {}
-        self.supported_loras: list[str] = []
         self.enable_lora = flag(self.vllm_engine_config, "enable_lora", self._engine_args_path())
-        if "enable_lora" in self.vllm_engine_config:
-            self.vllm_engine_config["enable_lora"] = self.enable_lora
         if self.enable_lora:
             self.lora_repository = read_lora_repository(Path(pb_utils.get_model_dir()))
             self.supported_loras = list(self.lora_repository)
