@@ -15,6 +15,7 @@ if str(BACKEND_DIR) not in sys.path:
     sys.path.append(str(BACKEND_DIR))
 
 import triton_python_backend_utils as pb_utils  # noqa: E402  (the paths above come first)
+
 from vllm_custom import compat, engine_args  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
@@ -27,6 +28,8 @@ def extend(base: Any) -> Any:
     """The backend's class on top of ``base``, the TritonPythonModel of a vLLM backend."""
 
     class TritonPythonModel(base):  # type: ignore[misc]
+        vllm_engine_config: dict[str, Any]
+
         @classmethod
         def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
             return auto_complete(auto_complete_model_config)
@@ -73,4 +76,4 @@ def extend(base: Any) -> Any:
     return TritonPythonModel
 
 
-TritonPythonModel = extend(load_upstream(BACKEND_DIR).model_class)
+TritonPythonModel = extend(load_upstream(BACKEND_DIR, "").model_class)

@@ -10,7 +10,7 @@ import functools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
-from vllm_custom.errors import BackendError, InvalidRequest, Unavailable, Unsupported
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 
 
 def engine_argument_names() -> list[str]:
@@ -159,13 +159,13 @@ def engine_error(error: BaseException) -> BackendError | None:
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     if isinstance(error, EngineDeadError):
-        return Unavailable("the vLLM engine has died; the model has to be loaded again")
+        return UnavailableError("the vLLM engine has died; the model has to be loaded again")
     if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
         return engine_error(error.__cause__)
     if isinstance(error, NotImplementedError):
-        return Unsupported(str(error) or "vLLM does not support this request with this model")
+        return UnsupportedError(str(error) or "vLLM does not support this request with this model")
     if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
-        return InvalidRequest(str(error))
+        return InvalidRequestError(str(error))
     return None
 
 

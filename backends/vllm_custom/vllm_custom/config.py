@@ -6,24 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
 from vllm_custom.errors import ConfigError, listing
-
-
-def _field(spec: ConfigParameterSpec) -> tuple[Any, Any]:
-    limits = {"ge": spec.minimum} if spec.kind is int else {}
-    return spec.kind, Field(default=spec.default, description=spec.meaning, **limits)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-_Parameters = create_model(
-    "_Parameters", __base__=_Frozen, **{spec.name.lower(): _field(spec) for spec in CONFIG_PARAMETERS}
-)
 
 
 class Settings(BaseModel):
@@ -67,15 +53,23 @@ def _parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
     for key in ours:
         if key not in specs:
             raise ConfigError(_unknown_key(key, list(specs)))
+    return {spec.name.lower(): _value(spec, ours.get(spec.name)) for spec in CONFIG_PARAMETERS}
+
+
+def _value(spec: ConfigParameterSpec, text: str | None) -> bool | int | str:
+    if text is None:
+        return spec.default
     try:
-        parsed = _Parameters.model_validate({key.lower(): value.strip() for key, value in ours.items()})
+        value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]).upper()
-        raise ConfigError(
-            f"config.pbtxt: parameter {key}: expected {_expected(specs[key])}, got {ours[key]!r}"
-        ) from error
-    return parsed.model_dump()
+        raise _bad_value(spec, text) from error
+    if spec.kind is int and int(value) < spec.minimum:
+        raise _bad_value(spec, text)
+    return value
+
+
+def _bad_value(spec: ConfigParameterSpec, text: str) -> ConfigError:
+    return ConfigError(f"config.pbtxt: parameter {spec.name}: expected {_expected(spec)}, got {text!r}")
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vllm_custom.errors import ConfigError, listing
+from vllm_custom.errors import ConfigError
 
 ENGINE_ARGS_FILE = "model.json"
 MULTI_LORA_FILE = "multi_lora.json"
@@ -76,7 +76,9 @@ def load_loras(version_dir: Path) -> dict[str, str]:
     """
     path = version_dir / MULTI_LORA_FILE
     if not path.is_file():
-        raise ConfigError(f"{MULTI_LORA_FILE} is missing: {ENGINE_ARGS_FILE} sets enable_lora, so adapters are expected")
+        raise ConfigError(
+            f"{MULTI_LORA_FILE} is missing: {ENGINE_ARGS_FILE} sets enable_lora, so adapters are expected"
+        )
     adapters: dict[str, str] = {}
     for name, value in _read_json_object(path).items():
         if not isinstance(value, str):
@@ -99,7 +101,9 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path.name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+        raise ConfigError(
+            f"{path.name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -16,37 +16,37 @@ class BackendError(Exception):
     triton_code = "INTERNAL"
 
 
-class InvalidRequest(BackendError):
+class InvalidRequestError(BackendError):
     """The request cannot be served as it is: the client has to change it."""
 
     triton_code = "INVALID_ARG"
 
 
-class NotFound(BackendError):
+class NotFoundError(BackendError):
     """The request names something (a LoRA adapter) that this model does not have."""
 
     triton_code = "NOT_FOUND"
 
 
-class Unsupported(BackendError):
+class UnsupportedError(BackendError):
     """The request is well formed, but this model or this configuration does not do what it asks for."""
 
     triton_code = "UNSUPPORTED"
 
 
-class Unavailable(BackendError):
+class UnavailableError(BackendError):
     """The model cannot serve now: it is shutting down, full, or its engine has died."""
 
     triton_code = "UNAVAILABLE"
 
 
-class Cancelled(BackendError):
+class RequestCancelledError(BackendError):
     """The client went away or cancelled the request."""
 
     triton_code = "CANCELLED"
 
 
-class Internal(BackendError):
+class InternalError(BackendError):
     """A defect. The message carries the request id only; the traceback is in the server's log."""
 
     triton_code = "INTERNAL"
@@ -58,15 +58,15 @@ class ConfigError(BackendError):
     triton_code = "INVALID_ARG"
 
 
-def invalid(field: str, got: object, expected: str) -> InvalidRequest:
-    """An :class:`InvalidRequest` in the one form that all of them share: field, value, what is allowed.
+def invalid(field: str, got: object, expected: str) -> InvalidRequestError:
+    """An :class:`InvalidRequestError` in the one form that all of them share: field, value, what is allowed.
 
     Args:
         field: name of the tensor, parameter or message part, e.g. ``"image[0]"``.
         got: the offending value; shown by ``repr``, shortened.
         expected: what is accepted, as a phrase that follows the word "expected".
     """
-    return InvalidRequest(f"{field}: expected {expected}, got {shorten(got)}")
+    return InvalidRequestError(f"{field}: expected {expected}, got {shorten(got)}")
 
 
 def shorten(value: object, limit: int = 80) -> str:

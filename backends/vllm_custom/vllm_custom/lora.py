@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_custom.errors import InvalidRequest, NotFound, listing
+from vllm_custom.errors import InvalidRequestError, NotFoundError, listing
 
 
 class LoraAdapters:
@@ -22,15 +22,15 @@ class LoraAdapters:
         """Refuse an adapter that is not there.
 
         Raises:
-            InvalidRequest: the model runs without LoRA.
-            NotFound: no adapter of that name; the message lists those there are.
+            InvalidRequestError: the model runs without LoRA.
+            NotFoundError: no adapter of that name; the message lists those there are.
         """
         if name is None:
             return
         if not self._enabled:
-            raise InvalidRequest(f"lora_name: {name!r} was asked for, but this model runs without enable_lora")
+            raise InvalidRequestError(f"lora_name: {name!r} was asked for, but this model runs without enable_lora")
         if name not in self._paths:
-            raise NotFound(f"lora_name: no adapter {name!r}; this model has {listing(self._paths)}")
+            raise NotFoundError(f"lora_name: no adapter {name!r}; this model has {listing(self._paths)}")
 
     async def request(self, name: str | None) -> Any:
         """vLLM's LoRARequest for ``name``, its weights loaded; None for None.
@@ -48,6 +48,6 @@ class LoraAdapters:
             try:
                 await self._engine.add_lora(request)
             except Exception as error:
-                raise InvalidRequest(f"lora_name: the adapter {name!r} cannot be loaded by this engine") from error
+                raise InvalidRequestError(f"lora_name: the adapter {name!r} cannot be loaded by this engine") from error
             self._loaded.add(name)
         return request

@@ -14,7 +14,14 @@ from vllm_custom import compat
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.config import Settings
 from vllm_custom.contract import INPUTS
-from vllm_custom.errors import BackendError, Cancelled, Internal, InvalidRequest, Unavailable, Unsupported
+from vllm_custom.errors import (
+    BackendError,
+    InternalError,
+    InvalidRequestError,
+    RequestCancelledError,
+    UnavailableError,
+    UnsupportedError,
+)
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
@@ -61,7 +68,7 @@ class InferenceService:
         )
         try:
             if self._upstream.shutting_down:
-                raise Unavailable(f"model {self._settings.model_name} is being unloaded")
+                raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
             work = self._work(request, stream)
         except BackendError as error:
             _call_on(loop, self._upstream.request_started)
@@ -70,10 +77,14 @@ class InferenceService:
         except Exception as error:
             self._log.log_error(f"[vllm_custom] a request could not be read: {traceback.format_exc()}")
             _call_on(loop, self._upstream.request_started)
-            stream.fail(Internal(f"the request could not be read: {type(error).__name__}"))
+            stream.fail(InternalError(f"the request could not be read: {type(error).__name__}"))
             return
         future = asyncio.run_coroutine_threadsafe(work, loop)
-        self._cancellation.watch(stream, lambda: future.cancel() and None)
+
+        def cancel() -> None:
+            future.cancel()
+
+        self._cancellation.watch(stream, cancel)
 
     def close(self) -> None:
         """Let the sender threads finish. The base has drained its requests before."""
@@ -89,9 +100,11 @@ class InferenceService:
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
         calls = [parse_request(row, request.parameters(), self._sampling.names) for row in rows]
         if calls[0].stream and not self._settings.decoupled:
-            raise Unsupported("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+            raise UnsupportedError(
+                "stream: true needs the decoupled transaction policy; this model has decoupled: false"
+            )
         if calls[0].stream and len(calls) > 1:
-            raise InvalidRequest(f"stream: true takes one row, got a batch of {len(calls)}")
+            raise InvalidRequestError(f"stream: true takes one row, got a batch of {len(calls)}")
         stream.additional_outputs = calls[0].additional_outputs
         return self._serve(calls, stream, request.request_id() or compat.random_request_id())
 
@@ -104,7 +117,7 @@ class InferenceService:
             else:
                 stream.finish(await _all(self._final(call) for call in calls))
         except asyncio.CancelledError:
-            stream.fail(Cancelled("the request was cancelled"))
+            stream.fail(RequestCancelledError("the request was cancelled"))
         except Exception as error:
             stream.fail(self._explain(error, request_id))
         finally:
@@ -123,7 +136,7 @@ class InferenceService:
             async for output in outputs:
                 delta = ResponseDelta.from_output(output, n)
         if delta is None:
-            raise Unavailable("the engine ended the request without an output")
+            raise UnavailableError("the engine ended the request without an output")
         exclude = prompt.templated if call.exclude_input is None else call.exclude_input
         if not exclude:
             delta.prepend(prompt.text)
@@ -165,7 +178,7 @@ class InferenceService:
                 self._log.log_error(f"[vllm_custom] the engine is not healthy, the model is unloaded: {error!r}")
                 unload = functools.partial(self._pb.unload_model, self._settings.model_name)
                 await asyncio.get_running_loop().run_in_executor(None, unload)
-            raise Unavailable("the vLLM engine is not healthy; the model is being unloaded") from error
+            raise UnavailableError("the vLLM engine is not healthy; the model is being unloaded") from error
 
     def _explain(self, error: Exception, request_id: str) -> BackendError:
         """What the client is told about ``error``; the log gets the rest."""
@@ -177,7 +190,7 @@ class InferenceService:
             return known
         trace = "".join(traceback.format_exception(error))
         self._log.log_error(f"[vllm_custom] request {request_id} failed: {trace}")
-        return Internal(f"internal error, request id {request_id}; the server's log has the details")
+        return InternalError(f"internal error, request id {request_id}; the server's log has the details")
 
 
 async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[ResponseDelta]:

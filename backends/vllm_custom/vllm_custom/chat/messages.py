@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_custom.errors import InvalidRequest, invalid
+from vllm_custom.errors import InvalidRequestError, invalid
 from vllm_custom.media.loader import MediaElement
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -29,7 +29,7 @@ def media_elements(messages: Sequence[Mapping[str, Any]]) -> list[MediaElement]:
     """Check every message, and list the media of all parts in order.
 
     Raises:
-        InvalidRequest: names the message and the part.
+        InvalidRequestError: names the message and the part.
     """
     elements: list[MediaElement] = []
     for index, message in enumerate(messages):
@@ -66,9 +66,7 @@ def _content_media(content: Any, where: str) -> list[MediaElement]:
     if not isinstance(content, list):
         raise invalid(where, content, "a string or a list of parts")
     return [
-        element
-        for index, part in enumerate(content)
-        if (element := _part_media(part, f"{where}[{index}]")) is not None
+        element for index, part in enumerate(content) if (element := _part_media(part, f"{where}[{index}]")) is not None
     ]
 
 
@@ -87,5 +85,5 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
     value = part.get(kind)
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
-        raise InvalidRequest(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
+        raise InvalidRequestError(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
     return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", url.encode("utf-8", "surrogatepass"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_custom import compat
 from vllm_custom.chat import messages as chat_messages
-from vllm_custom.errors import InvalidRequest, Unsupported
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
 from vllm_custom.request import GenerateCall
@@ -52,8 +52,8 @@ class PromptBuilder:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
-            InvalidRequest: too many media, placeholders that do not match them, or malformed messages.
-            Unsupported: a template is needed and the model has none.
+            InvalidRequestError: too many media, placeholders that do not match them, or malformed messages.
+            UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
             messages = call.messages
@@ -74,7 +74,7 @@ class PromptBuilder:
             if not templated:
                 self._check_placeholders(found, elements)
         if templated and not self._has_template:
-            raise Unsupported(
+            raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE in config.pbtxt"
             )
         return PromptPlan(bool(templated), messages if templated else None, elements)
@@ -83,7 +83,7 @@ class PromptBuilder:
         """Decode the media and render the prompt.
 
         Raises:
-            InvalidRequest: media that are refused, or messages that the template refuses.
+            InvalidRequestError: media that are refused, or messages that the template refuses.
         """
         decoded = await self._media.load(plan.elements)
         if plan.messages is not None:
@@ -132,7 +132,7 @@ class PromptBuilder:
             items = sum(element.modality == modality for element in elements)
             if items != placeholders:
                 token = self._placeholder(modality, 1)
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"text_input: has {placeholders} {modality} placeholder(s) {token!r}, but {items} {modality} "
                     f"item(s) were sent; expected as many placeholders as items, or none at all"
                 )

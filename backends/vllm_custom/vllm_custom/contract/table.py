@@ -131,7 +131,11 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     ),
     TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
     TensorSpec(
-        "num_output_tokens", "TYPE_UINT32", (-1,), "Tokens per sequence in this response (deltas add up).", official=True
+        "num_output_tokens",
+        "TYPE_UINT32",
+        (-1,),
+        "Tokens per sequence in this response (deltas add up).",
+        official=True,
     ),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vllm_custom.errors import InvalidRequest
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.loader import DecodedMedia
 
 CONNECTOR_NAME = "vllm_custom"
@@ -41,10 +41,10 @@ class HandleTable:
         """The media that ``url`` stands for.
 
         Raises:
-            InvalidRequest: ``url`` is not a handle.
+            InvalidRequestError: ``url`` is not a handle.
         """
         if url not in self._items:
-            raise InvalidRequest("this media reference was not resolved by the media rules of the model")
+            raise InvalidRequestError("this media reference was not resolved by the media rules of the model")
         return self._items[url]
 
 
@@ -54,7 +54,7 @@ def install_connector(table: HandleTable) -> None:
 
     os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
 
-    @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)  # type: ignore[untyped-decorator]
+    @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
     class HandleConnector(MediaConnector):  # type: ignore[misc]
         def load_from_url(self, url: str, *_args: Any, **_options: Any) -> Any:
             return table.take(url)

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vllm_custom.errors import InvalidRequest
+from vllm_custom.errors import InvalidRequestError
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
@@ -24,7 +24,7 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
         max_pixels: width times height that is accepted; checked in the header.
 
     Raises:
-        InvalidRequest: not an image, too large, damaged, or without extent.
+        InvalidRequestError: not an image, too large, damaged, or without extent.
     """
     with warnings.catch_warnings():
         # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log.
@@ -34,7 +34,7 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise InvalidRequest(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+            raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
 
 def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
@@ -42,12 +42,12 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise InvalidRequest(f"{field}: not an image; expected one of {', '.join(FORMATS[:-1])}") from error
+        raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS[:-1])}") from error
     except Exception as error:
-        raise InvalidRequest(f"{field}: the image's header is damaged or its size is not allowed") from error
+        raise InvalidRequestError(f"{field}: the image's header is damaged or its size is not allowed") from error
     width, height = image.size
     if width * height > max_pixels:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}"
         )
     return image

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.config import Settings
-from vllm_custom.errors import InvalidRequest
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.reference import encoded_bytes
 from vllm_custom.media.video import decode_video
@@ -56,7 +56,7 @@ class MediaLoader:
         """Decode all elements of one prompt concurrently; the order is kept.
 
         Raises:
-            InvalidRequest: too many items, or the first element (in order) that is refused.
+            InvalidRequestError: too many items, or the first element (in order) that is refused.
         """
         self.check_counts(elements)
         loop = asyncio.get_running_loop()
@@ -73,9 +73,9 @@ class MediaLoader:
             count = sum(element.modality == modality for element in elements)
             limit = self._limits.get(modality, 0)
             if limit == 0:
-                raise InvalidRequest(f"{modality}: this model takes no {modality} input")
+                raise InvalidRequestError(f"{modality}: this model takes no {modality} input")
             if count > limit:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
                 )
 

@@ -10,7 +10,7 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
-from vllm_custom.errors import InvalidRequest, invalid
+from vllm_custom.errors import InvalidRequestError, invalid
 
 # RFC 3986, section 3.1. At least two characters, so that nothing of base64 before a colon can be a scheme by chance.
 _SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
@@ -29,13 +29,13 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
         max_bytes: largest file that is accepted.
 
     Raises:
-        InvalidRequest: empty, too large, bad base64, or a URL (which this model may not fetch).
+        InvalidRequestError: empty, too large, bad base64, or a URL (which this model may not fetch).
     """
     if not element.strip(_WHITESPACE):
-        raise InvalidRequest(f"{field}: is empty; expected {_ACCEPTED}")
+        raise InvalidRequestError(f"{field}: is empty; expected {_ACCEPTED}")
     data = _decode(element, field, max_bytes)
     if len(data) > max_bytes:
-        raise InvalidRequest(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}")
+        raise InvalidRequestError(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}")
     return data
 
 
@@ -47,7 +47,7 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
         return _base64(element, field, max_bytes)
     if scheme.group(1).lower() != b"data":
         name = scheme.group(1).decode().lower()
-        raise InvalidRequest(f"{field}: {name}: references are not allowed by this model; expected {_ACCEPTED}")
+        raise InvalidRequestError(f"{field}: {name}: references are not allowed by this model; expected {_ACCEPTED}")
     match = _DATA_URI.match(element)
     if match is None:
         raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")
@@ -58,7 +58,9 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
 
 def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
     if len(text) > max_bytes * 2:  # base64 is 4/3 of the data, and line breaks are few
-        raise InvalidRequest(f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}")
+        raise InvalidRequestError(
+            f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}"
+        )
     compact = text.translate(None, _WHITESPACE).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)

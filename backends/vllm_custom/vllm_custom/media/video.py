@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from vllm_custom import compat
-from vllm_custom.errors import InvalidRequest
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.image import open_image
 
 Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
@@ -23,18 +23,18 @@ def decode_video(data: bytes, field: str, max_pixels: int, max_frames: int) -> V
     """At most ``max_frames`` frames, uint8 [frames, height, width, 3], and their metadata.
 
     Raises:
-        InvalidRequest: not a clip, too large, or damaged.
+        InvalidRequestError: not a clip, too large, or damaged.
     """
     if data.startswith(_ANIMATIONS):
         return _decode_animation(data, field, max_pixels, max_frames)
     try:
         frames, metadata = compat.read_video(data, max_frames)
     except Exception as error:  # OpenCV and the readers around it raise nearly anything on damaged files
-        raise InvalidRequest(f"{field}: not a clip that can be decoded; expected GIF, MP4 or WebM") from error
+        raise InvalidRequestError(f"{field}: not a clip that can be decoded; expected GIF, MP4 or WebM") from error
     if len(frames) == 0:
-        raise InvalidRequest(f"{field}: the clip has no frame that can be decoded")
+        raise InvalidRequestError(f"{field}: the clip has no frame that can be decoded")
     if frames.shape[1] * frames.shape[2] > max_pixels:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{field}: frames of {frames.shape[2]} x {frames.shape[1]}; IMAGE_MAX_PIXELS of this model is {max_pixels}"
         )
     return frames, metadata | {"do_sample_frames": False}
@@ -49,7 +49,7 @@ def _decode_animation(data: bytes, field: str, max_pixels: int, max_frames: int)
             wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
             return _frames(image, total, wanted)
         except Exception as error:
-            raise InvalidRequest(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+            raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
 
 def _frames(image: Image.Image, total: int, wanted: set[int]) -> Video:

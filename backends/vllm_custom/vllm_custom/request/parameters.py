@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from vllm_custom.errors import InvalidRequest, invalid, listing, shorten
+from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
 
 # What Triton itself puts beside the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
@@ -54,7 +54,7 @@ def parse_parameters(
         sampling_names: fields of the installed vLLM's SamplingParams.
 
     Raises:
-        InvalidRequest: an unknown name, or a value of the wrong type.
+        InvalidRequestError: an unknown name, or a value of the wrong type.
     """
     given = _object(request_parameters or "{}", "parameters")
     given = {key: value for key, value in given.items() if not _is_tritons(key)}
@@ -65,7 +65,7 @@ def parse_parameters(
     known = [*sampling_names, *ControlParameters.model_fields]
     for name in sampling:
         if name not in sampling_names:
-            raise InvalidRequest(_unknown(name, known))
+            raise InvalidRequestError(_unknown(name, known))
     try:
         return sampling, ControlParameters.model_validate(ours)
     except ValidationError as error:
@@ -84,7 +84,7 @@ def _object(text: str, name: str) -> Mapping[str, Any] | dict[str, Any]:
     except json.JSONDecodeError as error:
         raise invalid(name, text, f"a JSON object ({error})") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{name}: expected a JSON object, got {shorten(value)}")
+        raise InvalidRequestError(f"{name}: expected a JSON object, got {shorten(value)}")
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from vllm_custom.errors import InvalidRequest, invalid, shorten
+from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
 
@@ -50,11 +50,11 @@ def split_batch(tensors: Tensors) -> list[Tensors]:
     """The rows of a batched request (max_batch_size > 0): each tensor loses its first dimension.
 
     Raises:
-        InvalidRequest: the tensors do not agree on the number of rows.
+        InvalidRequestError: the tensors do not agree on the number of rows.
     """
     sizes = {name: array.shape[0] for name, array in tensors.items()}
     if len(set(sizes.values())) > 1:
-        raise InvalidRequest(f"the inputs have different batch sizes: {sizes}")
+        raise InvalidRequestError(f"the inputs have different batch sizes: {sizes}")
     rows = next(iter(sizes.values()), 1)
     return [{name: array[row] for name, array in tensors.items()} for row in range(rows)]
 
@@ -68,12 +68,12 @@ def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[st
         sampling_names: fields of the installed vLLM's SamplingParams.
 
     Raises:
-        InvalidRequest: names the input or parameter, its value, and what is accepted.
+        InvalidRequestError: names the input or parameter, its value, and what is accepted.
     """
     text = _text(tensors, "text_input")
     messages = _messages(tensors)
     if (text is None) == (messages is None):
-        raise InvalidRequest("exactly one of the inputs text_input and messages is required")
+        raise InvalidRequestError("exactly one of the inputs text_input and messages is required")
     sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names)
     call = GenerateCall(
         text=text,
@@ -90,13 +90,13 @@ def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[st
         control=control,
     )
     if call.stream and call.exclude_input is False:
-        raise InvalidRequest("exclude_input_in_output: false is not possible with stream: true; leave it out")
+        raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
     if call.messages is not None and call.media:
-        raise InvalidRequest(
-            f"{'/'.join(call.media)}: media belong in the parts of messages (image_url, video_url) when messages is used"
+        raise InvalidRequestError(
+            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
         )
     if call.messages is not None and control.apply_chat_template is False:
-        raise InvalidRequest("apply_chat_template: false is not possible with messages")
+        raise InvalidRequestError("apply_chat_template: false is not possible with messages")
     return call
 
 
@@ -137,5 +137,5 @@ def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
     except json.JSONDecodeError as error:
         raise invalid("messages", text, f"a JSON list of chat messages ({error})") from error
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
-        raise InvalidRequest(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
+        raise InvalidRequestError(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
     return messages

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+ADDITIONAL_OUTPUTS = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
+
 
 @dataclass
 class SequenceDelta:
@@ -64,18 +66,20 @@ class ResponseDelta:
 
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
         """Output name to array: text_output [n], and those of ``additional`` (num_input_tokens [1], others [n])."""
-        every = {
-            "finish_reason": lambda: _strings(str(item.finish_reason) for item in self.sequences),
-            "cumulative_logprob": lambda: np.array(
-                [np.nan if item.cumulative_logprob is None else item.cumulative_logprob for item in self.sequences],
-                dtype=np.float32,
-            ),
-            "logprobs": lambda: _strings(json.dumps(item.logprobs) for item in self.sequences),
-            "num_input_tokens": lambda: np.array([self.num_input_tokens], dtype=np.uint32),
-            "num_output_tokens": lambda: np.array([item.num_tokens for item in self.sequences], dtype=np.uint32),
-        }
-        chosen = {name: make() for name, make in every.items() if name in additional}
+        chosen = {name: self._array(name) for name in ADDITIONAL_OUTPUTS if name in additional}
         return {"text_output": _strings(item.text for item in self.sequences)} | chosen
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        if name == "num_input_tokens":
+            return np.array([self.num_input_tokens], dtype=np.uint32)
+        if name == "num_output_tokens":
+            return np.array([item.num_tokens for item in self.sequences], dtype=np.uint32)
+        if name == "cumulative_logprob":
+            values = [item.cumulative_logprob for item in self.sequences]
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
+        if name == "logprobs":
+            return _strings(json.dumps(item.logprobs) for item in self.sequences)
+        return _strings(str(item.finish_reason) for item in self.sequences)
 
 
 def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]]] | None:

@@ -8,13 +8,14 @@ go first.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from vllm_custom.errors import BackendError, Internal
+from vllm_custom.errors import BackendError, InternalError
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.delta import ResponseDelta
 
@@ -102,8 +103,8 @@ class ResponseStream:
                 self._sender.send(builder.error(error), builder.final_flag)
         except Exception as problem:
             log.log_error(f"[vllm_custom] a response could not be sent: {problem!r}")
-            error = self._give_up(builder, error, closing=closing)
-            closing = True
+            closing, error = True, InternalError("the response could not be built or sent")
+            self._give_up(builder, error)
         if closing:
             self._on_done(error is None)
             return False
@@ -111,15 +112,12 @@ class ResponseStream:
             self._busy = self._pending is not None or self._closed
             return self._busy
 
-    def _give_up(self, builder: ResponseBuilder, error: BackendError | None, *, closing: bool) -> BackendError:
+    def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
         """The request must get a final response whatever happened, or the client waits for ever."""
         self._closed = True
-        failure = error or Internal("the response could not be built")
-        try:
-            self._sender.send(builder.error(failure), builder.final_flag)
-        except Exception:  # the final flag has been sent, or the request is gone: nothing waits any more
-            pass
-        return failure
+        # It fails where the final flag has been sent, or the request is gone: then nobody waits.
+        with contextlib.suppress(Exception):
+            self._sender.send(builder.error(error), builder.final_flag)
 
 
 class SenderPool:

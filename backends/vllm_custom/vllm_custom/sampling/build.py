@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequest, Unsupported, invalid
+from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError, invalid
 
 RAW_PROMPT_MAX_TOKENS = 16
 
@@ -48,7 +48,7 @@ class SamplingBuilder:
             templated: whether the prompt went through the chat template (decides the default of max_tokens).
 
         Raises:
-            InvalidRequest: a value of the wrong type or outside vLLM's limits.
+            InvalidRequestError: a value of the wrong type or outside vLLM's limits.
         """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -98,7 +98,7 @@ class SamplingBuilder:
 
 def _refused(error: Exception) -> BackendError:
     if isinstance(error, NotImplementedError):
-        return Unsupported(str(error))
+        return UnsupportedError(str(error))
     if isinstance(error, (ValueError, TypeError)):
-        return InvalidRequest(str(error))
-    return compat.engine_error(error) or InvalidRequest(f"sampling parameters were refused: {error}")
+        return InvalidRequestError(str(error))
+    return compat.engine_error(error) or InvalidRequestError(f"sampling parameters were refused: {error}")

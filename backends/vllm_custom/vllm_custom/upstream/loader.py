@@ -47,7 +47,7 @@ def installed_vllm() -> str:
 
 
 @functools.cache
-def load_upstream(backend_dir: Path, configured: str = "") -> LoadedUpstream:
+def load_upstream(backend_dir: Path, configured: str) -> LoadedUpstream:
     """Find, patch and import the base class.
 
     Args:

@@ -1,0 +1,115 @@
+"""Write docs/reference.md from the contract table: ``python -m vllm_custom.contract.reference > docs/reference.md``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, TensorSpec
+
+_HEAD = """# Reference
+
+Made from the contract table, `backends/vllm_custom/vllm_custom/contract/table.py`; a test keeps the two equal.
+"Official" marks what the official vLLM backend has under the same name, with the same meaning.
+"""
+
+_INPUTS = """
+## Inputs
+
+All of them are optional in the completed config.pbtxt; what you declare there yourself stays as you wrote it. Dims are
+without the batch dimension, which is added where `max_batch_size` is greater than 0.
+"""
+
+_OUTPUTS = """
+## Outputs
+
+`text_output` is in every response; the others where the input `return_<name>` is true. In a stream each response holds
+what is new, so that text and token counts add up.
+"""
+
+_REQUEST = """
+## Request parameters
+
+In `parameters` of a request, at the top level of the JSON of `generate` and `generate_stream`, or as one JSON object in
+the input `sampling_parameters` (which wins). Every field of the installed vLLM's `SamplingParams` is accepted, such as
+`temperature`, `max_tokens`, `top_p`, `stop`, `seed`, `n` and `logprobs`, and the ones below. Lists and objects may be
+JSON strings, since Triton's endpoints take no nested values there; strings that hold numbers or booleans are read as
+such. Defaults are those of `vllm serve`: the model's generation_config, `max_tokens` 16 for a raw prompt, and the rest
+of the context for a templated one. An unknown name is refused.
+"""
+
+_CONFIG = """
+## Config parameters
+
+In config.pbtxt: `parameters { key: "MEDIA_MAX_BYTES" value: { string_value: "1000000" } }`. Unknown keys and bad values
+fail the model's load. vLLM engine arguments are not here: they are in model.json, exactly as vLLM names them. Relative
+paths in model.json and multi_lora.json are taken from the version folder.
+"""
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    return "".join(
+        (
+            _HEAD,
+            _INPUTS,
+            _tensors(INPUTS),
+            _OUTPUTS,
+            _tensors(OUTPUTS),
+            _REQUEST,
+            _table(
+                ("name", "type", "default", "official", "meaning"),
+                (
+                    (f"`{row.name}`", row.type_name, row.default, _yes(row.official), row.meaning)
+                    for row in REQUEST_PARAMETERS
+                ),
+            ),
+            _CONFIG,
+            _table(
+                ("name", "type", "default", "official", "meaning"),
+                (
+                    (
+                        f"`{row.name}`",
+                        row.kind.__name__ + (f", {row.unit}" if row.unit else ""),
+                        _default(row.default),
+                        _yes(row.official),
+                        row.meaning,
+                    )
+                    for row in CONFIG_PARAMETERS
+                ),
+            ),
+        )
+    )
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    rows = (
+        (
+            f"`{spec.name}`",
+            spec.data_type.removeprefix("TYPE_"),
+            str(list(spec.dims)),
+            _yes(spec.official),
+            spec.meaning,
+        )
+        for spec in specs
+    )
+    return _table(("name", "type", "dims", "official", "meaning"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _default(value: bool | int | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if value != "" else "none"
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
