@@ -111,7 +111,7 @@ def _install(environment: Environment, chosen: interpreter.Interpreter, progress
     _make_venv(environment, chosen, progress)
     installed = installed_versions(environment)
     missing = {name: version for name, version in pins.items() if installed.get(name, "").split("+")[0] != version}
-    if len(missing) < len(pins) - 1:  # a new virtual environment may bring setuptools
+    if set(installed) - {"pip", "setuptools"}:  # what a new virtual environment brings
         progress.step(f"going on: {len(pins) - len(missing)} of {len(pins)} packages are there")
     machine.check_disk(environment.folder, machine.DISK_GIB[environment.flavour] * len(missing) / len(pins))
     pip = Pip(environment.python, environment.log, progress)

@@ -49,7 +49,7 @@ class Pip:
         with self.log.open("w") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
-            process = subprocess.Popen(
+            with subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -57,14 +57,12 @@ class Pip:
                 env=self._environ(),
                 # The lock on the environment ends with us, so pip must not go on alone.
                 preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
-            )
-            try:
-                self._follow(process, log.write, total)
-            except BaseException:
-                process.terminate()
-                raise
-            finally:
-                process.wait()
+            ) as process:
+                try:
+                    self._follow(process, log.write, total)
+                except BaseException:
+                    process.terminate()
+                    raise
         return process.returncode == 0
 
     def _follow(self, process: "subprocess.Popen[str]", write: Callable[[str], object], total: int) -> None:

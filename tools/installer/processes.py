@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -16,12 +16,12 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """One line of /proc. The start time tells a process from a later one with the same id."""
+    """One line of /proc. Id and start time tell a process from every other; the rest changes while it lives."""
 
     pid: int
-    parent: int
-    session: int
-    state: str
+    parent: int = field(compare=False)
+    session: int = field(compare=False)
+    state: str = field(compare=False)
     start: int
 
 
@@ -59,7 +59,7 @@ def family(root: int, processes: dict[int, Process]) -> set[Process]:
 
 def is_alive(process: Process) -> bool:
     now = read(process.pid)
-    return now is not None and now.start == process.start and now.state != "Z"
+    return now == process and now is not None and now.state != "Z"
 
 
 def end(processes: Iterable[Process], grace_seconds: float) -> list[int]:

@@ -249,10 +249,10 @@ class TritonServer:
         """Remember who belongs to the server: once a parent is gone, nobody could tell any more."""
         now = processes.snapshot()
         known = {process for process in self._family if now.get(process.pid) == process}
-        below = set(processes.family(self.pid, now))
-        for process in list(self._family):
-            below |= processes.family(process.pid, now)
-        self._family = {process for process in known | below if process.state != "Z"}
+        found = known | processes.family(self.pid, now)
+        for process in known:
+            found |= processes.family(process.pid, now)
+        self._family = found
 
     def _log_tail(self) -> str:
         if self.log is None:

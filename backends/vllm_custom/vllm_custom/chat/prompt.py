@@ -75,7 +75,7 @@ class PromptBuilder:
                 self._check_placeholders(found, elements)
         if templated and not self._has_template:
             raise UnsupportedError(
-                "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE in config.pbtxt"
+                "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
         return PromptPlan(bool(templated), messages if templated else None, elements)
 

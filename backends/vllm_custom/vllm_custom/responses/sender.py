@@ -108,8 +108,11 @@ class ResponseStream:
         if closing:
             self._on_done(error is None)
             return False
+        return self._stays_busy()
+
+    def _stays_busy(self) -> bool:
         with self._lock:
-            self._busy = self._pending is not None or self._closed
+            self._busy = self._closed or self._pending is not None
             return self._busy
 
     def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
