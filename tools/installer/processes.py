@@ -59,7 +59,7 @@ def family(root: int, processes: dict[int, Process]) -> set[Process]:
 
 def is_alive(process: Process) -> bool:
     now = read(process.pid)
-    return now == process and now is not None and now.state != "Z"
+    return now is not None and (now.pid, now.start) == (process.pid, process.start) and now.state != "Z"
 
 
 def end(processes: Iterable[Process], grace_seconds: float) -> list[int]:

@@ -1,0 +1,113 @@
+"""`doctor`: findings, the ways to mend them, and the exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.installer.conftest import add_distribution
+from tools.installer import doctor, environment, hooks, machine, ports
+from tools.installer.console import BuildError
+from tools.installer.doctor import Check, Status
+from tools.installer.environment import Environment
+from tools.installer.interpreter import Interpreter
+
+PYTHON = Interpreter(Path("/usr/bin/python3.11"), "3.11.2", Path("/usr"), Path("/usr/lib/libpython3.11.so.1.0"), True)
+
+
+@pytest.fixture
+def examined(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """A machine on which everything is as it should be."""
+    from tools.installer import environment as environments
+
+    monkeypatch.setenv("VLLM_CUSTOM_HOME", str(environment.folder.parent))
+    monkeypatch.delenv("VLLM_BACKEND_DIR", raising=False)
+    monkeypatch.setattr(environments, "describe", lambda flavour, python: (environment, PYTHON))
+    monkeypatch.setattr(environments.locks, "read_pins", lambda flavour, python: {"numpy": "1.26.4"})
+    monkeypatch.setattr(machine, "nvidia_gpus", list)
+    monkeypatch.setattr(ports, "is_free", lambda host, port: True)
+    stub = environment.triton / "python_backend_stubs/3.11/triton_python_backend_stub"
+    stub.write_text("#!/bin/sh\necho Expected 9 arguments\n")
+    stub.chmod(0o755)
+    add_distribution(environment, "numpy", "1.26.4")
+    hooks.install(environment.site_packages, "cpu")
+    return environment
+
+
+def by_name(name: str) -> Check:
+    return next(check for check in doctor.examine(None, None) if check.name == name)
+
+
+@pytest.mark.usefixtures("examined")
+def test_a_good_machine_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.run(None, None, as_json=False) == 0
+    assert "all is well" in capsys.readouterr().out
+
+
+def test_a_half_installed_environment_fails_and_says_how_to_go_on(
+    examined: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examined.marker.unlink()
+    assert doctor.run(None, None, as_json=True) == 1
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert found["environment"]["status"] == "fail"
+    assert "build.py install" in found["environment"]["mend"]
+    assert "Python stub" not in found, "what builds on it is not looked at"
+
+
+def test_a_changed_package_is_named(examined: Environment) -> None:
+    (examined.site_packages / "numpy-1.26.4.dist-info").rename(examined.site_packages / "numpy-2.0.0.dist-info")
+    assert "numpy: 2.0.0 instead of 1.26.4" in by_name("environment").found
+
+
+def test_a_stub_that_finds_no_libpython_fails(examined: Environment) -> None:
+    stub = examined.triton / "python_backend_stubs/3.11/triton_python_backend_stub"
+    stub.write_text(
+        "#!/bin/sh\necho 'stub: error while loading shared libraries: libpython3.11.so.1.0' >&2\nexit 127\n"
+    )
+    check = by_name("Python stub")
+    assert check.status is Status.FAIL
+    assert "libpython3.11.so.1.0" in check.found
+    assert "apt-get install libpython3.11" in check.mend
+
+
+def test_a_changed_hook_fails(examined: Environment) -> None:
+    (examined.site_packages / "_vllm_custom_torchvision_ops.pth").unlink()
+    assert by_name("start-up patches").status is Status.FAIL
+
+
+@pytest.mark.usefixtures("examined")
+def test_a_base_backend_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLLM_BACKEND_DIR", str(tmp_path))
+    assert by_name("base backend").status is Status.FAIL
+    (tmp_path / "model.py").touch()
+    assert by_name("base backend").status is Status.OK
+
+
+@pytest.mark.usefixtures("examined")
+def test_taken_ports_come_with_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "is_free", lambda host, port: port != 8001)
+    check = by_name("ports")
+    assert check.status is Status.WARN
+    assert check.mend == "serve with --grpc-port 0"
+
+
+def test_older_environments_are_shown(examined: Environment) -> None:
+    old = examined.folder.with_name("env-cpu-py311-old")
+    old.mkdir()
+    assert str(old) in by_name("older environments").mend
+
+
+def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(flavour: str | None, python: str | None) -> None:
+        raise BuildError("no shared libpython3.11.so.1.0", "apt-get install libpython3.11")
+
+    monkeypatch.setattr(environment, "describe", refuse)
+    check = by_name("Python")
+    assert check.status is Status.FAIL
+    assert check.mend == "apt-get install libpython3.11"
+
+
+def test_the_table_lines_up() -> None:
+    lines = doctor.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
+    assert lines == ["ok    a       x", "fail  longer  y", "              to mend: z"]

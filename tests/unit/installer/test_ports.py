@@ -1,0 +1,45 @@
+"""Ports that are chosen, and ports that are taken."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tools.installer import ports
+from tools.installer.console import BuildError
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_zero_takes_free_ones_that_differ() -> None:
+    taken: set[int] = set()
+    chosen = [ports.choose(HOST, 0, "--http-port", taken) for _ in range(20)]
+    assert len(set(chosen)) == 20
+    assert all(ports.is_free(HOST, port) for port in chosen)
+
+
+def test_a_taken_port_is_named_with_its_flag(taken_port: int) -> None:
+    assert not ports.is_free(HOST, taken_port)
+    with pytest.raises(BuildError, match=f"port {taken_port} on 127.0.0.1 is taken") as caught:
+        ports.choose(HOST, taken_port, "--grpc-port", set())
+    assert "--grpc-port" in caught.value.mend
+
+
+def test_a_port_given_twice_is_refused() -> None:
+    taken: set[int] = set()
+    port = ports.choose(HOST, ports.choose(HOST, 0, "--http-port", set()), "--http-port", taken)
+    with pytest.raises(BuildError, match="given twice"):
+        ports.choose(HOST, port, "--grpc-port", taken)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(BuildError, match=r"cannot listen on 192\.0\.2\.1"):
+        ports.is_free("192.0.2.1", 8000)

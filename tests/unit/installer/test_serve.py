@@ -1,0 +1,57 @@
+"""`serve`: which models are loaded, what is printed, what a signal does."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.installer import serve
+from tools.installer.paths import DEFAULT_REPOSITORY
+
+
+class FakeServer:
+    """Notes what it is asked to do."""
+
+    http_url = "http://127.0.0.1:8000"
+    grpc_url = "127.0.0.1:8001"
+    metrics_url = "http://127.0.0.1:8002/metrics"
+
+    def __init__(self, models: list[str] | None = None) -> None:
+        self.models = models
+        self.asked: list[str] = []
+
+    def ask_to_stop(self) -> None:
+        self.asked.append("drain")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+
+def test_of_our_own_repository_only_shapes_vl() -> None:
+    assert serve.models_of(DEFAULT_REPOSITORY) == ["shapes_vl"]
+    assert serve.models_of(DEFAULT_REPOSITORY / "." / "..", []) is None
+
+
+def test_another_repository_is_loaded_whole(tmp_path: Path) -> None:
+    assert serve.models_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("flag", ["--model-control-mode=poll", "--load-model=other", "--load-model"])
+def test_who_says_which_models_gets_those(flag: str) -> None:
+    assert serve.models_of(DEFAULT_REPOSITORY, [flag]) is None
+
+
+def test_the_first_signal_drains_and_the_second_does_not_wait() -> None:
+    server = FakeServer()
+    stopper = serve.Stopper(server)  # type: ignore[arg-type]
+    assert not stopper.asked
+    for _ in range(3):
+        stopper(2, None)
+    assert stopper.asked
+    assert server.asked == ["drain", "kill"]
+
+
+def test_the_banner_has_the_addresses_and_something_to_try() -> None:
+    text = serve.banner(FakeServer(["shapes_vl"]))  # type: ignore[arg-type]
+    for part in (FakeServer.http_url, FakeServer.grpc_url, FakeServer.metrics_url, "curl", "models/shapes_vl/generate"):
+        assert part in text
+    assert "curl" not in serve.banner(FakeServer(None))  # type: ignore[arg-type]

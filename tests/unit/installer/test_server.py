@@ -1,0 +1,163 @@
+"""The command line and the environment of tritonserver; a shell script stands in for it where it has to run."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tools.installer.console import BuildError
+from tools.installer.environment import Environment
+from tools.installer.server import ServerError, TritonServer, child_environment
+
+# Answers as tritonserver does, with one child that nobody stops; drains on SIGTERM.
+FAKE = """#!{python}
+import http.server, os, signal, subprocess, sys, threading
+flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+print("started", flush=True)
+if "fail" in flags:
+    sys.exit("error: creating server: failed to load all models")
+child = subprocess.Popen(["setsid", "sleep", "60"])
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+server = http.server.HTTPServer((flags["http-address"], int(flags["http-port"])), Answer)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+signal.signal(signal.SIGINT, lambda *_: os._exit(99))
+server.serve_forever()
+print("drained", flush=True)
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    repository, backends = tmp_path / "repository", tmp_path / "backends"
+    repository.mkdir()
+    for name in ("python", "vllm_custom"):
+        (backends / name).mkdir(parents=True)
+    return repository, backends
+
+
+@pytest.fixture
+def fake_triton(environment: Environment) -> Environment:
+    (environment.triton / "bin/tritonserver").write_text(FAKE.format(python=sys.executable))
+    return environment
+
+
+def server(environment: Environment, folders: tuple[Path, Path], tmp_path: Path, **options: object) -> TritonServer:
+    repository, backends = folders
+    given = {"log": tmp_path / "server.log", **options}
+    return TritonServer(repository, environment=environment, backends=backends, **given)  # type: ignore[arg-type]
+
+
+def test_one_model_is_loaded_explicitly(environment: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    command = server(environment, folders, tmp_path, models=["shapes_vl"]).command
+    assert "--model-control-mode=explicit" in command
+    assert "--load-model=shapes_vl" in command
+
+
+def test_a_whole_repository_needs_no_flags(
+    environment: Environment, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    command = server(environment, folders, tmp_path).command
+    assert not [flag for flag in command if flag.startswith(("--model-control", "--load-model"))]
+
+
+def test_it_listens_on_one_address_only(environment: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    it = server(environment, folders, tmp_path)
+    for service in ("http", "grpc", "metrics"):
+        assert f"--{service}-address=127.0.0.1" in it.command
+    assert it.http_url == f"http://127.0.0.1:{it.http_port}"
+    assert it.grpc_url == f"127.0.0.1:{it.grpc_port}"
+    assert len({it.http_port, it.grpc_port, it.metrics_port}) == 3
+
+
+def test_every_address_is_called_on_this_machines(
+    environment: Environment, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    it = server(environment, folders, tmp_path, host="0.0.0.0")
+    assert "--http-address=0.0.0.0" in it.command
+    assert it.http_url.startswith("http://127.0.0.1:")
+
+
+def test_what_the_user_adds_comes_last(environment: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert server(environment, folders, tmp_path, extra=["--log-verbose=1"]).command[-1] == "--log-verbose=1"
+
+
+def test_a_missing_repository_is_named(environment: Environment, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="nowhere does not exist"):
+        TritonServer(tmp_path / "nowhere", environment=environment)
+
+
+def test_children_get_the_environments_python_and_a_utf8_locale(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/mine")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    env = child_environment(environment, {"EXTRA": "1"})
+    assert env["PATH"] == f"{environment.folder}/bin:/usr/bin"
+    assert env["LD_LIBRARY_PATH"].split(":") == [
+        "/opt/python/lib",
+        str(environment.site_packages / "nvidia_pytriton.libs"),
+        "/mine",
+    ]
+    assert env["LC_ALL"] == "C.UTF-8"
+    assert "PYTHONPATH" not in env
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "4", "what the user has set stays"
+    assert env["EXTRA"] == "1"
+
+
+def test_started_drained_and_cleaned_up(fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    it = server(fake_triton, folders, tmp_path).start().wait_ready(20)
+    assert os.getsid(it.pid) == it.pid, "a session of its own: Ctrl-C must not reach it"
+    left = it.stop(10)
+    assert it.returncode == 0
+    assert "drained" in it.log_text()
+    assert len(left) == 1, "the child in another session is found and ended"
+    assert it.stop() == []
+
+
+def test_the_context_manager_waits_and_stops(
+    fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with server(fake_triton, folders, tmp_path) as it:
+        assert it.is_ready()
+        pid = it.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_early_end_shows_the_log(fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    it = server(fake_triton, folders, tmp_path, extra=["--fail=1"])
+    with pytest.raises(ServerError, match=r"(?s)status 1.*failed to load all models") as caught, it:
+        pass
+    assert "started" in str(caught.value)
+
+
+def test_one_that_is_still_loading_is_ended_at_once(
+    environment: Environment, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (environment.triton / "bin/tritonserver").write_text("#!/bin/sh\ntrap '' TERM\nsleep 60\n")
+    it = server(environment, folders, tmp_path).start()
+    with pytest.raises(ServerError, match="not ready within 0 s"):
+        it.wait_ready(0.3)
+    begun = time.monotonic()
+    it.stop()
+    assert time.monotonic() - begun < 8
+    assert it.returncode == -signal.SIGKILL
+
+
+def test_a_server_is_started_once(fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    it = server(fake_triton, folders, tmp_path)
+    with pytest.raises(RuntimeError, match="not been started"):
+        _ = it.pid
+    assert it.stop() == []
+    with it, pytest.raises(RuntimeError, match="started before"):
+        it.start()
