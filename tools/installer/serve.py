@@ -39,7 +39,7 @@ class Stopper:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self._asked += 1
         if self._asked == 1:
-            _say(f"stopping: requests in flight have {DRAIN_SECONDS} s; once more to stop at once")
+            _say(f"stopping (requests in flight have {DRAIN_SECONDS} s to end; once more stops at once)")
             self.server.ask_to_stop()
         elif self._asked == 2:
             self.server.kill()

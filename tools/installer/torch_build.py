@@ -43,7 +43,7 @@ def install_cpu(pip: Pip, version: str, folder: Path) -> str:
             return build.name
     pip.progress.step(
         f"torch {version}: no CPU build can be had here, so PyPI's default build is taken: it works, and brings about "
-        f"{DEFAULT_TORCH_EXTRA_GIB:.0f} GB of CUDA libraries that this machine does not use"
+        "4 GB of CUDA libraries that this machine does not use"
     )
     check_disk(folder, DEFAULT_TORCH_EXTRA_GIB)
     pip.install(fallback.arguments, f"torch {version}")
