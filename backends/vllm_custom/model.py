@@ -47,13 +47,18 @@ def extend(base: Any) -> Any:
             log(f"[vllm_custom] {upstream.describe()}")
             self._version_dir = Path(pb_utils.get_model_dir())
             engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
+            chat_template = settings.read_chat_template(self._version_dir)
             handles = HandleTable()
             install_connector(handles)
             # The base serves decoupled models only and says so by an assertion; our way out does both.
             model_config["model_transaction_policy"] = {"decoupled": True}
             super().initialize({**args, "model_config": json.dumps(model_config)})
             self.using_decoupled = settings.decoupled
-            self._service = InferenceService(UpstreamAdapter(self), settings, handles, self._version_dir, pb_utils)
+            try:
+                self._service = InferenceService(UpstreamAdapter(self), settings, handles, chat_template, pb_utils)
+            except BaseException:
+                super().finalize()  # the engine runs already; Triton does not finalize what did not initialize
+                raise
 
         def execute(self, requests: list[Any]) -> None:
             for request in requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -29,6 +30,21 @@ class Settings(BaseModel):
     video_max_frames: int
     media_concurrency: int
     chat_template: str
+
+    def read_chat_template(self, version_dir: Path) -> str | None:
+        """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if not self.chat_template:
+            return None
+        try:
+            return (version_dir / self.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"config.pbtxt: parameter CHAT_TEMPLATE: expected a readable UTF-8 file, got {self.chat_template!r}"
+            ) from error
 
     @classmethod
     def from_model_config(cls, model_config: Mapping[str, Any]) -> Settings:

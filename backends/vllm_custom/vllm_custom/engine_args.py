@@ -104,7 +104,7 @@ def _read_json_object(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path.name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path.name}: expected a JSON object, got {type(content).__name__}")

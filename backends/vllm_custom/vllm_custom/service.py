@@ -7,7 +7,6 @@ import functools
 import traceback
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
@@ -40,7 +39,12 @@ class InferenceService:
     """Serves Triton requests on the engine of an initialised base model."""
 
     def __init__(
-        self, upstream: UpstreamAdapter, settings: Settings, handles: HandleTable, version_dir: Path, pb_utils: Any
+        self,
+        upstream: UpstreamAdapter,
+        settings: Settings,
+        handles: HandleTable,
+        chat_template: str | None,
+        pb_utils: Any,
     ) -> None:
         self._upstream = upstream
         self._settings = settings
@@ -49,7 +53,7 @@ class InferenceService:
         engine = upstream.engine
         limits = compat.media_limits(engine)
         self._media = MediaLoader(settings, limits)
-        self._prompts = PromptBuilder(engine, self._media, handles, _read_template(settings, version_dir))
+        self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         adapters = upstream.adapters()
         self._loras = LoraAdapters(engine, adapters, enabled=bool(adapters))
@@ -206,9 +210,3 @@ async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[Respo
 
 def _call_on(loop: asyncio.AbstractEventLoop, function: Any) -> None:
     loop.call_soon_threadsafe(function)
-
-
-def _read_template(settings: Settings, version_dir: Path) -> str | None:
-    if not settings.chat_template:
-        return None
-    return (version_dir / settings.chat_template).read_text(encoding="utf-8")

@@ -15,7 +15,8 @@ from vllm_custom.media.loader import MediaElement
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
 _MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+# Part type to the key that holds its text.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 def user_turn(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
@@ -43,14 +44,18 @@ def media_elements(messages: Sequence[Mapping[str, Any]]) -> list[MediaElement]:
 def with_handles(
     messages: Sequence[Mapping[str, Any]], handles: Sequence[str], uuids: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The messages with their media, in order, replaced by handles and content hashes."""
+    """The messages, checked before by :func:`media_elements`, their media replaced by handles and content hashes."""
     replacements = iter(zip(handles, uuids, strict=True))
 
     def replace(part: Any) -> Any:
-        if not isinstance(part, dict) or part.get("type") not in _MEDIA_PARTS:
+        if isinstance(part, str):
             return part
+        kind = part["type"]
+        if kind in _TEXT_PARTS:
+            # Nothing else of the part: where it has a uuid, vLLM reads keys like image_embeds in place of the text.
+            return {"type": kind, _TEXT_PARTS[kind]: part[_TEXT_PARTS[kind]]}
         url, uuid = next(replacements)
-        return {"type": part["type"], part["type"]: {"url": url}, "uuid": uuid}
+        return {"type": kind, kind: {"url": url}, "uuid": uuid}
 
     return [
         dict(message, content=[replace(part) for part in message["content"]])
@@ -76,11 +81,12 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
     if not isinstance(part, dict):
         raise invalid(where, part, "an object with a type")
     kind = part.get("type")
-    if kind in _TEXT_PARTS:
-        if not isinstance(part.get("text", part.get("refusal")), str):
-            raise invalid(f"{where}.text", part.get("text"), "a string")
+    if isinstance(kind, str) and kind in _TEXT_PARTS:
+        key = _TEXT_PARTS[kind]
+        if not isinstance(part.get(key), str):
+            raise invalid(f"{where}.{key}", part.get(key), "a string")
         return None
-    if kind not in _MEDIA_PARTS:
+    if not isinstance(kind, str) or kind not in _MEDIA_PARTS:
         raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS))}")
     value = part.get(kind)
     url = value.get("url") if isinstance(value, dict) else value

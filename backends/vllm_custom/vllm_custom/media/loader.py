@@ -62,10 +62,8 @@ class MediaLoader:
         loop = asyncio.get_running_loop()
         jobs = [loop.run_in_executor(self._executor, self._decode, element) for element in elements]
         try:
-            return await asyncio.gather(*jobs)
-        finally:
-            for job in jobs:
-                job.cancel()
+            await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION) if jobs else None
+            return [await job for job in jobs]
 
     def check_counts(self, elements: Sequence[MediaElement]) -> None:
         """Refuse more items than limit_mm_per_prompt and the model allow, before any work is done on them."""

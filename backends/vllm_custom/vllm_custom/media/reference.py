@@ -40,7 +40,8 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
 
 
 def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
-    if not element.isascii():
+    # Small TIFF files can be ASCII throughout; no text holds a NUL.
+    if not element.isascii() or b"\0" in element:
         return element
     scheme = _SCHEME.match(element[:64])
     if scheme is None:

@@ -22,7 +22,7 @@ def _from_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # nested too deep, or a number of thousands of digits
         raise ValueError(f"not JSON: {error}") from error
 
 
@@ -81,7 +81,7 @@ def _is_tritons(key: str) -> bool:
 def _object(text: str, name: str) -> Mapping[str, Any] | dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid(name, text, f"a JSON object ({error})") from error
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{name}: expected a JSON object, got {shorten(value)}")

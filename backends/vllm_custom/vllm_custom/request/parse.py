@@ -50,12 +50,14 @@ def split_batch(tensors: Tensors) -> list[Tensors]:
     """The rows of a batched request (max_batch_size > 0): each tensor loses its first dimension.
 
     Raises:
-        InvalidRequestError: the tensors do not agree on the number of rows.
+        InvalidRequestError: the tensors do not agree on the number of rows, or have none.
     """
     sizes = {name: array.shape[0] for name, array in tensors.items()}
     if len(set(sizes.values())) > 1:
         raise InvalidRequestError(f"the inputs have different batch sizes: {sizes}")
     rows = next(iter(sizes.values()), 1)
+    if rows == 0:
+        raise InvalidRequestError("the inputs have a batch size of 0; expected at least one row")
     return [{name: array[row] for name, array in tensors.items()} for row in range(rows)]
 
 
@@ -134,7 +136,7 @@ def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
         return None
     try:
         messages = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: nested too deep, numbers too long
         raise invalid("messages", text, f"a JSON list of chat messages ({error})") from error
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
         raise InvalidRequestError(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")

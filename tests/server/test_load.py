@@ -1,0 +1,131 @@
+"""Many requests at once, slow media beside streams, clients that leave, metrics, and the server's own life."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.server.conftest import wait_until
+from tests.server.standin_client import Client
+from tests.shapes import picture
+from tools.installer.server import TritonServer
+
+pytestmark = [pytest.mark.server, pytest.mark.engine]
+
+MODEL = "shapes_vl"
+DESCRIBE = "Describe the image."
+LONG = {"text_input": "2+3=", "temperature": 0, "ignore_eos": True, "max_tokens": 6000}
+GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def large_png() -> str:
+    """49 million pixels of noise in blocks: under the limit, and seconds of work to decode."""
+    rng = np.random.default_rng(1)
+    blocks = rng.integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).resize((7000, 7000), Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
+    return b64(buffer.getvalue())
+
+
+@pytest.mark.usefixtures("shapes_vl")
+class TestUnderLoad:
+    def test_64_requests_at_once(self, client: Client) -> None:
+        pictures = [picture(23_000 + index, (224, 224)) for index in range(64)]
+
+        def ask(index: int) -> str:
+            body = {"text_input": DESCRIBE, "image": [b64(pictures[index].encoded())], "temperature": 0}
+            if index % 2:
+                return "".join(event["text_output"] for event in client.stream(MODEL, **body))
+            return client.generate(MODEL, **body).text
+
+        with ThreadPoolExecutor(64) as pool:
+            texts = list(pool.map(ask, range(64)))
+        right = sum(text == drawn.answer() for text, drawn in zip(texts, pictures, strict=True))
+        assert right >= 62  # the model's own accuracy is measured elsewhere; here every request gets its own answer
+
+    def test_a_stream_goes_on_while_a_large_picture_is_decoded(self, client: Client) -> None:
+        image = large_png()
+        arrivals: list[float] = []
+        stop = threading.Event()
+
+        def read() -> None:
+            with client.open_stream(MODEL, **LONG) as events:
+                for _ in events:
+                    arrivals.append(time.monotonic())
+                    if stop.is_set():
+                        return
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        wait_until(lambda: len(arrivals) > 5)
+        began = time.monotonic()
+        answer = client.generate(MODEL, text_input=DESCRIBE, image=[image], temperature=0)
+        ended = time.monotonic()
+        stop.set()
+        reader.join()
+        assert answer.status == 200, answer.body
+        inside = [moment for moment in arrivals if began < moment < ended]
+        longest = max(later - earlier for earlier, later in zip([began, *inside], [*inside, ended], strict=True))
+        # Had the decode run on the event loop, the pause would be nearly all of the time.
+        assert longest < 0.5 * (ended - began), f"{longest:.2f} s of {ended - began:.2f} s without a token"
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    def test_a_client_that_leaves_frees_the_engine(self, client: Client, streamed: bool) -> None:
+        if streamed:
+            with client.open_stream(MODEL, **LONG) as events:
+                for _ in range(5):
+                    next(events)
+        else:
+            before = client.metrics()[GENERATED]
+            with client.abandoned(MODEL, **LONG):
+                wait_until(lambda: client.metrics()[GENERATED] > before + 5)
+        time.sleep(1.0)
+        settled = client.metrics()[GENERATED]
+        time.sleep(1.0)
+        assert client.metrics()[GENERATED] == settled
+
+    def test_official_metrics_are_reported(self, client: Client) -> None:
+        client.generate(MODEL, text_input="2+3=")
+        names = {name.partition("{")[0] for name in client.metrics()}
+        assert {"vllm:prompt_tokens_total", "vllm:e2e_request_latency_seconds_count"} <= names
+
+
+class TestLife:
+    def test_unload_while_requests_run_lets_them_finish_and_load_works_again(self, client: Client) -> None:
+        assert client.load(MODEL).status == 200
+        body = LONG | {"max_tokens": 400, "return_num_output_tokens": True}
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(client.generate, MODEL, **body) for _ in range(4)]
+            before = client.metrics().get(GENERATED, 0)
+            wait_until(lambda: client.metrics().get(GENERATED, 0) > before)
+            client.unload(MODEL)
+            answers = [job.result() for job in jobs]
+        assert [answer.body.get("num_output_tokens") for answer in answers] == [400] * 4
+        wait_until(lambda: not client.is_ready(MODEL))
+        assert client.load(MODEL).status == 200
+        assert client.generate(MODEL, text_input="2+3=", temperature=0).text == "2+3=5"
+
+    def test_nothing_is_left_after_unload(self, client: Client, triton: TritonServer) -> None:
+        assert client.is_ready(MODEL)
+        assert _engines(triton)
+        client.unload(MODEL)
+        wait_until(lambda: not client.is_ready(MODEL))
+        wait_until(lambda: not _engines(triton), seconds=30)
+
+
+def _engines(triton: TritonServer) -> list[str]:
+    """Processes under the server beside Triton's own: vLLM's engine and what it started."""
+    children = psutil.Process(triton.pid).children(recursive=True)
+    return [child.name() for child in children if "EngineCore" in " ".join(child.cmdline())]
