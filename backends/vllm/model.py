@@ -25,8 +25,9 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import triton_python_backend_utils as pb_utils  # noqa: E402
+from vllm_backend_lib.binding import to_response, to_triton_error  # noqa: E402
 from vllm_backend_lib.cancellation import CancellationWatcher  # noqa: E402
-from vllm_backend_lib.contract import Inputs, add_missing_tensors  # noqa: E402
+from vllm_backend_lib.contract import DECOUPLED_ONLY, Inputs, add_missing_tensors, check_policies  # noqa: E402
 from vllm_backend_lib.engine import EngineThread, build_engine  # noqa: E402
 from vllm_backend_lib.engine_args import (  # noqa: E402
     ENGINE_ARGS_FILENAME,
@@ -45,7 +46,7 @@ from vllm_backend_lib.errors import (  # noqa: E402
     from_engine_error,
 )
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
-from vllm_backend_lib.replies import FINAL, Reply, ReplyThread, triton_error  # noqa: E402
+from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import (  # noqa: E402
     EMBED_TASK,
     parse_embed,
@@ -62,6 +63,7 @@ class TritonPythonModel:
     @classmethod
     def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
         """Adds the backend's tensors, the decoupled policy and no batching to the model configuration."""
+        check_policies(auto_complete_model_config.as_dict())
         cls._auto_complete_inputs_and_outputs(auto_complete_model_config)
         auto_complete_model_config.set_model_transaction_policy({"decoupled": True})
         auto_complete_model_config.set_max_batch_size(0)  # vLLM batches by itself
@@ -82,15 +84,14 @@ class TritonPythonModel:
         self.output_dtype = pb_utils.triton_string_to_numpy(text_output["data_type"])
         self._enable_health_check = self._get_bool_config_param("ENABLE_VLLM_HEALTH_CHECK")
         self._is_healthy = True
+        report_metrics = self._get_bool_config_param("REPORT_CUSTOM_METRICS")
         self._vllm_metrics: list[Any] = []
         self.enable_lora = False
         self.lora_repository: dict[str, str] = {}
         self.supported_loras: list[str] = []
 
         self._init_engine_args()
-        self._enable_metrics = (
-            self._get_bool_config_param("REPORT_CUSTOM_METRICS") and not self._aync_engine_args.disable_log_stats
-        )
+        self._enable_metrics = report_metrics and not self._aync_engine_args.disable_log_stats
         try:
             self._setup_metrics()
             self._init_engine()
@@ -102,9 +103,7 @@ class TritonPythonModel:
     def _init_engine_args(self) -> None:
         self.using_decoupled = pb_utils.using_decoupled_model_transaction_policy(self.model_config)
         if not self.using_decoupled:
-            raise ModelLoadError(
-                "config.pbtxt: model_transaction_policy.decoupled: got false; accepted: true, which is also the default"
-            )
+            raise ModelLoadError(DECOUPLED_ONLY)
         self.vllm_engine_config = read_engine_config(Path(pb_utils.get_model_dir()))
         self._validate_device_config()
         self._setup_lora()
@@ -182,7 +181,7 @@ class TritonPythonModel:
                 if self._llm_engine_shutdown_event.is_set():
                     raise UnavailableError("the model is being unloaded")
                 verified = self._verify_loras(request)
-            except Exception as error:  # noqa: BLE001 - one bad request must not touch the others
+            except Exception as error:  # one bad request must not touch the others
                 self._answer_error(request, error)
                 continue
             if verified is not None:
@@ -191,7 +190,7 @@ class TritonPythonModel:
     async def _infer(self, request: Any) -> None:
         """Answers one request: any number of chunks, then exactly one final response."""
         self._ongoing_request_count += 1
-        reply = Reply(request.get_response_sender(), self._response_queue, self._watcher)
+        reply = Reply(request.get_response_sender(), self._response_queue, self._watcher, to_response)
         task = asyncio.current_task()
         assert task is not None
         self._watcher.watch(reply.state, task)
@@ -203,7 +202,7 @@ class TritonPythonModel:
                 await self._generate(request, reply, request_id)
             if not reply.finished:
                 raise InternalError(f"the engine gave no final output for request {request_id}")
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the client gets every failure
+        except (Exception, asyncio.CancelledError) as error:  # the client gets every failure
             reply.fail(self._explain(error, request_id))
 
     async def _generate(self, request: Any, reply: Reply, request_id: str) -> None:
@@ -245,7 +244,7 @@ class TritonPythonModel:
             check = asyncio.run_coroutine_threadsafe(self._llm_engine.check_health(), self._event_loop)
             try:
                 check.result()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the engine is not well
+            except Exception as error:  # whatever it is, the engine is not well
                 self._is_healthy = False
                 self.logger.log_error(f"[vllm] the engine is not healthy, unloading the model: {error}")
                 pb_utils.unload_model(self.model_config["name"])  # does not wait for it
@@ -263,7 +262,7 @@ class TritonPythonModel:
 
     def _answer_error(self, request: Any, error: BaseException) -> None:
         explained = self._explain(error, uuid.uuid4().hex)
-        self.respond_error(request, str(explained), triton_error(explained))
+        self.respond_error(request, str(explained), to_triton_error(explained))
 
     def _explain(self, error: BaseException, request_id: str) -> RequestError:
         """The error for the client; bugs leave their trace in the log under the request's id."""

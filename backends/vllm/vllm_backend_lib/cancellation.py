@@ -65,7 +65,7 @@ class CancellationWatcher:
             state, task = self._watched[key]
             try:
                 state["is_cancelled"] = bool(state["response_sender"].is_cancelled())
-            except Exception as error:  # noqa: BLE001 - the thread serves all requests and must live on
+            except Exception as error:  # the thread serves all requests and must live on
                 self._logger.log_error(f"[vllm] cannot ask whether a request was cancelled: {error}")
                 self._watched.pop(key)
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_backend_lib.errors import invalid
+from vllm_backend_lib.errors import ModelLoadError, invalid
 from vllm_backend_lib.interfaces import Array, Request, Tensor
 
 
@@ -37,6 +37,18 @@ OUTPUTS: tuple[dict[str, Any], ...] = (
 
 ADDITIONAL_OUTPUTS = tuple(output["name"] for output in OUTPUTS if output["name"] != "text_output")
 """Outputs that are sent only when the input `return_<name>` is true."""
+
+
+DECOUPLED_ONLY = "config.pbtxt: model_transaction_policy.decoupled: got false; accepted: true, or no such line"
+
+
+def check_policies(declared: dict[str, Any]) -> None:
+    """Raises ModelLoadError where config.pbtxt asks for what this backend does not do."""
+    if declared.get("model_transaction_policy", {}).get("decoupled") is False:
+        raise ModelLoadError(DECOUPLED_ONLY)
+    batch_size = declared.get("max_batch_size", 0)
+    if batch_size > 0:
+        raise ModelLoadError(f"config.pbtxt: max_batch_size: got {batch_size}; accepted: 0 (vLLM batches by itself)")
 
 
 def add_missing_tensors(config: Any) -> None:

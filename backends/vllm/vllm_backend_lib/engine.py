@@ -75,7 +75,7 @@ class EngineThread:
             self.shutdown_event = asyncio.Event()
             self.engine = await self._build()
             self.supported_tasks = tuple(await self.engine.get_supported_tasks())
-        except BaseException as error:  # noqa: BLE001 - it is raised on the thread that waits for the start
+        except BaseException as error:  # it is raised on the thread that waits for the start
             self._shut_down()
             started.set_exception(error)
             return

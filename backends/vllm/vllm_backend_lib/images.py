@@ -23,8 +23,9 @@ def _decode(field: str, element: Any) -> Image.Image:
 
     data = _bytes(field, element)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.convert("RGB")
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     except UnidentifiedImageError as error:
         raise invalid(field, f"{len(data)} bytes that are no known picture format", "PNG, JPEG, WebP, ...") from error
     except Image.DecompressionBombError as error:

@@ -5,61 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from vllm_backend_lib.interfaces import Logger
-
-_TIME_TO_FIRST_TOKEN = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
-_TIME_PER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
-_E2E_LATENCY = [1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0]
-_SEQUENCES = [1.0, 2.0, 5.0, 10.0, 20.0]
-
-
-class Family(NamedTuple):
-    """A metric family: histograms have bucket boundaries, counters have none."""
-
-    name: str
-    description: str
-    buckets: list[float] | None = None
-
-
-def families(max_model_len: int) -> tuple[Family, ...]:
-    """The official families; those that count tokens reach up to the model's context length."""
-    tokens = one_two_five_buckets(max_model_len)
-    return (
-        Family("vllm:prompt_tokens_total", "Prompt tokens processed."),
-        Family("vllm:generation_tokens_total", "Tokens generated."),
-        Family("vllm:time_to_first_token_seconds", "Time to the first token, in seconds.", _TIME_TO_FIRST_TOKEN),
-        Family("vllm:time_per_output_token_seconds", "Time between output tokens, in seconds.", _TIME_PER_TOKEN),
-        Family("vllm:e2e_request_latency_seconds", "End-to-end latency of requests, in seconds.", _E2E_LATENCY),
-        Family("vllm:request_prompt_tokens", "Prompt tokens per request.", tokens),
-        Family("vllm:request_generation_tokens", "Generated tokens per request.", tokens),
-        Family("vllm:request_params_n", "The parameter n per request.", _SEQUENCES),
-    )
-
-
-def one_two_five_buckets(limit: int) -> list[float]:
-    """1, 2, 5, 10, 20, 50, ... up to `limit`."""
-    steps = (mantissa * 10**exponent for exponent in range(len(str(limit))) for mantissa in (1, 2, 5))
-    return [float(step) for step in steps if step <= limit]
-
-
-def observations(stats: Any) -> dict[str, Iterable[float]]:
-    """What one `IterationStats` adds to each family."""
-    finished = stats.finished_requests
-    return {
-        "vllm:prompt_tokens_total": [stats.num_prompt_tokens],
-        "vllm:generation_tokens_total": [stats.num_generation_tokens],
-        "vllm:time_to_first_token_seconds": stats.time_to_first_tokens_iter,
-        "vllm:time_per_output_token_seconds": stats.inter_token_latencies_iter,
-        "vllm:e2e_request_latency_seconds": [request.e2e_latency for request in finished],
-        "vllm:request_prompt_tokens": [request.num_prompt_tokens for request in finished],
-        "vllm:request_generation_tokens": [request.num_generation_tokens for request in finished],
-        "vllm:request_params_n": stats.n_params_iter,
-    }
+from vllm_backend_lib.metric_families import Family, families, observations
 
 
 class StatLoggerFactory:
@@ -125,7 +77,7 @@ class StatLogger(StatLoggerBase):  # type: ignore[misc]
         while (values := self._queue.get()) is not None:
             try:
                 self._report(values)
-            except Exception as error:  # noqa: BLE001, PERF203 - the next report may succeed
+            except Exception as error:  # the next report may succeed
                 self._logger.log_error(f"[vllm] cannot report metrics: {error}")
 
     def _report(self, values: dict[str, Iterable[float]]) -> None:

@@ -7,29 +7,30 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from vllm_backend_lib.cancellation import CancellationWatcher
 from vllm_backend_lib.errors import RequestError
 from vllm_backend_lib.interfaces import Logger, ResponseSender
 from vllm_backend_lib.responses import NamedArrays
 
-FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+FINAL = 1  # TRITONSERVER_RESPONSE_COMPLETE_FINAL of Triton's C interface
 
 QueueItem = tuple[dict[str, Any], Any, int]
+MakeResponse = Callable[[NamedArrays | RequestError], Any]
 ResponseQueue = queue.SimpleQueue[QueueItem | None]
-
-
-def triton_error(error: RequestError) -> Any:
-    """The error as Triton's own."""
-    return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.code))
 
 
 class Reply:
     """The responses of one request: any number of chunks, then exactly one final response."""
 
-    def __init__(self, sender: ResponseSender, responses: ResponseQueue, watcher: CancellationWatcher) -> None:
+    def __init__(
+        self,
+        sender: ResponseSender,
+        responses: ResponseQueue,
+        watcher: CancellationWatcher,
+        make_response: MakeResponse,
+    ) -> None:
         self._responses = responses
+        self._make_response = make_response
         self._watcher = watcher
         self.state: dict[str, Any] = {
             "response_sender": sender,
@@ -44,12 +45,11 @@ class Reply:
 
     def send(self, arrays: NamedArrays, *, final: bool) -> None:
         """Queues a response with these output tensors."""
-        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
-        self._put(pb_utils.InferenceResponse(output_tensors=tensors), final=final)
+        self._put(self._make_response(arrays), final=final)
 
     def fail(self, error: RequestError) -> None:
         """Queues an error as the final response, behind the chunks that were queued before."""
-        self._put(pb_utils.InferenceResponse(error=triton_error(error)), final=True)
+        self._put(self._make_response(error), final=True)
 
     def _put(self, response: Any, *, final: bool) -> None:
         if self.finished:
@@ -82,7 +82,7 @@ class ReplyThread:
             state, response, flags = item
             try:
                 self._send(state, response, flags)
-            except Exception as error:  # noqa: BLE001 - the thread serves all requests and must live on
+            except Exception as error:  # the thread serves all requests and must live on
                 self._logger.log_error(f"[vllm] cannot send a response: {error}")
             finally:
                 if flags == FINAL:

@@ -120,7 +120,7 @@ def coerce(field: str, value: Any, wanted: Any) -> Any:
     for candidate in candidates:
         try:
             return msgspec.convert(candidate, wanted, strict=False)
-        except msgspec.ValidationError:  # noqa: PERF203 - two rounds at most
+        except msgspec.ValidationError:  # two rounds at most
             continue
         except TypeError:
             return candidate  # a type of vLLM's own, which vLLM checks itself

@@ -1,0 +1,83 @@
+"""Which error a client gets for what."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from vllm_backend_lib import errors
+
+
+class VLLMClientError(Exception):
+    """As vLLM 0.32 names it; before that, a ValueError."""
+
+
+class EngineGenerateError(Exception):
+    """What vLLM wraps around failures in generate()."""
+
+
+class EngineDeadError(Exception):
+    """What vLLM raises once its engine process has gone."""
+
+
+class QueueOverflowError(Exception):
+    """One that is no client's fault."""
+
+
+def caused(cause: Exception) -> Exception:
+    error = EngineGenerateError()
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (VLLMClientError("n must be at least 1"), "INVALID_ARG", "n must be at least 1"),
+        (ValueError("bad value"), "INVALID_ARG", "bad value"),
+        (caused(ValueError("bad value")), "INVALID_ARG", "bad value"),
+        (caused(AssertionError("Failed to apply prompt replacement for x")), "INVALID_ARG", "placeholders"),
+        (EngineDeadError("see the trace"), "UNAVAILABLE", "the engine has stopped"),
+        (asyncio.CancelledError(), "CANCELLED", "was cancelled"),
+        (caused(KeyError("/secret/path")), "INTERNAL", "under request r1"),
+        (EngineGenerateError(), "INTERNAL", "under request r1"),
+        (ValueError(), "INTERNAL", "under request r1"),
+        (QueueOverflowError("full"), "INTERNAL", "under request r1"),
+        (errors.NotFoundError("no such adapter"), "NOT_FOUND", "no such adapter"),
+    ],
+)
+def test_engine_errors_become_ours(error: BaseException, code: str, message: str) -> None:
+    explained = errors.from_engine_error(error, "r1")
+    assert explained.code == code
+    assert message in str(explained)
+    assert "/secret" not in str(explained)
+
+
+def test_errors_of_the_installed_vllm() -> None:
+    exceptions = pytest.importorskip("vllm.exceptions")
+    validation = exceptions.VLLMValidationError("top_k is too small", parameter="top_k", value=-5)
+    assert str(errors.from_engine_error(validation, "")) == "top_k is too small"
+    overflow = getattr(exceptions, "QueueOverflowError", None)
+    if overflow is not None:
+        assert errors.from_engine_error(overflow(), "").code == "UNAVAILABLE"
+
+
+def test_every_error_names_a_code_of_the_binding() -> None:
+    """The codes of TritonError, as the Python backend documents them."""
+    codes = {
+        "UNKNOWN",
+        "INTERNAL",
+        "NOT_FOUND",
+        "INVALID_ARG",
+        "UNAVAILABLE",
+        "UNSUPPORTED",
+        "ALREADY_EXISTS",
+        "CANCELLED",
+    }
+    assert {error.code for error in errors.RequestError.__subclasses__()} <= codes
+
+
+def test_long_values_are_shortened() -> None:
+    assert len(errors.shorten("x" * 10_000)) <= 80
+    assert errors.shorten(Path("a")) == repr(Path("a"))
