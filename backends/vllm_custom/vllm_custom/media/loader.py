@@ -62,8 +62,11 @@ class MediaLoader:
         loop = asyncio.get_running_loop()
         jobs = [loop.run_in_executor(self._executor, self._decode, element) for element in elements]
         try:
-            await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION) if jobs else None
-            return [await job for job in jobs]
+            return [await job for job in jobs]  # not gather, which raises the first refusal in time
+        finally:
+            for job in jobs:
+                if not job.cancel() and not job.cancelled():
+                    job.exception()  # asked for, or asyncio logs those that nobody awaited
 
     def check_counts(self, elements: Sequence[MediaElement]) -> None:
         """Refuse more items than limit_mm_per_prompt and the model allow, before any work is done on them."""
