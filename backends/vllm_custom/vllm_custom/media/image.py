@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vllm_custom.errors import InvalidRequestError
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
+# Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log. For the process and not
+# with catch_warnings around each picture: that is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 
@@ -26,15 +29,12 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     Raises:
         InvalidRequestError: not an image, too large, damaged, or without extent.
     """
-    with warnings.catch_warnings():
-        # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log.
-        warnings.simplefilter("ignore")
-        image = open_image(data, field, max_pixels)
-        try:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+    image = open_image(data, field, max_pixels)
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
 
 def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
@@ -43,8 +43,12 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS[:-1])}") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, for what is far beyond most settings
+        raise InvalidRequestError(
+            f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}"
+        ) from error
     except Exception as error:
-        raise InvalidRequestError(f"{field}: the image's header is damaged or its size is not allowed") from error
+        raise InvalidRequestError(f"{field}: the image's header is damaged") from error
     width, height = image.size
     if width * height > max_pixels:
         raise InvalidRequestError(
@@ -65,7 +69,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Scale 16- and 32-bit grey to 8 bits: Pillow's own conversion clips everything above 255 to white."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     top = 65535.0 if image.mode.startswith("I") and values.max(initial=0.0) <= 65535.0 else values.max(initial=1.0)
     scaled = np.clip(values / max(top, 1.0) * 255.0, 0, 255).astype(np.uint8)
     return Image.fromarray(scaled, mode="L").convert("RGB")

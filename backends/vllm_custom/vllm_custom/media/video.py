@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -41,15 +40,13 @@ def decode_video(data: bytes, field: str, max_pixels: int, max_frames: int) -> V
 
 
 def _decode_animation(data: bytes, field: str, max_pixels: int, max_frames: int) -> Video:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = open_image(data, field, max_pixels)
-        try:
-            total = int(getattr(image, "n_frames", 1))
-            wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
-            return _frames(image, total, wanted)
-        except Exception as error:
-            raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+    image = open_image(data, field, max_pixels)
+    try:
+        total = int(getattr(image, "n_frames", 1))
+        wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
+        return _frames(image, total, wanted)
+    except Exception as error:
+        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
 
 def _frames(image: Image.Image, total: int, wanted: set[int]) -> Video:
