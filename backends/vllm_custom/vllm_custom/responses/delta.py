@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# What vLLM's OpenAI server writes for a token that a constraint rules out: JSON has no -Infinity.
+_LOWEST_LOGPROB = -9999.0
 ADDITIONAL_OUTPUTS = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
 
 
@@ -87,7 +89,11 @@ def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]]] | None:
         return None
     return [
         {
-            token: {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.decoded_token}
+            token: {
+                "logprob": max(entry.logprob, _LOWEST_LOGPROB),
+                "rank": entry.rank,
+                "decoded_token": entry.decoded_token,
+            }
             for token, entry in position.items()
         }
         for position in positions
