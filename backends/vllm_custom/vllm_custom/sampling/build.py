@@ -26,7 +26,7 @@ class SamplingBuilder:
         fields = compat.sampling_fields()
         fields.pop("structured_outputs", None)
         self._adapters: dict[str, TypeAdapter[Any]] = {
-            name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+            name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False})
             for name, annotation in fields.items()
         }
         self._defaults = compat.default_sampling(engine)
@@ -58,27 +58,23 @@ class SamplingBuilder:
             defaults["max_tokens"] = RAW_PROMPT_MAX_TOKENS
         else:
             defaults.setdefault("max_tokens", None)
+        values |= self._structured(structured_outputs)
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         try:
-            return SamplingParams(
-                **(defaults | values | self._structured(structured_outputs)),
-                output_kind=kind,
-            )
+            return SamplingParams(**(defaults | values), output_kind=kind)
         except Exception as error:
             raise _refused(error) from error
 
     def _coerce(self, name: str, value: Any) -> Any:
         adapter = self._adapters[name]
-        try:
-            return adapter.validate_python(value)
-        except ValidationError as first:
-            if isinstance(value, str):
-                try:
-                    return adapter.validate_python(json.loads(value))
-                except ValueError:  # neither JSON nor of the type: the first error says more
-                    pass
-            problem = first.errors()[0]["msg"]
-            raise invalid(name, value, f"a value that vLLM's sampling parameter takes ({problem})") from first
+        problems: list[ValidationError] = []
+        for reading in _readings(value):
+            try:
+                return _in_range(name, adapter.validate_python(reading))
+            except ValidationError as error:
+                problems.append(error)
+        problem = problems[0].errors()[0]["msg"]
+        raise invalid(name, value, f"a value that vLLM's sampling parameter takes ({problem})") from problems[0]
 
     @staticmethod
     def _structured(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -92,8 +88,33 @@ class SamplingBuilder:
                 raise invalid("structured_outputs", name, f"keys among {', '.join(names)}")
         try:
             return {"structured_outputs": StructuredOutputsParams(**given)}
-        except Exception as error:
-            raise _refused(error) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise invalid(f"structured_outputs.{name}", given.get(name), f"another type ({first['msg']})") from error
+        except Exception as error:  # a ValueError, or a VLLMValidationError from 0.32 on
+            raise InvalidRequestError(f"structured_outputs: {error}") from error
+
+
+def _readings(value: Any) -> list[Any]:
+    """What a value as sent may mean, the likeliest first: a string may be JSON.
+
+    ``stop`` takes a string as well as a list, so the text of a list is read as a list first.
+    """
+    if not isinstance(value, str):
+        return [value]
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return [value]
+    return [parsed, value] if isinstance(parsed, list) else [value, parsed]
+
+
+def _in_range(name: str, value: Any) -> Any:
+    """vLLM sends its parameters to the engine as 64-bit integers."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise invalid(name, value, "an integer of 64 bits")
+    return value
 
 
 def _refused(error: Exception) -> BackendError:
