@@ -65,6 +65,9 @@ class InferenceService:
     def submit(self, request: Any) -> None:
         """Take one request; called by Triton's execute thread. Every outcome reaches the request's own sender."""
         loop = self._upstream.event_loop
+        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
+            asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
+            return
         stream = ResponseStream(
             self._senders,
             request.get_response_sender(),
@@ -96,10 +99,8 @@ class InferenceService:
         self._senders.close()
         self._media.close()
 
-    def _work(self, request: Any, stream: ResponseStream) -> Any:
+    def _work(self, request: Any, stream: ResponseStream) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
-        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
-            return self._upstream.infer(request)
         tensors = read_tensors(request, self._pb.get_input_tensor_by_name, _INPUT_NAMES)
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
         calls = [parse_request(row, request.parameters(), self._sampling.names) for row in rows]
