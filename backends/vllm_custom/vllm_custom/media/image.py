@@ -15,7 +15,8 @@ Image.init()  # registers the readers named below; Pillow does it lazily otherwi
 # with catch_warnings around each picture: that is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+# JPEG's reader takes MPO files (several JPEGs in one, from cameras) as well.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
@@ -42,7 +43,7 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS[:-1])}") from error
+        raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, for what is far beyond most settings
         raise InvalidRequestError(
             f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}"
