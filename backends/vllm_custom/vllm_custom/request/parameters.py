@@ -40,7 +40,7 @@ class ControlParameters(BaseModel):
     add_generation_prompt: bool = True
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
-    priority: int = 0
+    priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
 
 
 def parse_parameters(
