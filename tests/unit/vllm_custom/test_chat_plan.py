@@ -1,0 +1,109 @@
+"""How a prompt is made is decided before any media are decoded."""
+
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+
+from vllm_custom import compat
+from vllm_custom.chat import PromptBuilder
+from vllm_custom.config import Settings
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.request import GenerateCall, parse_request
+
+
+@pytest.fixture
+def media():
+    loader = MediaLoader(Settings.from_model_config({"name": "model"}), {"image": 3, "video": 1})
+    yield loader
+    loader.close()
+
+
+@pytest.fixture
+def builder(media: MediaLoader) -> PromptBuilder:
+    return PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
+
+
+def call(text: str, images: int = 0, videos: int = 0, parameters: str = "{}") -> GenerateCall:
+    tensors: dict[str, Any] = {"text_input": np.array([text.encode()], np.object_)}
+    for name, count in (("image", images), ("video", videos)):
+        tensors[name] = np.array([b"x"] * count, np.object_)
+    return parse_request(tensors, parameters, ())
+
+
+@pytest.mark.parametrize(
+    ("request_", "templated"),
+    [
+        (call("hi"), False),
+        (call("hi", images=2), True),
+        (call("<image>hi", images=1), False),
+        (call("<image><image><video>", images=2, videos=1), False),
+        (call("hi", parameters='{"apply_chat_template": true}'), True),
+        (call("<image>", images=1, parameters='{"apply_chat_template": true}'), True),
+        (call("hi", parameters='{"apply_chat_template": false}'), False),
+    ],
+)
+def test_media_without_placeholders_go_through_the_template(
+    builder: PromptBuilder, request_: GenerateCall, templated: bool
+) -> None:
+    plan = builder.plan(request_)
+    assert plan.templated is templated
+    assert (plan.messages is not None) is templated
+
+
+def test_the_templated_turn_holds_the_media_before_the_text(builder: PromptBuilder) -> None:
+    plan = builder.plan(call("hi", images=1, videos=1))
+    assert plan.messages == [
+        {"role": "user", "content": [{"type": "image_url"}, {"type": "video_url"}, {"type": "text", "text": "hi"}]}
+    ]
+    assert [element.field for element in plan.elements] == ["image[0]", "video[0]"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (call("<image>", images=2), "has 1 image placeholder(s) '<image>', but 2 image item(s) were sent"),
+        (call("<image><image>", images=1), "has 2 image placeholder(s) '<image>', but 1 image item(s)"),
+        (call("<image>"), "has 1 image placeholder(s) '<image>', but 0 image item(s)"),
+        (call("<image>", images=1, videos=1), "has 0 video placeholder(s) '<video>', but 1 video item(s)"),
+        (
+            call("hi", images=1, parameters='{"apply_chat_template": false}'),
+            "has 0 image placeholder(s) '<image>', but 1 image item(s)",
+        ),
+        (call("hi", images=4), "image: at most 3 item(s) per prompt"),
+    ],
+)
+def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: GenerateCall, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        builder.plan(request_)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "request_", [call("hi", images=1), call("hi", parameters='{"apply_chat_template": true}')], ids=["media", "asked"]
+)
+def test_a_model_without_a_template_says_so(
+    media: MediaLoader, request_: GenerateCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "chat_template_of", lambda engine: None)
+    builder = PromptBuilder(fakes.Engine(), media, HandleTable(), None)
+    with pytest.raises(UnsupportedError, match="this model has no chat template"):
+        builder.plan(request_)
+    assert not builder.plan(call("<image>", images=1)).templated
+
+
+def test_numbered_placeholders_are_counted_up(media: MediaLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, index: f"<|{modality}_{index}|>")
+    builder = PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
+    assert not builder.plan(call("<|image_1|> and <|image_2|>", images=2)).templated
+    with pytest.raises(InvalidRequestError, match=r"has 2 image placeholder\(s\) .* but 1 image"):
+        builder.plan(call("<|image_1|> and <|image_2|>", images=1))
+
+
+def test_messages_are_taken_with_their_media(builder: PromptBuilder) -> None:
+    content = b'[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}]'
+    plan = builder.plan(parse_request({"messages": np.array([content], np.object_)}, "{}", ()))
+    assert plan.templated
+    assert [element.field for element in plan.elements] == ["messages[0].content[0].image_url"]

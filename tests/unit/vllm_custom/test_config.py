@@ -1,0 +1,122 @@
+"""Settings: config.pbtxt's parameters, typed and checked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from vllm_custom.config import Settings
+from vllm_custom.errors import ConfigError
+
+
+def settings(parameters: dict[str, str] | None = None, **config: Any) -> Settings:
+    entries = {key: {"string_value": value} for key, value in (parameters or {}).items()}
+    return Settings.from_model_config({"name": "model", "parameters": entries, **config})
+
+
+def test_a_bare_config_has_the_defaults_of_the_table() -> None:
+    made = Settings.from_model_config({"name": "model"})
+    assert made == Settings(
+        model_name="model",
+        decoupled=False,
+        max_batch_size=0,
+        declared_outputs=frozenset(),
+        report_custom_metrics=False,
+        enable_vllm_health_check=False,
+        vllm_backend_dir="",
+        media_max_bytes=64 * 1024 * 1024,
+        image_max_pixels=50_000_000,
+        video_max_frames=32,
+        media_concurrency=4,
+        chat_template="",
+    )
+
+
+def test_tritons_own_fields_are_read() -> None:
+    made = settings(
+        max_batch_size=8,
+        model_transaction_policy={"decoupled": True},
+        output=[{"name": "text_output"}, {"name": "score"}],
+    )
+    assert (made.max_batch_size, made.decoupled) == (8, True)
+    assert made.declared_outputs == {"text_output", "score"}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("REPORT_CUSTOM_METRICS", "true", True),
+        ("REPORT_CUSTOM_METRICS", "True", True),
+        ("ENABLE_VLLM_HEALTH_CHECK", "false", False),
+        ("ENABLE_VLLM_HEALTH_CHECK", "1", True),
+        ("MEDIA_MAX_BYTES", "1", 1),
+        ("IMAGE_MAX_PIXELS", " 1000 ", 1000),
+        ("VIDEO_MAX_FRAMES", "2", 2),
+        ("CHAT_TEMPLATE", "template.jinja", "template.jinja"),
+        ("VLLM_BACKEND_DIR", "/opt/backend", "/opt/backend"),
+    ],
+)
+def test_values_are_typed(key: str, text: str, value: object) -> None:
+    assert getattr(settings({key: text}), key.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "allowed"),
+    [
+        ("REPORT_CUSTOM_METRICS", "maybe", "true or false"),
+        ("REPORT_CUSTOM_METRICS", "", "true or false"),
+        ("ENABLE_VLLM_HEALTH_CHECK", "2", "true or false"),
+        ("MEDIA_MAX_BYTES", "0", "a whole number of at least 1 (bytes)"),
+        ("MEDIA_MAX_BYTES", "-1", "a whole number of at least 1 (bytes)"),
+        ("MEDIA_MAX_BYTES", "64 MB", "a whole number of at least 1 (bytes)"),
+        ("IMAGE_MAX_PIXELS", "1e6", "a whole number of at least 1 (pixels)"),
+        ("VIDEO_MAX_FRAMES", "1.5", "a whole number of at least 1 (frames)"),
+        ("VIDEO_MAX_FRAMES", "9" * 5000, "a whole number of at least 1 (frames)"),
+        ("MEDIA_CONCURRENCY", "", "a whole number of at least 1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, text: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings({key: text})
+    assert str(error.value) == f"config.pbtxt: parameter {key}: expected {allowed}, got {text!r}"
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("MEDIA_MAX_BYTE", "did you mean MEDIA_MAX_BYTES?"),
+        ("media_max_bytes", "did you mean MEDIA_MAX_BYTES?"),
+        ("gpu_memory_utilization", "vLLM engine arguments belong in model.json"),
+        ("XYZ", "known: CHAT_TEMPLATE, "),
+    ],
+)
+def test_an_unknown_key_is_named_with_a_suggestion(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings({key: "1"})
+    assert f"config.pbtxt: unknown parameter {key!r}" in str(error.value)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"])
+def test_the_python_backends_own_keys_pass(key: str) -> None:
+    assert settings({key: "anything"}) == settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings().decoupled = True  # type: ignore[misc]
+
+
+def test_the_chat_template_is_read_from_the_version_folder(tmp_path: Path) -> None:
+    (tmp_path / "template.jinja").write_text("{{ messages }} 图", encoding="utf-8")
+    assert settings({"CHAT_TEMPLATE": "template.jinja"}).read_chat_template(tmp_path) == "{{ messages }} 图"
+    assert settings().read_chat_template(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_an_unreadable_chat_template_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "t.jinja").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"CHAT_TEMPLATE: expected a readable UTF-8 file, got 't\.jinja'"):
+        settings({"CHAT_TEMPLATE": "t.jinja"}).read_chat_template(tmp_path)

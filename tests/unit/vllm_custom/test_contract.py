@@ -1,0 +1,140 @@
+"""The contract table, and what is made of it."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fakes
+import pytest
+
+from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, auto_complete
+from vllm_custom.contract.reference import reference
+from vllm_custom.request.parameters import ControlParameters
+
+REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference.md"
+# What the official backend (r26.01) completes: name, type, dims.
+OFFICIAL_INPUTS = [
+    ("text_input", "TYPE_STRING", [1]),
+    ("image", "TYPE_STRING", [-1]),
+    ("stream", "TYPE_BOOL", [1]),
+    ("sampling_parameters", "TYPE_STRING", [1]),
+    ("exclude_input_in_output", "TYPE_BOOL", [1]),
+    ("return_finish_reason", "TYPE_BOOL", [1]),
+    ("return_cumulative_logprob", "TYPE_BOOL", [1]),
+    ("return_logprobs", "TYPE_BOOL", [1]),
+    ("return_num_input_tokens", "TYPE_BOOL", [1]),
+    ("return_num_output_tokens", "TYPE_BOOL", [1]),
+    ("embedding_request", "TYPE_STRING", [1]),
+]
+OFFICIAL_OUTPUTS = [
+    ("text_output", "TYPE_STRING", [-1]),
+    ("finish_reason", "TYPE_STRING", [-1]),
+    ("cumulative_logprob", "TYPE_FP32", [-1]),
+    ("logprobs", "TYPE_STRING", [-1]),
+    ("num_input_tokens", "TYPE_UINT32", [1]),
+    ("num_output_tokens", "TYPE_UINT32", [-1]),
+]
+MakeConfig = Callable[[dict[str, Any]], Any]
+
+
+def _real_binding() -> Path | None:
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "tritonserver/backends/python/triton_python_backend_utils.py"
+    return path if path.is_file() else None
+
+
+def _real_model_config(config: dict[str, Any]) -> Any:
+    path = _real_binding()
+    if path is None:
+        pytest.skip("Triton's python backend is not installed")
+    spec = importlib.util.spec_from_file_location("real_triton_python_backend_utils", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ModelConfig(json.dumps({"name": "model", "max_batch_size": 0, "input": [], "output": [], **config}))
+
+
+@pytest.fixture(params=[fakes.ModelConfig, _real_model_config], ids=["fake", "real"])
+def make_config(request: pytest.FixtureRequest) -> MakeConfig:
+    """The fake, and Triton's own class where it is installed: they have to agree."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def _rows(tensors: list[dict[str, Any]]) -> dict[str, tuple[str, list[int]]]:
+    return {tensor["name"]: (tensor["data_type"], tensor["dims"]) for tensor in tensors}
+
+
+@pytest.mark.parametrize("table", [INPUTS, OUTPUTS, REQUEST_PARAMETERS, CONFIG_PARAMETERS])
+def test_names_are_unique(table: Any) -> None:
+    names = [row.name for row in table]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("table", [INPUTS, OUTPUTS, REQUEST_PARAMETERS, CONFIG_PARAMETERS])
+def test_every_row_says_what_it_means(table: Any) -> None:
+    assert all(row.meaning.endswith(".") for row in table)
+
+
+@pytest.mark.parametrize(("table", "official"), [(INPUTS, OFFICIAL_INPUTS), (OUTPUTS, OFFICIAL_OUTPUTS)])
+def test_official_tensors_are_all_there_and_marked(table: Any, official: Any) -> None:
+    assert sorted((row.name, row.data_type, list(row.dims)) for row in table if row.official) == sorted(official)
+
+
+def test_request_parameters_are_the_fields_of_the_typed_parameters() -> None:
+    assert [row.name for row in REQUEST_PARAMETERS] == list(ControlParameters.model_fields)
+
+
+def test_config_defaults_have_their_kind_and_are_allowed() -> None:
+    for row in CONFIG_PARAMETERS:
+        assert type(row.default) is row.kind
+        assert row.kind is not int or row.default >= row.minimum
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), (
+        "run: python -m vllm_custom.contract.reference > docs/reference.md, in backends/vllm_custom"
+    )
+
+
+def test_a_bare_config_gets_the_whole_contract(make_config: MakeConfig) -> None:
+    config = auto_complete(make_config({})).as_dict()
+    assert _rows(config["input"]) == {row.name: (row.data_type, list(row.dims)) for row in INPUTS}
+    assert _rows(config["output"]) == {row.name: (row.data_type, list(row.dims)) for row in OUTPUTS}
+    assert all(tensor["optional"] for tensor in config["input"])
+    assert not any("optional" in tensor for tensor in config["output"])
+    assert config["model_transaction_policy"] == {"decoupled": True}
+
+
+def test_completing_twice_changes_nothing(make_config: MakeConfig) -> None:
+    once = json.dumps(auto_complete(make_config({})).as_dict())
+    assert json.dumps(auto_complete(make_config(json.loads(once))).as_dict()) == once
+
+
+def test_declared_tensors_stay_as_they_are(make_config: MakeConfig) -> None:
+    text = {"name": "text_input", "data_type": "TYPE_STRING", "dims": [-1], "optional": False}
+    stream = {"name": "stream", "data_type": "TYPE_INT32", "dims": [1], "optional": True}
+    extra = {"name": "customer", "data_type": "TYPE_STRING", "dims": [1]}
+    output = {"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}
+    more = {"name": "score", "data_type": "TYPE_FP32", "dims": [4]}
+    config = auto_complete(make_config({"input": [text, extra, stream], "output": [more, output]})).as_dict()
+    assert config["input"][:3] == [text, extra, stream]
+    assert config["output"][:2] == [more, output]
+    assert len(config["input"]) == len(INPUTS) + 1
+    assert len(config["output"]) == len(OUTPUTS) + 1
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_users_transaction_policy_stays(make_config: MakeConfig, decoupled: bool) -> None:
+    policy = {"decoupled": decoupled}
+    config = auto_complete(make_config({"model_transaction_policy": dict(policy)})).as_dict()
+    assert config["model_transaction_policy"] == policy
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_the_batch_size_is_left_alone(make_config: MakeConfig, size: int) -> None:
+    assert auto_complete(make_config({"max_batch_size": size})).as_dict()["max_batch_size"] == size

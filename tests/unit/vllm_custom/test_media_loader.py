@@ -1,0 +1,180 @@
+"""Media are counted first, decoded in threads, and handed to vLLM by handles."""
+
+import asyncio
+import base64
+import gc
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+from pictures import BLUE, GREEN, RED, encode, gif
+from PIL import Image
+
+from vllm_custom.config import Settings
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader, loader
+from vllm_custom.media.loader import MediaElement
+
+COLOURS = [RED, GREEN, BLUE]
+
+
+def pictures() -> list[bytes]:
+    return [encode(Image.new("RGB", (8, 8), colour)) for colour in COLOURS]
+
+
+def elements(*raws: bytes, modality: str = "image") -> list[MediaElement]:
+    return [MediaElement(modality, f"{modality}[{index}]", raw) for index, raw in enumerate(raws)]
+
+
+@pytest.fixture
+def media() -> Iterator[MediaLoader]:
+    made = MediaLoader(Settings.from_model_config({"name": "model"}), {"image": 3, "video": 1})
+    yield made
+    made.close()
+
+
+async def test_the_order_is_kept(media: MediaLoader) -> None:
+    decoded = await media.load(elements(*pictures()))
+    assert [item.data.getpixel((0, 0)) for item in decoded] == COLOURS
+
+
+async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) -> None:
+    (picture, *_) = pictures()
+    decoded = await media.load(
+        elements(picture, base64.b64encode(picture), b"data:;base64," + base64.b64encode(picture))
+    )
+    assert {item.uuid for item in decoded} == {hashlib.sha256(picture).hexdigest()}
+
+
+async def test_a_clip_has_another_id_than_the_same_file_as_a_picture(media: MediaLoader) -> None:
+    data = gif(COLOURS)
+    picture, clip = await media.load([*elements(data), *elements(data, modality="video")])
+    assert picture.data.size == (16, 8)
+    assert clip.data[0].shape == (3, 8, 16, 3)
+    assert picture.uuid != clip.uuid
+
+
+async def test_the_id_of_a_clip_depends_on_the_frames_taken() -> None:
+    ids = set()
+    for frames in ("2", "3"):
+        config = {"name": "model", "parameters": {"VIDEO_MAX_FRAMES": {"string_value": frames}}}
+        media = MediaLoader(Settings.from_model_config(config), {"video": 1})
+        ((clip),) = await media.load(elements(gif(COLOURS), modality="video"))
+        assert len(clip.data[0]) == int(frames)
+        ids.add(clip.uuid)
+        media.close()
+    assert len(ids) == 2
+
+
+async def test_nothing_is_loaded_for_a_prompt_without_media(media: MediaLoader) -> None:
+    assert await media.load([]) == []
+
+
+async def test_decoding_runs_in_threads_of_its_own(media: MediaLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def decode(*_: object) -> None:
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr(loader, "decode_image", decode)
+    await media.load(elements(*pictures()))
+    assert len(threads) == 3
+    assert all(thread.name.startswith("vllm_custom_media") for thread in threads)
+    assert threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"image": 4}, r"image: at most 3 item\(s\) per prompt \(limit_mm_per_prompt\), got 4"),
+        ({"image": 1, "video": 2}, r"video: at most 1 item\(s\) per prompt"),
+        ({"audio": 1}, r"audio: this model takes no audio input"),
+    ],
+)
+async def test_counts_are_checked_before_anything_is_decoded(
+    media: MediaLoader, counts: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "encoded_bytes", lambda *_: pytest.fail("decoded"))
+    sent = [element for name, count in counts.items() for element in elements(*[b"x"] * count, modality=name)]
+    with pytest.raises(InvalidRequestError, match=message):
+        await media.load(sent)
+
+
+async def test_a_text_model_says_that_it_takes_no_pictures() -> None:
+    media = MediaLoader(Settings.from_model_config({"name": "model"}), {})
+    assert media.modalities == []
+    with pytest.raises(InvalidRequestError, match="image: this model takes no image input"):
+        await media.load(elements(b"x"))
+    media.close()
+
+
+async def test_of_several_refused_the_first_in_order_is_reported(
+    media: MediaLoader, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_done = threading.Event()
+
+    def decode(data: bytes, field: str, _: int) -> None:
+        if field == "image[0]":
+            assert others_done.wait(5)
+        elif field == "image[2]":
+            others_done.set()
+        raise InvalidRequestError(f"{field}: refused")
+
+    monkeypatch.setattr(loader, "decode_image", decode)
+    with caplog.at_level(logging.ERROR, "asyncio"), pytest.raises(InvalidRequestError, match=r"image\[0\]: refused"):
+        await media.load(elements(*pictures()))
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not caplog.records, "the other errors were left to asyncio's handler"
+
+
+async def test_a_cancelled_request_does_not_wait_for_its_media(
+    media: MediaLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def decode(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    monkeypatch.setattr(loader, "decode_image", decode)
+    task = asyncio.create_task(media.load(elements(*pictures())))
+    await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    go_on.set()
+
+
+def test_handles_stand_for_media_inside_the_block_only() -> None:
+    table = HandleTable()
+    with table.lend([DecodedMedia("first", "1"), DecodedMedia("second", "2")]) as handles:
+        assert [table.take(handle) for handle in handles] == ["first", "second"]
+        assert [table.take(handle) for handle in handles] == ["first", "second"]
+    for handle in handles:
+        with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+            table.take(handle)
+
+
+def test_handles_go_when_the_block_fails() -> None:
+    table = HandleTable()
+    with pytest.raises(RuntimeError), table.lend([DecodedMedia("first", "1")]) as handles:
+        raise RuntimeError
+    with pytest.raises(InvalidRequestError):
+        table.take(handles[0])
+
+
+def test_every_loan_has_handles_of_its_own() -> None:
+    table, item = HandleTable(), DecodedMedia("x", "1")
+    with table.lend([item, item]) as first, table.lend([item, item]) as second:
+        assert len({*first, *second}) == 4
+    with table.lend([]) as none:
+        assert none == []
+
+
+@pytest.mark.parametrize("url", ["", "http://example.com/a.png", "data:,x", "file:///etc/passwd", "vllm-custom-media:"])
+def test_other_urls_are_refused(url: str) -> None:
+    with HandleTable().lend([]), pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+        HandleTable().take(url)

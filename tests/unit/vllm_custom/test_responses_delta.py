@@ -1,0 +1,144 @@
+"""What is new in a response, and how responses become one."""
+
+import copy
+import json
+import math
+
+import fakes
+import numpy as np
+import pytest
+from fakes import CompletionOutput, Logprob, RequestOutput
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_custom.responses import ResponseDelta
+from vllm_custom.responses.build import ResponseBuilder
+from vllm_custom.responses.delta import ADDITIONAL_OUTPUTS
+
+ALL = frozenset(ADDITIONAL_OUTPUTS)
+
+
+def delta(*completions: CompletionOutput, n: int = 1) -> ResponseDelta:
+    return ResponseDelta.from_output(RequestOutput(list(completions)), n)
+
+
+def test_every_output_of_one_sequence() -> None:
+    arrays = delta(
+        CompletionOutput(
+            text="你好",
+            token_ids=(5, 6),
+            logprobs=[{5: Logprob(-0.5, 1, "你")}, {6: Logprob(-1.5, 2, "好"), 7: Logprob(-0.1, 1, "x")}],
+            cumulative_logprob=-2.0,
+            finish_reason="stop",
+        )
+    ).arrays(ALL)
+    assert arrays["text_output"].tolist() == ["你好".encode()]
+    assert arrays["finish_reason"].tolist() == [b"stop"]
+    assert (arrays["cumulative_logprob"].tolist(), arrays["cumulative_logprob"].dtype) == ([-2.0], np.float32)
+    assert (arrays["num_input_tokens"].tolist(), arrays["num_input_tokens"].dtype) == ([3], np.uint32)
+    assert (arrays["num_output_tokens"].tolist(), arrays["num_output_tokens"].dtype) == ([2], np.uint32)
+    assert json.loads(arrays["logprobs"][0]) == [
+        {"5": {"logprob": -0.5, "rank": 1, "decoded_token": "你"}},
+        {
+            "6": {"logprob": -1.5, "rank": 2, "decoded_token": "好"},
+            "7": {"logprob": -0.1, "rank": 1, "decoded_token": "x"},
+        },
+    ]
+
+
+def test_absent_values_have_their_words() -> None:
+    arrays = delta(CompletionOutput(text="x")).arrays(ALL)
+    assert arrays["finish_reason"].tolist() == [b"None"]
+    assert arrays["logprobs"].tolist() == [b"null"]
+    assert math.isnan(arrays["cumulative_logprob"][0])
+
+
+def test_impossible_tokens_have_a_logprob_that_json_can_hold() -> None:
+    (text,) = delta(CompletionOutput(logprobs=[{5: Logprob(-math.inf)}])).arrays(ALL)["logprobs"]
+    assert json.loads(text, parse_constant=pytest.fail)[0]["5"]["logprob"] == -9999.0
+
+
+@pytest.mark.parametrize("asked", [frozenset(), frozenset({"logprobs"}), ALL])
+def test_only_what_was_asked_for_is_built(asked: frozenset[str]) -> None:
+    assert set(delta(CompletionOutput()).arrays(asked)) == {"text_output"} | asked
+
+
+def test_an_output_may_hold_some_of_the_sequences() -> None:
+    arrays = delta(CompletionOutput(index=2, text="c", token_ids=(1,)), n=3).arrays(ALL)
+    assert arrays["text_output"].tolist() == [b"", b"", b"c"]
+    assert arrays["num_output_tokens"].tolist() == [0, 0, 1]
+    assert arrays["num_input_tokens"].tolist() == [3]
+
+
+def test_a_prompt_of_embeddings_counts_no_tokens() -> None:
+    made = ResponseDelta.from_output(RequestOutput([CompletionOutput()], prompt_token_ids=None), 1)
+    assert made.arrays(ALL)["num_input_tokens"].tolist() == [0]
+
+
+def test_the_prompt_comes_before_each_sequence() -> None:
+    made = delta(CompletionOutput(text="a"), CompletionOutput(index=1, text="b"), n=2)
+    made.prepend("P:")
+    assert made.arrays(frozenset())["text_output"].tolist() == [b"P:a", b"P:b"]
+
+
+@st.composite
+def outputs(draw: st.DrawFn) -> list[RequestOutput]:
+    """The steps of a request with two sequences, which end at any step, as vLLM reports them."""
+    steps = []
+    total = {0: 0.0, 1: 0.0}
+    for _ in range(draw(st.integers(1, 8))):
+        completions = []
+        for index in draw(st.sets(st.sampled_from([0, 1]), min_size=1)):
+            tokens = draw(st.lists(st.integers(0, 9), min_size=1, max_size=3))
+            total[index] -= len(tokens)
+            completions.append(
+                CompletionOutput(
+                    index=index,
+                    text="".join(map(str, tokens)),
+                    token_ids=tuple(tokens),
+                    logprobs=[{token: Logprob(-1.0)} for token in tokens],
+                    cumulative_logprob=total[index],
+                    finish_reason=draw(st.sampled_from([None, "stop"])),
+                )
+            )
+        steps.append(RequestOutput(completions))
+    return steps
+
+
+def merge(deltas: list[ResponseDelta]) -> ResponseDelta:
+    first, *rest = copy.deepcopy(deltas)
+    for later in rest:
+        first.add(later)
+    return first
+
+
+@given(outputs(), st.data())
+def test_any_way_to_merge_gives_the_same_sum(steps: list[RequestOutput], data: st.DataObject) -> None:
+    deltas = [ResponseDelta.from_output(step, 2) for step in steps]
+    whole = merge(deltas)
+    cut = data.draw(st.integers(0, len(deltas) - 1))
+    parts = [merge(part) for part in (deltas[:cut], deltas[cut:]) if part]
+    assert merge(parts) == whole
+    for index in (0, 1):
+        mine = [completion for step in steps for completion in step.outputs if completion.index == index]
+        sequence = whole.sequences[index]
+        assert sequence.text == "".join(completion.text for completion in mine)
+        assert sequence.num_tokens == sum(len(completion.token_ids) for completion in mine)
+        assert len(sequence.logprobs or []) == sequence.num_tokens
+        assert sequence.cumulative_logprob == (mine[-1].cumulative_logprob if mine else None)
+        assert sequence.finish_reason == ("stop" if any(completion.finish_reason for completion in mine) else None)
+    assert whole.num_input_tokens == 3
+
+
+def test_responses_hold_the_declared_outputs_only() -> None:
+    builder = ResponseBuilder(fakes.pb_utils, frozenset({"text_output", "finish_reason"}), batched=False)
+    response = builder.outputs([delta(CompletionOutput(text="a")).arrays(ALL)])
+    assert [tensor.name() for tensor in response.output_tensors()] == ["text_output", "finish_reason"]
+    assert response.output_tensors()[0].as_numpy().shape == (1,)
+
+
+def test_batched_responses_have_a_row_per_prompt() -> None:
+    builder = ResponseBuilder(fakes.pb_utils, frozenset({"text_output"}), batched=True)
+    rows = [delta(CompletionOutput(text=text)).arrays(frozenset()) for text in ("a", "b")]
+    (tensor,) = builder.outputs(rows).output_tensors()
+    assert tensor.as_numpy().tolist() == [[b"a"], [b"b"]]
