@@ -63,8 +63,12 @@ def is_alive(process: Process) -> bool:
 
 
 def end(processes: Iterable[Process], grace_seconds: float) -> list[int]:
-    """Ask them to end, wait, and end by force what is left. Returns the ids of those that had to be asked."""
-    asked = [process for process in processes if is_alive(process)]
+    """Ask them to end, wait, and end by force what is left. Returns the ids of those that had to be asked.
+
+    Orphans among them that have come to us and ended by themselves are reaped too: nothing stays behind as a zombie.
+    """
+    given = list(processes)
+    asked = [process for process in given if is_alive(process)]
     for signal_number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         remaining = [process for process in asked if is_alive(process)]
         for process in remaining:
@@ -73,7 +77,7 @@ def end(processes: Iterable[Process], grace_seconds: float) -> list[int]:
         deadline = time.monotonic() + patience
         while any(is_alive(process) for process in remaining) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-    for process in asked:
+    for process in given:
         reap(process.pid)
     return [process.pid for process in asked]
 

@@ -109,3 +109,16 @@ def test_orphans_come_to_the_process_that_adopts_them() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert result.stdout == "True\n"
+
+
+def test_an_orphan_that_ended_by_itself_does_not_stay_as_a_zombie() -> None:
+    code = (
+        "import os, subprocess, time; from tools.installer import processes\n"
+        "processes.adopt_orphans()\n"
+        "out = subprocess.run(['sh', '-c', 'sleep 0.2 >/dev/null & echo $!'], stdout=subprocess.PIPE).stdout\n"
+        "while processes.read(int(out)).state != 'Z': time.sleep(0.02)\n"
+        "assert processes.end(processes.family(os.getpid(), processes.snapshot()), 1.0) == []\n"
+        "print(processes.read(int(out)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert result.stdout == "None\n"
