@@ -210,6 +210,8 @@ class TritonPythonModel:
         prefix = call.prompt if call.prepend_prompt else ""
         encoder = TextEncoder(call.sampling_params.n, prefix, call.additional_outputs)
         async for output in call.outputs(self._llm_engine, self._loras, request_id):
+            if not output.finished:
+                await reply.room()
             if call.stream or output.finished:
                 reply.send(encoder.encode(output), final=output.finished)
 
@@ -270,6 +272,8 @@ class TritonPythonModel:
         if isinstance(explained, InternalError):
             trace = "".join(traceback.format_exception(error))
             self.logger.log_error(f"[vllm] request {request_id} failed: {trace}")
+        else:
+            self.logger.log_verbose(f"[vllm] request {request_id}: {explained.code}: {explained}")
         return explained
 
     def _on_final_response(self) -> None:

@@ -47,7 +47,7 @@ class ModelLoadError(Exception):
 
 
 # Engine errors are told apart by class name: modules and base classes of vLLM's errors differ between releases.
-_CLIENT_ERRORS = frozenset({"VLLMClientError", "VLLMValidationError", "ValueError", "TypeError"})
+_CLIENT_ERRORS = frozenset({"VLLMClientError", "VLLMValidationError", "ValueError"})
 _BUSY_ERRORS = frozenset({"EngineDeadError", "GracefulHTTPError", "RetryableRequestError"})
 _WRAPPERS = frozenset({"EngineGenerateError"})
 _PLACEHOLDER_MISMATCH = "Failed to apply prompt replacement"
@@ -72,7 +72,7 @@ def from_engine_error(error: BaseException, reference: str) -> RequestError:
         return RequestCancelledError("the request was cancelled")
     names = {cls.__name__ for cls in type(error).__mro__}
     if names & _BUSY_ERRORS:
-        reason = "the engine has stopped" if "EngineDeadError" in names else _reason(error)
+        reason = "the engine has stopped" if "EngineDeadError" in names else reason_of(error)
         return UnavailableError(f"vLLM cannot take this request: {reason}")
     if names & _WRAPPERS and error.__cause__ is not None:
         return from_engine_error(error.__cause__, reference)
@@ -82,11 +82,11 @@ def from_engine_error(error: BaseException, reference: str) -> RequestError:
             "the prompt must hold the model's own image placeholder once per image"
         )
     if names & _CLIENT_ERRORS and str(error):
-        return InvalidRequestError(_reason(error))
+        return InvalidRequestError(reason_of(error))
     return InternalError(f"internal error; the server's log has the details under request {reference}")
 
 
-def _reason(error: BaseException) -> str:
-    """The error's own sentence; some vLLM errors append their fields to `str(error)`."""
+def reason_of(error: BaseException) -> str:
+    """The error's own sentence; some vLLM errors append their fields to `str(error)`, which says them twice."""
     first = error.args[0] if error.args else None
     return first if isinstance(first, str) and first else str(error)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from vllm_backend_lib.errors import RequestError
 from vllm_backend_lib.interfaces import Logger, ResponseSender
 from vllm_backend_lib.responses import NamedArrays
 
+MAX_QUEUED_CHUNKS = 1
 FINAL = 1  # TRITONSERVER_RESPONSE_COMPLETE_FINAL of Triton's C interface
 
 QueueItem = tuple[dict[str, Any], Any, int]
@@ -32,16 +36,38 @@ class Reply:
         self._responses = responses
         self._make_response = make_response
         self._watcher = watcher
+        self._queued = 0
+        self._sent = asyncio.Event()
         self.state: dict[str, Any] = {
             "response_sender": sender,
             "is_cancelled": False,
             "last_response_generated": False,
+            "sent": 0,
+            "on_sent": None,
         }
 
     @property
     def finished(self) -> bool:
         """Whether the final response is on its way."""
         return bool(self.state["last_response_generated"])
+
+    async def room(self) -> None:
+        """Waits while chunks of this request are waiting to be sent.
+
+        One thread sends a few thousand responses per second. Where the engine makes more, its deltas wait in vLLM,
+        which merges those of one request: fewer and longer chunks instead of a queue that grows.
+        """
+        loop = asyncio.get_running_loop()
+        while self._waiting_chunks >= MAX_QUEUED_CHUNKS:
+            self._sent.clear()
+            self.state["on_sent"] = functools.partial(loop.call_soon_threadsafe, self._sent.set)
+            if self._waiting_chunks >= MAX_QUEUED_CHUNKS:  # the last one may have been sent in between
+                await self._sent.wait()
+            self.state["on_sent"] = None
+
+    @property
+    def _waiting_chunks(self) -> int:
+        return self._queued - int(self.state["sent"])
 
     def send(self, arrays: NamedArrays, *, final: bool) -> None:
         """Queues a response with these output tensors."""
@@ -57,6 +83,7 @@ class Reply:
         if final:
             self._watcher.forget(self.state)
             self.state["last_response_generated"] = True
+        self._queued += 1
         self._responses.put((self.state, response, FINAL if final else 0))
 
 
@@ -85,8 +112,7 @@ class ReplyThread:
             except Exception as error:  # the thread serves all requests and must live on
                 self._logger.log_error(f"[vllm] cannot send a response: {error}")
             finally:
-                if flags == FINAL:
-                    self._on_final()
+                self._count(state, flags)
 
     @staticmethod
     def _send(state: dict[str, Any], response: Any, flags: int) -> None:
@@ -95,3 +121,12 @@ class ReplyThread:
         # A subclass may queue responses of requests that the watcher does not know.
         if not state.get("watched") and not state["last_response_generated"]:
             state["is_cancelled"] = sender.is_cancelled()
+
+    def _count(self, state: dict[str, Any], flags: int) -> None:
+        state["sent"] = state.get("sent", 0) + 1
+        on_sent = state.get("on_sent")
+        if on_sent is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                on_sent()
+        if flags == FINAL:
+            self._on_final()

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllm_backend_lib.errors import InvalidRequestError, from_engine_error, invalid, shorten
+from vllm_backend_lib.errors import InvalidRequestError, invalid, reason_of, shorten
 from vllm_backend_lib.jsontext import parse_object
 
 LORA_KEY = "lora_name"
@@ -158,5 +158,4 @@ def _takes_collection(wanted: Any) -> bool:
 
 def _refused(error: Exception, field: str = "sampling parameters") -> InvalidRequestError:
     """vLLM's own check failed: its sentence names the field and the value."""
-    reason = str(from_engine_error(error, "")) if str(error) else type(error).__name__
-    return InvalidRequestError(f"{field}: {reason}")
+    return InvalidRequestError(f"{field}: {reason_of(error) or type(error).__name__}")

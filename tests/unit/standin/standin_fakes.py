@@ -77,4 +77,4 @@ class FakeLogger:
     def log_error(self, message: str) -> None:
         self.lines.append(message)
 
-    log_warn = log_info = log_error
+    log_warn = log_info = log_verbose = log_error

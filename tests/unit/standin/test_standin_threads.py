@@ -15,7 +15,7 @@ from vllm_backend_lib import metric_families
 from vllm_backend_lib.cancellation import CancellationWatcher
 from vllm_backend_lib.engine import EngineThread
 from vllm_backend_lib.errors import InvalidRequestError, ModelLoadError
-from vllm_backend_lib.replies import FINAL, Reply, ReplyThread
+from vllm_backend_lib.replies import FINAL, MAX_QUEUED_CHUNKS, Reply, ReplyThread
 
 
 class FakeEngine:
@@ -148,6 +148,42 @@ async def test_a_cancelled_client_cancels_its_task(rooms: Rooms) -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert reply.state["is_cancelled"] is True
+
+
+async def test_a_slow_sender_holds_back_its_own_request_only(rooms: Rooms) -> None:
+    class Slow(FakeSender):
+        def send(self, response: Any = None, flags: int = 0) -> None:
+            gate.wait(5)
+            super().send(response, flags)
+
+    gate, slow = threading.Event(), Slow()
+    reply = rooms.reply(slow)
+    await asyncio.wait_for(reply.room(), 1)
+    for _ in range(MAX_QUEUED_CHUNKS):
+        reply.send({}, final=False)
+    await asyncio.wait_for(rooms.reply(FakeSender()).room(), 1)
+    waiting = asyncio.create_task(reply.room())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    gate.set()
+    await asyncio.wait_for(waiting, 1)
+    for _ in range(1000):
+        await asyncio.wait_for(reply.room(), 1)
+        reply.send({}, final=False)
+    reply.send({}, final=True)
+    assert slow.final.wait(5)
+    assert len(slow.sent) == MAX_QUEUED_CHUNKS + 1001
+
+
+async def test_a_sender_that_fails_does_not_hold_back_its_request(rooms: Rooms) -> None:
+    class Broken(FakeSender):
+        def send(self, response: Any = None, flags: int = 0) -> None:
+            raise RuntimeError("gone")
+
+    reply = rooms.reply(Broken())
+    for _ in range(10):
+        await asyncio.wait_for(reply.room(), 1)
+        reply.send({}, final=False)
 
 
 async def test_nobody_asks_after_the_final_response(rooms: Rooms) -> None:

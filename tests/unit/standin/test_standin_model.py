@@ -1,0 +1,162 @@
+"""model.py itself, with the Python half of Triton's binding and without its native half."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from standin_fakes import FakeLogger
+from vllm_backend_lib.contract import INPUTS, OUTPUTS
+from vllm_backend_lib.errors import ModelLoadError
+
+MODEL = Path(__file__).resolve().parents[3] / "backends" / "vllm" / "model.py"
+BINDING = "triton_python_backend_utils"
+
+
+@pytest.fixture
+def binding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The binding that the server of the tests brings, plus what its native half would add."""
+    found = importlib.util.find_spec("pytriton")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("nvidia-pytriton is not installed")
+    folder = Path(found.submodule_search_locations[0]) / "tritonserver" / "backends" / "python"
+    spec = importlib.util.spec_from_file_location(BINDING, folder / f"{BINDING}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    native: dict[str, Any] = {"Logger": FakeLogger(), "get_model_dir": lambda: str(tmp_path)}
+    for name, value in native.items():
+        setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, BINDING, module)
+    return module
+
+
+@pytest.fixture
+def model_class(binding: Any) -> Any:
+    """The class, loaded under another name than `model`, as a subclass would load it."""
+    spec = importlib.util.spec_from_file_location("standin_under_test", MODEL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TritonPythonModel
+
+
+def arguments(kind: str = "CPU", **config: Any) -> dict[str, str]:
+    """What Triton passes to initialize."""
+    whole = {
+        "name": "m",
+        "max_batch_size": 0,
+        "input": list(INPUTS),
+        "output": list(OUTPUTS),
+        "model_transaction_policy": {"decoupled": True},
+        **config,
+    }
+    return {
+        "model_config": json.dumps(whole),
+        "model_name": "m",
+        "model_version": "1",
+        "model_instance_kind": kind,
+        "model_instance_device_id": "3",
+    }
+
+
+def test_the_configuration_is_completed(binding: Any, model_class: Any) -> None:
+    empty = {"name": "m", "max_batch_size": 0, "input": [], "output": []}
+    config = model_class.auto_complete_config(binding.ModelConfig(json.dumps(empty))).as_dict()
+    assert [tensor["name"] for tensor in config["input"]] == [tensor["name"] for tensor in INPUTS]
+    assert [tensor["name"] for tensor in config["output"]] == [tensor["name"] for tensor in OUTPUTS]
+    assert config["model_transaction_policy"] == {"decoupled": True}
+    assert config["max_batch_size"] == 0
+
+
+def test_completing_does_not_import_vllm() -> None:
+    code = (
+        f"import sys; sys.path.append({str(MODEL.parent)!r}); import vllm_backend_lib.requests, vllm_backend_lib.engine"
+    )
+    check = f"{code}; assert not any(name.partition('.')[0] in ('vllm', 'torch') for name in sys.modules)"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", check]) == 0
+
+
+def started(model_class: Any, tmp_path: Path, engine_args: dict[str, Any], args: dict[str, str]) -> Any:
+    """The model after as much of initialize as succeeds with these engine arguments."""
+    (tmp_path / "model.json").write_text(json.dumps(engine_args))
+    model = model_class()
+    model._init_engine = lambda: None
+    model._start_replies = lambda: None
+    model.initialize(args)
+    return model
+
+
+@pytest.fixture
+def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the place of vLLM's engine arguments."""
+    fields = [("model", str, ""), ("disable_log_stats", bool, False), ("enable_lora", bool, False)]
+    sizes = [("tensor_parallel_size", int, 1), ("pipeline_parallel_size", int, 1)]
+    made = dataclasses.make_dataclass("AsyncEngineArgs", [*fields, *sizes])
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=made))
+
+
+@pytest.mark.usefixtures("no_vllm")
+class TestInitialize:
+    def test_the_official_attributes(self, model_class: Any, tmp_path: Path) -> None:
+        model = started(model_class, tmp_path, {"model": "x", "enable_lora": "false"}, arguments())
+        assert model.using_decoupled is True
+        assert model.vllm_engine_config == {"model": "x", "enable_lora": "false"}
+        assert model._aync_engine_args.enable_lora is False
+        assert (model.enable_lora, model._enable_metrics, model._enable_health_check) == (False, False, False)
+        assert (model._is_healthy, model._vllm_metrics) == (True, [])
+
+    def test_one_gpu_is_chosen_by_its_number(
+        self, model_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        started(model_class, tmp_path, {"model": "x"}, arguments("GPU"))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+    def test_several_gpus_need_the_kind_model(self, model_class: Any, tmp_path: Path) -> None:
+        several = {"model": "x", "tensor_parallel_size": 2}
+        with pytest.raises(ModelLoadError, match=r"got KIND_GPU.*accepted: KIND_MODEL"):
+            started(model_class, tmp_path, several, arguments("GPU"))
+        started(model_class, tmp_path, several, arguments("MODEL"))
+
+    def test_a_policy_that_is_not_decoupled(self, model_class: Any, tmp_path: Path) -> None:
+        with pytest.raises(ModelLoadError, match="decoupled: got false"):
+            started(model_class, tmp_path, {"model": "x"}, arguments(model_transaction_policy={"decoupled": False}))
+
+    def test_no_metrics_where_vllm_keeps_no_statistics(self, model_class: Any, tmp_path: Path) -> None:
+        report = {"REPORT_CUSTOM_METRICS": {"string_value": "true"}}
+        args = arguments(parameters=report)
+        model = started(model_class, tmp_path, {"model": "x", "disable_log_stats": True}, args)
+        assert model._enable_metrics is False
+
+    def test_a_failed_start_leaves_nothing_behind(
+        self, model_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*args: Any) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setitem(model_class.initialize.__globals__, "build_engine", fail)
+        (tmp_path / "model.json").write_text('{"model": "x"}')
+        finalized: list[str] = []
+
+        class Factory:
+            def finalize(self) -> None:
+                finalized.append("metrics")
+
+        model = model_class()
+        model._setup_metrics = lambda: model._vllm_metrics.append(Factory())
+        before = threading.active_count()
+        with pytest.raises(ModelLoadError, match="vLLM could not start: RuntimeError: out of memory"):
+            model.initialize(arguments())
+        assert finalized == ["metrics"]
+        assert threading.active_count() == before
