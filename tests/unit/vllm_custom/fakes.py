@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+from vllm_custom.errors import BackendError
+
+
+def outcome(function: Callable[[], Any]) -> tuple[Any, BackendError | None]:
+    """What ``function`` returns, or the error of ours that it raises; any other error is the test's failure."""
+    try:
+        return function(), None
+    except BackendError as error:
+        return None, error
 
 
 class ModelConfig:

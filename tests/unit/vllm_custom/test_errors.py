@@ -32,12 +32,12 @@ INTERNAL = {
 
 
 def _raised() -> list[tuple[str, str]]:
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-                found.append((path.relative_to(PACKAGE).as_posix(), ast.unparse(node.exc.func)))
-    return found
+    return [
+        (path.relative_to(PACKAGE).as_posix(), ast.unparse(node.exc.func))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 
+import fakes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pictures import BLACK, BLUE, RED, WHITE, encode, gif, halves, png_header
 from PIL import Image
 
-from vllm_custom.errors import BackendError, InvalidRequestError
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.image import decode_image
 
 # pytest resets the filter that the module installs.
@@ -193,16 +194,12 @@ def test_damaged_files_give_a_picture_or_our_error(data: bytes, changes: list[tu
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(damaged)] = value
-    try:
-        decode(bytes(damaged))
-    except BackendError as error:
-        assert str(error).startswith("image[0]: ")
+    _, error = fakes.outcome(lambda: decode(bytes(damaged)))
+    assert error is None or str(error).startswith("image[0]: ")
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(_VALID), st.integers(0, 2000), st.binary(max_size=64))
 def test_spliced_files_give_a_picture_or_our_error(data: bytes, cut: int, tail: bytes) -> None:
-    try:
-        decode(data[: cut % len(data)] + tail)
-    except BackendError as error:
-        assert str(error).startswith("image[0]: ")
+    _, error = fakes.outcome(lambda: decode(data[: cut % len(data)] + tail))
+    assert error is None or str(error).startswith("image[0]: ")

@@ -1,0 +1,23 @@
+"""vLLM is imported once, with the warnings of its own dependencies off; the tests' own are errors."""
+
+import importlib
+import importlib.util
+import warnings
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def vllm() -> None:
+    """For the few tests that need vLLM's own types."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in (
+            "vllm.engine.arg_utils",
+            "vllm.multimodal.media.connector",
+            "vllm.sampling_params",
+            "vllm.v1.engine.exceptions",
+        ):
+            importlib.import_module(module)

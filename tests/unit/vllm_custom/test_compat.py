@@ -1,0 +1,153 @@
+"""What we know of vLLM: names, errors, and the places where it lets us in."""
+
+from types import SimpleNamespace
+
+import fakes
+import pytest
+
+from vllm_custom import compat
+from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
+from vllm_custom.lora import LoraAdapters
+from vllm_custom.media import DecodedMedia, HandleTable, install_connector
+
+pytestmark = pytest.mark.usefixtures("vllm")
+
+
+def test_engine_arguments_are_those_of_the_installed_vllm() -> None:
+    assert {"model", "max_model_len", "enable_lora", "limit_mm_per_prompt"} <= set(compat.engine_argument_names())
+
+
+def test_request_ids_differ() -> None:
+    assert len({compat.random_request_id() for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize(("modality", "expected"), [("image", "<image>"), ("video", "<video>")])
+def test_placeholders_are_the_models_pad_tokens(modality: str, expected: str) -> None:
+    assert compat.placeholder(fakes.Engine(), modality, 1) == expected
+    assert compat.placeholder(fakes.Engine(), modality, 2) == expected
+
+
+def test_limits_are_the_processors_and_none_for_text_models() -> None:
+    assert compat.media_limits(fakes.Engine()) == {}
+    info = SimpleNamespace(allowed_mm_limits={"image": 30})
+    engine = SimpleNamespace(
+        model_config=SimpleNamespace(is_multimodal_model=True),
+        renderer=SimpleNamespace(get_mm_processor=lambda: SimpleNamespace(info=info)),
+    )
+    assert compat.media_limits(engine) == {"image": 30}
+
+
+def _dead() -> Exception:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError()
+
+
+def _generate_error(cause: Exception | None) -> Exception:
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    error = EngineGenerateError("wrapped")
+    error.__cause__ = cause
+    return error
+
+
+def _client_error() -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError("bad top_p", parameter="top_p")
+
+
+def _template_error() -> Exception:
+    import jinja2
+
+    return jinja2.TemplateError("roles must alternate")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (_dead, UnavailableError, "has died"),
+        (lambda: ValueError("too long"), InvalidRequestError, "too long"),
+        (lambda: TypeError("wrong"), InvalidRequestError, "wrong"),
+        (_client_error, InvalidRequestError, "bad top_p"),
+        (_template_error, InvalidRequestError, "roles must alternate"),
+        (lambda: NotImplementedError("not with this model"), UnsupportedError, "not with this model"),
+        (NotImplementedError, UnsupportedError, "does not support"),
+        (lambda: _generate_error(ValueError("bad image")), InvalidRequestError, "bad image"),
+        (lambda: _generate_error(_dead()), UnavailableError, "has died"),
+    ],
+)
+def test_vllms_errors_are_translated(make, kind: type[BackendError], message: str) -> None:
+    translated = compat.engine_error(make())
+    assert type(translated) is kind
+    assert message in str(translated)
+
+
+@pytest.mark.parametrize("make", [RuntimeError, ValueError, lambda: KeyError("x"), lambda: _generate_error(None)])
+def test_other_errors_are_left_to_be_defects(make) -> None:
+    assert compat.engine_error(make()) is None
+
+
+async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
+    table = HandleTable()
+    install_connector(table)
+    from vllm import envs
+    from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
+
+    connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
+    with table.lend([DecodedMedia("picture", "1")]) as (handle,):
+        assert connector.fetch_image(handle) == "picture"
+        assert await connector.fetch_image_async(handle) == "picture"
+        assert connector.fetch_video(handle) == "picture"
+        assert await connector.fetch_video_async(handle) == "picture"
+        for url in ("http://127.0.0.1:1/a.png", "data:image/png;base64,aGk=", "file:///etc/hostname", handle + "0"):
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                connector.fetch_image(url)
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                await connector.fetch_image_async(url)
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                await connector.fetch_audio_async(url)
+
+
+PATHS = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
+
+
+async def test_an_adapter_is_loaded_once_under_the_id_of_its_place() -> None:
+    engine = fakes.Engine()
+    adapters = LoraAdapters(engine, PATHS, enabled=True)
+    requests = [await adapters.request(name) for name in ("caps", "caps", "zh")]
+    assert [(item.lora_name, item.lora_int_id, item.lora_path) for item in requests] == [
+        ("caps", 2, "/adapters/caps"),
+        ("caps", 2, "/adapters/caps"),
+        ("zh", 1, "/adapters/zh"),
+    ]
+    assert [item.lora_name for item in engine.loaded] == ["caps", "zh"]
+    assert await adapters.request(None) is None
+
+
+async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
+    engine = fakes.Engine()
+    engine.adapter_error = RuntimeError("rank 512 at /secret/path")
+    adapters = LoraAdapters(engine, PATHS, enabled=True)
+    with pytest.raises(InvalidRequestError, match="the adapter 'zh' cannot be loaded") as error:
+        await adapters.request("zh")
+    assert "/secret" not in str(error.value)
+    engine.adapter_error = None
+    assert (await adapters.request("zh")).lora_name == "zh"
+
+
+@pytest.mark.parametrize(
+    ("enabled", "name", "kind", "message"),
+    [
+        (True, "nl", NotFoundError, "no adapter 'nl'; this model has caps, zh"),
+        (False, "zh", InvalidRequestError, "runs without enable_lora"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_refused(
+    enabled: bool, name: str, kind: type[BackendError], message: str
+) -> None:
+    adapters = LoraAdapters(fakes.Engine(), PATHS if enabled else {}, enabled=enabled)
+    adapters.check(None)
+    with pytest.raises(kind, match=message):
+        adapters.check(name)

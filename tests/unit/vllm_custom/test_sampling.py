@@ -1,0 +1,169 @@
+"""SamplingParams from what a client sent. Types and limits are the installed vLLM's own."""
+
+import json
+import math
+from typing import Any
+
+import fakes
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.sampling import SamplingBuilder
+
+pytestmark = pytest.mark.usefixtures("vllm")
+
+
+@pytest.fixture(scope="module")
+def builder(vllm: None) -> SamplingBuilder:
+    return SamplingBuilder(fakes.Engine())
+
+
+def build(
+    builder: SamplingBuilder, structured: Any = None, *, stream: bool = False, templated: bool = False, **given: Any
+) -> Any:
+    return builder.build(given, structured, stream=stream, templated=templated)
+
+
+def test_names_are_vllms_public_fields(builder: SamplingBuilder) -> None:
+    assert {"temperature", "max_tokens", "top_p", "stop", "seed", "n", "logprobs", "logit_bias"} <= set(builder.names)
+    assert not {"structured_outputs", "output_kind", "skip_clone"} & set(builder.names)
+    assert not any(name.startswith("_") for name in builder.names)
+
+
+@pytest.mark.parametrize(("stream", "kind"), [(True, "DELTA"), (False, "FINAL_ONLY")])
+def test_outputs_are_deltas_in_streams_and_one_otherwise(builder: SamplingBuilder, stream: bool, kind: str) -> None:
+    assert build(builder, stream=stream).output_kind.name == kind
+
+
+@pytest.mark.parametrize(
+    ("generation_config", "templated", "given_", "expected"),
+    [
+        ({}, False, {}, {"max_tokens": 16, "temperature": 1.0}),
+        ({}, True, {}, {"max_tokens": None, "temperature": 1.0}),
+        ({"temperature": 0.6, "top_k": 20}, False, {}, {"temperature": 0.6, "top_k": 20, "max_tokens": 16}),
+        ({"temperature": 0.6}, True, {"temperature": 0}, {"temperature": 0.0, "max_tokens": None}),
+        ({"max_tokens": 99}, True, {}, {"max_tokens": 99}),
+        ({"max_tokens": 99}, False, {}, {"max_tokens": 16}),
+        ({"max_tokens": 99}, True, {"max_tokens": 5}, {"max_tokens": 5}),
+        ({}, False, {"max_tokens": 5}, {"max_tokens": 5}),
+    ],
+)
+def test_defaults_are_those_of_vllm_serve(
+    generation_config: dict[str, Any], templated: bool, given_: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    made = build(SamplingBuilder(fakes.Engine(generation_config)), templated=templated, **given_)
+    assert {name: getattr(made, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "value"),
+    [
+        ("temperature", "0.5", 0.5),
+        ("temperature", 0, 0.0),
+        ("max_tokens", "7", 7),
+        ("max_tokens", "null", None),
+        ("seed", "42", 42),
+        ("n", "2", 2),
+        ("ignore_eos", "true", True),
+        ("skip_special_tokens", "False", False),
+        ("stop", "END", ["END"]),
+        ("stop", ["a", "b"], ["a", "b"]),
+        ("stop", '["a", "\\n"]', ["a", "\n"]),
+        ("stop", "null", ["null"]),
+        ("stop", "7", ["7"]),
+        ("stop", "[", ["["]),
+        ("stop", "[1]", ["[1]"]),
+        ("stop_token_ids", "[1, 2]", [1, 2]),
+        ("bad_words", '["no"]', ["no"]),
+        ("allowed_token_ids", [3, 4], [3, 4]),
+        ("logit_bias", '{"5": 1.5}', {5: 1.5}),
+        ("logit_bias", {"5": "-1"}, {5: -1.0}),
+        ("logprobs", "3", 3),
+    ],
+)
+def test_strings_are_read_as_what_the_field_takes(builder: SamplingBuilder, name: str, sent: Any, value: Any) -> None:
+    assert getattr(build(builder, **{name: sent}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("temperature", math.nan),
+        ("temperature", "inf"),
+        ("temperature", None),
+        ("top_p", 0),
+        ("top_p", "NaN"),
+        ("max_tokens", 0),
+        ("max_tokens", "many"),
+        ("max_tokens", 1.5),
+        ("n", 0),
+        ("n", 10**6),
+        ("seed", 2**63),
+        ("seed", -(2**63) - 1),
+        ("seed", "9" * 5000),
+        ("stop", {"a": 1}),
+        ("stop", [1]),
+        ("stop", ""),
+        ("stop_token_ids", '["a"]'),
+        ("stop_token_ids", "7"),
+        ("logit_bias", '{"5": NaN}'),
+        ("logit_bias", "[" * 100_000),
+        ("ignore_eos", "maybe"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(builder: SamplingBuilder, name: str, sent: Any) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        build(builder, **{name: sent})
+    assert str(error.value).startswith(name)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("json", {"type": "object"}),
+        ("json", '{"type": "object"}'),
+        ("regex", "a+"),
+        ("choice", ["a", "b"]),
+        ("grammar", 'root ::= "a"'),
+        ("json_object", True),
+    ],
+)
+def test_structured_outputs_reach_vllm(builder: SamplingBuilder, key: str, value: Any) -> None:
+    assert getattr(build(builder, {key: value}).structured_outputs, key) == value
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({}, "structured_outputs: You must use one kind"),
+        ({"json": "{}", "regex": "a"}, "structured_outputs: You can only use one kind"),
+        ({"schema": {}}, "structured_outputs: expected keys among json, regex, choice, grammar"),
+        ({"_backend": "x"}, "structured_outputs: expected keys among json"),
+        ({"choice": "a"}, "structured_outputs.choice: expected another type (Input should be a valid list), got 'a'"),
+        ({"regex": 5}, "structured_outputs.regex: expected another type (Input should be a valid string), got 5"),
+    ],
+)
+def test_wrong_structured_outputs_are_refused_by_key(builder: SamplingBuilder, sent: Any, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        build(builder, sent)
+    assert str(error.value).startswith(message)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.data())
+def test_any_value_gives_parameters_or_our_error(builder: SamplingBuilder, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(builder.names))
+    value = data.draw(_VALUES | _VALUES.map(json.dumps))
+    _, error = fakes.outcome(lambda: build(builder, **{name: value}))
+    assert error is None or error.triton_code in ("INVALID_ARG", "UNSUPPORTED")
