@@ -1,0 +1,97 @@
+"""The README in both languages and docs/: links resolve, both languages say the same commands, nothing private."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.installer.commands import COMMANDS
+from tools.installer.paths import CHECKOUT
+
+ENGLISH, CHINESE = CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md"
+READMES = [ENGLISH, CHINESE]
+PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+# Registries are named by name, and nobody's own folders or machines are.
+FORBIDDEN = re.compile(r"pypi\.org|pythonhosted|/root/|/home/|/work/|/tmp/|\.pyenv|pip-index|session", re.IGNORECASE)
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(CHECKOUT))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    found = _FENCE.finditer(page.read_text(encoding="utf-8"))
+    return [block["code"] for block in found if not languages or block["language"] in languages]
+
+
+def prose(page: Path) -> str:
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^(#+ .+)$", prose(page), re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them: lower case, spaces to hyphens, punctuation dropped."""
+    texts = [heading.lstrip("# ").replace("`", "").lower() for heading in headings(page)]
+    return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_resolve(page: Path) -> None:
+    for match in _LINK.finditer(prose(page)):
+        target, _, anchor = match["target"].partition("#")
+        if target.startswith("https://"):
+            continue
+        linked = (page.parent / target).resolve() if target else page
+        assert linked.exists(), f"{name(page)}: {match['target']}"
+        assert linked.is_relative_to(CHECKOUT), f"{name(page)}: {match['target']} leaves the repository"
+        assert not anchor or anchor in anchors(linked), f"{name(page)}: {match['target']}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_nothing_private_and_no_registry_hosts(page: Path) -> None:
+    assert not FORBIDDEN.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_code_fences_are_closed_and_no_placeholder_is_left(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+    assert not re.findall(r"^@\w+@$|TODO|FIXME", text, re.MULTILINE)
+
+
+def test_both_languages_have_the_same_headings() -> None:
+    levels = [[heading.split()[0] for heading in headings(page)] for page in READMES]
+    assert levels[0] == levels[1]
+
+
+def test_both_languages_have_the_same_commands_and_answers() -> None:
+    assert blocks(ENGLISH, "bash", "python", "json") == blocks(CHINESE, "bash", "python", "json")
+    assert len(blocks(ENGLISH)) == len(blocks(CHINESE))
+
+
+@pytest.mark.parametrize("page", READMES, ids=name)
+def test_commands_of_build_py_exist(page: Path) -> None:
+    used = set(re.findall(r"build\.py ([a-z]+)", page.read_text(encoding="utf-8")))
+    assert {"demo", "test", "serve"} <= used <= {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("page", READMES, ids=name)
+def test_code_is_valid(page: Path) -> None:
+    for code in blocks(page, "python"):
+        compile(code, name(page), "exec")
+    for code in blocks(page, "json"):
+        json.loads(code)
+
+
+@pytest.mark.parametrize("page", READMES, ids=name)
+def test_files_named_in_commands_exist(page: Path) -> None:
+    named = re.findall(r"docs/images/[\w.]+|model_repository/[\w./]+|patches/\w+\.py", page.read_text(encoding="utf-8"))
+    assert named
+    for path in named:
+        assert (CHECKOUT / path.rstrip(".")).exists(), path
