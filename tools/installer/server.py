@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tools.installer import ports, processes
-from tools.installer.console import BuildError, tail
+from tools.installer import ports, processes, triton_log
+from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.paths import BACKENDS
 
@@ -23,7 +23,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 
 class ServerError(BuildError):
-    """tritonserver ended, or a model did not load. The message ends with the tail of its log."""
+    """tritonserver ended, or a model did not load. The message says why, as far as its log does."""
 
 
 def child_environment(environment: Environment, overrides: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -153,9 +153,9 @@ class TritonServer:
         deadline = time.monotonic() + timeout
         while not self.is_ready():
             if self.returncode is not None:
-                raise ServerError(f"tritonserver ended with status {self.returncode}{self._log_tail()}")
+                raise ServerError(f"tritonserver ended with status {self.returncode}{self._from_log()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"tritonserver was not ready within {timeout:.0f} s{self._log_tail()}")
+                raise ServerError(f"tritonserver was not ready within {timeout:.0f} s{self._from_log()}")
             time.sleep(_POLL_SECONDS)
         self._look_at_family()
         return self
@@ -254,7 +254,7 @@ class TritonServer:
             found |= processes.family(process.pid, now)
         self._family = found
 
-    def _log_tail(self) -> str:
+    def _from_log(self) -> str:
         if self.log is None:
             return ""
-        return f"; the end of its log ({self.log}):\n{tail(self.log, 40)}"
+        return f":\n{triton_log.why(self.log_text())}\n  the whole log: {self.log}"

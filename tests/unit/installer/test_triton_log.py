@@ -1,0 +1,32 @@
+"""What is quoted from tritonserver's log. The lines are from tritonserver 2.51, shortened."""
+
+from tools.installer import triton_log
+
+FAILED = (
+    'I1121 08:22:22.1 609 model_lifecycle.cc:472] "loading: shapes_vl:1"\n'
+    "E1121 08:22:22.2 609 model_lifecycle.cc:642] \"failed to load 'shapes_vl' version 1: Internal: ConfigError: "
+    'multi_lora.json: zh\\n\\nAt:\\n  model.py(55): initialize\\n"\n'
+    "| shapes_vl | 1 | UNAVAILABLE: Internal |\n"
+    "error: creating server: Internal - failed to load all models\n"
+)
+
+
+def test_a_model_that_failed_is_quoted_with_its_traceback() -> None:
+    assert triton_log.why(FAILED) == (
+        "model 'shapes_vl', version 1: Internal: ConfigError: multi_lora.json: zh\n\nAt:\n  model.py(55): initialize"
+    )
+
+
+def test_a_model_is_quoted_once_with_its_last_reason() -> None:
+    assert len(triton_log.failures(FAILED + FAILED)) == 1
+
+
+def test_else_the_last_words() -> None:
+    assert triton_log.why("I1 starting\nerror: creating server: Invalid argument - bad flag\n  more\n") == (
+        "error: creating server: Invalid argument - bad flag\n  more"
+    )
+
+
+def test_else_the_end_of_the_log() -> None:
+    lines = [f"line {number}" for number in range(100)]
+    assert triton_log.why("\n".join(lines)).splitlines() == lines[-25:]
