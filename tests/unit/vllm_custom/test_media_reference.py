@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 
 import fakes
 import pytest
@@ -133,6 +134,14 @@ def test_size_is_that_of_the_decoded_file(element: bytes) -> None:
 def test_long_base64_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(InvalidRequestError, match=r"image\[0\]: 100000 characters of base64; MEDIA_MAX_BYTES"):
         decode(b"!" * 100_000, 1000)
+
+
+@pytest.mark.parametrize("uri", [b"data:,", b"data:;base64,"])
+def test_millions_of_percent_escapes_are_refused_at_once(uri: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InvalidRequestError, match=r"image\[0\]: a data: URI with more than 1000000 percent escapes"):
+        decode(uri + b"%" * 10_000_000, 100_000_000)
+    assert time.perf_counter() - began < 0.5
 
 
 def test_messages_stay_short() -> None:

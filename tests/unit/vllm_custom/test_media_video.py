@@ -1,5 +1,6 @@
 """Clips become evenly spread frames with their metadata."""
 
+import struct
 from pathlib import Path
 
 import fakes
@@ -74,6 +75,17 @@ def test_a_still_gif_is_a_clip_of_one_frame() -> None:
 def test_frames_above_the_pixel_limit_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"video\[0\]: 16 x 8 = 128 pixels; IMAGE_MAX_PIXELS"):
         decode(gif(COLOURS), max_pixels=127)
+
+
+def test_a_few_bytes_that_redraw_a_large_picture_many_times_are_refused() -> None:
+    """10,000 frames of one pixel each, on a screen of 1,000 x 1,000."""
+    header = b"GIF89a" + struct.pack("<HHBBB", 1000, 1000, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    frame = b"\x21\xf9\x04\x08\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    assert decode(header + frame * 32 + b";")[1]["total_num_frames"] == 32
+    with pytest.raises(
+        InvalidRequestError, match=r"10000 frames of 1000 x 1000 .* IMAGE_MAX_PIXELS x VIDEO_MAX_FRAMES"
+    ):
+        decode(header + frame * 10_000 + b";")
 
 
 def test_a_cut_off_gif_is_refused() -> None:

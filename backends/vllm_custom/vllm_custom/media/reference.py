@@ -16,6 +16,8 @@ from vllm_custom.errors import InvalidRequestError, invalid
 _SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
 # RFC 2397: data:[<mediatype>][;base64],<data>
 _DATA_URI = re.compile(rb"\s*data:(?P<type>[^,]*?)(?P<base64>;base64)?,(?P<data>.*)", re.IGNORECASE | re.DOTALL)
+# Base64 needs few escapes (of +, / and =); taking millions of them apart would keep a thread busy for a minute.
+_MAX_ESCAPES = 1_000_000
 _WHITESPACE = b" \t\r\n\f\v"
 _ACCEPTED = "base64, a data: URI or the encoded file's bytes"
 
@@ -52,9 +54,11 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
     match = _DATA_URI.match(element)
     if match is None:
         raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")
-    if match.group("base64"):
-        return _base64(unquote_to_bytes(match.group("data")), field, max_bytes)
-    return unquote_to_bytes(match.group("data"))
+    data = match.group("data")
+    if data.count(b"%") > _MAX_ESCAPES:
+        raise InvalidRequestError(f"{field}: a data: URI with more than {_MAX_ESCAPES} percent escapes; send base64")
+    plain = unquote_to_bytes(data)
+    return _base64(plain, field, max_bytes) if match.group("base64") else plain
 
 
 def _base64(text: bytes, field: str, max_bytes: int) -> bytes:

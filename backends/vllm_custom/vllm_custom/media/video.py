@@ -43,10 +43,23 @@ def _decode_animation(data: bytes, field: str, max_pixels: int, max_frames: int)
     image = open_image(data, field, max_pixels)
     try:
         total = int(getattr(image, "n_frames", 1))
+        _check_work(image, field, total, max_pixels * max_frames)
         wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
         return _frames(image, total, wanted)
+    except InvalidRequestError:
+        raise
     except Exception as error:
         raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+
+
+def _check_work(image: Image.Image, field: str, total: int, max_pixels: int) -> None:
+    """Every frame has to be drawn to reach the next, and a frame of a few bytes can redraw a picture of many pixels."""
+    pixels = total * image.width * image.height
+    if pixels > max_pixels:
+        raise InvalidRequestError(
+            f"{field}: {total} frames of {image.width} x {image.height} = {pixels} pixels; "
+            f"IMAGE_MAX_PIXELS x VIDEO_MAX_FRAMES of this model is {max_pixels}"
+        )
 
 
 def _frames(image: Image.Image, total: int, wanted: set[int]) -> Video:
