@@ -21,64 +21,69 @@ from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
 from vllm_custom.media import HandleTable, install_connector  # noqa: E402
 from vllm_custom.service import InferenceService  # noqa: E402
-from vllm_custom.upstream import UpstreamAdapter, load_upstream  # noqa: E402
+from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream  # noqa: E402
 
 
-def extend(base: Any) -> Any:
+class Extension:
+    """What is put in front of the base class: the mixin through which Triton's calls come."""
+
+    vllm_engine_config: dict[str, Any]
+
+    @classmethod
+    def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
+        return auto_complete(auto_complete_model_config)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        model_config = json.loads(args["model_config"])
+        settings = Settings.from_model_config(model_config)
+        self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
+        self._version_dir = Path(pb_utils.get_model_dir())
+        engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
+        chat_template = settings.read_chat_template(self._version_dir)
+        handles = HandleTable()
+        install_connector(handles)
+        # The base serves decoupled models only and says so by an assertion; our way out does both.
+        model_config["model_transaction_policy"] = {"decoupled": True}
+        base: Any = super()
+        base.initialize({**args, "model_config": json.dumps(model_config)})
+        self.using_decoupled = settings.decoupled
+        try:
+            self._service = InferenceService(UpstreamAdapter(self), settings, handles, chat_template, pb_utils)
+        except BaseException:
+            base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
+            raise
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            self._service.submit(request)
+
+    def finalize(self) -> None:
+        base: Any = super()
+        base.finalize()
+        self._service.close()
+
+    def _validate_device_config(self) -> None:
+        self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
+        base: Any = super()
+        base._validate_device_config()
+
+    def _setup_lora(self) -> None:
+        self.enable_lora = engine_args.lora_enabled(self.vllm_engine_config)
+        if self.enable_lora:
+            self.lora_repository = engine_args.load_loras(self._version_dir)
+            self.supported_loras = list(self.lora_repository)
+
+    def _build_on(self, upstream: LoadedUpstream) -> None:
+        """Log the base; VLLM_BACKEND_DIR in config.pbtxt, unknown when Triton imported this file, may change it."""
+        if not isinstance(self, upstream.model_class):
+            self.__class__ = extend(upstream.model_class)
+        log = pb_utils.Logger.log_info if upstream.release else pb_utils.Logger.log_warn
+        log(f"[vllm_custom] {upstream.describe()}")
+
+
+def extend(base: type) -> type:
     """The backend's class on top of ``base``, the TritonPythonModel of a vLLM backend."""
-
-    class TritonPythonModel(base):  # type: ignore[misc]
-        vllm_engine_config: dict[str, Any]
-
-        @classmethod
-        def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
-            return auto_complete(auto_complete_model_config)
-
-        def initialize(self, args: dict[str, str]) -> None:
-            model_config = json.loads(args["model_config"])
-            settings = Settings.from_model_config(model_config)
-            upstream = load_upstream(BACKEND_DIR, settings.vllm_backend_dir)
-            if upstream.model_class is not base:
-                # config.pbtxt names another base, which was not known when Triton imported this file.
-                self.__class__ = extend(upstream.model_class)
-                self.initialize(args)
-                return
-            log = pb_utils.Logger.log_info if upstream.release else pb_utils.Logger.log_warn
-            log(f"[vllm_custom] {upstream.describe()}")
-            self._version_dir = Path(pb_utils.get_model_dir())
-            engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
-            chat_template = settings.read_chat_template(self._version_dir)
-            handles = HandleTable()
-            install_connector(handles)
-            # The base serves decoupled models only and says so by an assertion; our way out does both.
-            model_config["model_transaction_policy"] = {"decoupled": True}
-            super().initialize({**args, "model_config": json.dumps(model_config)})
-            self.using_decoupled = settings.decoupled
-            try:
-                self._service = InferenceService(UpstreamAdapter(self), settings, handles, chat_template, pb_utils)
-            except BaseException:
-                super().finalize()  # the engine runs already; Triton does not finalize what did not initialize
-                raise
-
-        def execute(self, requests: list[Any]) -> None:
-            for request in requests:
-                self._service.submit(request)
-
-        def finalize(self) -> None:
-            super().finalize()
-            self._service.close()
-
-        def _validate_device_config(self) -> None:
-            self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
-            super()._validate_device_config()
-
-        def _setup_lora(self) -> None:
-            self.enable_lora = engine_args.lora_enabled(self.vllm_engine_config)
-            if self.enable_lora:
-                self.lora_repository = engine_args.load_loras(self._version_dir)
-                self.supported_loras = list(self.lora_repository)
-
-    return TritonPythonModel
+    return type("TritonPythonModel", (Extension, base), {})
 
 
 TritonPythonModel = extend(load_upstream(BACKEND_DIR, "").model_class)

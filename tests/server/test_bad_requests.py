@@ -89,6 +89,15 @@ BAD: dict[str, tuple[dict[str, Any], int, list[str]]] = {
         400,
         ["exclude_input_in_output", "stream"],
     ),
+    "stop token beyond the vocabulary": (
+        {"text_input": "a", "min_tokens": 2, "stop_token_ids": "[999999]"},
+        400,
+        ["stop_token_ids", "999999"],
+    ),
+    "allowed token beyond the vocabulary": ({"text_input": "a", "allowed_token_ids": "[999999]"}, 400, ["999999"]),
+    "biased token beyond the vocabulary": ({"text_input": "a", "logit_bias": '{"999999": 1}'}, 400, ["999999"]),
+    "more logprobs than allowed": ({"text_input": "a", "logprobs": 1000}, 400, ["logprobs"]),
+    "too many sequences": ({"text_input": "a", "n": 100000}, 400, ["n"]),
     "two prompts": ({"text_input": ["a", "b"]}, 400, ["text_input"]),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import threading
 import time
@@ -127,5 +128,8 @@ class TestLife:
 
 def _engines(triton: TritonServer) -> list[str]:
     """Processes under the server beside Triton's own: vLLM's engine and what it started."""
-    children = psutil.Process(triton.pid).children(recursive=True)
-    return [child.name() for child in children if "EngineCore" in " ".join(child.cmdline())]
+    names = []
+    for child in psutil.Process(triton.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, or gone since
+            names.append(" ".join(child.cmdline()))
+    return [name for name in names if "EngineCore" in name]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -209,5 +210,6 @@ async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[Respo
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, function: Any) -> None:
-    loop.call_soon_threadsafe(function)
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+        loop.call_soon_threadsafe(function)
