@@ -59,7 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     )
     with running:
         yield running
-    assert running.stop() == []  # nothing had to be ended by force
+        left = running.stop()
+    assert left == [], f"processes that had to be ended after tritonserver's own stop: {left}"
 
 
 @pytest.fixture(scope="module")
