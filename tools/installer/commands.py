@@ -91,7 +91,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
-    parser.add_argument("--seed", type=int, default=7, help="another picture (default: 7)")
+    parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="another picture (default: 10)")
 
 
 def demo(options: argparse.Namespace) -> int:

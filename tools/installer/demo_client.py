@@ -91,10 +91,11 @@ def ask(url: str, folder: Path, seed: int, show: bool) -> bool:
     answer = generate(url, buffer.getvalue()).strip()
     print(f"generate         {answer}")
     print("generate_stream  ", end="", flush=True)
-    pieces = []
+    pieces: list[str] = []
     for piece in generate_stream(url, buffer.getvalue()):
-        pieces.append(piece)
-        print(f"{'|' if len(pieces) > 1 else ''}{piece}", end="", flush=True)
+        if piece:  # the last one may hold nothing but the end
+            print(f"{'|' if pieces else ''}{piece}", end="", flush=True)
+            pieces.append(piece)
     streamed = "".join(pieces).strip()
     truth = drawn.answer()
     print(f"\ntruth            {truth}")
