@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.standin_client import Client
+from tests.server.client import Client
 from tests.shapes import picture
 
 pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("shapes_vl")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import Repository
-from tests.server.standin_client import Client
+from tests.server.client import Client
 
 pytestmark = [pytest.mark.server]
 

@@ -14,7 +14,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
 from tests.server.conftest import Repository
-from tests.server.standin_client import Client
+from tests.server.client import Client
 from tests.shapes import Picture, picture
 from tools.installer.server import TritonServer
 
