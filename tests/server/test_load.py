@@ -15,8 +15,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 from PIL import Image
 
-from tests.server.conftest import wait_until
 from tests.server.client import Client
+from tests.server.conftest import wait_until
 from tests.shapes import picture
 from tools.installer.server import TritonServer
 

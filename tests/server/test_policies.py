@@ -13,8 +13,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
-from tests.server.conftest import Repository
 from tests.server.client import Client
+from tests.server.conftest import Repository
 from tests.shapes import Picture, picture
 from tools.installer.server import TritonServer
 
