@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         "there, try the machinery with --steps 20.",
     )
     train.set_defaults(run=_train)
+    train.add_argument("--begin", type=Path, help="folder of a model to go on with, instead of random weights")
     _training(train, seconds=480, out=SERVED / "weights")
     lora = commands.add_parser(
         "lora",
@@ -79,7 +80,16 @@ def _workers(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> None:
     from tools.shapes_vl.train import Plan, train_model
 
-    train_model(Plan(options.device, options.seconds, options.steps, options.seed, _workers(options)), options.out)
+    plan = Plan(
+        options.device,
+        options.seconds,
+        options.steps,
+        options.seed,
+        _workers(options),
+        learning_rate=1.5e-3 if options.begin is None else 1e-3,
+        curriculum_from=0.0 if options.begin is None else 0.4,
+    )
+    train_model(plan, options.out, options.begin)
 
 
 def _lora(options: argparse.Namespace) -> None:
@@ -94,6 +104,7 @@ def _lora(options: argparse.Namespace) -> None:
         _workers(options),
         learning_rate=2e-3,
         weight_decay=0.0,
+        curriculum_from=0.4,
     )
     train_adapter(plan, options.base, options.adapter, options.out)
 

@@ -355,10 +355,22 @@ def fonts() -> tuple[str, ...]:
 
     matplotlib carries DejaVu, STIX and Computer Modern; without it DejaVu is looked for in the system's folder.
     """
-    names = (
-        "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold DejaVuSerif DejaVuSerif-Bold "
-        "STIXGeneral STIXGeneralBol STIXGeneralItalic cmr10 cmss10 cmtt10 cmb10"
-    ).split()
+    names = [
+        "DejaVuSans",
+        "DejaVuSans-Bold",
+        "DejaVuSans-Oblique",
+        "DejaVuSansMono",
+        "DejaVuSansMono-Bold",
+        "DejaVuSerif",
+        "DejaVuSerif-Bold",
+        "STIXGeneral",
+        "STIXGeneralBol",
+        "STIXGeneralItalic",
+        "cmr10",
+        "cmss10",
+        "cmtt10",
+        "cmb10",
+    ]
     folders = [Path("/usr/share/fonts/truetype/dejavu")]
     spec = find_spec("matplotlib")
     if spec is not None and spec.origin is not None:

@@ -19,7 +19,7 @@ TOKENS_PER_SECOND = 2
 TEMPORAL_PATCH = 2
 PAD_CHUNK = 64
 LONGEST = vision.MAX_PIXELS // vision.PATCH_PX**2
-"""No picture has more patches than this (5120), and no conversation may have more tokens."""
+"""Patches of the largest picture, and the most tokens of a conversation: 5120."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,8 @@ class Packer:
         self._used = dict.fromkeys(("patches", "tokens", "rows", "windows", "frames", "sequences", "answers"), 0)
 
     def add(self, parts: _Parts, skill: int) -> bool:
-        longest = max([len(parts.ids), *parts.frames])
-        if longest > LONGEST:
-            raise ValueError(f"a sequence of {longest} is longer than the {LONGEST} that attention covers")
+        if max([len(parts.ids), *parts.frames]) > LONGEST:
+            raise ValueError(f"{parts.frames} patches or {len(parts.ids)} tokens are more than attention covers")
         needs = {
             "patches": sum(parts.frames),
             "tokens": len(parts.ids),
