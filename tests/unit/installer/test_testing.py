@@ -1,6 +1,8 @@
 """The `test` command: what runs, and the exit status."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,15 @@ def test_a_failure_does_not_hide_the_rest(
     runs = Runs(**failing)
     assert run(monkeypatch, environment, runs) == status
     assert runs.modules[-1] == ("pytest",)
+
+
+def test_what_runs_is_told_to_stop_and_awaited(environment: Environment, tmp_path: Path) -> None:
+    """A build.py that gets SIGTERM lets pytest take its servers down first."""
+    (environment.folder / "bin/python").write_text(
+        f"#!{sys.executable}\nimport time, pathlib, os, signal\n"
+        f"try:\n    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(30)\n"
+        f"except KeyboardInterrupt:\n    pathlib.Path({str(tmp_path / 'cleaned')!r}).touch()\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        testing._python(environment, ("pytest",))
+    assert (tmp_path / "cleaned").exists()
