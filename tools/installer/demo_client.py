@@ -86,7 +86,8 @@ def ask(url: str, folder: Path, seed: int, show: bool) -> bool:
     path.write_bytes(buffer.getvalue())
     if show:
         print(f"\n{art(drawn.image)}")
-    print(f"\npicture          {path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
+    shown_path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    print(f"\npicture          {shown_path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
     print(f"question         {QUESTION}")
     answer = generate(url, buffer.getvalue()).strip()
     print(f"generate         {answer}")
