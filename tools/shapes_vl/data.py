@@ -202,7 +202,8 @@ class Packs(IterableDataset[dict[str, torch.Tensor]]):
             example = mixture.example(self._progress.value)
             parts = conversation(example, encoder)
             skill = SKILLS.index(example.skill)
-            if not packer.add(parts, skill):
+            # One that does not even fit into an empty pack, which happens to the small packs of a CPU, is left out.
+            if not packer.add(parts, skill) and not packer.empty:
                 yield as_tensors(packer.finish())
                 packer = Packer(self._limits)
                 packer.add(parts, skill)

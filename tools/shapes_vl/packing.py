@@ -130,6 +130,10 @@ class Packer:
         self._skills: list[int] = []
         self._used = dict.fromkeys(("patches", "tokens", "rows", "windows", "frames", "sequences", "answers"), 0)
 
+    @property
+    def empty(self) -> bool:
+        return not self._all
+
     def add(self, parts: _Parts, skill: int) -> bool:
         if max([len(parts.ids), *parts.frames]) > LONGEST:
             raise ValueError(f"{parts.frames} patches or {len(parts.ids)} tokens are more than attention covers")
