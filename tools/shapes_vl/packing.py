@@ -166,7 +166,10 @@ class Packer:
         )
 
     def finish(self) -> Pack:
-        """The pack: see `PACK_SHAPES` in the model for the meaning of each array."""
+        """The pack. `model.answer_logits` explains what the network reads of it; of the rest, `targets` and `weights`
+        (answers,) are the tokens to be said and what each counts, `owner` the conversation of each, and `skills`
+        (sequences,) the kind of question of each conversation, with -1 for none.
+        """
         limits, parts = self._limits, self._all
         lengths = [len(part.ids) for part in parts]
         starts = np.cumsum([0, *lengths])
