@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="measure exact answers per skill and size",
         description="Measure exact answers on unseen pictures. A GPU with 16 CPU cores takes half a minute for 120 "
-        "questions in each cell of the table, two CPU cores 20 seconds more for each question in every cell.",
+        "questions in each cell of the table, two CPU cores half a minute or more for each.",
     )
     evaluate.set_defaults(run=_evaluate)
     _common(evaluate)
