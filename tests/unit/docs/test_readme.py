@@ -13,7 +13,7 @@ ENGLISH, CHINESE = CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
 PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 # Registries are named by name, and nobody's own folders or machines are.
-FORBIDDEN = re.compile(r"pypi\.org|pythonhosted|/root/|/home/|/work/|/tmp/|\.pyenv|pip-index|session", re.IGNORECASE)
+FORBIDDEN = re.compile(r"pypi\.org|pythonhosted|/root/|/home/|/work/|/tmp/|\.pyenv|pip-index", re.IGNORECASE)
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
