@@ -22,6 +22,7 @@ class Settings(BaseModel):
     decoupled: bool
     max_batch_size: int = Field(ge=0)
     declared_outputs: frozenset[str]
+    declared_inputs: frozenset[str] = frozenset()
     report_custom_metrics: bool
     enable_vllm_health_check: bool
     vllm_backend_dir: str
@@ -30,6 +31,8 @@ class Settings(BaseModel):
     video_max_frames: int
     media_concurrency: int
     chat_template: str
+    max_inflight_requests: int = 0
+    lora_dir: str = ""
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -59,6 +62,7 @@ class Settings(BaseModel):
             decoupled=bool(model_config.get("model_transaction_policy", {}).get("decoupled", False)),
             max_batch_size=int(model_config.get("max_batch_size", 0)),
             declared_outputs=frozenset(output["name"] for output in model_config.get("output", [])),
+            declared_inputs=frozenset(tensor["name"] for tensor in model_config.get("input", [])),
             **_parse_parameters(given),
         )
 

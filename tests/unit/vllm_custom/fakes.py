@@ -215,6 +215,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass
@@ -224,3 +225,4 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     prompt_token_ids: tuple[int, ...] | None = (1, 2, 3)
     finished: bool = False
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None

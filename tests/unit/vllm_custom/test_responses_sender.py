@@ -192,7 +192,7 @@ def test_a_response_that_cannot_be_sent_ends_its_stream_only(
     outcome.wait()
     assert stream.closed
     assert (broken.texts, broken.flags, outcome.results) == (
-        [["the response could not be built or sent"]],
+        [["the response could not be built or sent, request id "]],
         [FINAL],
         [False],
     )
@@ -216,7 +216,7 @@ def test_a_response_that_cannot_be_built_is_an_error(make_pool: Callable[..., Se
     stream, outcome = open_stream(make_pool(), sender)
     stream.finish(rows("lone surrogate \ud800"))
     outcome.wait()
-    assert sender.texts == [["the response could not be built or sent"]]
+    assert sender.texts == [["the response could not be built or sent, request id "]]
     assert outcome.results == [False]
 
 
