@@ -249,7 +249,7 @@ class TestRequests:
 
     def test_ids_are_in_the_log(self, client: Client, triton: TritonServer) -> None:
         client.generate(MODEL, text_input="2+3=", id="my-own-id-77", guided_regex="(a")
-        wait_until(lambda: "request my-own-id-77 failed: guided_regex" in triton.log.read_text(errors="replace"), 10)
+        wait_until(lambda: "request my-own-id-77 failed: guided_regex" in triton.log_text(), 10)
 
     def test_trace_context_is_taken(self, client: Client) -> None:
         context = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}

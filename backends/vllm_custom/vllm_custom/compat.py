@@ -116,6 +116,12 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     )
 
 
+def on_one_host(engine: Any) -> bool:
+    """Whether all workers of the engine see the files of this machine."""
+    config = engine.vllm_config.parallel_config
+    return getattr(config, "nnodes", 1) == 1 and config.distributed_executor_backend != "ray"
+
+
 def chat_template_of(engine: Any) -> str | None:
     """The chat template that vLLM would use for this model, or None if it has none."""
     from vllm.renderers.hf import resolve_chat_template

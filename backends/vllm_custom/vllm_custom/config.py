@@ -49,6 +49,21 @@ class Settings(BaseModel):
                 f"config.pbtxt: parameter CHAT_TEMPLATE: expected a readable UTF-8 file, got {self.chat_template!r}"
             ) from error
 
+    def find_lora_dir(self, version_dir: Path, *, enable_lora: bool) -> Path | None:
+        """LORA_DIR as an absolute path, relative ones from ``version_dir``; None where it is not set.
+
+        Raises:
+            ConfigError: there is no such folder, or the engine runs without LoRA.
+        """
+        if not self.lora_dir:
+            return None
+        if not enable_lora:
+            raise ConfigError("config.pbtxt: parameter LORA_DIR needs enable_lora: true in model.json")
+        folder = (version_dir / self.lora_dir).resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"config.pbtxt: parameter LORA_DIR: expected a folder, got {self.lora_dir!r}")
+        return folder
+
     @classmethod
     def from_model_config(cls, model_config: Mapping[str, Any]) -> Settings:
         """Read Triton's model configuration (``json.loads(args["model_config"])``).

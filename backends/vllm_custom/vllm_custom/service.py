@@ -8,6 +8,7 @@ import functools
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
@@ -23,7 +24,7 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
-from vllm_custom.lora import LoraAdapters
+from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
@@ -46,6 +47,7 @@ class InferenceService:
         settings: Settings,
         handles: HandleTable,
         chat_template: str | None,
+        lora_dir: Path | None,
         pb_utils: Any,
     ) -> None:
         self._upstream = upstream
@@ -60,8 +62,8 @@ class InferenceService:
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
         self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), sampling_fields())
         self._admission = Admission(settings.max_inflight_requests)
-        adapters = upstream.adapters()
-        self._loras = LoraAdapters(engine, adapters, enabled=bool(adapters))
+        folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
+        self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
@@ -101,6 +103,7 @@ class InferenceService:
         self._cancellation.close()
         self._senders.close()
         self._media.close()
+        self._loras.close()
 
     def _stream(self, request: Any, arrival: Arrival, finished: Callable[[], None]) -> ResponseStream:
         """The way out of ``request``; ``finished`` is called on the event loop after its final response."""
@@ -179,23 +182,23 @@ class InferenceService:
 
         Leaving the context early closes the engine's generator, which aborts the request there.
         """
-        self._loras.check(call.control.lora_name)
+        await self._loras.check(call.control.lora_name)
         plan = self._prompts.plan(call)
         structured = await self._constraints.compile(read_constraint(call.control))
         sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
-        lora = await self._loras.request(call.control.lora_name)
-        prompt = await self._prompts.render(call, plan)
-        generated = compat.generate(
-            self._upstream.engine,
-            prompt.engine_input,
-            sampling,
-            f"{arrival.request_id}-{compat.random_request_id()}",
-            lora_request=lora,
-            priority=call.control.priority,
-            trace_headers=call.control.trace_headers,
-        )
-        async with aclosing(generated) as outputs:
-            yield outputs, prompt, sampling.n
+        async with self._loras.use(call.control.lora_name) as lora:
+            prompt = await self._prompts.render(call, plan)
+            generated = compat.generate(
+                self._upstream.engine,
+                prompt.engine_input,
+                sampling,
+                f"{arrival.request_id}-{compat.random_request_id()}",
+                lora_request=lora,
+                priority=call.control.priority,
+                trace_headers=call.control.trace_headers,
+            )
+            async with aclosing(generated) as outputs:
+                yield outputs, prompt, sampling.n
 
     async def _check_health(self) -> None:
         """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""

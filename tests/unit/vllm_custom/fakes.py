@@ -195,6 +195,9 @@ class Engine:
             raise self.adapter_error
         self.loaded.append(request)
 
+    async def remove_lora(self, number: int) -> None:
+        self.loaded = [request for request in self.loaded if request.lora_int_id != number]
+
 
 @dataclass
 class Logprob:

@@ -6,8 +6,7 @@ import fakes
 import pytest
 
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
-from vllm_custom.lora import LoraAdapters
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, install_connector
 
 pytestmark = pytest.mark.usefixtures("vllm")
@@ -108,46 +107,3 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_async(url)
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 await connector.fetch_audio_async(url)
-
-
-PATHS = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
-
-
-async def test_an_adapter_is_loaded_once_under_the_id_of_its_place() -> None:
-    engine = fakes.Engine()
-    adapters = LoraAdapters(engine, PATHS, enabled=True)
-    requests = [await adapters.request(name) for name in ("caps", "caps", "zh")]
-    assert [(item.lora_name, item.lora_int_id, item.lora_path) for item in requests] == [
-        ("caps", 2, "/adapters/caps"),
-        ("caps", 2, "/adapters/caps"),
-        ("zh", 1, "/adapters/zh"),
-    ]
-    assert [item.lora_name for item in engine.loaded] == ["caps", "zh"]
-    assert await adapters.request(None) is None
-
-
-async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
-    engine = fakes.Engine()
-    engine.adapter_error = RuntimeError("rank 512 at /secret/path")
-    adapters = LoraAdapters(engine, PATHS, enabled=True)
-    with pytest.raises(InvalidRequestError, match="the adapter 'zh' cannot be loaded") as error:
-        await adapters.request("zh")
-    assert "/secret" not in str(error.value)
-    engine.adapter_error = None
-    assert (await adapters.request("zh")).lora_name == "zh"
-
-
-@pytest.mark.parametrize(
-    ("enabled", "name", "kind", "message"),
-    [
-        (True, "nl", NotFoundError, "no adapter 'nl'; this model has caps, zh"),
-        (False, "zh", InvalidRequestError, "runs without enable_lora"),
-    ],
-)
-def test_an_adapter_that_is_not_there_is_refused(
-    enabled: bool, name: str, kind: type[BackendError], message: str
-) -> None:
-    adapters = LoraAdapters(fakes.Engine(), PATHS if enabled else {}, enabled=enabled)
-    adapters.check(None)
-    with pytest.raises(kind, match=message):
-        adapters.check(name)
