@@ -75,8 +75,7 @@ class InferenceService:
         try:
             self._admission.enter()
         except UnavailableError as error:
-            stream = self._stream(request, arrival, self._upstream.request_finished)
-            self._reject(stream, arrival, error)
+            self._stream(request, arrival, self._upstream.request_finished).fail(error)
             return
         loop = self._upstream.event_loop
         if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
@@ -89,14 +88,9 @@ class InferenceService:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
             work = self._work(request, stream, arrival)
         except Exception as error:
-            self._reject(stream, arrival, error)
+            stream.fail(self._explain(error, arrival.request_id))
             return
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-
-        def cancel() -> None:
-            future.cancel()
-
-        self._cancellation.watch(stream, cancel)
+        asyncio.run_coroutine_threadsafe(work, loop)
 
     def close(self) -> None:
         """Let the sender threads finish. The base has drained its requests before."""
@@ -106,8 +100,12 @@ class InferenceService:
         self._loras.close()
 
     def _stream(self, request: Any, arrival: Arrival, finished: Callable[[], None]) -> ResponseStream:
-        """The way out of ``request``; ``finished`` is called on the event loop after its final response."""
+        """The way out of ``request``, which holds the base's shutdown from now on.
+
+        ``finished`` is called on the event loop after the final response.
+        """
         loop = self._upstream.event_loop
+        _call_on(loop, self._upstream.request_started)
         sender = request.get_response_sender()
         return ResponseStream(
             self._senders, sender, on_done=lambda _: _call_on(loop, finished), request_id=arrival.request_id
@@ -116,11 +114,6 @@ class InferenceService:
     def _request_finished(self) -> None:
         self._admission.leave()
         self._upstream.request_finished()
-
-    def _reject(self, stream: ResponseStream, arrival: Arrival, error: Exception) -> None:
-        """Answer a request that never got as far as the event loop."""
-        _call_on(self._upstream.event_loop, self._upstream.request_started)
-        stream.fail(self._explain(error, arrival.request_id))
 
     def _work(self, request: Any, stream: ResponseStream, arrival: Arrival) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
@@ -141,7 +134,10 @@ class InferenceService:
     async def _serve(
         self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival, deadline: Deadline
     ) -> None:
-        self._upstream.request_started()
+        # Not before the task runs: one that is cancelled earlier would never answer.
+        task = asyncio.current_task()
+        if task is not None:
+            self._cancellation.watch(stream, functools.partial(_call_on, self._upstream.event_loop, task.cancel))
         try:
             with deadline:
                 await self._check_health()
@@ -236,6 +232,6 @@ async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[Respo
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
         loop.call_soon_threadsafe(function)
