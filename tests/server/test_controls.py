@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ import tritonclient.grpc as grpcclient
 from safetensors.numpy import save_file
 
 from tests.server.conftest import Repository, wait_until
-from tests.server.standin_client import Client
+from tests.server.standin_client import Answer, Client
 from tests.shapes import picture
 from tools.installer.server import TritonServer
 
@@ -127,6 +128,17 @@ class TestGuidedDecoding:
         assert len(texts) == 3
         assert all(is_of_schema(text) for text in texts)
 
+    def test_a_hundred_schemas(self, client: Client) -> None:
+        schemas = [random_object(random.Random(seed), depth=2) for seed in range(100)]
+
+        def ask(schema: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
+            return schema, client.generate(MODEL, **(REQUEST | {"max_tokens": 600}), guided_json=json.dumps(schema))
+
+        with ThreadPoolExecutor(MAX_INFLIGHT) as pool:
+            for schema, answer in pool.map(ask, schemas):
+                assert answer.status == 200, (schema, answer.body)
+                jsonschema.validate(json.loads(answer.text), schema)
+
     def test_a_structural_tag(self, client: Client) -> None:
         tag = {
             "type": "structural_tag",
@@ -178,6 +190,41 @@ class TestGuidedDecoding:
         answer = client.generate(MODEL, **REQUEST, **constraint)
         assert answer.status == 400, answer.body
         assert message in answer.error
+
+
+def random_object(random_: random.Random, depth: int) -> dict[str, Any]:
+    """A schema of an object with one to three properties, some of them optional."""
+    names = random_.sample(["name", "size", "tags", "kind", "x", "größe"], random_.randint(1, 3))
+    return {
+        "type": "object",
+        "properties": {name: random_schema(random_, depth - 1) for name in names},
+        "required": random_.sample(names, random_.randint(1, len(names))),
+        "additionalProperties": False,
+    }
+
+
+def random_schema(random_: random.Random, depth: int) -> dict[str, Any]:
+    """A schema whose texts are short: strings, numbers and lists are bounded."""
+    low, count = random_.randint(-50, 50), random_.randint(0, 2)
+    leaves: list[dict[str, Any]] = [
+        {"type": "string", "maxLength": random_.randint(1, 8)},
+        {"type": "string", "pattern": random_.choice(["^[a-c]{2,4}$", "^(yes|no)$", "^[0-9]{3}-[0-9]{2}$"])},
+        {"enum": random_.sample(["red", "green", 1, 2, None, True, "a b"], 3)},
+        {"const": random_.choice(["fixed", 7, False])},
+        {"type": "integer", "minimum": low, "maximum": low + random_.randint(0, 100)},
+        {"type": "boolean"},
+        {"type": "null"},
+    ]
+    if depth <= 0 or random_.random() < 0.5:
+        return random_.choice(leaves)
+    return random_.choice(
+        [
+            random_object(random_, depth),
+            {"type": "array", "items": random_.choice(leaves), "minItems": count, "maxItems": count + 2},
+            {"anyOf": random_.sample(leaves, 2)},
+            {"type": "array", "prefixItems": random_.sample(leaves, 2), "items": False, "minItems": 2},
+        ]
+    )
 
 
 class TestTypedTensors:

@@ -1,6 +1,7 @@
 """What we know of vLLM: names, errors, and the places where it lets us in."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import fakes
 import pytest
@@ -107,3 +108,30 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_async(url)
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 await connector.fetch_audio_async(url)
+
+
+@pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])
+def test_trace_headers_reach_an_engine_that_traces(endpoint: str | None, reaches: bool) -> None:
+    """Where it does not trace, vLLM would warn about each request that has them."""
+    seen: dict[str, Any] = {}
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint)),
+        generate=lambda *args, **options: seen.update(options),
+    )
+    headers = {"traceparent": "00-1-2-01"}
+    compat.generate(engine, {}, None, "id", lora_request=None, priority=3, trace_headers=headers)
+    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers if reaches else None}
+
+
+@pytest.mark.parametrize(
+    ("parallel", "expected"),
+    [
+        ({"distributed_executor_backend": "mp", "nnodes": 1}, True),
+        ({"distributed_executor_backend": None}, True),
+        ({"distributed_executor_backend": "ray", "nnodes": 1}, False),
+        ({"distributed_executor_backend": "mp", "nnodes": 2}, False),
+    ],
+)
+def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
+    assert compat.on_one_host(engine) is expected

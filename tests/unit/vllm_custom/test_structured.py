@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vllm_custom import compat
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.sampling import ConstraintCompiler, read_constraint
+from vllm_custom.sampling.structured import KINDS
 
 WEIGHTS = Path(__file__).parents[3] / "model_repository/shapes_vl/1/weights"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -212,3 +215,34 @@ async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: N
         with pytest.raises(InvalidRequestError, match="guided_regex: cannot be compiled: no"):
             await compiled(compiler, guided_regex="bad")
     assert seen == ["good", "bad", "bad"]
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from([*(f"guided_{kind}" for kind in KINDS), "response_format", "structured_outputs"])
+_KEYED = st.dictionaries(st.sampled_from([*KINDS, "type", "json_schema", "whitespace_pattern"]), _VALUES, max_size=2)
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=_NAMES, value=_VALUES | _KEYED, as_text=st.booleans())
+async def test_any_value_compiles_or_is_our_error(
+    compiler: ConstraintCompiler, name: str, value: Any, as_text: bool
+) -> None:
+    sent = {name: json.dumps(value) if as_text else value}
+    refused = ""
+    try:
+        _, control = parse_parameters(json.dumps(sent), None, ())
+        await compiler.compile(read_constraint(control))
+    except InvalidRequestError as error:
+        refused = str(error)
+    assert len(refused) < 2000
+
+
+def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
+    text = '{"a":' * 100_000 + "1" + "}" * 100_000
+    with pytest.raises(InvalidRequestError, match="guided_json: expected"):
+        read_constraint(parse_parameters(json.dumps({"guided_json": text}), None, ())[1])

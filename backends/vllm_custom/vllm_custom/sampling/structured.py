@@ -23,6 +23,7 @@ from vllm_custom.request.parameters import ControlParameters
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 _REMEMBERED = 1024
+_MAX_REASON_CHARACTERS = 1000
 # The native compilers put the time and their own source file before what they have to say.
 _COMPILER_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ")
 
@@ -103,14 +104,11 @@ def _response_format(given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 def _as_text(source: str, value: Any) -> str:
     """A schema or structural tag as JSON text; text is checked, so that an error can say where it is broken."""
-    if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise invalid(source, value, f"a JSON object ({error})") from error
-        text = value
-    else:
-        parsed, text = value, json.dumps(value)
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+        text = value if isinstance(value, str) else json.dumps(value)
+    except (ValueError, RecursionError) as error:
+        raise invalid(source, value, f"a JSON object ({error})") from error
     if not isinstance(parsed, dict):
         raise invalid(source, value, "a JSON object")
     return text
@@ -187,7 +185,7 @@ def _schema_error(schema: dict[str, Any]) -> str | None:
     try:
         validators.validator_for(schema, default=validators.Draft202012Validator).check_schema(schema)
     except SchemaError as error:
-        return f"at {error.json_path}: {error.message}"
+        return f"at {error.json_path}: {error.message[:_MAX_REASON_CHARACTERS]}"
     except Exception:  # a schema that trips the checker itself: vLLM's own reason is told instead
         return None
     return None
@@ -202,4 +200,4 @@ def _reasons(error: BaseException) -> str:
         if text and not any(text in message for message in messages):
             messages.append(text)
         current = current.__cause__ or current.__context__
-    return ": ".join(messages) or type(error).__name__
+    return ": ".join(messages)[:_MAX_REASON_CHARACTERS] or type(error).__name__
