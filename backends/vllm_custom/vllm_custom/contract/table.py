@@ -155,7 +155,9 @@ OUTPUTS: tuple[TensorSpec, ...] = (
 )
 
 REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
-    RequestParameterSpec("lora_name", "string", "no adapter", "An adapter of multi_lora.json.", official=True),
+    RequestParameterSpec(
+        "lora_name", "string", "no adapter", "An adapter of multi_lora.json or LORA_DIR.", official=True
+    ),
     RequestParameterSpec(
         "structured_outputs",
         "JSON object",
