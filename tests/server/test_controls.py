@@ -19,10 +19,9 @@ import jsonschema
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
-from safetensors.numpy import save_file
 
-from tests.server.conftest import Repository, wait_until
-from tests.server.standin_client import Answer, Client
+from tests.server.client import Answer, Client
+from tests.server.conftest import SHAPES_VL, Repository, wait_until
 from tests.shapes import picture
 from tools.installer.server import TritonServer
 
@@ -44,7 +43,10 @@ input [
 parameters {{ key: "MAX_INFLIGHT_REQUESTS" value: {{ string_value: "{MAX_INFLIGHT}" }} }}
 parameters {{ key: "LORA_DIR" value: {{ string_value: "adapters" }} }}
 """
-IMAGE = base64.b64encode(picture(23_000, (112, 112)).encoded()).decode()
+PICTURE = picture(23_000, (224, 224), count=2)
+IMAGE = base64.b64encode(PICTURE.encoded()).decode()
+# How old the listing of LORA_DIR may be.
+LISTING_AGE_SECONDS = 1.1
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -63,7 +65,7 @@ def model(repository: Repository, load: Callable[[str], None]) -> None:
     # A model of this size would fill the space between two tokens of JSON with blanks.
     compact = {"backend": "auto", "disable_any_whitespace": True}
     arguments = repository.shapes_args(
-        structured_outputs_config=compact, enable_lora=True, max_loras=1, max_cpu_loras=1, max_lora_rank=8
+        structured_outputs_config=compact, enable_lora=True, max_loras=1, max_cpu_loras=1, max_lora_rank=16
     )
     repository.add(MODEL, CONFIG, arguments)
     adapters_of(repository).mkdir()
@@ -316,46 +318,44 @@ class TestRequests:
 
 
 class TestAdapters:
+    """The adapters of shapes_vl under other names: `zh` answers in Chinese, `caps` in capitals."""
+
     def test_they_come_change_and_go_while_the_model_serves(self, client: Client, repository: Repository) -> None:
         folder = adapters_of(repository)
-        ask = {"text_input": "Describe the image.", "image": [IMAGE], "temperature": 0.0, "max_tokens": 30}
+        ask = {"text_input": "Describe the image.", "image": [IMAGE], "temperature": 0.0}
 
         def answer(name: str) -> str:
-            time.sleep(1.1)  # how long the folder's listing may be old
+            time.sleep(LISTING_AGE_SECONDS)
             result = client.generate(MODEL, **ask, lora_name=name)
             return result.text if result.status == 200 else result.error
 
-        base = client.generate(MODEL, **ask).text
         assert "no adapter 'mine'; this model has (none)" in answer("mine")
-        write_adapter(folder / "mine", scale=3.0)
-        noise = answer("mine")
-        assert "lora_name" not in noise
-        assert noise != base
-        write_adapter(folder / "mine", scale=0.0)
-        assert answer("mine") == base
-        write_adapter(folder / "other", scale=3.0)
-        assert answer("other") == noise
-        assert answer("mine") == base
+        put_adapter(folder / "mine", "zh")
+        assert answer("mine") == PICTURE.answer("zh")
+        put_adapter(folder / "mine", "caps")
+        assert answer("mine") == PICTURE.answer().upper()
+        put_adapter(folder / "other", "zh")
+        assert answer("other") == PICTURE.answer("zh")
+        assert answer("mine") == PICTURE.answer().upper()
         shutil.rmtree(folder / "mine")
         assert "no adapter 'mine'; this model has other" in answer("mine")
-        assert client.generate(MODEL, **ask).text == base
+        assert client.generate(MODEL, **ask).text == PICTURE.answer()
+        shutil.rmtree(folder / "other")
 
     def test_a_broken_one_fails_its_own_request(self, client: Client, repository: Repository) -> None:
         broken = adapters_of(repository) / "broken"
-        write_adapter(broken, scale=1.0)
+        put_adapter(broken, "zh")
         (broken / "adapter_model.safetensors").write_bytes(b"nothing")
-        time.sleep(1.1)
+        time.sleep(LISTING_AGE_SECONDS)
         for _ in range(2):
             answer = client.generate(MODEL, text_input="2+3=", lora_name="broken")
             assert "lora_name: the adapter 'broken' cannot be loaded by this engine: " in answer.error
             assert str(repository.folder) not in answer.error
         assert client.generate(MODEL, text_input="2+3=", temperature=0.0).text == "2+3=5"
-        write_adapter(broken, scale=0.0)
-        time.sleep(1.1)
-        answer = client.generate(
-            MODEL, text_input="2+3=", temperature=0.0, lora_name="broken", guided_choice='["maybe", "no"]'
-        )
-        assert answer.text in ("2+3=maybe", "2+3=no")
+        put_adapter(broken, "zh")
+        time.sleep(LISTING_AGE_SECONDS)
+        body = {"text_input": "2+3=", "exclude_input_in_output": True, "lora_name": "broken"}
+        assert client.generate(MODEL, **body, guided_choice='["maybe", "no"]').text in ("maybe", "no")
 
 
 class TestOutputs:
@@ -383,19 +383,9 @@ class TestOutputs:
         assert answer.body["stop_reason"] == token
 
 
-def write_adapter(folder: Path, *, scale: float) -> None:
-    """An adapter of rank 4 for the language part's attention: noise of that scale, or nothing at all."""
-    hidden, values, layers = 256, 128, 4
-    rng = np.random.default_rng(5)
-    weights = {}
-    for layer in range(layers):
-        module = f"base_model.model.model.language_model.layers.{layer}.self_attn.v_proj"
-        weights[f"{module}.lora_A.weight"] = rng.normal(size=(4, hidden)).astype(np.float32)
-        weights[f"{module}.lora_B.weight"] = (scale * rng.normal(size=(values, 4))).astype(np.float32)
-    folder.mkdir(exist_ok=True)
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["v_proj"], "bias": "none"}
-    save_file(weights, str(folder / "adapter_model.safetensors"))
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+def put_adapter(folder: Path, name: str) -> None:
+    """Copy an adapter of shapes_vl to ``folder``, over what is there."""
+    shutil.copytree(SHAPES_VL / "1" / "lora" / name, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def text(value: str) -> Any:
