@@ -63,7 +63,7 @@ LONG = {"text_input": "2+3=", "max_tokens": 6000, "ignore_eos": True, "exclude_i
 @pytest.fixture(scope="module", autouse=True)
 def model(repository: Repository, load: Callable[[str], None]) -> None:
     # A model of this size would fill the space between two tokens of JSON with blanks.
-    compact = {"backend": "auto", "disable_any_whitespace": True}
+    compact = {"backend": "xgrammar", "disable_any_whitespace": True}
     arguments = repository.shapes_args(
         structured_outputs_config=compact, enable_lora=True, max_loras=1, max_cpu_loras=1, max_lora_rank=16
     )
