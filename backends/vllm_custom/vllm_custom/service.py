@@ -75,14 +75,15 @@ class InferenceService:
         try:
             self._admission.enter()
         except UnavailableError as error:
-            self._stream(request, arrival, self._upstream.request_finished).fail(error)
+            self._stream(request, arrival).fail(error)
             return
         loop = self._upstream.event_loop
         if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
             embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
             embedding.add_done_callback(lambda _: self._admission.leave())
             return
-        stream = self._stream(request, arrival, self._request_finished)
+        # Before the answer is sent: whoever waits for it may send the next request at once.
+        stream = self._stream(request, arrival, on_final=self._admission.leave)
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
@@ -99,21 +100,17 @@ class InferenceService:
         self._media.close()
         self._loras.close()
 
-    def _stream(self, request: Any, arrival: Arrival, finished: Callable[[], None]) -> ResponseStream:
-        """The way out of ``request``, which holds the base's shutdown from now on.
-
-        ``finished`` is called on the event loop after the final response.
-        """
+    def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
+        """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
         loop = self._upstream.event_loop
         _call_on(loop, self._upstream.request_started)
-        sender = request.get_response_sender()
         return ResponseStream(
-            self._senders, sender, on_done=lambda _: _call_on(loop, finished), request_id=arrival.request_id
+            self._senders,
+            request.get_response_sender(),
+            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
+            on_final=on_final,
+            request_id=arrival.request_id,
         )
-
-    def _request_finished(self) -> None:
-        self._admission.leave()
-        self._upstream.request_finished()
 
     def _work(self, request: Any, stream: ResponseStream, arrival: Arrival) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
