@@ -79,7 +79,10 @@ def test_no_constraint(parameters: dict[str, Any]) -> None:
             "guided decoding: expected exactly one constraint, got 2: structured_outputs.json, structured_outputs.r",
         ),
         ({"structured_outputs": {}}, "structured_outputs: expected exactly one of json, regex, choice, grammar, "),
-        ({"structured_outputs": {"schema": {}}}, "structured_outputs: expected exactly one of json, regex, choice, "),
+        (
+            {"structured_outputs": {"schema": {}}},
+            "structured_outputs: expected exactly one of json, regex, choice, grammar, json_object, structural_tag",
+        ),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json: expected a JSON object (Expecting property"),
         ({"structured_outputs": {"json": "[]"}}, "structured_outputs.json: expected a JSON object, got '[]'"),
         ({"structured_outputs": {"json": 5}}, "structured_outputs.json: expected a JSON object, got 5"),

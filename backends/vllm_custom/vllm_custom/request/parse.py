@@ -94,15 +94,20 @@ def parse_request(
         sampling=sampling,
         control=control,
     )
+    _check_together(call)
+    return call
+
+
+def _check_together(call: GenerateCall) -> None:
+    """What each is right, but not beside the other."""
     if call.stream and call.exclude_input is False:
         raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
     if call.messages is not None and call.media:
         raise InvalidRequestError(
             f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
         )
-    if call.messages is not None and control.apply_chat_template is False:
+    if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false is not possible with messages")
-    return call
 
 
 def _single(tensors: Tensors, name: str) -> Any:

@@ -79,7 +79,7 @@ def read_constraint(control: ControlParameters) -> Constraint | None:
         if structured is None:
             return None
         raise InvalidRequestError(
-            f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {listing(options)}"
+            f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {listing(map(repr, options))}"
         )
     ((source, (kind, value)),) = found.items()
     return Constraint(source, kind, _as_text(source, value) if kind in ("json", "structural_tag") else value, options)
