@@ -38,8 +38,9 @@ class Extension:
         settings = Settings.from_model_config(model_config)
         self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
         self._version_dir = Path(pb_utils.get_model_dir())
-        engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
+        arguments = engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
         chat_template = settings.read_chat_template(self._version_dir)
+        self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
         install_connector(handles)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
@@ -48,7 +49,9 @@ class Extension:
         base.initialize({**args, "model_config": json.dumps(model_config)})
         self.using_decoupled = settings.decoupled
         try:
-            self._service = InferenceService(UpstreamAdapter(self), settings, handles, chat_template, pb_utils)
+            self._service = InferenceService(
+                UpstreamAdapter(self), settings, handles, chat_template, self._lora_dir, pb_utils
+            )
         except BaseException:
             base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
@@ -70,7 +73,7 @@ class Extension:
     def _setup_lora(self) -> None:
         self.enable_lora = engine_args.lora_enabled(self.vllm_engine_config)
         if self.enable_lora:
-            self.lora_repository = engine_args.load_loras(self._version_dir)
+            self.lora_repository = engine_args.load_loras(self._version_dir, required=self._lora_dir is None)
             self.supported_loras = list(self.lora_repository)
 
     def _build_on(self, upstream: LoadedUpstream) -> None:

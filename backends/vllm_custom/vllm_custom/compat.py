@@ -81,12 +81,45 @@ def generate(
     *,
     lora_request: Any,
     priority: int,
+    trace_headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Any, None]:
     """The engine's outputs (vLLM's RequestOutput) for a rendered prompt; closing it aborts the request."""
     return cast(
         AsyncGenerator[Any, None],
-        engine.generate(prompt, sampling, request_id, lora_request=lora_request, priority=priority),
+        engine.generate(
+            prompt,
+            sampling,
+            request_id,
+            lora_request=lora_request,
+            priority=priority,
+            trace_headers=_usable(engine, trace_headers),
+        ),
     )
+
+
+def _usable(engine: Any, trace_headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Trace headers where vLLM traces; elsewhere it would warn about them."""
+    config = engine.vllm_config.observability_config
+    return trace_headers if getattr(config, "otlp_traces_endpoint", None) else None
+
+
+def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
+    """Compile a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
+
+    Blocks. Raises whatever vLLM or the compiler raises.
+    """
+    from vllm.sampling_params import SamplingParams
+
+    config = engine.vllm_config
+    SamplingParams(structured_outputs=structured_outputs).verify(
+        engine.model_config, config.speculative_config, config.structured_outputs_config, engine.get_tokenizer()
+    )
+
+
+def on_one_host(engine: Any) -> bool:
+    """Whether all workers of the engine see the files of this machine."""
+    config = engine.vllm_config.parallel_config
+    return getattr(config, "nnodes", 1) == 1 and config.distributed_executor_backend != "ray"
 
 
 def chat_template_of(engine: Any) -> str | None:

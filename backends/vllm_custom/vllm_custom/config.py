@@ -22,6 +22,7 @@ class Settings(BaseModel):
     decoupled: bool
     max_batch_size: int = Field(ge=0)
     declared_outputs: frozenset[str]
+    declared_inputs: frozenset[str] = frozenset()
     report_custom_metrics: bool
     enable_vllm_health_check: bool
     vllm_backend_dir: str
@@ -30,6 +31,8 @@ class Settings(BaseModel):
     video_max_frames: int
     media_concurrency: int
     chat_template: str
+    max_inflight_requests: int = 0
+    lora_dir: str = ""
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -46,6 +49,21 @@ class Settings(BaseModel):
                 f"config.pbtxt: parameter CHAT_TEMPLATE: expected a readable UTF-8 file, got {self.chat_template!r}"
             ) from error
 
+    def find_lora_dir(self, version_dir: Path, *, enable_lora: bool) -> Path | None:
+        """LORA_DIR as an absolute path, relative ones from ``version_dir``; None where it is not set.
+
+        Raises:
+            ConfigError: there is no such folder, or the engine runs without LoRA.
+        """
+        if not self.lora_dir:
+            return None
+        if not enable_lora:
+            raise ConfigError("config.pbtxt: parameter LORA_DIR needs enable_lora: true in model.json")
+        folder = (version_dir / self.lora_dir).resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"config.pbtxt: parameter LORA_DIR: expected a folder, got {self.lora_dir!r}")
+        return folder
+
     @classmethod
     def from_model_config(cls, model_config: Mapping[str, Any]) -> Settings:
         """Read Triton's model configuration (``json.loads(args["model_config"])``).
@@ -59,6 +77,7 @@ class Settings(BaseModel):
             decoupled=bool(model_config.get("model_transaction_policy", {}).get("decoupled", False)),
             max_batch_size=int(model_config.get("max_batch_size", 0)),
             declared_outputs=frozenset(output["name"] for output in model_config.get("output", [])),
+            declared_inputs=frozenset(tensor["name"] for tensor in model_config.get("input", [])),
             **_parse_parameters(given),
         )
 

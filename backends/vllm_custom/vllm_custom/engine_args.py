@@ -68,16 +68,21 @@ def resolve(value: str, version_dir: Path) -> str:
     return str(candidate.resolve()) if not Path(value).is_absolute() and candidate.exists() else value
 
 
-def load_loras(version_dir: Path) -> dict[str, str]:
+def load_loras(version_dir: Path, *, required: bool = True) -> dict[str, str]:
     """Adapter name to path, from ``multi_lora.json``; relative paths resolved.
+
+    Without the file there are none, unless it is ``required``, as it is where adapters come from nowhere else.
 
     Raises:
         ConfigError: the file is missing or is not an object of strings, or an adapter's folder has no adapter.
     """
     path = version_dir / MULTI_LORA_FILE
+    if not path.is_file() and not required:
+        return {}
     if not path.is_file():
         raise ConfigError(
-            f"{MULTI_LORA_FILE} is missing: {ENGINE_ARGS_FILE} sets enable_lora, so adapters are expected"
+            f"{MULTI_LORA_FILE} is missing: {ENGINE_ARGS_FILE} sets enable_lora, so adapters are expected there or in "
+            "LORA_DIR"
         )
     adapters: dict[str, str] = {}
     for name, value in _read_json_object(path).items():

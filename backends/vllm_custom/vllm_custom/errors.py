@@ -40,6 +40,12 @@ class UnavailableError(BackendError):
     triton_code = "UNAVAILABLE"
 
 
+class DeadlineExceededError(BackendError):
+    """The request's timeout has passed. UNAVAILABLE is what Triton answers when one expires in its own queue."""
+
+    triton_code = "UNAVAILABLE"
+
+
 class RequestCancelledError(BackendError):
     """The client went away or cancelled the request."""
 

@@ -8,6 +8,7 @@ import functools
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
@@ -22,13 +23,14 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.lora import LoraAdapters
+from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
+from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import HandleTable, MediaLoader
-from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
+from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
-from vllm_custom.sampling import SamplingBuilder
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint, sampling_fields
 from vllm_custom.upstream import UpstreamAdapter
 
 _SENDER_THREADS = 2
@@ -45,6 +47,7 @@ class InferenceService:
         settings: Settings,
         handles: HandleTable,
         chat_template: str | None,
+        lora_dir: Path | None,
         pb_utils: Any,
     ) -> None:
         self._upstream = upstream
@@ -56,8 +59,11 @@ class InferenceService:
         self._media = MediaLoader(settings, limits)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
-        adapters = upstream.adapters()
-        self._loras = LoraAdapters(engine, adapters, enabled=bool(adapters))
+        self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
+        self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), sampling_fields())
+        self._admission = Admission(settings.max_inflight_requests)
+        folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
+        self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
@@ -65,46 +71,53 @@ class InferenceService:
 
     def submit(self, request: Any) -> None:
         """Take one request; called by Triton's execute thread. Every outcome reaches the request's own sender."""
+        arrival = Arrival.of(request, compat.random_request_id)
+        try:
+            self._admission.enter()
+        except UnavailableError as error:
+            self._stream(request, arrival).fail(error)
+            return
         loop = self._upstream.event_loop
         if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
-            asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
+            embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
+            embedding.add_done_callback(lambda _: self._admission.leave())
             return
-        stream = ResponseStream(
-            self._senders,
-            request.get_response_sender(),
-            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
-        )
+        # Before the answer is sent: whoever waits for it may send the next request at once.
+        stream = self._stream(request, arrival, on_final=self._admission.leave)
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
-            work = self._work(request, stream)
-        except BackendError as error:
-            _call_on(loop, self._upstream.request_started)
-            stream.fail(error)
-            return
+            work = self._work(request, stream, arrival)
         except Exception as error:
-            self._log.log_error(f"[vllm_custom] a request could not be read: {traceback.format_exc()}")
-            _call_on(loop, self._upstream.request_started)
-            stream.fail(InternalError(f"the request could not be read: {type(error).__name__}"))
+            stream.fail(self._explain(error, arrival.request_id))
             return
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-
-        def cancel() -> None:
-            future.cancel()
-
-        self._cancellation.watch(stream, cancel)
+        asyncio.run_coroutine_threadsafe(work, loop)
 
     def close(self) -> None:
         """Let the sender threads finish. The base has drained its requests before."""
         self._cancellation.close()
         self._senders.close()
         self._media.close()
+        self._loras.close()
 
-    def _work(self, request: Any, stream: ResponseStream) -> Coroutine[Any, Any, None]:
+    def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
+        """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
+        loop = self._upstream.event_loop
+        _call_on(loop, self._upstream.request_started)
+        return ResponseStream(
+            self._senders,
+            request.get_response_sender(),
+            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
+            on_final=on_final,
+            request_id=arrival.request_id,
+        )
+
+    def _work(self, request: Any, stream: ResponseStream, arrival: Arrival) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
-        tensors = read_tensors(request, self._pb.get_input_tensor_by_name, _INPUT_NAMES)
+        tensors = read_tensors(request, self._pb.get_input_tensor_by_name, (*_INPUT_NAMES, *self._typed.names))
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
-        calls = [parse_request(row, request.parameters(), self._sampling.names) for row in rows]
+        parameters = request.parameters()
+        calls = [parse_request(row, parameters, self._sampling.names, self._typed.values(row)) for row in rows]
         if calls[0].stream and not self._settings.decoupled:
             raise UnsupportedError(
                 "stream: true needs the decoupled transaction policy; this model has decoupled: false"
@@ -112,32 +125,40 @@ class InferenceService:
         if calls[0].stream and len(calls) > 1:
             raise InvalidRequestError(f"stream: true takes one row, got a batch of {len(calls)}")
         stream.additional_outputs = calls[0].additional_outputs
-        return self._serve(calls, stream, request.request_id() or compat.random_request_id())
+        timeout_us = shortest(request.timeout(), *(call.control.timeout for call in calls))
+        return self._serve(calls, stream, arrival, Deadline(arrival, timeout_us))
 
-    async def _serve(self, calls: Sequence[GenerateCall], stream: ResponseStream, request_id: str) -> None:
-        self._upstream.request_started()
+    async def _serve(
+        self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival, deadline: Deadline
+    ) -> None:
+        # Not before the task runs: one that is cancelled earlier would never answer.
+        task = asyncio.current_task()
+        if task is not None:
+            self._cancellation.watch(stream, functools.partial(_call_on, self._upstream.event_loop, task.cancel))
         try:
-            await self._check_health()
-            if calls[0].stream:
-                await self._serve_stream(calls[0], stream)
-            else:
-                stream.finish(await _all(self._final(call) for call in calls))
+            with deadline:
+                await self._check_health()
+                if calls[0].stream:
+                    await self._serve_stream(calls[0], stream, arrival)
+                else:
+                    stream.finish(await _all(self._final(call, arrival) for call in calls))
         except asyncio.CancelledError:
-            stream.fail(RequestCancelledError("the request was cancelled"))
+            gone = RequestCancelledError("the request was cancelled")
+            stream.fail(self._explain(deadline.error() if deadline.expired else gone, arrival.request_id))
         except Exception as error:
-            stream.fail(self._explain(error, request_id))
+            stream.fail(self._explain(error, arrival.request_id))
         finally:
             self._cancellation.forget(stream)
 
-    async def _serve_stream(self, call: GenerateCall, stream: ResponseStream) -> None:
-        async with self._outputs(call) as (outputs, _, n):
+    async def _serve_stream(self, call: GenerateCall, stream: ResponseStream, arrival: Arrival) -> None:
+        async with self._outputs(call, arrival) as (outputs, _, n):
             async for output in outputs:
                 delta = [ResponseDelta.from_output(output, n)]
                 stream.finish(delta) if output.finished else stream.push(delta)
 
-    async def _final(self, call: GenerateCall) -> ResponseDelta:
+    async def _final(self, call: GenerateCall, arrival: Arrival) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
-        async with self._outputs(call) as (outputs, prompt, n):
+        async with self._outputs(call, arrival) as (outputs, prompt, n):
             delta = None
             async for output in outputs:
                 delta = ResponseDelta.from_output(output, n)
@@ -149,28 +170,28 @@ class InferenceService:
         return delta
 
     @asynccontextmanager
-    async def _outputs(self, call: GenerateCall) -> AsyncIterator[tuple[Any, Any, int]]:
+    async def _outputs(self, call: GenerateCall, arrival: Arrival) -> AsyncIterator[tuple[Any, Any, int]]:
         """Everything up to the engine: cheap checks first, then media, then the engine's outputs, prompt and n.
 
         Leaving the context early closes the engine's generator, which aborts the request there.
         """
-        self._loras.check(call.control.lora_name)
+        await self._loras.check(call.control.lora_name)
         plan = self._prompts.plan(call)
-        sampling = self._sampling.build(
-            call.sampling, call.control.structured_outputs, stream=call.stream, templated=plan.templated
-        )
-        lora = await self._loras.request(call.control.lora_name)
-        prompt = await self._prompts.render(call, plan)
-        generated = compat.generate(
-            self._upstream.engine,
-            prompt.engine_input,
-            sampling,
-            compat.random_request_id(),
-            lora_request=lora,
-            priority=call.control.priority,
-        )
-        async with aclosing(generated) as outputs:
-            yield outputs, prompt, sampling.n
+        structured = await self._constraints.compile(read_constraint(call.control))
+        sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
+        async with self._loras.use(call.control.lora_name) as lora:
+            prompt = await self._prompts.render(call, plan)
+            generated = compat.generate(
+                self._upstream.engine,
+                prompt.engine_input,
+                sampling,
+                f"{arrival.request_id}-{compat.random_request_id()}",
+                lora_request=lora,
+                priority=call.control.priority,
+                trace_headers=call.control.trace_headers,
+            )
+            async with aclosing(generated) as outputs:
+                yield outputs, prompt, sampling.n
 
     async def _check_health(self) -> None:
         """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""
@@ -188,9 +209,7 @@ class InferenceService:
 
     def _explain(self, error: Exception, request_id: str) -> BackendError:
         """What the client is told about ``error``; the log gets the rest."""
-        if isinstance(error, BackendError):
-            return error
-        known = compat.engine_error(error)
+        known = error if isinstance(error, BackendError) else compat.engine_error(error)
         if known is not None:
             self._log.log_info(f"[vllm_custom] request {request_id} failed: {known}")
             return known
@@ -210,6 +229,6 @@ async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[Respo
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
         loop.call_soon_threadsafe(function)

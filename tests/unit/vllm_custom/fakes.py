@@ -195,6 +195,9 @@ class Engine:
             raise self.adapter_error
         self.loaded.append(request)
 
+    async def remove_lora(self, number: int) -> None:
+        self.loaded = [request for request in self.loaded if request.lora_int_id != number]
+
 
 @dataclass
 class Logprob:
@@ -215,6 +218,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass
@@ -224,3 +228,4 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     prompt_token_ids: tuple[int, ...] | None = (1, 2, 3)
     finished: bool = False
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None

@@ -1,13 +1,13 @@
 """What we know of vLLM: names, errors, and the places where it lets us in."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import fakes
 import pytest
 
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
-from vllm_custom.lora import LoraAdapters
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, install_connector
 
 pytestmark = pytest.mark.usefixtures("vllm")
@@ -110,44 +110,28 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_audio_async(url)
 
 
-PATHS = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
-
-
-async def test_an_adapter_is_loaded_once_under_the_id_of_its_place() -> None:
-    engine = fakes.Engine()
-    adapters = LoraAdapters(engine, PATHS, enabled=True)
-    requests = [await adapters.request(name) for name in ("caps", "caps", "zh")]
-    assert [(item.lora_name, item.lora_int_id, item.lora_path) for item in requests] == [
-        ("caps", 2, "/adapters/caps"),
-        ("caps", 2, "/adapters/caps"),
-        ("zh", 1, "/adapters/zh"),
-    ]
-    assert [item.lora_name for item in engine.loaded] == ["caps", "zh"]
-    assert await adapters.request(None) is None
-
-
-async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
-    engine = fakes.Engine()
-    engine.adapter_error = RuntimeError("rank 512 at /secret/path")
-    adapters = LoraAdapters(engine, PATHS, enabled=True)
-    with pytest.raises(InvalidRequestError, match="the adapter 'zh' cannot be loaded") as error:
-        await adapters.request("zh")
-    assert "/secret" not in str(error.value)
-    engine.adapter_error = None
-    assert (await adapters.request("zh")).lora_name == "zh"
+@pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])
+def test_trace_headers_reach_an_engine_that_traces(endpoint: str | None, reaches: bool) -> None:
+    """Where it does not trace, vLLM would warn about each request that has them."""
+    seen: dict[str, Any] = {}
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint)),
+        generate=lambda *args, **options: seen.update(options),
+    )
+    headers = {"traceparent": "00-1-2-01"}
+    compat.generate(engine, {}, None, "id", lora_request=None, priority=3, trace_headers=headers)
+    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers if reaches else None}
 
 
 @pytest.mark.parametrize(
-    ("enabled", "name", "kind", "message"),
+    ("parallel", "expected"),
     [
-        (True, "nl", NotFoundError, "no adapter 'nl'; this model has caps, zh"),
-        (False, "zh", InvalidRequestError, "runs without enable_lora"),
+        ({"distributed_executor_backend": "mp", "nnodes": 1}, True),
+        ({"distributed_executor_backend": None}, True),
+        ({"distributed_executor_backend": "ray", "nnodes": 1}, False),
+        ({"distributed_executor_backend": "mp", "nnodes": 2}, False),
     ],
 )
-def test_an_adapter_that_is_not_there_is_refused(
-    enabled: bool, name: str, kind: type[BackendError], message: str
-) -> None:
-    adapters = LoraAdapters(fakes.Engine(), PATHS if enabled else {}, enabled=enabled)
-    adapters.check(None)
-    with pytest.raises(kind, match=message):
-        adapters.check(name)
+def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
+    assert compat.on_one_host(engine) is expected

@@ -30,6 +30,9 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         video_max_frames=32,
         media_concurrency=4,
         chat_template="",
+        declared_inputs=frozenset(),
+        max_inflight_requests=0,
+        lora_dir="",
     )
 
 
@@ -38,9 +41,11 @@ def test_tritons_own_fields_are_read() -> None:
         max_batch_size=8,
         model_transaction_policy={"decoupled": True},
         output=[{"name": "text_output"}, {"name": "score"}],
+        input=[{"name": "text_input"}, {"name": "max_tokens"}],
     )
     assert (made.max_batch_size, made.decoupled) == (8, True)
     assert made.declared_outputs == {"text_output", "score"}
+    assert made.declared_inputs == {"text_input", "max_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,7 @@ def test_values_are_typed(key: str, text: str, value: object) -> None:
         ("VIDEO_MAX_FRAMES", "1.5", "a whole number of at least 1 (frames)"),
         ("VIDEO_MAX_FRAMES", "9" * 5000, "a whole number of at least 1 (frames)"),
         ("MEDIA_CONCURRENCY", "", "a whole number of at least 1"),
+        ("MAX_INFLIGHT_REQUESTS", "-1", "a whole number of at least 0"),
     ],
 )
 def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, text: str, allowed: str) -> None:
@@ -120,3 +126,20 @@ def test_an_unreadable_chat_template_is_named(tmp_path: Path, content: bytes | N
         (tmp_path / "t.jinja").write_bytes(content)
     with pytest.raises(ConfigError, match=r"CHAT_TEMPLATE: expected a readable UTF-8 file, got 't\.jinja'"):
         settings({"CHAT_TEMPLATE": "t.jinja"}).read_chat_template(tmp_path)
+
+
+def test_the_folder_of_adapters_is_found_from_the_version_folder(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "loras").mkdir()
+    assert settings().find_lora_dir(tmp_path / "1", enable_lora=False) is None
+    found = settings({"LORA_DIR": "../loras"}).find_lora_dir(tmp_path / "1", enable_lora=True)
+    assert found == tmp_path / "loras"
+
+
+@pytest.mark.parametrize(
+    ("enable_lora", "message"),
+    [(True, r"LORA_DIR: expected a folder, got 'nowhere'"), (False, "LORA_DIR needs enable_lora: true in model.json")],
+)
+def test_a_folder_of_adapters_that_cannot_be_used(tmp_path: Path, enable_lora: bool, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings({"LORA_DIR": "nowhere"}).find_lora_dir(tmp_path, enable_lora=enable_lora)

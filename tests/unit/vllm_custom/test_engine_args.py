@@ -118,6 +118,7 @@ def test_adapters_keep_their_order_and_are_resolved(version_dir: Path) -> None:
 def test_a_missing_lora_file_says_why_it_is_expected(version_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"multi_lora\.json is missing: model\.json sets enable_lora"):
         engine_args.load_loras(version_dir)
+    assert engine_args.load_loras(version_dir, required=False) == {}
 
 
 @pytest.mark.parametrize(

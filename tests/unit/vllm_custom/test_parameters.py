@@ -91,6 +91,16 @@ def test_values_are_typed_and_objects_may_be_json_strings(name: str, sent: Any, 
         ("priority", 1.5),
         ("priority", "first"),
         ("priority", 2**63),
+        ("timeout", -1),
+        ("timeout", "soon"),
+        ("timeout", 2**63),
+        ("guided_json", "{"),
+        ("guided_json", 5),
+        ("guided_regex", 5),
+        ("guided_choice", "left"),
+        ("guided_choice", [1]),
+        ("guided_json_object", "perhaps"),
+        ("response_format", "json"),
     ],
 )
 def test_a_wrong_type_is_named_with_its_value(name: str, value: Any) -> None:
@@ -105,3 +115,28 @@ def test_what_is_not_a_json_object_is_refused(text: str) -> None:
     for name, sent in (("parameters", (text, None)), ("sampling_parameters", ("", text))):
         with pytest.raises(InvalidRequestError, match=f"^{name}: expected a JSON object"):
             parse_parameters(*sent, SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers"),
+    [
+        ({}, None),
+        ({"traceparent": "00-1-2-01"}, {"traceparent": "00-1-2-01"}),
+        ({"Traceparent": "00-1-2-01", "TRACESTATE": "a=b"}, {"traceparent": "00-1-2-01", "tracestate": "a=b"}),
+        ({"traceparent": 5, "tracestate": ""}, None),
+    ],
+)
+def test_trace_context_is_taken_in_any_spelling_and_never_refused(sent: Any, headers: Any) -> None:
+    assert parse(sent)[1].trace_headers == headers
+
+
+@pytest.mark.parametrize(("sent", "timeout"), [({}, 0), ({"timeout": 5}, 5), ({"timeout": "1000000"}, 1_000_000)])
+def test_a_timeout_is_a_number_of_microseconds(sent: Any, timeout: int) -> None:
+    assert parse(sent)[1].timeout == timeout
+
+
+def test_typed_tensors_win_over_both() -> None:
+    sampling, control = parse_parameters(
+        '{"max_tokens": 1, "temperature": 1}', '{"max_tokens": 2}', SAMPLING, {"max_tokens": 3, "priority": 7}
+    )
+    assert (sampling, control.priority) == ({"max_tokens": 3, "temperature": 1}, 7)

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from typing import Any
 
 import fakes
 import numpy as np
@@ -56,6 +57,33 @@ def test_absent_values_have_their_words() -> None:
 def test_impossible_tokens_have_a_logprob_that_json_can_hold() -> None:
     (text,) = delta(CompletionOutput(logprobs=[{5: Logprob(-math.inf)}])).arrays(ALL)["logprobs"]
     assert json.loads(text, parse_constant=pytest.fail)[0]["5"]["logprob"] == -9999.0
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("END", b"END"), (5, b"5"), (None, b"None")], ids=["string", "token", "none"]
+)
+def test_what_stopped_a_sequence_is_told(reason: Any, told: bytes) -> None:
+    made = delta(CompletionOutput(stop_reason=reason))
+    made.add(delta(CompletionOutput()))
+    assert made.arrays(ALL)["stop_reason"].tolist() == [told]
+
+
+def test_logprobs_of_the_prompt_are_one_json_text_and_none_for_its_first_token() -> None:
+    (text,) = delta(CompletionOutput()).arrays(ALL)["prompt_logprobs"]
+    assert json.loads(text) is None
+    output = RequestOutput([CompletionOutput()], prompt_logprobs=[None, {5: Logprob(-math.inf, 9, "x")}])
+    (text,) = ResponseDelta.from_output(output, 2).arrays(ALL)["prompt_logprobs"]
+    assert json.loads(text) == [None, {"5": {"logprob": -9999.0, "rank": 9, "decoded_token": "x"}}]
+
+
+def test_logprobs_of_the_prompt_survive_merging() -> None:
+    """vLLM sends them with the first piece of a stream, and an empty list with the others."""
+    first = ResponseDelta.from_output(RequestOutput([CompletionOutput()], prompt_logprobs=[None]), 1)
+    later = ResponseDelta.from_output(RequestOutput([CompletionOutput()], prompt_logprobs=[]), 1)
+    assert later.arrays(ALL)["prompt_logprobs"].tolist() == [b"null"]
+    for one, other in ((first, later), (later, first)):
+        one.add(other)
+        assert one.arrays(ALL)["prompt_logprobs"].tolist() == [b"[null]"]
 
 
 @pytest.mark.parametrize("asked", [frozenset(), frozenset({"logprobs"}), ALL])

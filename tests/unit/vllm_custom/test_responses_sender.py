@@ -192,7 +192,7 @@ def test_a_response_that_cannot_be_sent_ends_its_stream_only(
     outcome.wait()
     assert stream.closed
     assert (broken.texts, broken.flags, outcome.results) == (
-        [["the response could not be built or sent"]],
+        [["the response could not be built or sent, request id "]],
         [FINAL],
         [False],
     )
@@ -216,8 +216,30 @@ def test_a_response_that_cannot_be_built_is_an_error(make_pool: Callable[..., Se
     stream, outcome = open_stream(make_pool(), sender)
     stream.finish(rows("lone surrogate \ud800"))
     outcome.wait()
-    assert sender.texts == [["the response could not be built or sent"]]
+    assert sender.texts == [["the response could not be built or sent, request id "]]
     assert outcome.results == [False]
+
+
+@pytest.mark.parametrize("failures", [0, 1, 99])
+@pytest.mark.parametrize("pieces", [0, 2])
+def test_the_last_response_is_told_of_once_and_before_it_goes(
+    make_pool: Callable[..., SenderPool], failures: int, pieces: int
+) -> None:
+    """Whoever gets it may send the next request at once, and finds a place."""
+    sender = fakes.ResponseSender(failures=failures)
+    done = threading.Event()
+    sent_before: list[int] = []
+    stream = ResponseStream(
+        make_pool(),
+        sender,
+        on_done=lambda _: done.set(),
+        on_final=lambda: sent_before.append(sender.flags.count(FINAL)),
+    )
+    for _ in range(pieces):
+        stream.push(rows("a"))
+    stream.finish(rows("b"))
+    assert done.wait(5)
+    assert sent_before == [0]
 
 
 def test_closing_sends_what_is_queued(make_pool: Callable[..., SenderPool]) -> None:

@@ -242,3 +242,4 @@ def test_a_base_without_the_internals_is_named() -> None:
 )
 def test_adapters_are_those_of_the_base(model: SimpleNamespace, expected: dict[str, str]) -> None:
     assert UpstreamAdapter(model).adapters() == expected
+    assert UpstreamAdapter(model).lora_enabled is model.enable_lora

@@ -36,6 +36,10 @@ the input `sampling_parameters` (which wins). Every field of the installed vLLM'
 JSON strings, since Triton's endpoints take no nested values there; strings that hold numbers or booleans are read as
 such. Defaults are those of `vllm serve`: the model's generation_config, `max_tokens` 16 for a raw prompt, and the rest
 of the context for a templated one. An unknown name is refused.
+
+A parameter may also be a typed tensor: declare an input of its name in config.pbtxt, such as
+`{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }` or `stop` as `TYPE_STRING` with dims `[ -1 ]`
+(a list takes all elements). What comes in it wins over the other ways.
 """
 
 _CONFIG = """

@@ -115,6 +115,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
         official=True,
     ),
+    TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
+    TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -137,10 +139,25 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "Tokens per sequence in this response (deltas add up).",
         official=True,
     ),
+    TensorSpec(
+        "stop_reason",
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
+    ),
+    TensorSpec(
+        "prompt_logprobs",
+        "TYPE_STRING",
+        (1,),
+        "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
+        "prompt_logprobs was not set, and in a stream after the response that held them.",
+    ),
 )
 
 REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
-    RequestParameterSpec("lora_name", "string", "no adapter", "An adapter of multi_lora.json.", official=True),
+    RequestParameterSpec(
+        "lora_name", "string", "no adapter", "An adapter of multi_lora.json or LORA_DIR.", official=True
+    ),
     RequestParameterSpec(
         "structured_outputs",
         "JSON object",
@@ -162,6 +179,44 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
     ),
     RequestParameterSpec("priority", "int", "0", "vLLM's priority scheduling: a lower number is served earlier."),
+    RequestParameterSpec(
+        "guided_json", "JSON object", "none", "Guided decoding: the text is JSON of this JSON schema."
+    ),
+    RequestParameterSpec(
+        "guided_regex", "string", "none", "Guided decoding: the whole text matches this regular expression."
+    ),
+    RequestParameterSpec("guided_choice", "JSON list of strings", "none", "Guided decoding: the text is one of these."),
+    RequestParameterSpec(
+        "guided_grammar",
+        "string",
+        "none",
+        "Guided decoding: the text follows this grammar, in the form that the configured backend reads (GBNF, Lark).",
+    ),
+    RequestParameterSpec("guided_json_object", "bool", "false", "Guided decoding: the text is some JSON object."),
+    RequestParameterSpec(
+        "guided_structural_tag",
+        "JSON object",
+        "none",
+        "Guided decoding: free text with parts between tags that follow schemas, as vLLM's structural_tag.",
+    ),
+    RequestParameterSpec(
+        "response_format",
+        "JSON object",
+        "none",
+        "Guided decoding as OpenAI writes it: type is text, json_object, json_schema or structural_tag. All ways to "
+        "ask for guided decoding together may name one constraint.",
+    ),
+    RequestParameterSpec(
+        "timeout",
+        "int, microseconds",
+        "0 (none)",
+        "Time from the request's arrival after which it is aborted and answered UNAVAILABLE, wherever it is by then. "
+        "The timeout of a KServe request means the same; the shorter one counts.",
+    ),
+    RequestParameterSpec(
+        "traceparent", "string", "none", "W3C Trace Context, handed to vLLM's OpenTelemetry spans; never refused."
+    ),
+    RequestParameterSpec("tracestate", "string", "none", "Goes with traceparent."),
 )
 
 CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
@@ -204,6 +259,20 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         str,
         "",
         "A Jinja file (relative paths: from the version folder) in place of the model's own chat template.",
+    ),
+    ConfigParameterSpec(
+        "MAX_INFLIGHT_REQUESTS",
+        int,
+        0,
+        "Requests that may be under way at once; those beyond are answered UNAVAILABLE at once. 0: no limit.",
+    ),
+    ConfigParameterSpec(
+        "LORA_DIR",
+        str,
+        "",
+        "A folder (relative paths: from the version folder) whose subfolders with an adapter_config.json are LoRA "
+        "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Needs "
+        "enable_lora in model.json.",
     ),
 )
 

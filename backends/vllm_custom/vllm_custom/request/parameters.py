@@ -14,6 +14,8 @@ from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
 # What Triton itself puts beside the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
 _TRITON_PREFIX = "triton_"
+# Headers that Triton was told to forward arrive as parameters, in the client's spelling.
+_HEADERS = frozenset({"traceparent", "tracestate"})
 
 
 def _from_json(value: Any) -> Any:
@@ -26,7 +28,14 @@ def _from_json(value: Any) -> Any:
         raise ValueError(f"not JSON: {error}") from error
 
 
+def _text_or_nothing(value: Any) -> Any:
+    """W3C Trace Context: a header that cannot be used is ignored, and never a reason to refuse a request."""
+    return value if isinstance(value, str) else None
+
+
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
+JsonStrings = Annotated[list[str], BeforeValidator(_from_json)]
+TraceHeader = Annotated[str | None, BeforeValidator(_text_or_nothing)]
 
 
 class ControlParameters(BaseModel):
@@ -41,10 +50,29 @@ class ControlParameters(BaseModel):
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
+    guided_json: JsonObject | None = None
+    guided_regex: str | None = None
+    guided_choice: JsonStrings | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+    guided_structural_tag: JsonObject | None = None
+    response_format: JsonObject | None = None
+    timeout: int = Field(default=0, ge=0, lt=2**63)
+    traceparent: TraceHeader = None
+    tracestate: TraceHeader = None
+
+    @property
+    def trace_headers(self) -> dict[str, str] | None:
+        """W3C Trace Context as vLLM takes it."""
+        headers = {"traceparent": self.traceparent, "tracestate": self.tracestate}
+        return {name: value for name, value in headers.items() if value} or None
 
 
 def parse_parameters(
-    request_parameters: str, sampling_parameters: str | None, sampling_names: Sequence[str]
+    request_parameters: str,
+    sampling_parameters: str | None,
+    sampling_names: Sequence[str],
+    typed: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], ControlParameters]:
     """Split the parameters into vLLM's sampling parameters (as sent) and ours (typed).
 
@@ -52,14 +80,16 @@ def parse_parameters(
         request_parameters: JSON text of the request's own parameters; may be empty.
         sampling_parameters: JSON text of the tensor of that name, which wins.
         sampling_names: fields of the installed vLLM's SamplingParams.
+        typed: values of input tensors that are named like parameters, which win over both.
 
     Raises:
         InvalidRequestError: an unknown name, or a value of the wrong type.
     """
     given = _object(request_parameters or "{}", "parameters")
-    given = {key: value for key, value in given.items() if not _is_tritons(key)}
+    given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
         given |= _object(sampling_parameters, "sampling_parameters")
+    given |= typed or {}
     ours = {key: value for key, value in given.items() if key in ControlParameters.model_fields}
     sampling = {key: value for key, value in given.items() if key not in ours}
     known = [*sampling_names, *ControlParameters.model_fields]
@@ -72,6 +102,10 @@ def parse_parameters(
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise invalid(name, ours[name], f"a valid value ({first['msg']})") from error
+
+
+def _spelling(key: str) -> str:
+    return key.lower() if key.lower() in _HEADERS else key
 
 
 def _is_tritons(key: str) -> bool:

@@ -61,13 +61,16 @@ def split_batch(tensors: Tensors) -> list[Tensors]:
     return [{name: array[row] for name, array in tensors.items()} for row in range(rows)]
 
 
-def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[str]) -> GenerateCall:
+def parse_request(
+    tensors: Tensors, parameters: str, sampling_names: Sequence[str], typed: Mapping[str, Any] | None = None
+) -> GenerateCall:
     """Parse one row of tensors and the request's parameters.
 
     Args:
         tensors: contract inputs by name, without a batch dimension.
         parameters: the request's parameters as JSON text (``request.parameters()``).
         sampling_names: fields of the installed vLLM's SamplingParams.
+        typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
 
     Raises:
         InvalidRequestError: names the input or parameter, its value, and what is accepted.
@@ -76,7 +79,7 @@ def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[st
     messages = _messages(tensors)
     if (text is None) == (messages is None):
         raise InvalidRequestError("exactly one of the inputs text_input and messages is required")
-    sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names)
+    sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names, typed)
     call = GenerateCall(
         text=text,
         messages=messages,
@@ -91,15 +94,20 @@ def parse_request(tensors: Tensors, parameters: str, sampling_names: Sequence[st
         sampling=sampling,
         control=control,
     )
+    _check_together(call)
+    return call
+
+
+def _check_together(call: GenerateCall) -> None:
+    """What each is right, but not beside the other."""
     if call.stream and call.exclude_input is False:
         raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
     if call.messages is not None and call.media:
         raise InvalidRequestError(
             f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
         )
-    if call.messages is not None and control.apply_chat_template is False:
+    if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false is not possible with messages")
-    return call
 
 
 def _single(tensors: Tensors, name: str) -> Any:

@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 # What vLLM's OpenAI server writes for a token that a constraint rules out: JSON has no -Infinity.
 _LOWEST_LOGPROB = -9999.0
-ADDITIONAL_OUTPUTS = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
+ADDITIONAL_OUTPUTS = (
+    "finish_reason",
+    "cumulative_logprob",
+    "logprobs",
+    "num_input_tokens",
+    "num_output_tokens",
+    "stop_reason",
+    "prompt_logprobs",
+)
 
 
 @dataclass
@@ -20,9 +28,10 @@ class SequenceDelta:
 
     text: str = ""
     num_tokens: int = 0
-    logprobs: list[dict[int, dict[str, Any]]] | None = None
+    logprobs: list[dict[int, dict[str, Any]] | None] | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
 
     def add(self, later: SequenceDelta) -> None:
         """Append what came later."""
@@ -33,6 +42,8 @@ class SequenceDelta:
         if later.cumulative_logprob is not None:
             self.cumulative_logprob = later.cumulative_logprob
         self.finish_reason = later.finish_reason or self.finish_reason
+        if later.stop_reason is not None:
+            self.stop_reason = later.stop_reason
 
 
 @dataclass
@@ -41,6 +52,7 @@ class ResponseDelta:
 
     num_input_tokens: int
     sequences: list[SequenceDelta] = field(default_factory=list)
+    prompt_logprobs: Any = None
 
     @classmethod
     def from_output(cls, output: Any, sequences: int) -> ResponseDelta:
@@ -53,13 +65,17 @@ class ResponseDelta:
                 logprobs=_logprobs(completion.logprobs),
                 cumulative_logprob=completion.cumulative_logprob,
                 finish_reason=completion.finish_reason,
+                stop_reason=completion.stop_reason,
             )
+        # A stream has them once; vLLM sends an empty list with the pieces that follow.
+        delta.prompt_logprobs = output.prompt_logprobs or None
         return delta
 
     def add(self, later: ResponseDelta) -> None:
         """Append what came later, sequence by sequence."""
         for mine, theirs in zip(self.sequences, later.sequences, strict=True):
             mine.add(theirs)
+        self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
 
     def prepend(self, prompt: str) -> None:
         """Put the prompt before each sequence's text (the official backend's default for raw prompts)."""
@@ -67,7 +83,7 @@ class ResponseDelta:
             sequence.text = prompt + sequence.text
 
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-        """Output name to array: text_output [n], and those of ``additional`` (num_input_tokens [1], others [n])."""
+        """Output name to array: text_output [n], and those of ``additional`` (those of the prompt [1], others [n])."""
         chosen = {name: self._array(name) for name in ADDITIONAL_OUTPUTS if name in additional}
         return {"text_output": _strings(item.text for item in self.sequences)} | chosen
 
@@ -81,23 +97,27 @@ class ResponseDelta:
             return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
         if name == "logprobs":
             return _strings(json.dumps(item.logprobs) for item in self.sequences)
-        return _strings(str(item.finish_reason) for item in self.sequences)
+        if name == "prompt_logprobs":
+            return _strings([json.dumps(_logprobs(self.prompt_logprobs))])
+        return _strings(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
 
 
-def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]]] | None:
+def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]] | None] | None:
+    """Plain values for JSON; None for the first token of a prompt, which nothing precedes."""
     if positions is None:
         return None
-    return [
-        {
-            token: {
-                "logprob": max(entry.logprob, _LOWEST_LOGPROB),
-                "rank": entry.rank,
-                "decoded_token": entry.decoded_token,
-            }
-            for token, entry in position.items()
+    return [None if position is None else _position(position) for position in positions]
+
+
+def _position(position: Any) -> dict[int, dict[str, Any]]:
+    return {
+        token: {
+            "logprob": max(entry.logprob, _LOWEST_LOGPROB),
+            "rank": entry.rank,
+            "decoded_token": entry.decoded_token,
         }
-        for position in positions
-    ]
+        for token, entry in position.items()
+    }
 
 
 def _strings(values: Any) -> npt.NDArray[np.object_]:

@@ -33,11 +33,28 @@ class Log(Protocol):
 class ResponseStream:
     """The responses of one request. ``push``, ``finish`` and ``fail`` may be called from any thread; none blocks."""
 
-    def __init__(self, pool: SenderPool, response_sender: Any, on_done: Callable[[bool], None]) -> None:
-        """``on_done`` is called once, from a sender thread, after the final response; True if it was no error."""
+    def __init__(
+        self,
+        pool: SenderPool,
+        response_sender: Any,
+        on_done: Callable[[bool], None],
+        *,
+        on_final: Callable[[], None] = lambda: None,
+        request_id: str = "",
+    ) -> None:
+        """
+        Args:
+            pool: sends what is handed in.
+            response_sender: of the request.
+            on_done: called once, from a sender thread, after the final response; True if it was no error.
+            on_final: called once, from a sender thread, before the final response is sent.
+            request_id: for the log, and for the error where a response cannot be sent.
+        """
         self._pool = pool
         self._sender = response_sender
         self._on_done = on_done
+        self._on_final = on_final
+        self._request_id = request_id
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._pending: list[ResponseDelta] | None = None
@@ -101,6 +118,7 @@ class ResponseStream:
             closing, error = self._closed, self._error
             self._started = True
         if closing:
+            self._on_final()
             with self._asking:  # a question that is under way gets its answer before the final response goes out
                 pass
         try:
@@ -110,8 +128,11 @@ class ResponseStream:
             if error is not None:
                 self._sender.send(builder.error(error), builder.final_flag)
         except Exception as problem:
-            log.log_error(f"[vllm_custom] a response could not be sent: {problem!r}")
-            closing, error = True, InternalError("the response could not be built or sent")
+            log.log_error(f"[vllm_custom] request {self._request_id}: a response could not be sent: {problem!r}")
+            if not closing:
+                self._on_final()
+            closing = True
+            error = InternalError(f"the response could not be built or sent, request id {self._request_id}")
             self._give_up(builder, error)
         if closing:
             self._on_done(error is None)

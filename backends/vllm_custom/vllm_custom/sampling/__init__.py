@@ -1,5 +1,6 @@
 """From request parameters to vLLM's SamplingParams."""
 
-from vllm_custom.sampling.build import SamplingBuilder
+from vllm_custom.sampling.build import SamplingBuilder, sampling_fields
+from vllm_custom.sampling.structured import Constraint, ConstraintCompiler, read_constraint
 
-__all__ = ["SamplingBuilder"]
+__all__ = ["Constraint", "ConstraintCompiler", "SamplingBuilder", "read_constraint", "sampling_fields"]

@@ -19,12 +19,21 @@ from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedErr
 RAW_PROMPT_MAX_TOKENS = 16
 
 
+def sampling_fields() -> dict[str, Any]:
+    """Name to type of the fields of SamplingParams that a request may set by name.
+
+    ``structured_outputs`` is not among them: it is one of several ways to ask for guided decoding.
+    """
+    fields = compat.sampling_fields()
+    fields.pop("structured_outputs", None)
+    return fields
+
+
 class SamplingBuilder:
     """Knows the fields of SamplingParams and the model's defaults; one per model."""
 
     def __init__(self, engine: Any) -> None:
-        fields = compat.sampling_fields()
-        fields.pop("structured_outputs", None)
+        fields = sampling_fields()
         self._adapters: dict[str, TypeAdapter[Any]] = {
             name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False})
             for name, annotation in fields.items()
@@ -36,14 +45,12 @@ class SamplingBuilder:
         """Fields that a request may set."""
         return list(self._adapters)
 
-    def build(
-        self, given: Mapping[str, Any], structured_outputs: Mapping[str, Any] | None, *, stream: bool, templated: bool
-    ) -> Any:
+    def build(self, given: Mapping[str, Any], structured_outputs: Any, *, stream: bool, templated: bool) -> Any:
         """The SamplingParams of one request.
 
         Args:
             given: fields by name, as sent.
-            structured_outputs: fields of StructuredOutputsParams, or None.
+            structured_outputs: vLLM's StructuredOutputsParams, or None.
             stream: each output holds what is new, else the only output is the last one.
             templated: whether the prompt went through the chat template (decides the default of max_tokens).
 
@@ -58,7 +65,8 @@ class SamplingBuilder:
             defaults["max_tokens"] = RAW_PROMPT_MAX_TOKENS
         else:
             defaults.setdefault("max_tokens", None)
-        values |= self._structured(structured_outputs)
+        if structured_outputs is not None:
+            values["structured_outputs"] = structured_outputs
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         try:
             return SamplingParams(**(defaults | values), output_kind=kind)
@@ -75,25 +83,6 @@ class SamplingBuilder:
                 problems.append(error)
         problem = problems[0].errors()[0]["msg"]
         raise invalid(name, value, f"a value that vLLM's sampling parameter takes ({problem})") from problems[0]
-
-    @staticmethod
-    def _structured(given: Mapping[str, Any] | None) -> dict[str, Any]:
-        if given is None:
-            return {}
-        from vllm.sampling_params import StructuredOutputsParams
-
-        names = [name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")]
-        for name in given:
-            if name not in names:
-                raise invalid("structured_outputs", name, f"keys among {', '.join(names)}")
-        try:
-            return {"structured_outputs": StructuredOutputsParams(**given)}
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            raise invalid(f"structured_outputs.{name}", given.get(name), f"another type ({first['msg']})") from error
-        except Exception as error:  # a ValueError, or a VLLMValidationError from 0.32 on
-            raise InvalidRequestError(f"structured_outputs: {error}") from error
 
 
 def _readings(value: Any) -> list[Any]:

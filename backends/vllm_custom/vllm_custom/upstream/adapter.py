@@ -34,6 +34,11 @@ class UpstreamAdapter:
         """Whether finalize has begun: no new work may be started."""
         return bool(_first(self._model, _SHUTDOWN_EVENT).is_set())
 
+    @property
+    def lora_enabled(self) -> bool:
+        """Whether the engine runs with LoRA."""
+        return bool(self._model.enable_lora)
+
     def adapters(self) -> dict[str, str]:
         """LoRA adapters of multi_lora.json, name to path, in the order of their ids; empty without LoRA."""
         return dict(self._model.lora_repository) if self._model.enable_lora else {}

@@ -1,0 +1,174 @@
+"""LoRA adapters by name, each version of each under an id of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_custom.errors import InvalidRequestError, NotFoundError, listing
+from vllm_custom.lora.folder import FoundAdapter, LoraFolder
+
+_MAX_REASON_CHARACTERS = 300
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
+
+
+@dataclass(eq=False)
+class _Version:
+    """One adapter with one set of weights.
+
+    Attributes:
+        engine_name: what the engine knows it by. It takes part in the keys of the engine's caches, so that of an
+            adapter which can be replaced holds the id.
+        path: where its weights are; empty until they have been taken from the folder.
+        users: requests that hold it.
+        found: where it comes from, or None for multi_lora.json.
+    """
+
+    name: str
+    number: int
+    engine_name: str
+    path: str = ""
+    found: FoundAdapter | None = None
+    users: int = 0
+    retired: bool = False
+    loaded: bool = False
+    loading: asyncio.Task[None] | None = None
+
+
+class LoraAdapters:
+    """The adapters of one engine. To be used on its event loop."""
+
+    def __init__(
+        self, engine: Any, paths: Mapping[str, str], *, enabled: bool, folder: LoraFolder | None = None
+    ) -> None:
+        """
+        Args:
+            engine: vLLM's AsyncLLM.
+            paths: adapter name to folder of multi_lora.json, in the order of the ids that the official backend gives
+                them. They win over adapters of the same name in ``folder``.
+            enabled: whether the engine runs with enable_lora.
+            folder: LORA_DIR.
+        """
+        self._engine = engine
+        self._enabled = enabled
+        self._folder = folder
+        self._fixed = {
+            name: _Version(name, number, engine_name=name, path=path)
+            for number, (name, path) in enumerate(paths.items(), 1)
+        }
+        self._numbers = itertools.count(len(self._fixed) + 1)
+        self._current: dict[str, _Version] = {}
+        self._cleaning: set[asyncio.Task[None]] = set()
+
+    async def check(self, name: str | None) -> None:
+        """Refuse an adapter that is not there.
+
+        Raises:
+            InvalidRequestError: the model runs without LoRA.
+            NotFoundError: no adapter of that name; the message lists those there are.
+        """
+        if name is not None:
+            await self._version(name)
+
+    @asynccontextmanager
+    async def use(self, name: str | None) -> AsyncIterator[Any]:
+        """vLLM's LoRARequest for ``name``, its weights loaded and kept while the context lasts; None for None.
+
+        The first use loads the adapter by itself: a broken one that first shows up inside ``generate`` would end
+        the engine for everybody.
+
+        Raises:
+            NotFoundError, InvalidRequestError: as ``check``, or the engine cannot load it.
+            UnavailableError: it is being replaced at this moment.
+        """
+        if name is None:
+            yield None
+            return
+        from vllm.lora.request import LoRARequest
+
+        version = await self._version(name)
+        version.users += 1
+        try:
+            await self._load(version)
+            yield LoRARequest(version.engine_name, version.number, version.path)
+        finally:
+            version.users -= 1
+            self._clean_up(version)
+
+    def close(self) -> None:
+        """Remove what was copied. The engine must have stopped."""
+        if self._folder is not None:
+            self._folder.close()
+
+    async def _version(self, name: str) -> _Version:
+        if not self._enabled:
+            raise InvalidRequestError(f"lora_name: {name!r} was asked for, but this model runs without enable_lora")
+        if name in self._fixed:
+            return self._fixed[name]
+        found = await self._folder.adapters() if self._folder is not None else {}
+        self._retire_changed(found)
+        if name not in found:
+            raise NotFoundError(f"lora_name: no adapter {name!r}; this model has {listing({*self._fixed, *found})}")
+        if name not in self._current:
+            number = next(self._numbers)
+            self._current[name] = _Version(name, number, engine_name=f"{name}@{number}", found=found[name])
+        return self._current[name]
+
+    def _retire_changed(self, found: Mapping[str, FoundAdapter]) -> None:
+        for name, version in list(self._current.items()):
+            if found.get(name) != version.found:
+                del self._current[name]
+                version.retired = True
+                self._clean_up(version)
+
+    async def _load(self, version: _Version) -> None:
+        """Load once for all requests that wait for it; one that is cancelled does not stop the others' load."""
+        task = version.loading
+        if task is None or (task.done() and not version.loaded):
+            task = version.loading = asyncio.ensure_future(self._load_now(version))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _load_now(self, version: _Version) -> None:
+        if version.found is not None and self._folder is not None:
+            version.path = await self._folder.take(version.found, version.number)
+        await self._add(version)
+        version.loaded = True
+
+    async def _add(self, version: _Version) -> None:
+        from vllm.lora.request import LoRARequest
+
+        try:
+            await self._engine.add_lora(LoRARequest(version.engine_name, version.number, version.path))
+        except Exception as error:
+            raise InvalidRequestError(
+                f"lora_name: the adapter {version.name!r} cannot be loaded by this engine: {_reason(error, version)}"
+            ) from error
+
+    def _clean_up(self, version: _Version) -> None:
+        """Forget a version that is gone from the folder once no request holds it."""
+        if version.retired and version.users == 0:
+            task = asyncio.ensure_future(self._forget(version))
+            self._cleaning.add(task)
+            task.add_done_callback(self._cleaning.discard)
+
+    async def _forget(self, version: _Version) -> None:
+        if version.loading is not None:
+            await asyncio.wait([version.loading])
+        if version.loaded:
+            with contextlib.suppress(Exception):  # evicted by the engine itself, or the engine has died
+                await self._engine.remove_lora(version.number)
+        if self._folder is not None:
+            await self._folder.drop(version.number)
+
+
+def _reason(error: Exception, version: _Version) -> str:
+    """The end of the engine's message, which is what went wrong, without paths of this machine."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _ABSOLUTE_PATH.sub("...", text.replace(version.path, version.name))[-_MAX_REASON_CHARACTERS:]
