@@ -27,6 +27,15 @@ def redirect(location: str, status: str = "302 Found") -> bytes:
     return answer(b"moved", status, Location=location, Set_Cookie="session=secret")
 
 
+async def drip(writer: asyncio.StreamWriter) -> None:
+    """A byte now and then: every single read is in time."""
+    writer.write(answer(b"", Content_Length="100000"))
+    for _ in range(600):
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
 class MediaServer:
     """Answers by path (without the query); counts connections, and keeps the requests' heads."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from media_servers import MediaServer, NamedAddresses, Write, answer, certificates, redirect, serving
+from media_servers import MediaServer, NamedAddresses, Write, answer, certificates, drip, redirect, serving
 
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.hosts import HostPattern
@@ -270,15 +270,6 @@ async def test_a_name_without_addresses(server: MediaServer) -> None:
 
 async def stall(writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(30)
-
-
-async def drip(writer: asyncio.StreamWriter) -> None:
-    """A byte now and then: every single read is in time."""
-    writer.write(answer(b"", Content_Length="100000"))
-    for _ in range(600):
-        writer.write(b"x")
-        await writer.drain()
-        await asyncio.sleep(0.05)
 
 
 class SlowNames(NamedAddresses):

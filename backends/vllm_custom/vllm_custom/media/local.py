@@ -7,6 +7,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from vllm_custom.errors import InvalidRequestError
@@ -32,15 +33,12 @@ class LocalFiles:
         """
         steps = self._steps(url, field)
         try:
-            descriptor = self._open(steps)
+            with _regular(self._open(steps), field) as file:
+                data = file.read(max_bytes + 1)
         except OSError as error:
             raise InvalidRequestError(
                 f"{field}: no such file, or not readable, below ALLOWED_LOCAL_MEDIA_PATH"
             ) from error
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise InvalidRequestError(f"{field}: the file: URL names something that is not a regular file")
-            data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise InvalidRequestError(f"{field}: the file has more than {max_bytes} bytes (MEDIA_MAX_BYTES)")
         return data
@@ -69,3 +67,10 @@ class LocalFiles:
             return os.open(steps[-1], _FLAGS, dir_fd=folder)
         finally:
             os.close(folder)
+
+
+def _regular(descriptor: int, field: str) -> BinaryIO:
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise InvalidRequestError(f"{field}: the file: URL names something that is not a regular file")
