@@ -114,6 +114,7 @@ class NamedAddresses:
     def __init__(self, names: Mapping[str, Sequence[Sequence[str]]]) -> None:
         self._names = {name: list(answers) for name, answers in names.items()}
         self.asked: list[str] = []
+        self.closed = False
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         self.asked.append(host)
@@ -122,6 +123,9 @@ class NamedAddresses:
             raise OSError(-2, f"no such name: {host}, asked of 10.0.0.53")
         answers = self._names[host]
         return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def certificates(folder: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:

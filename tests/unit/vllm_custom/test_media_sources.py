@@ -236,3 +236,10 @@ async def test_the_lists_of_config_pbtxt_reach_the_fetcher(server: MediaServer) 
             with pytest.raises(InvalidRequestError, match=r"image\[0\]: .* 500 bytes, which is MEDIA_MAX_BYTES"):
                 await media.load(elements(f"{url}/large"))
         media.close()
+
+
+def test_the_resolver_is_closed_with_the_loader() -> None:
+    resolver = NamedAddresses({})
+    fetcher = Fetcher(MediaPolicy(), FetchLimits(1, 1, 1), resolver)
+    MediaLoader(Settings.from_model_config({"name": "model"}), {}, fetcher).close()
+    assert resolver.closed

@@ -41,6 +41,10 @@ class Resolver(Protocol):
         """All addresses of ``host``. Raises OSError where there are none."""
         ...
 
+    def close(self) -> None:
+        """Look nothing up any more."""
+        ...
+
 
 class SystemResolver:
     """The machine's own resolver, in threads of its own: a name server that hangs must hold up nobody else."""
@@ -52,6 +56,9 @@ class SystemResolver:
         look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         answers = await asyncio.get_running_loop().run_in_executor(self._executor, look_up)
         return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class FetchError(Exception):
@@ -158,6 +165,10 @@ class Fetcher:
                 ) from error
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise InvalidRequestError(f"{field}: {_transport_failure(error)}") from error
+
+    def close(self) -> None:
+        """End the look-ups; connections have ended with their requests."""
+        self._resolver.close()
 
     async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
         hops = 0

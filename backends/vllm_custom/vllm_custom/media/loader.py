@@ -97,6 +97,8 @@ class MediaLoader:
 
     def close(self) -> None:
         """Stop the threads; items that wait are dropped."""
+        if self._fetcher is not None:
+            self._fetcher.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _locate(self, element: MediaElement) -> Target | _Read:
