@@ -23,7 +23,7 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
 from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
@@ -53,7 +53,13 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        self._media = MediaLoader(settings, limits)
+        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
+        self._media = (
+            MediaLoader(settings, limits, observe=self._metrics.observe)
+            if self._metrics
+            else MediaLoader(settings, limits)
+        )
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         adapters = upstream.adapters()
@@ -99,6 +105,8 @@ class InferenceService:
         self._cancellation.close()
         self._senders.close()
         self._media.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _work(self, request: Any, stream: ResponseStream) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""

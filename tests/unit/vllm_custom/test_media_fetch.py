@@ -20,7 +20,8 @@ from media_servers import MediaServer, NamedAddresses, Write, answer, certificat
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.hosts import HostPattern
 from vllm_custom.media.fetch import Fetcher, FetchLimits, SystemResolver
-from vllm_custom.media.policy import MediaPolicy
+from vllm_custom.media.metrics import FetchRecord, Observe, ignore
+from vllm_custom.media.policy import MediaPolicy, Refusal
 
 HERE = ("127.0.0.0/8", "::1/128")
 FILE = bytes(range(256)) * 16
@@ -38,6 +39,7 @@ def make_fetcher(
     concurrency: int = 8,
     tls: ssl.SSLContext | None = None,
     literals: Sequence[str] = (),
+    observe: Observe = ignore,
 ) -> Fetcher:
     """Allows exactly the resolver's names (those that begin with ``evil`` not) and ``literals``, on ``port``."""
     resolver = names if isinstance(names, NamedAddresses) else NamedAddresses(names)
@@ -49,6 +51,7 @@ def make_fetcher(
         FetchLimits(LIMIT, seconds, concurrency),
         resolver,
         tls,
+        observe,
     )
 
 
@@ -525,3 +528,32 @@ async def test_the_machines_resolver_is_asked_off_the_loop(monkeypatch: pytest.M
     assert await SystemResolver().resolve("media.test", 80) == ["127.0.0.9", "::9"]
     assert threads
     assert threading.current_thread() not in threads
+
+
+async def test_every_url_is_counted_once_by_its_result(server: MediaServer) -> None:
+    records: list[FetchRecord] = []
+    names = {"media.test": [["127.0.0.1"]], "bad.test": [["10.0.0.1"]]}
+    fetcher = make_fetcher(server.port, names, observe=records.append, seconds=0.3)
+    server.answers |= {"/stall": stall, "/r": redirect("http://evil.test/")}
+    base = f"media.test:{server.port}"
+    await get(fetcher, f"http://{base}/a")
+    for url in ("http://evil.test/", f"http://bad.test:{server.port}/", f"http://{base}/r"):
+        await refused(fetcher, url)
+    for path in ("missing", "stall"):
+        await refused(fetcher, f"http://{base}/{path}")
+    task = asyncio.create_task(get(fetcher, f"http://{base}/stall"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [(record.result, record.rule) for record in records] == [
+        ("fetched", None),
+        ("refused", Refusal.HOST),
+        ("refused", Refusal.ADDRESS),
+        ("refused", Refusal.HOST),
+        ("failed", None),
+        ("failed", None),
+        ("cancelled", None),
+    ]
+    assert [record.size for record in records] == [len(FILE)] + [0] * 6
+    assert records[0].seconds > 0
+    assert records[5].seconds >= 0.3

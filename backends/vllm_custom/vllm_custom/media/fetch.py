@@ -10,10 +10,11 @@ import asyncio
 import functools
 import socket
 import ssl
+import time
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.metrics import FetchRecord, Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address
 
 _CONNECT_SECONDS = 10.0
@@ -114,11 +116,13 @@ class Fetcher:
         limits: FetchLimits,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
+        observe: Observe = ignore,
     ) -> None:
         self._policy = policy
         self._limits = limits
         self._resolver = resolver or SystemResolver()
         self._tls = tls or ssl.create_default_context()
+        self._observe = observe
         self._slots = asyncio.Semaphore(limits.concurrency)
 
     def check(self, text: str, field: str) -> Target:
@@ -129,6 +133,7 @@ class Fetcher:
         """
         decision = self._policy.check_url(text)
         if isinstance(decision, Refusal):
+            self._observe(FetchRecord("refused", decision))
             raise InvalidRequestError(f"{field}: {_explain(decision, redirected=False)}")
         return decision
 
@@ -155,7 +160,10 @@ class Fetcher:
         seconds = self._limits.timeout_seconds
         async with self._slots:
             try:
-                return await asyncio.wait_for(self._follow(session, target), seconds)
+                with self._observed() as done:
+                    body = await asyncio.wait_for(self._follow(session, target), seconds)
+                    done(len(body.data))
+                return body
             except FetchError as error:
                 raise InvalidRequestError(f"{field}: {error}") from error
             except asyncio.TimeoutError as error:  # before ClientError: aiohttp's timeouts are both
@@ -169,6 +177,28 @@ class Fetcher:
     def close(self) -> None:
         """End the look-ups; connections have ended with their requests."""
         self._resolver.close()
+
+    @contextmanager
+    def _observed(self) -> Iterator[Callable[[int], None]]:
+        """Report how the block ends; it says so where it got a body."""
+        began = time.monotonic()
+        result, rule, size = "failed", None, 0
+
+        def done(body_size: int) -> None:
+            nonlocal result, size
+            result, size = "fetched", body_size
+
+        try:
+            yield done
+        except asyncio.CancelledError:
+            result = "cancelled"
+            raise
+        except FetchError as error:
+            rule = error.rule
+            result = "refused" if rule else "failed"
+            raise
+        finally:
+            self._observe(FetchRecord(result, rule, size, time.monotonic() - began))
 
     async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
         hops = 0

@@ -19,6 +19,7 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.local import LocalFiles
+from vllm_custom.media.metrics import Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Target
 from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
 from vllm_custom.media.video import decode_video
@@ -52,12 +53,18 @@ class MediaElement:
 class MediaLoader:
     """Gets and decodes media off the event loop; one per model."""
 
-    def __init__(self, settings: Settings, limits: Mapping[str, int], fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        limits: Mapping[str, int],
+        fetcher: Fetcher | None = None,
+        observe: Observe = ignore,
+    ) -> None:
         """``limits`` is modality to the number of items that one prompt may hold; ``fetcher`` is for tests."""
         self._settings = settings
         self._limits = limits
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
-        self._fetcher = fetcher or (_fetcher(settings) if settings.allowed_media_domains else None)
+        self._fetcher = fetcher or (_fetcher(settings, observe) if settings.allowed_media_domains else None)
         root = settings.allowed_local_media_path
         self._files = LocalFiles(Path(root)) if root else None
 
@@ -151,8 +158,9 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")  # what is not UTF-8 is refused as malformed
 
 
-def _fetcher(settings: Settings) -> Fetcher:
+def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
     return Fetcher(
         MediaPolicy(settings.allowed_media_domains, settings.allowed_media_networks),
         FetchLimits(settings.media_max_bytes, settings.media_fetch_timeout_seconds, settings.media_fetch_concurrency),
+        observe=observe,
     )
