@@ -55,11 +55,7 @@ class InferenceService:
         limits = compat.media_limits(engine)
         counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = (
-            MediaLoader(settings, limits, observe=self._metrics.observe)
-            if self._metrics
-            else MediaLoader(settings, limits)
-        )
+        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         adapters = upstream.adapters()

@@ -79,3 +79,17 @@ def test_a_report_that_fails_is_logged_and_the_next_one_counts() -> None:
     metrics.close()
     assert len(errors) == 1
     assert sum(family.values.values()) == 1
+
+
+def test_a_server_without_metrics_is_logged_once() -> None:
+    errors: list[str] = []
+
+    def metric_family(**_: str) -> None:
+        raise RuntimeError("metrics not supported")
+
+    metric_family.COUNTER = "counter"  # type: ignore[attr-defined]
+    metrics = MediaMetrics(SimpleNamespace(MetricFamily=metric_family), "vl", errors.append)
+    metrics.observe(FetchRecord("fetched"))
+    metrics.observe(FetchRecord("fetched"))
+    metrics.close()
+    assert errors == ["[vllm_custom] media are not counted: metrics not supported"]

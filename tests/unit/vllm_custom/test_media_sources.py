@@ -124,7 +124,7 @@ async def test_the_loop_is_free_while_twenty_slow_servers_answer(
         await asyncio.sleep(0.005)
         pauses.append(time.monotonic() - before)
     assert len(await task) == 20
-    assert max(pauses) < 0.25
+    assert max(pauses) < 0.45
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,13 @@ class MediaLoader:
         settings: Settings,
         limits: Mapping[str, int],
         fetcher: Fetcher | None = None,
-        observe: Observe = ignore,
+        observe: Observe | None = None,
     ) -> None:
         """``limits`` is modality to the number of items that one prompt may hold; ``fetcher`` is for tests."""
         self._settings = settings
         self._limits = limits
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
-        self._fetcher = fetcher or (_fetcher(settings, observe) if settings.allowed_media_domains else None)
+        self._fetcher = fetcher or (_fetcher(settings, observe or ignore) if settings.allowed_media_domains else None)
         root = settings.allowed_local_media_path
         self._files = LocalFiles(Path(root)) if root else None
 

@@ -41,12 +41,10 @@ class MediaMetrics:
     def __init__(self, pb_utils: Any, model_name: str, log_error: Callable[[str], None]) -> None:
         self._labels = {"model": model_name}
         self._log_error = log_error
-        self._families = {
-            name: pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.COUNTER)
-            for name, text in _FAMILIES.items()
-        }
+        self._families: dict[str, Any] = {}
         self._metric = functools.cache(self._make_metric)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="vllm_custom_metrics")
+        self._executor.submit(self._register, pb_utils)
 
     def observe(self, record: FetchRecord) -> None:
         """Count one URL; returns at once."""
@@ -56,7 +54,18 @@ class MediaMetrics:
         """Report what waits, and end the thread."""
         self._executor.shutdown(wait=True)
 
+    def _register(self, pb_utils: Any) -> None:
+        try:
+            self._families = {
+                name: pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.COUNTER)
+                for name, text in _FAMILIES.items()
+            }
+        except Exception as error:  # tritonserver runs with its metrics off
+            self._log_error(f"[vllm_custom] media are not counted: {error}")
+
     def _report(self, record: FetchRecord) -> None:
+        if not self._families:
+            return
         try:
             self._metric("vllm_custom:media_fetches_total", "result", record.result).increment(1)
             if record.rule is not None:
