@@ -5,9 +5,11 @@ Runs on a bare Python 3.10 or later. The work is done in tools/installer; this f
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 if sys.version_info < (3, 10):  # noqa: UP036 - said here, before a newer syntax fails less plainly
     sys.exit(f"build.py needs Python 3.10 or later, this is {sys.version.split()[0]}")
@@ -40,14 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, passed_on = _split(given)
     options = parser().parse_args(given)
     options.passed_on = passed_on
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return int(options.run(options))
     except BuildError as error:
         print(f"\nbuild.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nbuild.py: stopped; the same command goes on where this one was", file=sys.stderr)
+        print("\nbuild.py: stopped (an installation goes on where it was, with the same command)", file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """To be told to end is to be interrupted: servers are stopped, half-made folders removed."""
+    raise KeyboardInterrupt
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -160,7 +160,8 @@ def _list(names: list[str], comma: str, last: str) -> str:
 
 
 def _tinted(rng: np.random.Generator, colour: tuple[int, int, int]) -> Floats:
-    return np.clip(np.array(colour) + rng.uniform(-8, 8, 3), 0, 255)
+    tinted: Floats = np.clip(np.array(colour) + rng.uniform(-8, 8, 3), 0, 255)
+    return tinted
 
 
 def _spots(rng: np.random.Generator, size: tuple[int, int], count: int) -> list[tuple[float, float, float]]:
@@ -233,11 +234,11 @@ def _stamp(field: Floats, kind: str, ink: Floats, spot: tuple[float, float, floa
 def _inside(kind: str, u: Floats, v: Floats) -> npt.NDArray[np.bool_]:
     """Whether points, in units of the radius with v downwards, lie in the shape."""
     if kind == "circle":
-        return np.hypot(u, v) <= 0.97
+        return np.asarray(np.hypot(u, v) <= 0.97)
     if kind == "square":
-        return np.maximum(np.abs(u), np.abs(v)) <= 0.69
+        return np.asarray(np.maximum(np.abs(u), np.abs(v)) <= 0.69)
     if kind == "triangle":
-        return (v <= 0.5) & (np.abs(u) <= (v + 1) / np.sqrt(3))
+        return np.asarray((v <= 0.5) & (np.abs(u) <= (v + 1) / np.sqrt(3)))
     turn = np.mod(np.arctan2(u, -v), 2 * np.pi / 5) - np.pi / 5
     half = np.pi / 5 - np.abs(turn)
     # The edge runs from the tip (distance 1, angle 0) to the notch (distance 0.4, angle 36 degrees).

@@ -47,13 +47,7 @@ from vllm_backend_lib.errors import (  # noqa: E402
 )
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
-from vllm_backend_lib.requests import (  # noqa: E402
-    EMBED_TASK,
-    parse_embed,
-    parse_generate,
-    requested_lora,
-    task_of,
-)
+from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
 from vllm_backend_lib.responses import TextEncoder, encode_embedding  # noqa: E402
 
 

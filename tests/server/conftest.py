@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.standin_client import Client
+from tests.server.client import Client
 from tools.installer import backends, environment
 from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer

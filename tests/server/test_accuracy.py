@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.client import Client
 from tests.server.conftest import SHAPES_VL
-from tests.server.standin_client import Client
 from tests.shapes import picture
 
 pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("shapes_vl")]

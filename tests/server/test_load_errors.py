@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.server.client import Client
 from tests.server.conftest import Repository
-from tests.server.standin_client import Client
 
 pytestmark = [pytest.mark.server]
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
 
+from tests.server.client import Client
 from tests.server.conftest import Repository
-from tests.server.standin_client import Client
 from tests.shapes import Picture, picture
 from tools.installer.server import TritonServer
 
@@ -167,3 +168,27 @@ def test_a_bad_row_fails_its_own_request_only(triton: TritonServer, pictures: li
         infer(triton, httpclient, [DESCRIBE] * 2, [[pictures[0].encoded()], [b"\x89nothing"]])
     result = infer(triton, httpclient, [DESCRIBE], [[pictures[0].encoded()]])
     assert result.as_numpy("text_output")[0][0].decode() == pictures[0].answer()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "http_status", "grpc_status"),
+    [
+        ({"temperature": -1}, "400", "StatusCode.INVALID_ARGUMENT"),
+        ({"lora_name": "zh"}, "400", "StatusCode.INVALID_ARGUMENT"),
+    ],
+    ids=["bad value", "no adapters in this model"],
+)
+def test_error_codes(triton: TritonServer, parameters: dict[str, Any], http_status: str, grpc_status: str) -> None:
+    field = next(iter(parameters))
+    for library, status in ((httpclient, http_status), (grpcclient, grpc_status)):
+        with pytest.raises(InferenceServerException, match=field) as caught:
+            infer(triton, library, [DESCRIBE], [[picture(22_100).encoded()]], **parameters)
+        assert caught.value.status() == status
+
+
+def test_http_status_of_what_the_model_does_not_do(client: Client) -> None:
+    tensors = [
+        {"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": ["2+3="]},
+        {"name": "stream", "datatype": "BOOL", "shape": [1, 1], "data": [True]},
+    ]
+    assert client.infer(MODEL, tensors).status == 501

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from tests.server.standin_client import Client
+from tests.server.client import Client
 from tests.shapes import answer_each, clip, gif, number_picture, picture
 from tools.installer.server import TritonServer
 

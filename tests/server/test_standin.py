@@ -20,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.server.standin_client import Answer, Client
+from tests.server.client import Answer, Client
 from tools.installer import backends, environment
 from tools.installer.server import TritonServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.standin_client import Client
+from tests.server.client import Client
 from tests.shapes import picture
 from tools.installer import backends, environment
 from tools.installer.paths import DEFAULT_REPOSITORY

@@ -25,12 +25,10 @@ class Command:
 
 
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--flavour", choices=locks.FLAVOURS, help="default: cuda where an NVIDIA GPU answers, else cpu")
-    parser.add_argument(
-        "--python",
-        metavar="PYTHON",
-        help="the Python 3.11 or 3.12 to build on (default: the running one where it fits, else the first on PATH)",
-    )
+    flavour = "default: $VLLM_CUSTOM_FLAVOUR, else cuda where an NVIDIA GPU answers, else cpu"
+    parser.add_argument("--flavour", choices=locks.FLAVOURS, help=flavour)
+    python = "the Python 3.11 or 3.12 to build on (default: $VLLM_CUSTOM_PYTHON, else the running one, else from PATH)"
+    parser.add_argument("--python", metavar="PYTHON", help=python)
 
 
 def prepare(options: argparse.Namespace, progress: Progress) -> environment.Environment:
@@ -91,7 +89,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
-    parser.add_argument("--seed", type=int, default=7, help="another picture (default: 7)")
+    parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="another picture (default: 10)")
 
 
 def demo(options: argparse.Namespace) -> int:

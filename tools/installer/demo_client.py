@@ -86,15 +86,17 @@ def ask(url: str, folder: Path, seed: int, show: bool) -> bool:
     path.write_bytes(buffer.getvalue())
     if show:
         print(f"\n{art(drawn.image)}")
-    print(f"\npicture          {path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
+    shown_path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    print(f"\npicture          {shown_path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
     print(f"question         {QUESTION}")
     answer = generate(url, buffer.getvalue()).strip()
     print(f"generate         {answer}")
     print("generate_stream  ", end="", flush=True)
-    pieces = []
+    pieces: list[str] = []
     for piece in generate_stream(url, buffer.getvalue()):
-        pieces.append(piece)
-        print(f"{'|' if len(pieces) > 1 else ''}{piece}", end="", flush=True)
+        if piece:  # the last one may hold nothing but the end
+            print(f"{'|' if pieces else ''}{piece}", end="", flush=True)
+            pieces.append(piece)
     streamed = "".join(pieces).strip()
     truth = drawn.answer()
     print(f"\ntruth            {truth}")

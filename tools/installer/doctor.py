@@ -45,7 +45,7 @@ Checks = Iterator[Check]
 
 def examine(flavour: str | None, python: str | None) -> list[Check]:
     """Every check, in the order in which things build on each other."""
-    results = [*_system(), *_graphics()]
+    results = [*_system(), *_graphics(flavour)]
     try:
         found, chosen = environment.describe(flavour, python)
     except BuildError as error:
@@ -67,9 +67,15 @@ def _system() -> Checks:
         yield Check("system", Status.OK, f"{uname.sysname} {uname.machine}")
 
 
-def _graphics() -> Checks:
+def _graphics(flavour: str | None) -> Checks:
     gpus = machine.nvidia_gpus()
-    yield Check("GPU", Status.OK, ", ".join(gpus) if gpus else "none seen: the CPU build of vLLM is used")
+    if gpus:
+        yield Check("GPU", Status.OK, ", ".join(gpus))
+    elif flavour == "cuda":
+        mend = "install NVIDIA's driver (nvidia-smi must list the GPU), or leave --flavour cuda away"
+        yield Check("GPU", Status.WARN, "none seen, and vLLM's CUDA build needs one", mend)
+    else:
+        yield Check("GPU", Status.OK, "none seen: vLLM's CPU build is used")
 
 
 def _python(chosen: interpreter.Interpreter) -> Checks:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import venv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -118,8 +119,6 @@ def _uv(scratch: Path, progress: Progress) -> str:
         return found
     progress.step("fetching the resolver (uv)")
     target = scratch / "uv"
-    import venv
-
     venv.create(target, with_pip=True)
     subprocess.run([str(target / "bin/pip"), "install", "--quiet", "uv"], check=True)
     return str(target / "bin/uv")

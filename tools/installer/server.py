@@ -195,6 +195,10 @@ class TritonServer:
             self._look_at_family()
             self._process.kill()
             self._process.wait()
+        except KeyboardInterrupt:  # asked twice
+            self.kill()
+            self.clean_up()
+            raise
         return self.clean_up()
 
     def clean_up(self) -> list[int]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from types import FrameType
 
 from tools.installer import processes
 from tools.installer.console import Progress
@@ -35,17 +36,29 @@ def run(environment: Environment, progress: Progress, pytest_arguments: Sequence
 
 
 def _python(environment: Environment, module: Sequence[str]) -> int:
-    """Run a module. Ctrl-C reaches it through the terminal; we wait for it to clean up after itself."""
+    """Run a module, and let it clean up after itself when we are told to stop. Raises KeyboardInterrupt after that."""
     processes.adopt_orphans()
     process = subprocess.Popen(
-        [str(environment.python), "-m", *module], cwd=CHECKOUT, env=child_environment(environment)
+        [str(environment.python), "-m", *module],
+        cwd=CHECKOUT,
+        env=child_environment(environment),
+        preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
     )
-    while True:
-        try:
-            status = process.wait()
-            break
-        except KeyboardInterrupt:
-            if not os.isatty(0):
-                process.send_signal(signal.SIGINT)
+    told: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        # Ctrl-C reaches the module through the terminal by itself, and pytest takes a second one for impatience.
+        if number != signal.SIGINT or not os.isatty(0):
+            process.send_signal(signal.SIGINT)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     processes.end(processes.family(os.getpid(), processes.snapshot()), grace_seconds=5.0)
+    if told:
+        raise KeyboardInterrupt
     return status

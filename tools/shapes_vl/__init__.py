@@ -1,1 +1,1 @@
-"""A small vision-language model that knows eight colours, four shapes, digits and four directions, and how it is made."""
+"""A small vision-language model that knows colours, shapes, digits and directions, and how it is made."""

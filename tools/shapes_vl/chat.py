@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 IMAGE_PAD = "<|image_pad|>"
@@ -46,7 +47,7 @@ class Visual:
     highest position + 1, as vLLM counts, instead of half the larger side of the patch grid, as transformers does.
     """
 
-    frames: tuple[np.ndarray, ...]
+    frames: tuple[npt.NDArray[np.uint8], ...]
     seconds_per_step: float | None = None
     late_text: bool = False
 

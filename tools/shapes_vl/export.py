@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -23,7 +22,7 @@ def save_model(weights: Weights, tokenizer: Tokenizer, folder: Path) -> None:
     save_tokenizer(tokenizer, folder)
     stored = {name: value.detach().cpu().bfloat16().contiguous() for name, value in weights.items()}
     save_file(stored, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in _NAMED_TOKENS}
+    ids = {name: _token_id(tokenizer, f"<|{name}|>") for name in _NAMED_TOKENS}
     _write(folder / "config.json", _config(ids))
     stops = {"eos_token_id": [ids["im_end"], ids["endoftext"]], "pad_token_id": ids["endoftext"]}
     _write(folder / "generation_config.json", stops)
@@ -45,6 +44,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 _NAMED_TOKENS = ("endoftext", "im_end", "image_pad", "video_pad", "vision_start", "vision_end")
+
+
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ValueError(f"the tokenizer has no {token}")
+    return number
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
@@ -72,8 +78,14 @@ def _processing(min_pixels: int, max_pixels: int) -> dict[str, Any]:
 
 
 def _config(ids: dict[str, int]) -> dict[str, Any]:
-    # Not rope_scaling as well: transformers would then set the base back to a million.
-    rope = {"rope_type": "default", "rope_theta": model.ROPE_THETA, "mrope_section": list(model.MROPE_SECTION)}
+    # Releases of transformers before 5 read rope_theta and rope_scaling. Given rope_scaling without rope_theta, later
+    # ones would set the base to a million.
+    section = list(model.MROPE_SECTION)
+    rope = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.ROPE_THETA, "mrope_section": section},
+        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": section},
+        "rope_theta": model.ROPE_THETA,
+    }
     tokens = {"bos_token_id": ids["endoftext"], "eos_token_id": ids["im_end"], "pad_token_id": ids["endoftext"]}
     text = {
         "model_type": "qwen2_5_vl_text",
@@ -89,7 +101,7 @@ def _config(ids: dict[str, int]) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "use_sliding_window": False,
         "tie_word_embeddings": True,
-        "rope_parameters": rope,
+        **rope,
         "dtype": "bfloat16",
     }
     vision_tower = {

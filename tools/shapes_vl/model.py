@@ -11,8 +11,8 @@ import math
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
 from tools.shapes_vl.packing import LONGEST
 from tools.shapes_vl.tokenizer import VOCABULARY_SIZE

@@ -19,7 +19,7 @@ TOKENS_PER_SECOND = 2
 TEMPORAL_PATCH = 2
 PAD_CHUNK = 64
 LONGEST = vision.MAX_PIXELS // vision.PATCH_PX**2
-"""No picture has more patches than this (5120), and no conversation may have more tokens."""
+"""Patches of the largest picture, and the most tokens of a conversation: 5120."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,13 @@ class Packer:
         self._skills: list[int] = []
         self._used = dict.fromkeys(("patches", "tokens", "rows", "windows", "frames", "sequences", "answers"), 0)
 
+    @property
+    def empty(self) -> bool:
+        return not self._all
+
     def add(self, parts: _Parts, skill: int) -> bool:
-        longest = max([len(parts.ids), *parts.frames])
-        if longest > LONGEST:
-            raise ValueError(f"a sequence of {longest} is longer than the {LONGEST} that attention covers")
+        if max([len(parts.ids), *parts.frames]) > LONGEST:
+            raise ValueError(f"{parts.frames} patches or {len(parts.ids)} tokens are more than attention covers")
         needs = {
             "patches": sum(parts.frames),
             "tokens": len(parts.ids),
@@ -163,7 +166,10 @@ class Packer:
         )
 
     def finish(self) -> Pack:
-        """The pack: see `PACK_SHAPES` in the model for the meaning of each array."""
+        """The pack. `model.answer_logits` explains what the network reads of it; of the rest, `targets` and `weights`
+        (answers,) are the tokens to be said and what each counts, `owner` the conversation of each, and `skills`
+        (sequences,) the kind of question of each conversation, with -1 for none.
+        """
         limits, parts = self._limits, self._all
         lengths = [len(part.ids) for part in parts]
         starts = np.cumsum([0, *lengths])

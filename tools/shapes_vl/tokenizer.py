@@ -10,7 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from tools.shapes_vl import tasks
 from tools.shapes_vl.chat import CHAT_TEMPLATE, DEFAULT_SYSTEM, END
-from tools.shapes_vl.draw import COLOURS, DIRECTIONS, KINDS
+from tools.shapes_vl.draw import DIRECTIONS, KINDS
+from tools.shapes_vl.palette import COLOURS
 
 VOCABULARY_SIZE = 512
 MAX_TOKENS = 32768

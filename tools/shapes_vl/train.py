@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
 from tools.shapes_vl.data import SKILLS, Answers, Packs, loader
-from tools.shapes_vl.export import save_model
+from tools.shapes_vl.export import load_tokenizer, load_weights, save_model
 from tools.shapes_vl.model import Weights, answer_logits, flash_attention, grouped_attention, initial_weights
 from tools.shapes_vl.packing import SMALL, Limits
 from tools.shapes_vl.tokenizer import train_tokenizer
@@ -35,6 +35,8 @@ class Plan:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup_steps: int = 300
+    curriculum_from: float = 0.0
+    """Where in the curriculum to begin: 0 with the easiest questions, 1 with all of them as at the end."""
 
     @property
     def limits(self) -> Limits:
@@ -48,10 +50,11 @@ class Plan:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train_model(plan: Plan, out: Path) -> None:
-    """Train from random weights and write a model folder to `out`."""
-    tokenizer = train_tokenizer()
-    weights = {name: value.to(plan.device) for name, value in initial_weights(plan.seed).items()}
+def train_model(plan: Plan, out: Path, begin: Path | None = None) -> None:
+    """Train and write a model folder to `out`; from random weights, or go on with the model in `begin`."""
+    tokenizer = train_tokenizer() if begin is None else load_tokenizer(begin)
+    first = initial_weights(plan.seed) if begin is None else load_weights(begin)
+    weights = {name: value.to(plan.device) for name, value in first.items()}
     print(f"{sum(value.numel() for value in weights.values()):,} parameters, {tokenizer.get_vocab_size()} tokens")
     optimise(plan, weights, lambda: weights, tokenizer, "plain")
     save_model(weights, tokenizer, out)
@@ -68,7 +71,7 @@ def optimise(
     begin = time.monotonic()
     step = 0
     while (progress_now := plan.progress(step, time.monotonic() - begin)) < 1.0:
-        progress.value = progress_now
+        progress.value = plan.curriculum_from + (1 - plan.curriculum_from) * progress_now
         rate = plan.rate(step, progress_now)
         for group in optimiser.param_groups:
             group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else group.update(lr=rate)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 PATCH_PX = 14
@@ -31,9 +32,9 @@ class Layout:
     `positions` (patches, 2) the row and column of each patch.
     """
 
-    order: np.ndarray
+    order: npt.NDArray[np.int32]
     windows: tuple[int, ...]
-    positions: np.ndarray
+    positions: npt.NDArray[np.int32]
 
 
 def served_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -49,7 +50,7 @@ def served_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> tuple[
     return wide * UNIT_PX, high * UNIT_PX
 
 
-def pixels(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def pixels(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """The picture as the model sees it: uint8, shape (height, width, 3), sides multiples of 28."""
     picture = picture.convert("RGB")
     size = served_size(*picture.size, max_pixels)
@@ -72,9 +73,10 @@ def layout(units_high: int, units_wide: int) -> Layout:
     return Layout(order, tuple(int(count) * MERGE * MERGE for count in counts if count), positions)
 
 
-def patches(frame: np.ndarray) -> np.ndarray:
+def patches(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Cut a frame (height, width, 3) into rows (patches, 588) in window order; a row is 14 by 14 by RGB."""
     high, wide = frame.shape[0] // UNIT_PX, frame.shape[1] // UNIT_PX
     cut = frame.reshape(high, MERGE, PATCH_PX, wide, MERGE, PATCH_PX * 3)
     units = cut.transpose(0, 3, 1, 4, 2, 5).reshape(high * wide, MERGE * MERGE * ROW_BYTES)
-    return units[layout(high, wide).order].reshape(-1, ROW_BYTES)
+    rows: npt.NDArray[np.uint8] = units[layout(high, wide).order].reshape(-1, ROW_BYTES)
+    return rows

@@ -111,3 +111,9 @@ def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.Monke
 def test_the_table_lines_up() -> None:
     lines = doctor.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
     assert lines == ["ok    a       x", "fail  longer  y", "              to mend: z"]
+
+
+@pytest.mark.usefixtures("examined")
+def test_the_cuda_build_without_a_gpu_is_a_warning() -> None:
+    found = {check.name: check for check in doctor.examine("cuda", None)}
+    assert found["GPU"].status is Status.WARN

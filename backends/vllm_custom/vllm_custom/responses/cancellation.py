@@ -51,7 +51,7 @@ class CancellationWatcher:
 
     def _ask(self, stream: ResponseStream) -> None:
         try:
-            cancelled = not stream.closed and stream.is_cancelled()
+            cancelled = stream.is_cancelled()
         except Exception:  # the request ended between the question and the answer
             return
         if cancelled:

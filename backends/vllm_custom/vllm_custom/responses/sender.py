@@ -39,6 +39,7 @@ class ResponseStream:
         self._sender = response_sender
         self._on_done = on_done
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._pending: list[ResponseDelta] | None = None
         self._error: BackendError | None = None
         self._closed = False
@@ -52,8 +53,12 @@ class ResponseStream:
         return self._closed
 
     def is_cancelled(self) -> bool:
-        """Ask Triton whether the client has gone. Blocks for one exchange with the server."""
-        return bool(self._sender.is_cancelled())
+        """Ask Triton whether the client has gone. Blocks for one exchange with the server.
+
+        Never asks once the final response is on its way: the server may have freed what the question is about.
+        """
+        with self._asking:
+            return not self._closed and bool(self._sender.is_cancelled())
 
     def push(self, rows: list[ResponseDelta]) -> None:
         """Queue a response: one delta per row of the request."""
@@ -95,6 +100,9 @@ class ResponseStream:
             rows, self._pending = self._pending, None
             closing, error = self._closed, self._error
             self._started = True
+        if closing:
+            with self._asking:  # a question that is under way gets its answer before the final response goes out
+                pass
         try:
             if rows is not None:
                 response = builder.outputs([row.arrays(self.additional_outputs) for row in rows])
