@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.server.client import Client
 from tests.server.conftest import Repository, wait_until
-from tests.server.standin_client import Client
 from tests.shapes import Picture, answer_each, clip, gif, picture
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
