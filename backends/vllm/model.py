@@ -289,7 +289,10 @@ class TritonPythonModel:
         self._replies.stop()
         self._response_thread = None
         self._finalize_metrics()
-        gc.collect()  # with tensor parallelism, references that are left over would keep the stub alive
+        # With tensor parallelism, references that are left over would keep the stub alive; and metric families have to
+        # go before Triton's shared memory does, or the stub ends in a segmentation fault.
+        self._vllm_metrics = []
+        gc.collect()
 
     def _finalize_metrics(self) -> None:
         for factory in self._vllm_metrics:

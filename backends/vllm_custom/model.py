@@ -5,6 +5,7 @@ All logic is in the package beside this file; this class wires it to Triton's ca
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -64,6 +65,11 @@ class Extension:
         base: Any = super()
         base.finalize()
         self._service.close()
+        # Metric families hold memory that Triton shares with this process: they have to go before the interpreter
+        # does, which would otherwise end in a segmentation fault. They hang in cycles with the engine's loggers.
+        del self._service
+        self._vllm_metrics = None
+        gc.collect()
 
     def _validate_device_config(self) -> None:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)

@@ -65,6 +65,7 @@ def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> 
     with server:
         yield server
         left = server.stop()
+    assert "Segfault" not in server.log_text()
     assert left == [], f"processes that had to be ended after tritonserver's own stop: {left}"
 
 

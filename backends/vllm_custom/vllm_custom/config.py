@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
 from vllm_custom.errors import ConfigError, listing
+from vllm_custom.hosts import HostPattern
 
 
 class Settings(BaseModel):
@@ -30,6 +32,11 @@ class Settings(BaseModel):
     image_max_pixels: int
     video_max_frames: int
     media_concurrency: int
+    allowed_media_domains: tuple[HostPattern, ...]
+    allowed_media_networks: tuple[IPv4Network | IPv6Network, ...]
+    allowed_local_media_path: str
+    media_fetch_timeout_seconds: int
+    media_fetch_concurrency: int
     chat_template: str
     max_inflight_requests: int = 0
     lora_dir: str = ""
@@ -91,16 +98,29 @@ def _parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
     return {spec.name.lower(): _value(spec, ours.get(spec.name)) for spec in CONFIG_PARAMETERS}
 
 
-def _value(spec: ConfigParameterSpec, text: str | None) -> bool | int | str:
+def _value(spec: ConfigParameterSpec, text: str | None) -> object:
+    if spec.kind is tuple:
+        return _list_value(spec, text or "")
     if text is None:
         return spec.default
     try:
         value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
-    except ValidationError as error:
+        if spec.parse is not None:
+            return spec.parse(str(value))
+    except ValueError as error:  # pydantic's own is one
         raise _bad_value(spec, text) from error
     if spec.kind is int and int(value) < spec.minimum:
         raise _bad_value(spec, text)
     return value
+
+
+def _list_value(spec: ConfigParameterSpec, text: str) -> tuple[object, ...]:
+    elements = [element.strip() for element in text.split(",")] if text.strip() else []
+    parse = spec.parse or str
+    try:
+        return tuple(parse(element) for element in elements)
+    except ValueError as error:
+        raise _bad_value(spec, text) from error
 
 
 def _bad_value(spec: ConfigParameterSpec, text: str) -> ConfigError:
@@ -119,4 +139,4 @@ def _expected(spec: ConfigParameterSpec) -> str:
         return "true or false"
     if spec.kind is int:
         return f"a whole number of at least {spec.minimum}{f' ({spec.unit})' if spec.unit else ''}"
-    return "a string"
+    return spec.allowed or "a string"

@@ -1,8 +1,8 @@
 """Every error that a client or an operator can see, each with its Triton error code.
 
 Nothing here imports Triton: ``triton_code`` is the name of a constant of ``pb_utils.TritonError``, and the one
-place that turns an error into a response (:mod:`vllm_custom.responses.build`) looks it up. Triton's HTTP endpoint
-maps INVALID_ARG to 400, NOT_FOUND to 404, UNAVAILABLE to 503 and CANCELLED to 499.
+place that turns an error into a response (:mod:`vllm_custom.responses.build`) looks it up. docs/architecture.md says
+which HTTP and gRPC status Triton makes of each code.
 """
 
 from __future__ import annotations

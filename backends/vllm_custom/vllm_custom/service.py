@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
 from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
@@ -56,7 +56,9 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        self._media = MediaLoader(settings, limits)
+        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
+        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
@@ -99,6 +101,8 @@ class InferenceService:
         self._senders.close()
         self._media.close()
         self._loras.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
         """The way out of ``request``, which holds the base's shutdown until its final response is sent."""

@@ -1,5 +1,6 @@
 """Settings: config.pbtxt's parameters, typed and checked."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,11 @@ from pydantic import ValidationError
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import ConfigError
+from vllm_custom.hosts import HostPattern
+
+DOMAINS = "a list of host, *.suffix, host:port or *.suffix:port"
+NETWORKS = "a list of networks in CIDR notation without host bits, such as 10.0.0.0/8"
+FOLDER = "the absolute path of a folder, other than /"
 
 
 def settings(parameters: dict[str, str] | None = None, **config: Any) -> Settings:
@@ -29,6 +35,11 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         image_max_pixels=50_000_000,
         video_max_frames=32,
         media_concurrency=4,
+        allowed_media_domains=(),
+        allowed_media_networks=(),
+        allowed_local_media_path="",
+        media_fetch_timeout_seconds=30,
+        media_fetch_concurrency=32,
         chat_template="",
         declared_inputs=frozenset(),
         max_inflight_requests=0,
@@ -58,6 +69,16 @@ def test_tritons_own_fields_are_read() -> None:
         ("MEDIA_MAX_BYTES", "1", 1),
         ("IMAGE_MAX_PIXELS", " 1000 ", 1000),
         ("VIDEO_MAX_FRAMES", "2", 2),
+        ("ALLOWED_MEDIA_DOMAINS", "", ()),
+        (
+            "ALLOWED_MEDIA_DOMAINS",
+            " Media.internal:8080, *.example.com,[::1]",
+            (HostPattern("media.internal", port=8080), HostPattern("example.com", below=True), HostPattern("::1")),
+        ),
+        ("ALLOWED_MEDIA_NETWORKS", "10.0.0.0/8,fd00::/8", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "", ""),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "/usr", "/usr"),
+        ("MEDIA_FETCH_TIMEOUT_SECONDS", "5", 5),
         ("CHAT_TEMPLATE", "template.jinja", "template.jinja"),
         ("VLLM_BACKEND_DIR", "/opt/backend", "/opt/backend"),
     ],
@@ -80,6 +101,31 @@ def test_values_are_typed(key: str, text: str, value: object) -> None:
         ("VIDEO_MAX_FRAMES", "9" * 5000, "a whole number of at least 1 (frames)"),
         ("MEDIA_CONCURRENCY", "", "a whole number of at least 1"),
         ("MAX_INFLIGHT_REQUESTS", "-1", "a whole number of at least 0"),
+        ("MEDIA_FETCH_TIMEOUT_SECONDS", "0", "a whole number of at least 1 (seconds)"),
+        ("ALLOWED_MEDIA_DOMAINS", "*", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "*.", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a,,b", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a,", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "http://a", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a/b", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a:0", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a:65536", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a:x", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a.*.b", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "*.127.0.0.1", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "user@a", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "a b", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "::1", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "256.1.1.1", DOMAINS),
+        ("ALLOWED_MEDIA_DOMAINS", "-a", DOMAINS),
+        ("ALLOWED_MEDIA_NETWORKS", "10.0.0.1/8", NETWORKS),
+        ("ALLOWED_MEDIA_NETWORKS", "10.0.0.0/33", NETWORKS),
+        ("ALLOWED_MEDIA_NETWORKS", "private", NETWORKS),
+        ("ALLOWED_MEDIA_NETWORKS", "10.0.0.0/8;127.0.0.0/8", NETWORKS),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "media", FOLDER),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "/", FOLDER),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "/usr/..", FOLDER),
+        ("ALLOWED_LOCAL_MEDIA_PATH", "/no/such/folder", FOLDER),
     ],
 )
 def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, text: str, allowed: str) -> None:
@@ -94,7 +140,7 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, text: s
         ("MEDIA_MAX_BYTE", "did you mean MEDIA_MAX_BYTES?"),
         ("media_max_bytes", "did you mean MEDIA_MAX_BYTES?"),
         ("gpu_memory_utilization", "vLLM engine arguments belong in model.json"),
-        ("XYZ", "known: CHAT_TEMPLATE, "),
+        ("XYZ", "known: ALLOWED_LOCAL_MEDIA_PATH, "),
     ],
 )
 def test_an_unknown_key_is_named_with_a_suggestion(key: str, hint: str) -> None:

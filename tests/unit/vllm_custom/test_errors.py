@@ -22,9 +22,13 @@ TRITON_CODES = {
 }
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
-MAKERS = {"invalid", "_bad_value", "_refused"}
-# Never reach a client or an operator as they are: caught by pydantic, a broken patch file, and an unknown base class.
+MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused"}
+# Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, a broken
+# patch file, and an unknown base class.
 INTERNAL = {
+    ("contract/table.py", "ValueError"),
+    ("hosts.py", "ValueError"),
+    ("media/fetch.py", "FetchError"),
     ("request/parameters.py", "ValueError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),

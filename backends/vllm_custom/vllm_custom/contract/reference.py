@@ -74,7 +74,7 @@ def reference() -> str:
                 (
                     (
                         f"`{row.name}`",
-                        row.kind.__name__ + (f", {row.unit}" if row.unit else ""),
+                        _kind(row.kind) + (f", {row.unit}" if row.unit else ""),
                         _default(row.default),
                         _yes(row.official),
                         row.meaning,
@@ -105,10 +105,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _default(value: bool | int | str) -> str:
+def _kind(kind: type) -> str:
+    return "list" if kind is tuple else kind.__name__
+
+
+def _default(value: bool | int | str | tuple[()]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if value != "" else "none"
+    return str(value) if value not in ("", ()) else "none"
 
 
 def _yes(flag: bool) -> str:

@@ -7,7 +7,11 @@ the same name and with the same meaning.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_custom.hosts import HostPattern, parse_network
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,28 @@ class RequestParameterSpec:
 
 @dataclass(frozen=True)
 class ConfigParameterSpec:
-    """One entry of ``parameters`` in config.pbtxt. ``kind`` is bool, int, or str; ints have an allowed range."""
+    """One entry of ``parameters`` in config.pbtxt.
+
+    ``kind`` is bool, int, str, or tuple for a list; ints have an allowed range. ``parse`` makes a value of each element
+    of a list (separated by commas), or of a string, and raises ValueError where it is not ``allowed``.
+    """
 
     name: str
     kind: type
-    default: bool | int | str
+    default: bool | int | str | tuple[()]
     meaning: str
     minimum: int = 0
     unit: str = ""
     official: bool = False
+    parse: Callable[[str], object] | None = None
+    allowed: str = ""
+
+
+def _folder(text: str) -> str:
+    path = Path(text)
+    if text and not (path.is_absolute() and path.is_dir() and path.resolve() != Path("/")):
+        raise ValueError(text)
+    return text
 
 
 INPUTS: tuple[TensorSpec, ...] = (
@@ -70,16 +87,16 @@ INPUTS: tuple[TensorSpec, ...] = (
         "image",
         "TYPE_STRING",
         (-1,),
-        "Images, in order. Each element: base64, a data: URI, or the encoded file's raw bytes "
-        "(JPEG, PNG, WebP, GIF, BMP, TIFF).",
+        "Images, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (JPEG, PNG, WebP, GIF, BMP, TIFF).",
         official=True,
     ),
     TensorSpec(
         "video",
         "TYPE_STRING",
         (-1,),
-        "Clips, in order. Each element: base64, a data: URI, or the encoded file's raw bytes (GIF, or what vLLM's "
-        "video reader takes: MP4, WebM, ...).",
+        "Clips, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
     ),
     TensorSpec(
         "stream",
@@ -253,6 +270,43 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ),
     ConfigParameterSpec(
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
+    ),
+    ConfigParameterSpec(
+        "ALLOWED_MEDIA_DOMAINS",
+        tuple,
+        (),
+        "Hosts that media may be fetched from, separated by commas: `host`, `*.suffix`, either with `:port` (else the "
+        "scheme's default port only). Empty: no URL is fetched. See [security](security.md).",
+        parse=HostPattern.parse,
+        allowed="a list of host, *.suffix, host:port or *.suffix:port",
+    ),
+    ConfigParameterSpec(
+        "ALLOWED_MEDIA_NETWORKS",
+        tuple,
+        (),
+        "Networks with addresses that are not public which may be dialled all the same, in CIDR notation, separated by "
+        "commas, such as `10.0.0.0/8`.",
+        parse=parse_network,
+        allowed="a list of networks in CIDR notation without host bits, such as 10.0.0.0/8",
+    ),
+    ConfigParameterSpec(
+        "ALLOWED_LOCAL_MEDIA_PATH",
+        str,
+        "",
+        "Folder that file: URLs may read from, everything below it included. Not set: no file: URL is read.",
+        parse=_folder,
+        allowed="the absolute path of a folder, other than /",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_FETCH_TIMEOUT_SECONDS",
+        int,
+        30,
+        "Time for one URL, from the look-up of its host to the last byte, redirects included.",
+        minimum=1,
+        unit="seconds",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_FETCH_CONCURRENCY", int, 32, "URLs that are fetched at a time; the others wait.", minimum=1
     ),
     ConfigParameterSpec(
         "CHAT_TEMPLATE",

@@ -2,5 +2,6 @@
 
 from vllm_custom.media.connector import HandleTable, install_connector
 from vllm_custom.media.loader import DecodedMedia, MediaLoader
+from vllm_custom.media.metrics import MediaMetrics
 
-__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "install_connector"]
+__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "MediaMetrics", "install_connector"]

@@ -1,19 +1,31 @@
-"""Turn media elements into what vLLM takes, in threads, with the number of items checked first."""
+"""Turn media elements into what vLLM takes: counted first, fetched on the event loop, decoded in threads."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
-from vllm_custom.media.reference import encoded_bytes
+from vllm_custom.media.local import LocalFiles
+from vllm_custom.media.metrics import Observe, ignore
+from vllm_custom.media.policy import MediaPolicy, Target
+from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
 from vllm_custom.media.video import decode_video
+
+# Gives the encoded file; blocking, so it is called in the threads.
+_Read = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -39,13 +51,22 @@ class MediaElement:
 
 
 class MediaLoader:
-    """Decodes media off the event loop; one per model."""
+    """Gets and decodes media off the event loop; one per model."""
 
-    def __init__(self, settings: Settings, limits: Mapping[str, int]) -> None:
-        """``limits`` is modality to the number of items that one prompt may hold."""
+    def __init__(
+        self,
+        settings: Settings,
+        limits: Mapping[str, int],
+        fetcher: Fetcher | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        """``limits`` is modality to the number of items that one prompt may hold; ``fetcher`` is for tests."""
         self._settings = settings
         self._limits = limits
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
+        self._fetcher = fetcher or (_fetcher(settings, observe or ignore) if settings.allowed_media_domains else None)
+        root = settings.allowed_local_media_path
+        self._files = LocalFiles(Path(root)) if root else None
 
     @property
     def modalities(self) -> list[str]:
@@ -53,20 +74,21 @@ class MediaLoader:
         return list(self._limits)
 
     async def load(self, elements: Sequence[MediaElement]) -> list[DecodedMedia]:
-        """Decode all elements of one prompt concurrently; the order is kept.
+        """Fetch and decode all elements of one prompt concurrently; the order is kept.
 
         Raises:
-            InvalidRequestError: too many items, or the first element (in order) that is refused.
+            InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
+                else the first element (in order) that is refused.
         """
         self.check_counts(elements)
-        loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self._executor, self._decode, element) for element in elements]
-        try:
-            return [await job for job in jobs]  # not gather, which raises the first refusal in time
-        finally:
-            for job in jobs:
-                if not job.cancel() and not job.cancelled():
-                    job.exception()  # asked for, or asyncio logs those that nobody awaited
+        sources = [self._locate(element) for element in elements]
+        async with AsyncExitStack() as stack:
+            session = None
+            if self._fetcher is not None and any(isinstance(source, Target) for source in sources):
+                session = await stack.enter_async_context(self._fetcher.session())
+            return await _in_order(
+                self._load(element, source, session) for element, source in zip(elements, sources, strict=True)
+            )
 
     def check_counts(self, elements: Sequence[MediaElement]) -> None:
         """Refuse more items than limit_mm_per_prompt and the model allow, before any work is done on them."""
@@ -82,14 +104,63 @@ class MediaLoader:
 
     def close(self) -> None:
         """Stop the threads; items that wait are dropped."""
+        if self._fetcher is not None:
+            self._fetcher.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _decode(self, element: MediaElement) -> DecodedMedia:
+    def _locate(self, element: MediaElement) -> Target | _Read:
+        """Where the element's file comes from. Cheap: no look-up, no base64."""
+        scheme = scheme_of(element.raw)
+        max_bytes = self._settings.media_max_bytes
+        if scheme in ("http", "https"):
+            if self._fetcher is None:
+                raise not_allowed(element.field, scheme, " (ALLOWED_MEDIA_DOMAINS is empty)")
+            return self._fetcher.check(_text(element.raw), element.field)
+        if scheme == "file":
+            if self._files is None:
+                raise not_allowed(element.field, scheme, " (ALLOWED_LOCAL_MEDIA_PATH is not set)")
+            return functools.partial(self._files.read, _text(element.raw), element.field, max_bytes)
+        return functools.partial(encoded_bytes, element.raw, element.field, max_bytes)
+
+    async def _load(
+        self, element: MediaElement, source: Target | _Read, session: aiohttp.ClientSession | None
+    ) -> DecodedMedia:
+        if isinstance(source, Target):
+            assert self._fetcher is not None
+            assert session is not None
+            body = await self._fetcher.fetch(session, source, element.field)
+            source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, element, source)
+
+    def _decode(self, element: MediaElement, read: _Read) -> DecodedMedia:
         settings = self._settings
-        encoded = encoded_bytes(element.raw, element.field, settings.media_max_bytes)
+        encoded = read()
         digest = hashlib.sha256(encoded)
         if element.modality == "image":
             return DecodedMedia(decode_image(encoded, element.field, settings.image_max_pixels), digest.hexdigest())
         digest.update(f"frames={settings.video_max_frames}".encode())
         video = decode_video(encoded, element.field, settings.image_max_pixels, settings.video_max_frames)
         return DecodedMedia(video, digest.hexdigest())
+
+
+async def _in_order(jobs: Iterable[Coroutine[Any, Any, DecodedMedia]]) -> list[DecodedMedia]:
+    """All results; or the error of the first job (in order, not in time) that fails, the others cancelled."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # the sessions that they use are closed next
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")  # what is not UTF-8 is refused as malformed
+
+
+def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
+    return Fetcher(
+        MediaPolicy(settings.allowed_media_domains, settings.allowed_media_networks),
+        FetchLimits(settings.media_max_bytes, settings.media_fetch_timeout_seconds, settings.media_fetch_concurrency),
+        observe=observe,
+    )

@@ -1,4 +1,4 @@
-"""What a client's media element is: encoded bytes, base64 or a data: URI, or a reference that is not allowed.
+"""What a client's media element is: encoded bytes, base64, a data: URI, or a reference to a file elsewhere.
 
 Pure: nothing is fetched or decoded beyond base64.
 """
@@ -22,6 +22,19 @@ _WHITESPACE = b" \t\r\n\f\v"
 _ACCEPTED = "base64, a data: URI or the encoded file's bytes"
 
 
+def scheme_of(element: bytes) -> str | None:
+    """The scheme in lower case where ``element`` begins like a URI; None for base64, and for nearly all files."""
+    match = _SCHEME.match(element[:64])
+    return match.group(1).decode().lower() if match else None
+
+
+def not_allowed(field: str, scheme: str, why: str = "") -> InvalidRequestError:
+    """The error for a reference of a scheme that this model does not take; ``why`` names the parameter."""
+    return InvalidRequestError(
+        f"{field}: {scheme}: references are not allowed by this model{why}; expected {_ACCEPTED}"
+    )
+
+
 def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
     """The encoded file that ``element`` holds.
 
@@ -31,7 +44,7 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
         max_bytes: largest file that is accepted.
 
     Raises:
-        InvalidRequestError: empty, too large, bad base64, or a URL (which this model may not fetch).
+        InvalidRequestError: empty, too large, bad base64, or a reference, which is not resolved here.
     """
     if not element.strip(_WHITESPACE):
         raise InvalidRequestError(f"{field}: is empty; expected {_ACCEPTED}")
@@ -45,12 +58,11 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
     # Small TIFF files can be ASCII throughout; no text holds a NUL.
     if not element.isascii() or b"\0" in element:
         return element
-    scheme = _SCHEME.match(element[:64])
+    scheme = scheme_of(element)
     if scheme is None:
         return _base64(element, field, max_bytes)
-    if scheme.group(1).lower() != b"data":
-        name = scheme.group(1).decode().lower()
-        raise InvalidRequestError(f"{field}: {name}: references are not allowed by this model; expected {_ACCEPTED}")
+    if scheme != "data":
+        raise not_allowed(field, scheme)
     match = _DATA_URI.match(element)
     if match is None:
         raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")

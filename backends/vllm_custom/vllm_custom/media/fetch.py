@@ -1,0 +1,287 @@
+"""Fetch media over HTTP within :mod:`vllm_custom.media.policy`; on the event loop, without ever blocking it.
+
+A name is looked up once per hop, every address is checked, and the connection goes to the checked addresses: aiohttp
+gets them from a resolver that looks nothing up, so that a name which changes its answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.metrics import FetchRecord, Observe, ignore
+from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address
+
+_CONNECT_SECONDS = 10.0
+_LOOK_UP_THREADS = 8
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})  # RFC 9110, section 15.4
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_HEADERS = {"User-Agent": "vllm_custom", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+_checked_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked_addresses", default=())
+
+
+class Resolver(Protocol):
+    """Where names are looked up."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """All addresses of ``host``. Raises OSError where there are none."""
+        ...
+
+    def close(self) -> None:
+        """Look nothing up any more."""
+        ...
+
+
+class SystemResolver:
+    """The machine's own resolver, in threads of its own: a name server that hangs must hold up nobody else."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_LOOK_UP_THREADS, thread_name_prefix="vllm_custom_look_up")
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        answers = await asyncio.get_running_loop().run_in_executor(self._executor, look_up)
+        return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class FetchError(Exception):
+    """Why a URL was not fetched, as the client is told; ``rule`` is the policy's, where one was broken."""
+
+    def __init__(self, reason: str, rule: Refusal | None = None) -> None:
+        super().__init__(reason)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a server sent; ``coding`` is its Content-Encoding, empty for none."""
+
+    data: bytearray
+    coding: str = ""
+
+    def decoded(self, field: str, max_bytes: int) -> bytes:
+        """The file itself. Blocking: it may have to be unpacked, which stops at ``max_bytes``.
+
+        Raises:
+            InvalidRequestError: too large unpacked, or damaged.
+        """
+        if not self.coding:
+            return bytes(self.data)
+        unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # tells gzip and zlib apart by the header
+        try:
+            data = unpacker.decompress(self.data, max_bytes + 1)
+        except zlib.error as error:
+            raise InvalidRequestError(f"{field}: the URL's server sent a damaged {self.coding} body") from error
+        if len(data) > max_bytes:
+            raise InvalidRequestError(f"{field}: {_too_large(max_bytes)}")
+        if not unpacker.eof:
+            raise InvalidRequestError(f"{field}: the URL's server sent a {self.coding} body that is cut off")
+        return data
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """Bytes of one body, seconds for one URL from look-up to last byte, and fetches at a time."""
+
+    max_bytes: int
+    timeout_seconds: float
+    concurrency: int
+
+
+class Fetcher:
+    """Fetches what the policy allows; one per model, used on one event loop."""
+
+    def __init__(
+        self,
+        policy: MediaPolicy,
+        limits: FetchLimits,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+        observe: Observe = ignore,
+    ) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._resolver = resolver or SystemResolver()
+        self._tls = tls or ssl.create_default_context()
+        self._observe = observe
+        self._slots = asyncio.Semaphore(limits.concurrency)
+
+    def check(self, text: str, field: str) -> Target:
+        """The target that ``text`` names; nothing is looked up or dialled.
+
+        Raises:
+            InvalidRequestError: the rule that the URL breaks.
+        """
+        decision = self._policy.check_url(text)
+        if isinstance(decision, Refusal):
+            self._observe(FetchRecord("refused", decision))
+            raise InvalidRequestError(f"{field}: {_explain(decision, redirected=False)}")
+        return decision
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Connections for the URLs of one request. They are not kept for the next: that one is another client's."""
+        connector = aiohttp.TCPConnector(resolver=_CheckedAddresses(), use_dns_cache=False, ssl=self._tls)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            auto_decompress=False,
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_SECONDS, self._limits.timeout_seconds)),
+        ) as session:
+            yield session
+
+    async def fetch(self, session: aiohttp.ClientSession, target: Target, field: str) -> Body:
+        """What is at ``target``, at most the limit's bytes, within the limit's time.
+
+        Raises:
+            InvalidRequestError: a rule is broken on the way, or the server does not answer as it should.
+        """
+        seconds = self._limits.timeout_seconds
+        async with self._slots:
+            try:
+                with self._observed() as done:
+                    body = await asyncio.wait_for(self._follow(session, target), seconds)
+                    done(len(body.data))
+                return body
+            except FetchError as error:
+                raise InvalidRequestError(f"{field}: {error}") from error
+            except asyncio.TimeoutError as error:  # before ClientError: aiohttp's timeouts are both
+                raise InvalidRequestError(
+                    f"{field}: the URL's server did not answer in time; "
+                    f"MEDIA_FETCH_TIMEOUT_SECONDS of this model is {seconds:g}"
+                ) from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise InvalidRequestError(f"{field}: {_transport_failure(error)}") from error
+
+    def close(self) -> None:
+        """End the look-ups; connections have ended with their requests."""
+        self._resolver.close()
+
+    @contextmanager
+    def _observed(self) -> Iterator[Callable[[int], None]]:
+        """Report how the block ends; it says so where it got a body."""
+        began = time.monotonic()
+        result, rule, size = "failed", None, 0
+
+        def done(body_size: int) -> None:
+            nonlocal result, size
+            result, size = "fetched", body_size
+
+        try:
+            yield done
+        except asyncio.CancelledError:
+            result = "cancelled"
+            raise
+        except FetchError as error:
+            rule = error.rule
+            result = "refused" if rule else "failed"
+            raise
+        finally:
+            self._observe(FetchRecord(result, rule, size, time.monotonic() - began))
+
+    async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
+        hops = 0
+        while True:
+            _checked_addresses.set(await self._addresses(target, redirected=hops > 0))
+            async with session.get(URL(target.url, encoded=True), allow_redirects=False) as response:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECT_STATUSES or location is None:
+                    return await self._body(response)
+            hops += 1
+            decision = self._policy.check_redirect(target, location, hops)
+            if isinstance(decision, Refusal):
+                raise FetchError(_explain(decision, redirected=True), decision)
+            target = decision
+
+    async def _addresses(self, target: Target, *, redirected: bool) -> tuple[str, ...]:
+        literal = literal_address(target)
+        try:
+            addresses = (literal,) if literal else tuple(await self._resolver.resolve(target.host, target.port))
+        except (OSError, UnicodeError) as error:
+            raise FetchError("the URL's host name could not be resolved") from error
+        if not addresses:
+            raise FetchError("the URL's host name could not be resolved")
+        if self._policy.check_addresses(addresses) is not None:
+            raise FetchError(_explain(Refusal.ADDRESS, redirected=redirected), Refusal.ADDRESS)
+        return addresses
+
+    async def _body(self, response: aiohttp.ClientResponse) -> Body:
+        if response.status != 200:
+            raise FetchError(f"the URL's server answered with HTTP status {response.status}")
+        coding = response.headers.get("Content-Encoding", "").strip().lower()
+        if coding in ("", "identity"):
+            coding = ""
+        elif coding not in _CODINGS:
+            raise FetchError("the URL's server sent a Content-Encoding that was not asked for")
+        limit = self._limits.max_bytes
+        data = bytearray()
+        if (response.content_length or 0) > limit:
+            raise FetchError(_too_large(limit))
+        async for chunk in response.content.iter_any():
+            data += chunk
+            if len(data) > limit:
+                raise FetchError(_too_large(limit))
+        return Body(data, coding)
+
+
+class _CheckedAddresses(AbstractResolver):
+    """Gives aiohttp the addresses that the task has checked. Looks nothing up."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in _checked_addresses.get()
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _explain(rule: Refusal, *, redirected: bool) -> str:
+    about_redirects = rule in (Refusal.DOWNGRADE, Refusal.REDIRECTS)
+    return f"the URL {'is redirected to a URL that ' if redirected and not about_redirects else ''}{rule.reason}"
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the URL's file has more than {max_bytes} bytes, which is MEDIA_MAX_BYTES of this model"
+
+
+def _transport_failure(error: Exception) -> str:
+    """aiohttp's errors hold addresses and paths, so none of their text is passed on."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "the TLS certificate of the URL's server is not valid for the URL's host"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS connection to the URL's server"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "no connection to the URL's server"
+    return "the URL's server broke off or did not answer in HTTP"
