@@ -48,13 +48,24 @@ class Client:
     @contextmanager
     def open_stream(self, model: str = "text", **body: Any) -> Iterator[Iterator[dict[str, Any]]]:
         """The events of generate_stream as they come; leaving early drops the connection."""
+        with self._open(model, body) as response:
+            yield (json.loads(line[6:]) for line in response if line.startswith(b"data: "))
+
+    @contextmanager
+    def open_blocks(self, model: str = "text", **body: Any) -> Iterator[Iterator[bytes]]:
+        """The same, as the blocks of bytes that arrive."""
+        with self._open(model, body) as response:
+            yield iter(lambda: response.read1(), b"")
+
+    @contextmanager
+    def _open(self, model: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
         try:
             headers = {"content-type": "application/json"}
             payload = json.dumps({"stream": True, **body})
             connection.request("POST", f"/v2/models/{model}/generate_stream", payload, headers)
             with connection.getresponse() as response:
-                yield (json.loads(line[6:]) for line in response if line.startswith(b"data: "))
+                yield response
         finally:
             connection.close()
 
