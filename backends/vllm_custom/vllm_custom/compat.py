@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
@@ -158,12 +159,49 @@ def placeholder(engine: Any, modality: str, index: int) -> str | None:
         return None
 
 
-def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:
-    """Decode up to ``frames`` frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata."""
+def video_header(data: bytes) -> tuple[int, int, int]:
+    """Width, height and number of frames that a clip's header announces, as vLLM's reader will see them.
+
+    The number is 0 or less where the header has none.
+    """
+    import cv2
+
+    # Closed when it is garbage: in OpenCV 5.0 release() of a capture from memory is a segmentation fault.
+    source: Any = io.BytesIO(data)  # the stubs ask for a subclass of their own
+    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
+    if not capture.isOpened():
+        raise ValueError("OpenCV cannot open the clip")
+    sizes = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT)
+    width, height, total = (int(capture.get(size)) for size in sizes)
+    return width, height, total
+
+
+def read_video(data: bytes, num_frames: int | None, fps: float | None) -> tuple[Any, dict[str, Any]]:
+    """Decode frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata.
+
+    At most ``num_frames`` and at most ``fps`` a second are taken, evenly spread; None is no limit.
+    """
     from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
 
-    array, metadata = VideoMediaIO(ImageMediaIO(), num_frames=frames).load_bytes(data)
+    reader = VideoMediaIO(ImageMediaIO(), num_frames=num_frames or -1, fps=fps or -1)
+    array, metadata = reader.load_bytes(data)
     return array, dict(metadata)
+
+
+def audio_rate(engine: Any) -> int | None:
+    """Samples per second that the model's processor wants; None where it takes none or any."""
+    if not engine.model_config.is_multimodal_model:
+        return None
+    resampler = getattr(engine.renderer.get_mm_processor().data_parser, "audio_resampler", None)
+    rate = getattr(resampler, "target_sr", None)
+    return None if rate is None else round(rate)
+
+
+def frame_sampling(engine: Any) -> dict[str, Any]:
+    """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
+    config = getattr(engine.model_config, "multimodal_config", None)
+    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
 
 
 def default_sampling(engine: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics
 from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
@@ -58,7 +58,13 @@ class InferenceService:
         limits = compat.media_limits(engine)
         counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
+        self._media = MediaLoader(
+            settings,
+            limits,
+            observe=self._metrics.observe if self._metrics else None,
+            audio_rate=compat.audio_rate(engine),
+            default_frames=FrameSampling.parse(compat.frame_sampling(engine), "model.json: media_io_kwargs.video."),
+        )
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))

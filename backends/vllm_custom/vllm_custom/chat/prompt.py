@@ -12,6 +12,7 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.request import GenerateCall
 
 
@@ -30,11 +31,15 @@ class RenderedPrompt:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """How a prompt will be made: through the template (``messages``) or as it is (None), and its media."""
+    """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
+
+    ``frames`` says which frames are taken of clips.
+    """
 
     templated: bool
     messages: Sequence[Mapping[str, Any]] | None
     elements: Sequence[MediaElement]
+    frames: FrameSampling
 
 
 class PromptBuilder:
@@ -52,7 +57,7 @@ class PromptBuilder:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
-            InvalidRequestError: too many media, placeholders that do not match them, or malformed messages.
+            InvalidRequestError: too many media or frames, placeholders that do not match, or malformed messages.
             UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
@@ -67,6 +72,8 @@ class PromptBuilder:
             ]
             messages = chat_messages.user_turn(text, elements)
         self._media.check_counts(elements)
+        control = call.control
+        frames = self._media.frames(FrameSampling.requested(control.num_frames, control.fps, control.media_io_kwargs))
         templated = call.templated
         if call.messages is None and not templated:
             found = {modality: self._count(text, modality) for modality in self._media.modalities}
@@ -77,7 +84,7 @@ class PromptBuilder:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
-        return PromptPlan(bool(templated), messages if templated else None, elements)
+        return PromptPlan(bool(templated), messages if templated else None, elements, frames)
 
     async def render(self, call: GenerateCall, plan: PromptPlan) -> RenderedPrompt:
         """Decode the media and render the prompt.
@@ -85,7 +92,7 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
-        decoded = await self._media.load(plan.elements)
+        decoded = await self._media.load(plan.elements, plan.frames)
         if plan.messages is not None:
             return await self._render_chat(call, plan.messages, decoded)
         return await self._render_text(call, plan.elements, decoded)

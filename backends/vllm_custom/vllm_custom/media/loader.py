@@ -16,12 +16,14 @@ import aiohttp
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.audio import decode_audio
 from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.local import LocalFiles
 from vllm_custom.media.metrics import Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Target
 from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.media.video import decode_video
 
 # Gives the encoded file; blocking, so it is called in the threads.
@@ -33,7 +35,8 @@ class DecodedMedia:
     """One item, ready for vLLM.
 
     Attributes:
-        data: a PIL image (RGB), or for video an array [frames, height, width, 3] with its metadata.
+        data: a PIL image (RGB), for video an array [frames, height, width, 3] with its metadata, for audio an array
+            [samples] with its rate in Hz.
         uuid: a hash of everything that decides ``data``; vLLM's caches trust it, so no client may choose it.
     """
 
@@ -59,10 +62,22 @@ class MediaLoader:
         limits: Mapping[str, int],
         fetcher: Fetcher | None = None,
         observe: Observe | None = None,
+        audio_rate: int | None = None,
+        default_frames: FrameSampling | None = None,
     ) -> None:
-        """``limits`` is modality to the number of items that one prompt may hold; ``fetcher`` is for tests."""
+        """
+        Args:
+            settings: of the model.
+            limits: modality to the number of items that one prompt may hold.
+            fetcher: for tests.
+            observe: told about every URL.
+            audio_rate: samples per second that sounds are converted to; None leaves them as they are.
+            default_frames: which frames of a clip are taken where a request does not say.
+        """
         self._settings = settings
         self._limits = limits
+        self._audio_rate = audio_rate
+        self._default_frames = default_frames or FrameSampling()
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
         self._fetcher = fetcher or (_fetcher(settings, observe or ignore) if settings.allowed_media_domains else None)
         root = settings.allowed_local_media_path
@@ -73,8 +88,20 @@ class MediaLoader:
         """What this model takes beside text."""
         return list(self._limits)
 
-    async def load(self, elements: Sequence[MediaElement]) -> list[DecodedMedia]:
+    def frames(self, requested: FrameSampling) -> FrameSampling:
+        """Which frames of clips are taken for a request.
+
+        Raises:
+            InvalidRequestError: more frames than VIDEO_MAX_FRAMES are asked for.
+        """
+        return requested.within(self._settings.video_max_frames, self._default_frames)
+
+    async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> list[DecodedMedia]:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
+
+        Args:
+            elements: what the client sent.
+            frames: which frames of clips are taken, from :meth:`frames`; None takes the default.
 
         Raises:
             InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
@@ -82,12 +109,13 @@ class MediaLoader:
         """
         self.check_counts(elements)
         sources = [self._locate(element) for element in elements]
+        frames = frames or self.frames(FrameSampling())
         async with AsyncExitStack() as stack:
             session = None
             if self._fetcher is not None and any(isinstance(source, Target) for source in sources):
                 session = await stack.enter_async_context(self._fetcher.session())
             return await _in_order(
-                self._load(element, source, session) for element, source in zip(elements, sources, strict=True)
+                self._load(element, source, session, frames) for element, source in zip(elements, sources, strict=True)
             )
 
     def check_counts(self, elements: Sequence[MediaElement]) -> None:
@@ -123,23 +151,31 @@ class MediaLoader:
         return functools.partial(encoded_bytes, element.raw, element.field, max_bytes)
 
     async def _load(
-        self, element: MediaElement, source: Target | _Read, session: aiohttp.ClientSession | None
+        self,
+        element: MediaElement,
+        source: Target | _Read,
+        session: aiohttp.ClientSession | None,
+        frames: FrameSampling,
     ) -> DecodedMedia:
         if isinstance(source, Target):
             assert self._fetcher is not None
             assert session is not None
             body = await self._fetcher.fetch(session, source, element.field)
             source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, element, source)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, element, source, frames)
 
-    def _decode(self, element: MediaElement, read: _Read) -> DecodedMedia:
-        settings = self._settings
+    def _decode(self, element: MediaElement, read: _Read, frames: FrameSampling) -> DecodedMedia:
+        settings, field = self._settings, element.field
         encoded = read()
         digest = hashlib.sha256(encoded)
         if element.modality == "image":
-            return DecodedMedia(decode_image(encoded, element.field, settings.image_max_pixels), digest.hexdigest())
-        digest.update(f"frames={settings.video_max_frames}".encode())
-        video = decode_video(encoded, element.field, settings.image_max_pixels, settings.video_max_frames)
+            return DecodedMedia(decode_image(encoded, field, settings.image_max_pixels), digest.hexdigest())
+        if element.modality == "audio":
+            digest.update(b"audio")  # another id than the same file has as a clip
+            audio = decode_audio(encoded, field, settings.audio_max_seconds, self._audio_rate)
+            return DecodedMedia(audio, digest.hexdigest())
+        digest.update(f"frames={frames.num_frames},{frames.fps}".encode())
+        video = decode_video(encoded, field, settings.image_max_pixels, settings.video_max_pixels, frames)
         return DecodedMedia(video, digest.hexdigest())
 
 
