@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import subprocess
@@ -15,14 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-import tritonclient.grpc as grpcclient
 
 from tests.server.client import Client
 from tests.server.conftest import Repository
 from tests.server.test_media_urls import Files
-from tests.server.test_requests import b64, data_uri, text_part, user
-from tests.shapes import clip, gif, picture
-from tools.installer.server import TritonServer
+from tests.server.test_requests import b64
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 

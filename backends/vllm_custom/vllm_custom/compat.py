@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
@@ -157,35 +156,6 @@ def placeholder(engine: Any, modality: str, index: int) -> str | None:
         return cast("str | None", get_model_cls(engine.model_config).get_placeholder_str(modality, index))
     except ValueError:  # vLLM's way to say that the model has no such modality
         return None
-
-
-def video_header(data: bytes) -> tuple[int, int, int]:
-    """Width, height and number of frames that a clip's header announces, as vLLM's reader will see them.
-
-    The number is 0 or less where the header has none.
-    """
-    import cv2
-
-    # Closed when it is garbage: in OpenCV 5.0 release() of a capture from memory is a segmentation fault.
-    source: Any = io.BytesIO(data)  # the stubs ask for a subclass of their own
-    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
-    if not capture.isOpened():
-        raise ValueError("OpenCV cannot open the clip")
-    sizes = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT)
-    width, height, total = (int(capture.get(size)) for size in sizes)
-    return width, height, total
-
-
-def read_video(data: bytes, num_frames: int | None, fps: float | None) -> tuple[Any, dict[str, Any]]:
-    """Decode frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata.
-
-    At most ``num_frames`` and at most ``fps`` a second are taken, evenly spread; None is no limit.
-    """
-    from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
-
-    reader = VideoMediaIO(ImageMediaIO(), num_frames=num_frames or -1, fps=fps or -1)
-    array, metadata = reader.load_bytes(data)
-    return array, dict(metadata)
 
 
 def audio_rate(engine: Any) -> int | None:

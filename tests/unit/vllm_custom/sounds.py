@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import av
 import numpy as np
@@ -50,10 +50,13 @@ def film(
     rate: int = 10,
     audio: Samples | None = None,
     live: bool = False,
+    rotation: int = 0,
+    drop: Container[int] = (),
 ) -> bytes:
     """Frames [height, width, 3] as a clip, with 48 kHz ``audio`` as its sound.
 
-    ``live`` is how a browser's recorder writes it: without going back to note the length.
+    ``live`` is how a browser's recorder writes it: without going back to note the length. ``rotation`` is how far
+    players turn it counterclockwise; packets with the numbers in ``drop`` are left out.
     """
     target = _Pipe() if live else io.BytesIO()
     with av.open(target, "w", format=file_format, options={"live": "1"} if live else {}) as container:
@@ -65,9 +68,11 @@ def film(
             if audio is not None
             else None
         )
-        for frame in frames:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(picture.encode())
+        if rotation:
+            picture.set_display_rotation(rotation)
+        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+        packets = [packet for frame in (*pictures, None) for packet in picture.encode(frame)]
+        container.mux([packet for number, packet in enumerate(packets) if number not in drop])
         if voice is not None and audio is not None:
             block = av.AudioFrame.from_ndarray(audio.reshape(1, -1), format="flt", layout="mono")
             block.sample_rate = 48_000

@@ -11,6 +11,23 @@ import numpy as np
 
 from vllm_custom.errors import InvalidRequestError, invalid
 
+# Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
+_SMALLEST_FRAME_PIXELS = 256 * 256
+
+
+def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> None:
+    """Refuse a clip of ``total`` frames of ``size`` (width, height) that are more than ``max_work`` pixels.
+
+    All of them have to be decoded to reach the last one, and a file of few bytes can hold many large ones.
+    """
+    width, height = size
+    work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
+    if work > max_work:
+        raise InvalidRequestError(
+            f"{field}: {total} frames of {width} x {height} are {work} pixels to decode; VIDEO_MAX_PIXELS of this "
+            f"model allows {max_work} in this format"
+        )
+
 
 @dataclass(frozen=True)
 class FrameSampling:

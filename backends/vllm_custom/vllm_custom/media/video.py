@@ -1,28 +1,31 @@
-"""Decode a clip to evenly spread frames with the metadata that vLLM's video models need."""
+"""Decode a clip to evenly spread frames with the metadata that vLLM's video models need.
+
+With PyAV, which vLLM has for sound, and not with vLLM's reader of clips: the OpenCV 5.0 in that one ends the process on
+some damaged files, and reads whatever FFmpeg reads. The frames and the metadata are those that it would give.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from vllm_custom import compat
-from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.containers import OPEN_OPTIONS, VIDEO_FORMATS, is_video, restrict_opencv
-from vllm_custom.media.image import check_pixels, open_image, to_rgb
-from vllm_custom.media.sampling import FrameSampling
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.animation import Video, decode_animation, is_animation
+from vllm_custom.media.containers import OPEN_OPTIONS
+from vllm_custom.media.image import check_pixels
+from vllm_custom.media.sampling import FrameSampling, check_work
 
-Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
-_DEFAULT_FRAME_MILLISECONDS = 100  # what browsers take for a GIF that gives no duration
-_EXPECTED = "GIF, animated WebP or PNG, MP4 or WebM"
-# Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
-_SMALLEST_FRAME_PIXELS = 256 * 256
-_ANIMATION_COST = 10  # Pillow takes about this many times as long for a pixel as FFmpeg does
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+_CODECS = "h264,hevc,mpeg4,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d"
+_EXPECTED = "MP4 or WebM (H.264, H.265, MPEG-4, VP8, VP9, AV1), GIF, animated WebP or PNG"
+_UNKNOWN_RATE = 24  # frames a second; what transformers takes where a file does not say
+_THREADS = 4  # each holds a frame
 
 
 def decode_video(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> Video:
@@ -37,100 +40,86 @@ def decode_video(data: bytes, field: str, max_pixels: int, max_work: int, sampli
 
     Raises:
         InvalidRequestError: not a clip, too large (both limits are checked before anything is decoded), or damaged.
+        UnsupportedError: PyAV is not installed.
     """
-    if _is_animation(data):
-        return _decode_animation(data, field, max_pixels, max_work, sampling)
-    if not is_video(data):
-        raise InvalidRequestError(f"{field}: not a clip; expected {_EXPECTED}")
-    restrict_opencv()
+    if is_animation(data):
+        return decode_animation(data, field, max_pixels, max_work, sampling)
     try:
-        width, height, total = compat.video_header(data)
-        if total <= 0:
-            data = _with_length(data)
-            width, height, total = compat.video_header(data)
-        check_pixels((width, height), field, max_pixels)
-        _check_work((width, height), total, field, max_work)
-        frames, metadata = compat.read_video(data, sampling.num_frames, sampling.fps)
+        import av
+    except ImportError as error:
+        raise UnsupportedError(f"{field}: clips need the Python package av, which this server does not have") from error
+    options = OPEN_OPTIONS | {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
+    try:
+        with av.open(io.BytesIO(data), "r", options=options) as container:
+            if not container.streams.video:
+                raise InvalidRequestError(f"{field}: has no pictures; expected {_EXPECTED}")
+            return _Film(container, field, max_pixels, max_work).decode(sampling)
     except InvalidRequestError:
         raise
-    except Exception as error:  # OpenCV and the readers around it raise nearly anything on damaged files
+    except Exception as error:  # FFmpeg's errors and those of the binding around it
         raise InvalidRequestError(f"{field}: not a clip that can be decoded; expected {_EXPECTED}") from error
-    if len(frames) == 0:
-        raise InvalidRequestError(f"{field}: the clip has no frame that can be decoded")
-    return frames, metadata | {"do_sample_frames": False}
 
 
-def _is_animation(data: bytes) -> bool:
-    return data.startswith((b"GIF8", b"\x89PNG\r\n")) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+class _Film:
+    """The pictures of an open file."""
+
+    def __init__(self, container: InputContainer, field: str, max_pixels: int, max_work: int) -> None:
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._field = field
+        self._max_work = max_work
+        codec = self._stream.codec_context
+        self._size = (codec.width, codec.height)
+        check_pixels(self._size, field, max_pixels)
+        codec.thread_type = "AUTO"
+        codec.thread_count = _THREADS
+        codec.options = {"max_pixels": str(max_pixels)}  # a later frame may be larger than the header says
+
+    def decode(self, sampling: FrameSampling) -> Video:
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or _UNKNOWN_RATE)
+        total = self._stream.frames or self._from_duration(rate) or self._packets()
+        check_work(self._size, total, self._field, self._max_work)
+        pictures, shown = self._frames(sampling, total, rate)
+        if shown < total and len(pictures) < len(sampling.indices(total, total / rate)):
+            # Packets may hold no frame of their own, or one that is not to be shown.
+            total = shown
+            self._container.seek(0)
+            pictures, _ = self._frames(sampling, total, rate)
+        if not pictures:
+            raise InvalidRequestError(f"{self._field}: the clip has no frame that can be decoded")
+        metadata = {
+            "fps": rate,
+            "duration": total / rate,
+            "total_num_frames": total,
+            "frames_indices": sampling.indices(total, total / rate),
+            "video_backend": "pyav",
+            "do_sample_frames": False,
+        }
+        return np.stack(pictures), metadata
+
+    def _frames(self, sampling: FrameSampling, total: int, rate: float) -> tuple[list[npt.NDArray[np.uint8]], int]:
+        """The frames to take of ``total``, and how many were gone through."""
+        wanted = set(sampling.indices(total, total / rate)) if total else set()
+        pictures: list[npt.NDArray[np.uint8]] = []
+        index = -1
+        for index, frame in enumerate(self._container.decode(self._stream)):
+            if index in wanted:
+                pictures.append(_upright(frame))
+            if len(pictures) == len(wanted):
+                break
+        return pictures, index + 1
+
+    def _from_duration(self, rate: float) -> int:
+        return round((self._container.duration or 0) / 1_000_000 * rate)
+
+    def _packets(self) -> int:
+        """For recordings that were written without going back to note how long they are."""
+        count = sum(packet.size > 0 for packet in self._container.demux(self._stream))
+        self._container.seek(0)
+        return count
 
 
-def _check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> None:
-    """Every frame has to be decoded to reach the next, and a file of few bytes can hold many large ones."""
-    width, height = size
-    work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
-    if work > max_work:
-        raise InvalidRequestError(
-            f"{field}: {total} frames of {width} x {height} are {work} pixels to decode; VIDEO_MAX_PIXELS of this "
-            f"model allows {max_work} in this format"
-        )
-
-
-def _with_length(data: bytes) -> bytes:
-    """The same packets in a file whose header says how many: a recording may have been written without going back."""
-    import av
-
-    rewritten = io.BytesIO()
-    with (
-        av.open(io.BytesIO(data), "r", options=OPEN_OPTIONS | {"format_whitelist": VIDEO_FORMATS}) as source,
-        av.open(rewritten, "w", format="matroska") as target,
-    ):
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:  # the last one only says that this is the end
-                packet.stream = stream
-                target.mux(packet)
-    return rewritten.getvalue()
-
-
-def _decode_animation(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> Video:
-    image = open_image(data, field, max_pixels)
-    try:
-        total = int(getattr(image, "n_frames", 1))
-        _check_work(image.size, total, field, max_work // _ANIMATION_COST)
-        return _frames(image, field, total, sampling)
-    except InvalidRequestError:
-        raise
-    except Exception as error:
-        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
-
-
-def _frames(image: Image.Image, field: str, total: int, sampling: FrameSampling) -> Video:
-    # Where a rate is asked for, how long the clip lasts decides which frames are taken.
-    seconds = sum(_play(image, field, total)) if sampling.fps is not None else 0.0
-    wanted = sampling.indices(total, seconds)
-    pictures: list[npt.NDArray[np.uint8]] = []
-    seconds = 0.0
-    for index, duration in enumerate(_play(image, field, total)):
-        seconds += duration
-        if index in wanted:
-            pictures.append(np.asarray(to_rgb(image)))
-    metadata = {
-        "fps": total / seconds,
-        "duration": seconds,
-        "total_num_frames": total,
-        "frames_indices": wanted,
-        "video_backend": "opencv",
-        "do_sample_frames": False,
-    }
-    return np.stack(pictures), metadata
-
-
-def _play(image: Image.Image, field: str, total: int) -> Iterator[float]:
-    """Make each frame the current one, and give the seconds that it stays."""
-    size = image.size
-    for index in range(total):
-        image.seek(index)
-        if image.size != size:
-            raise InvalidRequestError(f"{field}: frame {index} is larger than the clip")
-        image.load()
-        yield float(image.info.get("duration", 0) or _DEFAULT_FRAME_MILLISECONDS) / 1000
+def _upright(frame: Any) -> npt.NDArray[np.uint8]:
+    """The picture as it is to be shown: phones film across and note how the phone was held."""
+    picture: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
