@@ -146,10 +146,11 @@ def placeholder(engine: Any, modality: str, index: int) -> str | None:
     pad token counts as well.
     """
     config = engine.model_config.hf_config
-    for name in (f"{modality}_token_id", f"{modality}_token_index"):
-        token_id = getattr(config, name, None)
-        if isinstance(token_id, int):
-            return cast(str, engine.get_tokenizer().decode([token_id]))
+    for part in (config, getattr(config, "thinker_config", None)):  # Qwen-Omni keeps them one level down
+        for name in (f"{modality}_token_id", f"{modality}_token_index"):
+            token_id = getattr(part, name, None)
+            if isinstance(token_id, int):
+                return cast(str, engine.get_tokenizer().decode([token_id]))
     from vllm.model_executor.model_loader import get_model_cls
 
     try:

@@ -23,10 +23,9 @@ TRITON_CODES = {
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
 MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long"}
-# Never reach a client or an operator as they are: caught by pydantic, by config.py, by the fetcher or the decoder of
-# clips, a broken patch file, and an unknown base class.
+# Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, a broken
+# patch file, and an unknown base class.
 INTERNAL = {
-    ("compat.py", "ValueError"),
     ("contract/table.py", "ValueError"),
     ("hosts.py", "ValueError"),
     ("media/fetch.py", "FetchError"),

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encode, halves
-from sounds import RATE, Samples, film, greys, sound, tone
 
+from tests.sounds import RATE, Samples, film, greys, sound, tone
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import audio
 from vllm_custom.media.audio import decode_audio

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from pictures import BLUE, GREEN, RED, encode, gif
 from PIL import Image
-from sounds import RATE, film, greys, sound, tone
 
+from tests.sounds import RATE, film, greys, sound, tone
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import DecodedMedia, FrameSampling, HandleTable, MediaLoader, loader

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import BLACK, BLUE, GREEN, RED, WHITE, encode, gif, halves
 from PIL import Image
-from sounds import film, greys
 
+from tests.sounds import film, greys
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import video
 from vllm_custom.media.animation import Video
