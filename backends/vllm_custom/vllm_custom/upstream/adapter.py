@@ -93,8 +93,8 @@ def with_current_hooks(base: type) -> type:
         def finalize(self) -> None:
             official.finalize(self)
             self.llm_engine.shutdown()
-            # Metric families have to go before the interpreter does.
-            self.vllm_metrics = None
+            # The engine holds the metrics, which have to go before the interpreter does.
+            self.llm_engine = self.vllm_metrics = None
 
     return Renamed
 
