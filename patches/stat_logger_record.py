@@ -1,8 +1,9 @@
 """Let the metrics loggers of official releases be called as vLLM calls them today.
 
 What breaks: the loggers of r25.10 and r25.11 have `record(scheduler_stats, iteration_stats, engine_idx)`. vLLM passes
-`mm_cache_stats` as well (seen with 0.32), and that TypeError ends the engine at the first request of a model with
-REPORT_CUSTOM_METRICS. The argument is left out where a logger does not take it.
+`mm_cache_stats` as well, and None for `iteration_stats` where a step had no output (both seen with 0.32); either error
+ends the engine at the first request of a model with REPORT_CUSTOM_METRICS. Loggers that do not take the argument are
+called without it, and only where there is something to record.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def _adapt(logger_class: type) -> None:
         return
 
     @functools.wraps(record)
-    def without_the_argument(*args: Any, **kwargs: Any) -> None:
-        kwargs.pop(_ARGUMENT, None)
-        record(*args, **kwargs)
+    def without_the_argument(logger: Any, scheduler_stats: Any, iteration_stats: Any, *_: Any, **more: Any) -> None:
+        more.pop(_ARGUMENT, None)
+        if iteration_stats is not None:
+            record(logger, scheduler_stats, iteration_stats, **more)
 
     setattr(logger_class, "record", without_the_argument)  # noqa: B010 - mypy knows no such attribute of a type
 

@@ -76,6 +76,7 @@ NEEDS = {
 
         adapter = PerEngineStatLoggerAdapter(None, [0], Logger)
         adapter.record(None, "stats", mm_cache_stats=None, engine_idx=0)
+        adapter.record(None, None, mm_cache_stats=None, engine_idx=0)
         assert recorded == ["stats"]
         """,
         "TypeError: Logger.record() got an unexpected keyword argument 'mm_cache_stats'",
