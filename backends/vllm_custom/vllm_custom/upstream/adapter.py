@@ -78,6 +78,9 @@ def with_current_hooks(base: type) -> type:
     official: Any = base
 
     class Renamed(official):  # type: ignore[misc]  # a class that is found at run time
+        llm_engine: Any
+        vllm_metrics: Any
+
         def setup_lora(self) -> None:
             self._setup_lora()
 
@@ -94,7 +97,8 @@ def with_current_hooks(base: type) -> type:
             official.finalize(self)
             self.llm_engine.shutdown()
             # The engine holds the metrics, which have to go before the interpreter does.
-            self.llm_engine = self.vllm_metrics = None
+            self.llm_engine = None
+            self.vllm_metrics = None
 
     return Renamed
 
