@@ -45,7 +45,7 @@ async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) 
     decoded = await media.load(
         elements(picture, base64.b64encode(picture), b"data:;base64," + base64.b64encode(picture))
     )
-    assert {item.uuid for item in decoded} == {hashlib.sha256(picture).hexdigest()}
+    assert {item.uuid for item in decoded} == {f"image-{hashlib.sha256(picture).hexdigest()}"}
 
 
 async def test_a_clip_has_another_id_than_the_same_file_as_a_picture(media: MediaLoader) -> None:

@@ -272,6 +272,21 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
     ),
     ConfigParameterSpec(
+        "MEDIA_MAX_ITEMS",
+        int,
+        128,
+        "Images, clips and other media of one prompt together; limit_mm_per_prompt in model.json limits each kind.",
+        minimum=1,
+    ),
+    ConfigParameterSpec(
+        "MEDIA_CACHE_BYTES",
+        int,
+        256 * 1024 * 1024,
+        "Decoded media that are kept, by a hash of their content, so that media which come again are not decoded "
+        "again; the least recently used go first. 0: none are kept.",
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
         "ALLOWED_MEDIA_DOMAINS",
         tuple,
         (),
