@@ -99,6 +99,20 @@ INPUTS: tuple[TensorSpec, ...] = (
         "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
     ),
     TensorSpec(
+        "image_embeds",
+        "TYPE_FP32",
+        (-1, -1),
+        "In place of image: what the model's vision encoder gives, [rows, hidden size], the pictures one after the "
+        "other. May be declared TYPE_FP16. Needs enable_mm_embeds in model.json.",
+    ),
+    TensorSpec(
+        "image_grid_thw",
+        "TYPE_INT64",
+        (-1, 3),
+        "With image_embeds, for models that lay pictures out in a grid (Qwen-VL and others): patches of each picture "
+        "in time, height and width. For other models all rows are one picture.",
+    ),
+    TensorSpec(
         "stream",
         "TYPE_BOOL",
         (1,),

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -86,7 +87,7 @@ class MediaLoader:
             InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
                 else the first element (in order) that is refused.
         """
-        self.check_counts(elements)
+        self.check_counts(Counter(element.modality for element in elements))
         sources = [self._locate(element) for element in elements]
         async with AsyncExitStack() as stack:
             session = None
@@ -96,21 +97,24 @@ class MediaLoader:
                 self._load(element, source, session) for element, source in zip(elements, sources, strict=True)
             )
 
-    def check_counts(self, elements: Sequence[MediaElement]) -> None:
-        """Refuse more items than the model, limit_mm_per_prompt and MEDIA_MAX_ITEMS allow, before any work is done."""
-        for modality in dict.fromkeys(element.modality for element in elements):
-            count = sum(element.modality == modality for element in elements)
+    def check_counts(self, counts: Mapping[str, int], *, embedded: bool = False) -> None:
+        """Refuse more items than the model, limit_mm_per_prompt and MEDIA_MAX_ITEMS allow, before any work is done.
+
+        Args:
+            counts: modality to the number of its items.
+            embedded: they are embeddings, which vLLM takes also where the limit is 0 (no encoder is loaded then).
+        """
+        for modality, count in counts.items():
             limit = self._limits.get(modality, 0)
-            if limit == 0:
+            if limit == 0 and not embedded:
                 raise InvalidRequestError(f"{modality}: this model takes no {modality} input")
-            if count > limit:
+            if count > limit > 0:
                 raise InvalidRequestError(
                     f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
                 )
-        if len(elements) > self._settings.media_max_items:
-            raise InvalidRequestError(
-                f"{len(elements)} media items; MEDIA_MAX_ITEMS of this model is {self._settings.media_max_items}"
-            )
+        total, most = sum(counts.values()), self._settings.media_max_items
+        if total > most:
+            raise InvalidRequestError(f"{total} media items; MEDIA_MAX_ITEMS of this model is {most}")
 
     def close(self) -> None:
         """Stop the threads; items that wait are dropped."""
