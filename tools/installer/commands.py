@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, compatibility, doctor, environment, locks, server, testing
+from tools.installer import backends, compatibility, doctor, environment, into, locks, server, testing
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
-from tools.installer.console import Progress
+from tools.installer.console import BuildError, Progress
 from tools.installer.paths import DEFAULT_REPOSITORY
 
 
@@ -38,11 +38,43 @@ def prepare(options: argparse.Namespace, progress: Progress) -> environment.Envi
     return ready
 
 
+def _install_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    into_tree = parser.add_argument_group("into a Triton that is there already (a container, or bare metal)")
+    into_tree.add_argument("--into", type=Path, metavar="FOLDER", help="the installation, e.g. /opt/tritonserver")
+    into_tree.add_argument("--stand-in", action="store_true", help="bring the stand-in where no vLLM backend is there")
+    into_tree.add_argument(
+        "--backend-from", type=Path, metavar="FOLDER", help="copy further backends from this installation of Triton"
+    )
+    into_tree.add_argument(
+        "--backends", nargs="+", default=[], metavar="NAME", help="which of them (default: all that are not there)"
+    )
+    into_tree.add_argument("--uninstall", action="store_true", help="undo an installation")
+    into_tree.add_argument("--dry-run", action="store_true", help="check and tell, and change nothing")
+
+
 def install(options: argparse.Namespace) -> int:
+    if options.into is not None:
+        return _install_into(options)
+    for name in ("stand_in", "backend_from", "backends", "uninstall", "dry_run"):
+        if getattr(options, name):
+            raise BuildError(f"--{name.replace('_', '-')} needs --into", "name the installation of Triton")
     progress = Progress()
     ready = prepare(options, progress)
     progress.step(f"ready: {ready.folder} (torch: {ready.facts['torch']})")
     return 0
+
+
+def _install_into(options: argparse.Namespace) -> int:
+    wish = into.Wish(
+        root=options.into,
+        python=options.python or "python3",
+        stand_in=options.stand_in,
+        backend_from=options.backend_from,
+        backends=tuple(options.backends),
+        dry_run=options.dry_run,
+    )
+    return into.uninstall(wish) if options.uninstall else into.install(wish)
 
 
 def lock(options: argparse.Namespace) -> int:
@@ -134,9 +166,10 @@ def diagnose(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "install",
-        "make the environment and the backends folder",
-        "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends.",
-        _environment_arguments,
+        "make the environment and the backends folder, or add vllm_custom to a Triton that is there",
+        "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends. With --into,\n"
+        "add vllm_custom to an installation of Triton instead; its Python is then --python (default: python3).",
+        _install_arguments,
         install,
     ),
     Command(
