@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, compatibility, doctor, environment, into, locks, server, testing
+from tools.installer import (
+    backends,
+    compatibility,
+    containers,
+    doctor,
+    environment,
+    image,
+    into,
+    locks,
+    server,
+    testing,
+)
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import BuildError, Progress
@@ -141,6 +152,37 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
 
 
+def _image_arguments(parser: argparse.ArgumentParser) -> None:
+    newest = containers.NEWEST
+    parser.add_argument(
+        "--release", default=newest, metavar="YY.MM", help=f"of NVIDIA's containers (default: {newest})"
+    )
+    base = "build on the container with vLLM, or on the standard one with vLLM from PyPI (default: vllm)"
+    parser.add_argument("--from", dest="base", choices=(image.VLLM, image.STANDARD), default=image.VLLM, help=base)
+    parser.add_argument("--ensemble", action="store_true", help="refuse where ensembles are known not to work")
+    more = "backends of the standard container to bring along, e.g. onnxruntime"
+    parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
+    parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
+    openai = "start Triton's own OpenAI frontend on this port, beside 8000 and 8001"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    file = "default: build/image/Dockerfile; - is standard output"
+    parser.add_argument("--output", type=Path, default=image.DEFAULT_FILE, metavar="FILE", help=file)
+    parser.add_argument("--build", action="store_true", help="build the image too, with docker or podman")
+    parser.add_argument("--tag", default="vllm_custom", metavar="NAME", help="of the image (default: vllm_custom)")
+
+
+def make_image(options: argparse.Namespace) -> int:
+    wish = image.Wish(
+        release=options.release,
+        base=options.base,
+        ensemble=options.ensemble,
+        backends=tuple(options.backends),
+        root=options.root,
+        openai_port=options.openai_port,
+    )
+    return image.run(wish, options.output, options.tag, build=options.build)
+
+
 def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument(
@@ -203,6 +245,13 @@ COMMANDS = (
         "Look at the system, the environment and the machine, and change nothing. Exits with 1 where something fails.",
         _doctor_arguments,
         diagnose,
+    ),
+    Command(
+        "image",
+        "write a Dockerfile with vllm_custom, and build it",
+        "Write a Dockerfile on top of one of NVIDIA's containers of Triton, and build the image with --build.",
+        _image_arguments,
+        make_image,
     ),
     Command(
         "compatibility",
