@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.openai import (
     OPENAI_INPUT,
     OpenAIService,
@@ -63,9 +63,10 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
+        observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
+        self._media = MediaLoader(settings, limits, observe=observe)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
@@ -89,7 +90,8 @@ class InferenceService:
             self._stream(request, arrival).fail(error)
             return
         loop = self._upstream.event_loop
-        if self._has(request, _EMBEDDING_INPUT):
+        embeds = self._has(request, _EMBEDDING_INPUT)
+        if embeds and self._upstream.serves_embeddings:
             embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
             embedding.add_done_callback(lambda _: self._admission.leave())
             return
@@ -98,6 +100,8 @@ class InferenceService:
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
+            if embeds:
+                raise UnsupportedError(f"{_EMBEDDING_INPUT} needs the official vLLM backend r25.11 or later")
             work = self._work(request, stream, arrival)
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))

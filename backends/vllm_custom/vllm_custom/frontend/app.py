@@ -22,6 +22,7 @@ from vllm_custom.frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom.frontend.options import Options
 from vllm_custom.frontend.proxy import Proxy
 from vllm_custom.frontend.triton import Triton
+from vllm_custom.frontend.visits import Visits
 
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/metrics"})
@@ -75,7 +76,6 @@ def make_app(options: Options) -> Starlette:
             metrics,
             max_body_bytes=options.max_body_bytes,
             timeout_seconds=options.request_timeout_seconds,
-            access_log=options.access_log,
         )
         try:
             yield
@@ -108,14 +108,14 @@ def make_app(options: Options) -> Starlette:
                 for path in sorted(OPENAI_PATHS - {"/v1/models", "/version"})
             ),
         ],
-        middleware=_middleware(options),
+        middleware=_middleware(options, metrics),
         exception_handlers={404: _plain, 405: _plain},
         lifespan=lifespan,
     )
 
 
-def _middleware(options: Options) -> list[Middleware]:
-    chosen = []
+def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
+    chosen = [Middleware(Visits, metrics=metrics, access_log=options.access_log)]
     if options.cors_origins:
         chosen.append(
             Middleware(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
-import time
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -19,11 +16,10 @@ from vllm_custom.frontend.directory import Directory, Place
 from vllm_custom.frontend.errors import FrontendError
 from vllm_custom.frontend.metrics import Metrics
 from vllm_custom.frontend.triton import Call, Part, TritonError, UnreachableError
+from vllm_custom.frontend.visits import visit_of
 
-_access_log = logging.getLogger("vllm_custom.frontend.access")
 # What the application looks at; the rest, keys and cookies above all, ends here.
 _FORWARDED = ("content-type", "traceparent", "tracestate", "x-session-id", "x-data-parallel-rank")
-_MAX_ID_CHARACTERS = 128
 # A proxy's own note for a client that has gone.
 _CLIENT_GONE = 499
 
@@ -34,34 +30,28 @@ class ClientGoneError(Exception):
 
 @dataclass
 class Exchange:
-    """One request while it is under way, and what its line in the log will say."""
+    """One HTTP request while it is under way."""
 
     scope: Scope
     receive: Receive
     send: Send
-    request_id: str
-    began: float = field(default_factory=time.monotonic)
-    model: str = "-"
-    status: int = 0
-    sent_bytes: int = 0
-    finished: bool = False
+    streamed: bool = False
+    begun: bool = False
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        """Send status and headers; the request's id goes with every answer."""
-        self.status = status
-        headers = {**headers, "x-request-id": self.request_id}
+        """Send status and headers."""
+        self.begun = True
+        self.streamed = headers.get("content-type", "").startswith("text/event-stream")
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def body(self, data: bytes, *, more: bool) -> None:
         """Send a part of the body."""
-        self.sent_bytes += len(data)
-        self.finished = not more
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def whole(self, status: int, data: bytes, content_type: str = "application/json") -> None:
+    async def whole(self, status: int, data: bytes) -> None:
         """Send an answer in one piece."""
-        await self.start(status, {"content-type": content_type, "content-length": str(len(data))})
+        await self.start(status, {"content-type": "application/json", "content-length": str(len(data))})
         await self.body(data, more=False)
 
 
@@ -69,38 +59,27 @@ class Proxy:
     """Serves the routes of OpenAI's API from the servers of a directory."""
 
     def __init__(
-        self,
-        directory: Directory,
-        metrics: Metrics,
-        *,
-        max_body_bytes: int,
-        timeout_seconds: float = 0.0,
-        access_log: bool = True,
+        self, directory: Directory, metrics: Metrics, *, max_body_bytes: int, timeout_seconds: float = 0.0
     ) -> None:
         self._directory = directory
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._timeout_seconds = timeout_seconds
-        self._access_log = access_log
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point for every route that a model answers."""
-        exchange = Exchange(scope, receive, send, _request_id(Headers(scope=scope)))
-        self._metrics.open.inc()
+        exchange = Exchange(scope, receive, send)
         try:
             await self._answer(exchange)
         except ClientGoneError:
-            exchange.status = _CLIENT_GONE
+            visit_of(scope).status = _CLIENT_GONE
             self._metrics.disconnects.inc()
         except FrontendError as error:
             await exchange.whole(error.status, error.document)
-        finally:
-            self._metrics.open.dec()
-            self._note(exchange)
 
     async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /v1/models and /v1/models/{id}."""
-        exchange = Exchange(scope, receive, send, _request_id(Headers(scope=scope)))
+        exchange = Exchange(scope, receive, send)
         wanted = scope.get("path_params", {}).get("model")
         try:
             cards = await self._directory.cards()
@@ -112,13 +91,11 @@ class Proxy:
             await exchange.whole(200, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
         except FrontendError as error:
             await exchange.whole(error.status, error.document)
-        finally:
-            self._note(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
         name, body = _model_of(await self._read(exchange))
         places = await self._directory.places(name)
-        exchange.model = name or places[0].model.name
+        visit_of(exchange.scope).model = name or places[0].model.name
         gone = asyncio.ensure_future(_disconnected(exchange.receive))
         sending = asyncio.ensure_future(self._forward(exchange, places, body))
         try:
@@ -154,81 +131,58 @@ class Proxy:
                 return b"".join(chunks)
 
     async def _forward(self, exchange: Exchange, places: list[Place], body: bytes | None) -> None:
+        """Ask one place after the other until one answers."""
+        failure = errors.unavailable("no Triton server that serves this model can be reached")
         for place in places:
             try:
                 await self._forward_to(exchange, place, body)
                 return
             except UnreachableError:
-                self._failed(place)
-                if exchange.status:
-                    await _break_off(exchange, "the connection to the Triton server broke")
-                    return
+                why = "the connection to the Triton server broke"
             except TritonError as error:
-                self._failed(place)
-                if exchange.status:
-                    await _break_off(exchange, str(error))
-                    return
-                if place is places[-1]:
-                    raise errors.failed(f"Triton: {error}") from error
-        raise errors.unavailable(f"no Triton server that serves {exchange.model} can be reached")
-
-    def _failed(self, place: Place) -> None:
-        self._metrics.failures.labels(place.triton.address).inc()
-        self._directory.forget()
+                why = f"Triton: {error}"
+                failure = errors.failed(why)
+            self._metrics.failures.labels(place.triton.address).inc()
+            self._directory.forget()
+            if exchange.begun:
+                await _break_off(exchange, why)
+                return
+        raise failure
 
     async def _forward_to(self, exchange: Exchange, place: Place, body: bytes | None) -> None:
         given = Headers(scope=exchange.scope)
+        request_id = visit_of(exchange.scope).request_id
         headers = {name: given[name] for name in _FORWARDED if name in given}
         headers.setdefault("content-type", "")  # none at all is the application's to refuse
         call = Call(
             place.model,
             exchange.scope["path"],
             exchange.scope["method"],
-            {**headers, "x-request-id": exchange.request_id},
+            {**headers, "x-request-id": request_id},
             body,
-            exchange.request_id,
+            request_id,
             self._timeout_seconds,
         )
         async with contextlib.aclosing(place.triton.call(call)) as parts:
             await _relay(exchange, parts)
 
-    def _note(self, exchange: Exchange) -> None:
-        seconds = time.monotonic() - exchange.began
-        path = exchange.scope["path"]
-        self._metrics.requests.labels(path, str(exchange.status)).inc()
-        self._metrics.seconds.labels(path).observe(seconds)
-        if self._access_log:
-            client = (exchange.scope.get("client") or ("-",))[0]
-            _access_log.info(
-                '%s "%s %s" %d %d bytes %.3f s model=%s id=%s',
-                client,
-                exchange.scope["method"],
-                path,
-                exchange.status,
-                exchange.sent_bytes,
-                seconds,
-                exchange.model,
-                exchange.request_id,
-            )
-
 
 async def _relay(exchange: Exchange, parts: AsyncIterator[Part]) -> None:
     async for part in parts:
-        if part.status and not exchange.status:
+        if part.status and not exchange.begun:
             await exchange.start(part.status, dict(part.headers))
         if part.body:
             await exchange.body(part.body, more=True)
-    if not exchange.status:
+    if not exchange.begun:
         raise TritonError("the model gave no answer")
     await exchange.body(b"", more=False)
 
 
 async def _break_off(exchange: Exchange, why: str) -> None:
-    """End an answer that has begun: with an event where it is a stream, else by leaving it unfinished."""
-    if exchange.finished:
-        return
-    document = errors.failed(why).document
-    await exchange.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
+    """End an answer that has begun: a stream with an event that says why, a document by leaving it unfinished."""
+    if exchange.streamed:
+        document = errors.failed(why).document
+        await exchange.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -246,9 +200,3 @@ def _model_of(body: bytes) -> tuple[str | None, bytes | None]:
         return None, json.dumps(body.decode("utf-8", "replace")).encode()
     name = document.get("model") if isinstance(document, dict) else None
     return (name if isinstance(name, str) else None), body
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    usable = given.isascii() and given.isprintable() and len(given) <= _MAX_ID_CHARACTERS
-    return given if given and usable else uuid.uuid4().hex

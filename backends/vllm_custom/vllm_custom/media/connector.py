@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError, RefusedMediaError
-from vllm_custom.media.loader import DecodedMedia
 
 CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
@@ -36,9 +35,9 @@ class HandleTable:
         self._items: dict[str, Any] = {}
 
     @contextmanager
-    def lend(self, media: Sequence[DecodedMedia]) -> Iterator[list[str]]:
-        """Handles for ``media``, valid inside the ``with`` block."""
-        with self._hold([item.data for item in media]) as handles:
+    def lend(self, media: Sequence[Any]) -> Iterator[list[str]]:
+        """Handles for ``media`` (decoded pictures, clips, tensors), valid inside the ``with`` block."""
+        with self._hold(media) as handles:
             yield handles
 
     @contextmanager
@@ -96,3 +95,9 @@ def install_connector(table: HandleTable) -> None:
 
         async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
             return await table.take_async(url)
+
+        def fetch_image_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_image_embedding_async(self, data: str) -> Any:
+            return table.take(data)
