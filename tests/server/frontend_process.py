@@ -82,6 +82,12 @@ class HttpApi:
         finally:
             connection.close()
 
+    def leave(self, path: str, payload: str) -> http.client.HTTPConnection:
+        """Send a request and do not wait for its answer; closing the connection leaves."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
+        connection.request("POST", path, payload, {"content-type": "application/json"})
+        return connection
+
 
 class Frontend(HttpApi):
     """`python -m vllm_custom.frontend` in front of the given Triton servers, as a context manager."""
