@@ -9,8 +9,10 @@ from tests.unit.installer.conftest import add_distribution
 from tools.installer import checks, doctor, environment, hooks, machine, ports
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
+from tools.installer.doctor import Questions
 from tools.installer.environment import Environment
 from tools.installer.interpreter import Interpreter
+from tools.installer.paths import BACKEND_SOURCES
 
 PYTHON = Interpreter(Path("/usr/bin/python3.11"), "3.11.2", Path("/usr"), Path("/usr/lib/libpython3.11.so.1.0"), True)
 
@@ -35,12 +37,12 @@ def examined(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Envir
 
 
 def by_name(name: str) -> Check:
-    return next(check for check in doctor.examine(None, None) if check.name == name)
+    return next(check for check in doctor.examine(Questions()) if check.name == name)
 
 
 @pytest.mark.usefixtures("examined")
 def test_a_good_machine_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(None, None, as_json=False) == 0
+    assert doctor.run(doctor.examine(Questions()), as_json=False) == 0
     assert "all is well" in capsys.readouterr().out
 
 
@@ -48,7 +50,7 @@ def test_a_half_installed_environment_fails_and_says_how_to_go_on(
     examined: Environment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examined.marker.unlink()
-    assert doctor.run(None, None, as_json=True) == 1
+    assert doctor.run(doctor.examine(Questions()), as_json=True) == 1
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert found["environment"]["status"] == "fail"
     assert "build.py install" in found["environment"]["mend"]
@@ -81,7 +83,9 @@ def test_a_base_backend_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("VLLM_BACKEND_DIR", str(tmp_path))
     assert by_name("base backend").status is Status.FAIL
     (tmp_path / "model.py").touch()
-    assert by_name("base backend").status is Status.OK
+    assert "TritonPythonModel: model.py has no such class" in by_name("base backend").found
+    monkeypatch.setenv("VLLM_BACKEND_DIR", str(BACKEND_SOURCES / "vllm"))
+    assert by_name("base backend").found.startswith("stand-in (hash ")
 
 
 @pytest.mark.usefixtures("examined")
@@ -115,5 +119,5 @@ def test_the_table_lines_up() -> None:
 
 @pytest.mark.usefixtures("examined")
 def test_the_cuda_build_without_a_gpu_is_a_warning() -> None:
-    found = {check.name: check for check in doctor.examine("cuda", None)}
+    found = {check.name: check for check in doctor.examine(Questions(flavour="cuda"))}
     assert found["GPU"].status is Status.WARN
