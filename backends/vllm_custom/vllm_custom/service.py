@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
@@ -56,9 +56,10 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
+        observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
+        self._media = MediaLoader(settings, limits, observe=observe)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
