@@ -11,7 +11,9 @@ from vllm_custom.contract import CONFIG_PARAMETERS
 
 PAGE = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
 UNIT_TESTS = CHECKOUT / "tests" / "unit" / "vllm_custom"
-MEDIA_PARAMETERS = [row for row in CONFIG_PARAMETERS if row.name.startswith(("ALLOWED_", "MEDIA_", "IMAGE_", "VIDEO_", "AUDIO_"))]
+MEDIA_PARAMETERS = [
+    row for row in CONFIG_PARAMETERS if row.name.startswith(("ALLOWED_", "MEDIA_", "IMAGE_", "VIDEO_", "AUDIO_"))
+]
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PAGE))))

@@ -2,7 +2,16 @@
 
 from vllm_custom.media.connector import HandleTable, install_connector
 from vllm_custom.media.loader import DecodedMedia, MediaLoader
-from vllm_custom.media.metrics import MediaMetrics
+from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
 from vllm_custom.media.sampling import FrameSampling
 
-__all__ = ["DecodedMedia", "FrameSampling", "HandleTable", "MediaLoader", "MediaMetrics", "install_connector"]
+__all__ = [
+    "DecodedMedia",
+    "FrameSampling",
+    "HandleTable",
+    "MediaLoader",
+    "MediaMetrics",
+    "ignore",
+    "install_connector",
+    "log_refusals",
+]

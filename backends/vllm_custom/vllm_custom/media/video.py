@@ -91,7 +91,7 @@ class _Film:
             "fps": rate,
             "duration": total / rate,
             "total_num_frames": total,
-            "frames_indices": sampling.indices(total, total / rate),
+            "frames_indices": sampling.indices(total, total / rate)[: len(pictures)],
             "video_backend": "pyav",
             "do_sample_frames": False,
         }
