@@ -26,11 +26,22 @@ from vllm_custom.errors import (
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
-from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
+from vllm_custom.metrics import RequestMetrics
+from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
+from vllm_custom.request import (
+    GenerateCall,
+    TypedInputs,
+    parse_embedding_request,
+    parse_request,
+    read_tensors,
+    split_batch,
+)
+from vllm_custom.request.tensors import Tensors
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
 from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint, sampling_fields
+from vllm_custom.tracing import trace_headers
 from vllm_custom.upstream import UpstreamAdapter
 
 _SENDER_THREADS = 2
@@ -59,16 +70,25 @@ class InferenceService:
         counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
         self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
-        self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
+        tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
+        self._pooling = None if "generate" in tasks else PoolingBuilder(engine, tasks)
+        self._pooling_fields = compat.pooling_fields()
+        self._prompts = PromptBuilder(
+            engine, self._media, handles, chat_template, add_generation_prompt=self._pooling is None
+        )
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
-        self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), sampling_fields())
+        fields = self._pooling_fields | sampling_fields()
+        self._field_names = list(fields)
+        self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), fields)
         self._admission = Admission(settings.max_inflight_requests)
         folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
         self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
+        counts = settings.report_custom_metrics
+        self._counts = RequestMetrics(pb_utils, settings.model_name, self._log.log_error) if counts else None
         self._unloading = False
 
     def submit(self, request: Any) -> None:
@@ -79,11 +99,6 @@ class InferenceService:
         except UnavailableError as error:
             self._stream(request, arrival).fail(error)
             return
-        loop = self._upstream.event_loop
-        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
-            embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
-            embedding.add_done_callback(lambda _: self._admission.leave())
-            return
         # Before the answer is sent: whoever waits for it may send the next request at once.
         stream = self._stream(request, arrival, on_final=self._admission.leave)
         try:
@@ -93,7 +108,7 @@ class InferenceService:
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))
             return
-        asyncio.run_coroutine_threadsafe(work, loop)
+        asyncio.run_coroutine_threadsafe(work, self._upstream.event_loop)
 
     def close(self) -> None:
         """Let the sender threads finish. The base has drained its requests before."""
@@ -101,17 +116,24 @@ class InferenceService:
         self._senders.close()
         self._media.close()
         self._loras.close()
-        if self._metrics is not None:
-            self._metrics.close()
+        for metrics in (self._metrics, self._counts):
+            if metrics is not None:
+                metrics.close()
 
     def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
         """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
         loop = self._upstream.event_loop
         _call_on(loop, self._upstream.request_started)
+
+        def on_done(error: BackendError | None) -> None:
+            if self._counts is not None:
+                self._counts.observe(error)
+            _call_on(loop, self._upstream.request_finished)
+
         return ResponseStream(
             self._senders,
             request.get_response_sender(),
-            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
+            on_done=on_done,
             on_final=on_final,
             request_id=arrival.request_id,
         )
@@ -121,7 +143,9 @@ class InferenceService:
         tensors = read_tensors(request, self._pb.get_input_tensor_by_name, (*_INPUT_NAMES, *self._typed.names))
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
         parameters = request.parameters()
-        calls = [parse_request(row, parameters, self._sampling.names, self._typed.values(row)) for row in rows]
+        calls = [self._parse(row, parameters) for row in rows]
+        if self._pooling is not None:
+            self._pooling.check(calls)
         if calls[0].stream and not self._settings.decoupled:
             raise UnsupportedError(
                 "stream: true needs the decoupled transaction policy; this model has decoupled: false"
@@ -129,8 +153,19 @@ class InferenceService:
         if calls[0].stream and len(calls) > 1:
             raise InvalidRequestError(f"stream: true takes one row, got a batch of {len(calls)}")
         stream.additional_outputs = calls[0].additional_outputs
+        if compat.traces(self._upstream.engine):
+            arrival = arrival.traced(trace_headers(request, calls[0].control.trace_headers))
         timeout_us = shortest(request.timeout(), *(call.control.timeout for call in calls))
         return self._serve(calls, stream, arrival, Deadline(arrival, timeout_us))
+
+    def _parse(self, row: Tensors, parameters: str) -> GenerateCall:
+        if _EMBEDDING_INPUT in row:
+            call = parse_embedding_request(row)
+        else:
+            call = parse_request(row, parameters, self._field_names, self._typed.values(row))
+        if self._pooling is None:
+            check_generating(call, tuple(self._pooling_fields))
+        return call
 
     async def _serve(
         self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival, deadline: Deadline
@@ -162,6 +197,8 @@ class InferenceService:
 
     async def _final(self, call: GenerateCall, arrival: Arrival) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
+        if self._pooling is not None:
+            return await self._pooled(call, arrival, self._pooling)
         async with self._outputs(call, arrival) as (outputs, prompt, n):
             delta = None
             async for output in outputs:
@@ -172,6 +209,27 @@ class InferenceService:
         if not exclude:
             delta.prepend(prompt.text)
         return delta
+
+    async def _pooled(self, call: GenerateCall, arrival: Arrival, pooling: PoolingBuilder) -> ResponseDelta:
+        await self._loras.check(call.control.lora_name)
+        plan = self._prompts.plan(call)
+        task = pooling.task(call)
+        params = pooling.build(call.sampling, task)
+        async with self._loras.use(call.control.lora_name) as lora:
+            prompt = await self._prompts.render(call, plan)
+            encoded = compat.encode(
+                self._upstream.engine,
+                prompt.engine_input,
+                params,
+                f"{arrival.request_id}-{compat.random_request_id()}",
+                lora_request=lora,
+                priority=call.control.priority,
+                trace_headers=arrival.trace_headers,
+            )
+            async with aclosing(encoded) as outputs:
+                async for output in outputs:
+                    return PooledOutput.of(output, task, as_text=call.embedding_request)
+        raise UnavailableError("the engine ended the request without an output")
 
     @asynccontextmanager
     async def _outputs(self, call: GenerateCall, arrival: Arrival) -> AsyncIterator[tuple[Any, Any, int]]:
@@ -192,7 +250,7 @@ class InferenceService:
                 f"{arrival.request_id}-{compat.random_request_id()}",
                 lora_request=lora,
                 priority=call.control.priority,
-                trace_headers=call.control.trace_headers,
+                trace_headers=arrival.trace_headers,
             )
             async with aclosing(generated) as outputs:
                 yield outputs, prompt, sampling.n

@@ -217,17 +217,6 @@ async def test_internals_are_found_under_the_names_they_have_had(engine: str, lo
     assert model._ongoing_request_count == 0
 
 
-@pytest.mark.parametrize("name", ["_infer", "_generate"])
-async def test_the_base_serves_a_request_by_its_own_coroutine(name: str) -> None:
-    served: list[str] = []
-
-    async def infer(request: str) -> None:
-        served.append(request)
-
-    await UpstreamAdapter(SimpleNamespace(**{name: infer})).infer("request")
-    assert served == ["request"]
-
-
 def test_a_base_without_the_internals_is_named() -> None:
     with pytest.raises(AttributeError, match="has none of _llm_engine, llm_engine"):
         _ = UpstreamAdapter(SimpleNamespace()).engine

@@ -129,7 +129,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "embedding_request",
         "TYPE_STRING",
         (1,),
-        "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
+        "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
+        "pooling_params (dimensions). Other inputs are then not read.",
         official=True,
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
@@ -169,6 +170,19 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
         "prompt_logprobs was not set, and in a stream after the response that held them.",
     ),
+    TensorSpec(
+        "embedding",
+        "TYPE_FP32",
+        (-1,),
+        "The vector of a pooling model whose task is embed; for token_embed one row per token, [tokens, size].",
+    ),
+    TensorSpec(
+        "scores",
+        "TYPE_FP32",
+        (-1,),
+        "What a pooling model whose task is classify gives: one number per class, and a reranker's one score; for "
+        "token_classify one row per token, [tokens, classes].",
+    ),
 )
 
 REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
@@ -189,7 +203,10 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "Whether text_input becomes a user turn of the chat template. messages are always templated.",
     ),
     RequestParameterSpec(
-        "add_generation_prompt", "bool", "true", "Passed to the chat template: open the assistant's turn."
+        "add_generation_prompt",
+        "bool",
+        "true, but false for a pooling model",
+        "Passed to the chat template: open the assistant's turn.",
     ),
     RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
     RequestParameterSpec(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, cast
 
 # What we need -> the names it has had, newest first.
 _ENGINE = ("_llm_engine", "llm_engine")
 _EVENT_LOOP = ("_event_loop", "_loop")
 _SHUTDOWN_EVENT = ("_llm_engine_shutdown_event", "_shutdown_event")
-_INFER = ("_infer", "_generate")
 
 
 class UpstreamAdapter:
@@ -50,11 +48,6 @@ class UpstreamAdapter:
     def request_finished(self) -> None:
         """The counterpart of :meth:`request_started`. Call it on the event loop."""
         self._model._ongoing_request_count -= 1
-
-    async def infer(self, request: Any) -> None:
-        """Let the base serve ``request`` from start to end (embedding requests)."""
-        infer: Callable[[Any], Any] = _first(self._model, _INFER)
-        await infer(request)
 
 
 def _first(model: Any, names: tuple[str, ...]) -> Any:
