@@ -103,3 +103,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.05)
+
+
+def is_idle(client: Client, counter: str) -> bool:
+    """Whether ``counter`` (of generated tokens) stands still for a second."""
+    before = client.metrics().get(counter, 0)
+    time.sleep(1)
+    return client.metrics().get(counter, 0) == before

@@ -26,6 +26,8 @@ from vllm_custom.media.policy import MediaPolicy, Refusal
 HERE = ("127.0.0.0/8", "::1/128")
 FILE = bytes(range(256)) * 16
 LIMIT = 100_000
+# How long a server says nothing: far longer than any limit under test.
+STALL_SECONDS = 30
 # What no client may read in an answer.
 SECRETS = ("127.0.0", "10.0.0", "169.254", "::1", "secret", "token", "hunter2")
 
@@ -35,7 +37,7 @@ def make_fetcher(
     names: dict[str, Sequence[Sequence[str]]] | NamedAddresses,
     networks: Sequence[str] = HERE,
     *,
-    seconds: float = 5,
+    seconds: float = 20,
     concurrency: int = 8,
     tls: ssl.SSLContext | None = None,
     literals: Sequence[str] = (),
@@ -272,12 +274,12 @@ async def test_a_name_without_addresses(server: MediaServer) -> None:
 
 
 async def stall(writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(30)
+    await asyncio.sleep(STALL_SECONDS)
 
 
 class SlowNames(NamedAddresses):
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        await asyncio.sleep(30)
+        await asyncio.sleep(STALL_SECONDS)
         return []
 
 
@@ -295,7 +297,7 @@ async def test_the_time_limit_holds_for_everything_together(server: MediaServer,
     message = await refused(
         make_fetcher(server.port, resolver, seconds=0.4), f"http://media.test:{server.port}/x?token=1"
     )
-    assert 0.3 < time.monotonic() - began < 3
+    assert 0.3 < time.monotonic() - began < STALL_SECONDS
     assert message == (
         "image[0]: the URL's server did not answer in time; MEDIA_FETCH_TIMEOUT_SECONDS of this model is 0.4"
     )
@@ -332,7 +334,7 @@ async def test_a_body_over_the_limit_is_left_where_it_is(server: MediaServer, wa
         make_fetcher(server.port, {"media.test": [["127.0.0.1"]]}), f"http://media.test:{server.port}/x"
     )
     assert message == "image[0]: the URL's file has more than 100000 bytes, which is MEDIA_MAX_BYTES of this model"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < STALL_SECONDS
 
 
 async def test_a_body_of_exactly_the_limit_is_taken(server: MediaServer) -> None:
@@ -467,8 +469,15 @@ async def test_a_redirect_from_https_to_http_is_refused(
 
 
 async def test_no_more_fetches_at_a_time_than_the_limit(server: MediaServer) -> None:
+    unanswered = 0
+    most = 0
+
     async def slow(writer: asyncio.StreamWriter) -> None:
+        nonlocal unanswered, most
+        unanswered += 1
+        most = max(most, unanswered)
         await asyncio.sleep(0.05)
+        unanswered -= 1
         writer.write(answer(FILE))
         await writer.drain()
 
@@ -477,7 +486,7 @@ async def test_no_more_fetches_at_a_time_than_the_limit(server: MediaServer) -> 
     url = f"http://media.test:{server.port}/x"
     assert await asyncio.gather(*(get(fetcher, url) for _ in range(12))) == [FILE] * 12
     assert server.connections == 12
-    assert server.most_open <= 4  # the server may notice a closed connection late
+    assert most == 3
 
 
 async def test_a_cancelled_fetch_closes_its_connection_and_frees_its_place(server: MediaServer) -> None:
