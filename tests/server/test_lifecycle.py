@@ -5,6 +5,7 @@ The engine of this model serves one request at a time, so a request that runs ke
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -207,20 +208,6 @@ class TestCancellation:
         assert media.closed.wait(EVENT_SECONDS), "the fetch goes on although nobody waits for the picture"
         wait_until(lambda: failed(client, "CANCELLED") == cancelled + 1)
 
-    def test_over_http_while_a_picture_is_being_fetched(self, client: Client, media: HeldMedia) -> None:
-        cancelled = failed(client, "CANCELLED")
-        left = threading.Thread(target=leave_after, args=(client, media.url, media.asked))
-        left.start()
-        assert media.closed.wait(EVENT_SECONDS)
-        left.join()
-        wait_until(lambda: failed(client, "CANCELLED") == cancelled + 1)
-
-
-def leave_after(client: Client, url: str, event: threading.Event) -> None:
-    """Ask for a stream, and drop the connection as soon as ``event`` has happened."""
-    with client.sent_stream(MODEL, text_input="Describe the image.", image=[url]):
-        assert event.wait(EVENT_SECONDS)
-
 
 class TestTimeout:
     def test_while_it_waits_in_the_queue(self, client: Client, triton: TritonServer, begin: Begin) -> None:
@@ -242,21 +229,31 @@ class TestTimeout:
 
 
 class TestPriority:
-    def test_lower_numbers_are_served_first(self, triton: TritonServer, begin: Begin) -> None:
-        priorities = {"third": 5, "first": -3, "fourth": 1_000_000, "second": 0}
+    def test_lower_numbers_are_served_first(self, client: Client, triton: TritonServer, begin: Begin) -> None:
+        """As a parameter over HTTP; KServe has a priority of its own, so over gRPC in sampling_parameters."""
+        short = LONG | {"max_tokens": 100}
         order: list[str] = []
-        with ThreadPoolExecutor(len(priorities)) as pool:
+
+        def over_http(name: str, priority: int) -> None:
+            client.generate(MODEL, text_input="2+3=", id=name, parameters=short | {"priority": priority})
+            order.append(name)
+
+        def over_grpc(name: str, priority: int) -> None:
+            options = json.dumps(short | {"priority": priority})
+            assert begin(name, tensors={"sampling_parameters": options}).ended.wait(EVENT_SECONDS)
+            order.append(name)
+
+        with ThreadPoolExecutor(4) as pool:
             with running(begin, "holds-while-they-queue"):
-                calls = {name: begin(name, priority=number, max_tokens=100) for name, number in priorities.items()}
-                wait_for_engine(triton, *priorities)
-                assert not any(call.ended.is_set() for call in calls.values())
-
-                def note(name: str) -> None:
-                    assert calls[name].ended.wait(EVENT_SECONDS)
-                    order.append(name)
-
-                noted = [pool.submit(note, name) for name in calls]
-            for job in noted:
+                jobs = [
+                    pool.submit(over_http, "third", 5),
+                    pool.submit(over_grpc, "first", -3),
+                    pool.submit(over_grpc, "fourth", 1_000_000),
+                    pool.submit(over_http, "second", 0),
+                ]
+                wait_for_engine(triton, "first", "second", "third", "fourth")
+                assert not order
+            for job in jobs:
                 job.result()
         assert order == ["first", "second", "third", "fourth"]
 

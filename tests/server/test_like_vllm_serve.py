@@ -345,6 +345,6 @@ def test_a_stream_adds_up_to_the_same(case: Case, client: Client, got: dict[str,
 
 def test_the_cases_are_worth_comparing(expected: dict[str, Result]) -> None:
     assert len(expected) == len(CASES) >= 50
-    assert len({tuple(result.texts) for result in expected.values()}) > 40
+    assert len({tuple(result.texts) for result in expected.values()}) > 30
     assert {reason for result in expected.values() for reason in result.finish_reasons} == {"stop", "length"}
     assert sum(len(result.texts) > 1 for result in expected.values()) >= 5
