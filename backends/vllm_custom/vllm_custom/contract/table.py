@@ -212,7 +212,14 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
     RequestParameterSpec(
         "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
     ),
-    RequestParameterSpec("priority", "int", "0", "vLLM's priority scheduling: a lower number is served earlier."),
+    RequestParameterSpec(
+        "priority",
+        "int",
+        "0",
+        "vLLM's priority scheduling (scheduling_policy: priority in model.json): a lower number is served earlier. "
+        "KServe's protocols keep this name for Triton's own queue: over gRPC and /infer it goes into "
+        "sampling_parameters.",
+    ),
     RequestParameterSpec(
         "guided_json", "JSON object", "none", "Guided decoding: the text is JSON of this JSON schema."
     ),
@@ -248,14 +255,23 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "The timeout of a KServe request means the same; the shorter one counts.",
     ),
     RequestParameterSpec(
-        "traceparent", "string", "none", "W3C Trace Context, handed to vLLM's OpenTelemetry spans; never refused."
+        "traceparent",
+        "string",
+        "none",
+        "W3C Trace Context, handed to vLLM's OpenTelemetry spans (otlp_traces_endpoint in model.json); never refused. "
+        "Where tritonserver traces in its OpenTelemetry mode, vLLM's spans hang from Triton's without it.",
     ),
     RequestParameterSpec("tracestate", "string", "none", "Goes with traceparent."),
 )
 
 CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ConfigParameterSpec(
-        "REPORT_CUSTOM_METRICS", bool, False, "Report vLLM's metrics on Triton's metrics endpoint.", official=True
+        "REPORT_CUSTOM_METRICS",
+        bool,
+        False,
+        "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
+        "vllm_custom:requests_failed_total by Triton's error code, and those of media by URL.",
+        official=True,
     ),
     ConfigParameterSpec(
         "ENABLE_VLLM_HEALTH_CHECK",
