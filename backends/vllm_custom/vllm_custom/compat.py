@@ -76,46 +76,27 @@ async def render_chat(
     return cast(Mapping[str, Any], rendered)
 
 
-def generate(
+def run(
     engine: Any,
     prompt: Mapping[str, Any],
-    sampling: Any,
+    params: Any,
     request_id: str,
     *,
+    pooling: bool,
     lora_request: Any,
     priority: int,
     trace_headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Any, None]:
-    """The engine's outputs (vLLM's RequestOutput) for a rendered prompt; closing it aborts the request."""
+    """The engine's outputs for a rendered prompt; closing the generator aborts the request.
+
+    They are vLLM's RequestOutputs for SamplingParams, and one PoolingRequestOutput for PoolingParams (``pooling``).
+    """
+    method = engine.encode if pooling else engine.generate
     return cast(
         AsyncGenerator[Any, None],
-        engine.generate(
+        method(
             prompt,
-            sampling,
-            request_id,
-            lora_request=lora_request,
-            priority=priority,
-            trace_headers=trace_headers,
-        ),
-    )
-
-
-def encode(
-    engine: Any,
-    prompt: Mapping[str, Any],
-    pooling: Any,
-    request_id: str,
-    *,
-    lora_request: Any,
-    priority: int,
-    trace_headers: Mapping[str, str] | None = None,
-) -> AsyncGenerator[Any, None]:
-    """The pooling model's one output (vLLM's PoolingRequestOutput) for a rendered prompt; closing it aborts it."""
-    return cast(
-        AsyncGenerator[Any, None],
-        engine.encode(
-            prompt,
-            pooling,
+            params,
             request_id,
             lora_request=lora_request,
             priority=priority,

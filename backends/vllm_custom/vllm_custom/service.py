@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
-from vllm_custom.chat import PromptBuilder
+from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.config import Settings
 from vllm_custom.contract import INPUTS
 from vllm_custom.errors import (
@@ -215,45 +215,43 @@ class InferenceService:
         plan = self._prompts.plan(call)
         task = pooling.task(call)
         params = pooling.build(call.sampling, task)
-        async with self._loras.use(call.control.lora_name) as lora:
-            prompt = await self._prompts.render(call, plan)
-            encoded = compat.encode(
-                self._upstream.engine,
-                prompt.engine_input,
-                params,
-                f"{arrival.request_id}-{compat.random_request_id()}",
-                lora_request=lora,
-                priority=call.control.priority,
-                trace_headers=arrival.trace_headers,
-            )
-            async with aclosing(encoded) as outputs:
-                async for output in outputs:
-                    return PooledOutput.of(output, task, as_text=call.embedding_request)
+        async with self._engine_outputs(call, arrival, plan, params) as (outputs, _):
+            async for output in outputs:
+                return PooledOutput.of(output, task, as_text=call.embedding_request)
         raise UnavailableError("the engine ended the request without an output")
 
     @asynccontextmanager
     async def _outputs(self, call: GenerateCall, arrival: Arrival) -> AsyncIterator[tuple[Any, Any, int]]:
-        """Everything up to the engine: cheap checks first, then media, then the engine's outputs, prompt and n.
-
-        Leaving the context early closes the engine's generator, which aborts the request there.
-        """
+        """Cheap checks first, then what :meth:`_engine_outputs` does: the engine's outputs, the prompt and n."""
         await self._loras.check(call.control.lora_name)
         plan = self._prompts.plan(call)
         structured = await self._constraints.compile(read_constraint(call.control))
         sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
+        async with self._engine_outputs(call, arrival, plan, sampling) as (outputs, prompt):
+            yield outputs, prompt, sampling.n
+
+    @asynccontextmanager
+    async def _engine_outputs(
+        self, call: GenerateCall, arrival: Arrival, plan: PromptPlan, params: Any
+    ) -> AsyncIterator[tuple[Any, RenderedPrompt]]:
+        """Adapter, media and prompt, then the engine's outputs.
+
+        Leaving the context early closes the engine's generator, which aborts the request there.
+        """
         async with self._loras.use(call.control.lora_name) as lora:
             prompt = await self._prompts.render(call, plan)
-            generated = compat.generate(
+            running = compat.run(
                 self._upstream.engine,
                 prompt.engine_input,
-                sampling,
+                params,
                 f"{arrival.request_id}-{compat.random_request_id()}",
+                pooling=self._pooling is not None,
                 lora_request=lora,
                 priority=call.control.priority,
                 trace_headers=arrival.trace_headers,
             )
-            async with aclosing(generated) as outputs:
-                yield outputs, prompt, sampling.n
+            async with aclosing(running) as outputs:
+                yield outputs, prompt
 
     async def _check_health(self) -> None:
         """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""

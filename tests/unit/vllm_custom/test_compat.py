@@ -110,14 +110,12 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_audio_async(url)
 
 
-@pytest.mark.parametrize("call", [compat.generate, compat.encode])
-def test_the_engine_is_called_in_full(call: Any) -> None:
+@pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
+def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
     seen: dict[str, Any] = {}
-    engine = SimpleNamespace(
-        generate=lambda *args, **options: seen.update(options), encode=lambda *args, **options: seen.update(options)
-    )
+    engine = SimpleNamespace(**{method: lambda *args, **options: seen.update(options)})
     headers = {"traceparent": "00-1-2-01"}
-    call(engine, {}, None, "id", lora_request=None, priority=3, trace_headers=headers)
+    compat.run(engine, {}, None, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
     assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
 
 
