@@ -22,7 +22,7 @@ from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
 from vllm_custom.media import HandleTable, install_connector  # noqa: E402
 from vllm_custom.service import InferenceService  # noqa: E402
-from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream  # noqa: E402
+from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream, with_current_hooks  # noqa: E402
 
 
 class Extension:
@@ -92,7 +92,7 @@ class Extension:
 
 def extend(base: type) -> type:
     """The backend's class on top of ``base``, the TritonPythonModel of a vLLM backend."""
-    return type("TritonPythonModel", (Extension, base), {})
+    return type("TritonPythonModel", (Extension, with_current_hooks(base)), {})
 
 
 TritonPythonModel = extend(load_upstream(BACKEND_DIR, "").model_class)

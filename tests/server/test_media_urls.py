@@ -16,6 +16,7 @@ import pytest
 from tests.server.client import Client
 from tests.server.conftest import Repository, wait_until
 from tests.shapes import Picture, answer_each, clip, gif, picture
+from tools.installer.server import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
@@ -260,4 +261,32 @@ def test_fetches_are_counted(client: Client, files: Files) -> None:
     assert client.generate(MODEL, text_input=DESCRIBE, image=["http://evil.example/"]).status == 400
     wait_until(lambda: [counted(name, **labels) for name, labels in names] == [count + 1 for count in before], 10)
     assert counted("media_fetched_bytes_total") == sent + size
-    assert counted("media_fetch_seconds_total") > 0
+    assert counted("media_fetch_seconds_sum") > 0
+
+
+def test_a_picture_that_comes_again_is_not_decoded_again(client: Client, files: Files) -> None:
+    def counted(name: str, **labels: str) -> float:
+        told = ",".join(f'{key}="{value}"' for key, value in {"model": MODEL, **labels}.items())
+        return client.metrics().get(f"vllm_custom:{name}{{{told}}}", 0)
+
+    fresh = picture(20_950, (224, 224), count=2)
+    (url,) = files.add([fresh], "again")
+    results = ("miss", "hit", "shared")
+    before = {name: counted("media_cache_lookups_total", result=name) for name in results}
+    decoded = counted("media_decode_seconds_count", modality="image")
+    held = counted("media_cache_bytes")
+    for image in (url, b64(fresh.encoded()), url):
+        answer = client.generate(MODEL, text_input=DESCRIBE, image=[image], **GREEDY)
+        assert (answer.status, answer.body.get("text_output")) == (200, fresh.answer())
+    expected = {"miss": before["miss"] + 1, "hit": before["hit"] + 2, "shared": before["shared"]}
+    wait_until(lambda: {name: counted("media_cache_lookups_total", result=name) for name in results} == expected)
+    assert counted("media_decode_seconds_count", modality="image") == decoded + 1
+    assert counted("media_cache_bytes") == held + 224 * 224 * 3
+
+
+def test_refusals_are_logged_without_what_is_secret(client: Client, triton: TritonServer) -> None:
+    url = "http://refused.example/a.png?token=secret"
+    assert client.generate(MODEL, text_input=DESCRIBE, image=[url]).status == 400
+    line = "media refused by rule host: http://refused.example/a.png"
+    wait_until(lambda: line in triton.log_text())
+    assert "token=secret" not in triton.log_text()

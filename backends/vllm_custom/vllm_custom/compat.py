@@ -10,7 +10,10 @@ import functools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
-from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+import numpy.typing as npt
+
+from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError, listing
 
 # One vector of numbers for the whole prompt, or one for each of its tokens; the first that a model has is its default.
 POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
@@ -170,23 +173,53 @@ def media_limits(engine: Any) -> dict[str, int]:
     return dict(engine.renderer.get_mm_processor().info.allowed_mm_limits)
 
 
-def placeholder(engine: Any, modality: str, index: int) -> str | None:
-    """The text that stands for the ``index``-th (from 1) item of ``modality`` in a prompt of this model.
+def placeholder(engine: Any, modality: str, number: int) -> str | None:
+    """The text that stands for the ``number``-th (from 1) item of ``modality`` in a prompt of this model.
 
-    For Qwen-VL that is the pad token alone, without the markers around it, so that a prompt which has only the
-    pad token counts as well.
+    It is what the model's processor looks for. None where it looks for nothing, and puts the media in by itself.
     """
-    config = engine.model_config.hf_config
-    for name in (f"{modality}_token_id", f"{modality}_token_index"):
-        token_id = getattr(config, name, None)
-        if isinstance(token_id, int):
-            return cast(str, engine.get_tokenizer().decode([token_id]))
-    from vllm.model_executor.model_loader import get_model_cls
+    dummy = engine.renderer.get_mm_processor().dummy_inputs
+    before, all_of_them = (dummy.get_dummy_text({modality: count}) for count in (number - 1, number))
+    return cast(str, all_of_them).removeprefix(before) or None
 
-    try:
-        return cast("str | None", get_model_cls(engine.model_config).get_placeholder_str(modality, index))
-    except ValueError:  # vLLM's way to say that the model has no such modality
+
+def embeds_layout(engine: Any) -> EmbedsLayout | None:
+    """What this model takes as embeddings of images; None where enable_mm_embeds is off.
+
+    Raises:
+        UnsupportedError: the model needs more than embeddings and a grid.
+    """
+    model_config = engine.model_config
+    if not model_config.is_multimodal_model or not model_config.multimodal_config.enable_mm_embeds:
         return None
+    parser = engine.renderer.get_mm_processor().info.data_parser
+    fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {VALUES_INPUT}
+    if fields - {GRID_INPUT}:
+        raise UnsupportedError(f"{VALUES_INPUT}: this model needs {listing(fields)} with it, which is not supported")
+    vision = getattr(model_config.hf_config, "vision_config", None)
+    # Qwen3-VL: features of several depths side by side.
+    depths = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    merge = int(vision.spatial_merge_size) if fields and vision is not None else None
+    return EmbedsLayout(model_config.get_inputs_embeds_size() * depths, merge)
+
+
+def join_embeds(pictures: Sequence[Mapping[str, Any]]) -> Any:
+    """Embedded pictures (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
+    import torch
+
+    if all(set(picture) == {VALUES_INPUT} for picture in pictures):
+        return [picture[VALUES_INPUT] for picture in pictures]
+    return {
+        VALUES_INPUT: torch.cat([picture[VALUES_INPUT] for picture in pictures]),
+        GRID_INPUT: torch.stack([picture[GRID_INPUT] for picture in pictures]),
+    }
+
+
+def as_tensor(array: npt.NDArray[Any]) -> Any:
+    """A torch tensor on the array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:

@@ -32,6 +32,8 @@ class Settings(BaseModel):
     image_max_pixels: int
     video_max_frames: int
     media_concurrency: int
+    media_max_items: int
+    media_cache_bytes: int
     allowed_media_domains: tuple[HostPattern, ...]
     allowed_media_networks: tuple[IPv4Network | IPv6Network, ...]
     allowed_local_media_path: str

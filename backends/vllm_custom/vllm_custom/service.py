@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.metrics import RequestMetrics
 from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
 from vllm_custom.request import (
@@ -67,9 +67,10 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
+        observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
+        self._media = MediaLoader(settings, limits, observe=observe)
         tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
         self._pooling = None if "generate" in tasks else PoolingBuilder(engine, tasks)
         self._pooling_fields = compat.pooling_fields()

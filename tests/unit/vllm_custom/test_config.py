@@ -35,6 +35,8 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         image_max_pixels=50_000_000,
         video_max_frames=32,
         media_concurrency=4,
+        media_max_items=128,
+        media_cache_bytes=256 * 1024 * 1024,
         allowed_media_domains=(),
         allowed_media_networks=(),
         allowed_local_media_path="",

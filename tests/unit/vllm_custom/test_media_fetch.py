@@ -20,7 +20,7 @@ from media_servers import MediaServer, NamedAddresses, Write, answer, certificat
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.hosts import HostPattern
 from vllm_custom.media.fetch import Fetcher, FetchLimits, SystemResolver
-from vllm_custom.media.metrics import FetchRecord, Observe, ignore
+from vllm_custom.media.metrics import Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Refusal
 
 HERE = ("127.0.0.0/8", "::1/128")
@@ -540,12 +540,12 @@ async def test_the_machines_resolver_is_asked_off_the_loop(monkeypatch: pytest.M
 
 
 async def test_every_url_is_counted_once_by_its_result(server: MediaServer) -> None:
-    records: list[FetchRecord] = []
+    records: list[Any] = []
     names = {"media.test": [["127.0.0.1"]], "bad.test": [["10.0.0.1"]]}
     fetcher = make_fetcher(server.port, names, observe=records.append, seconds=0.3)
     server.answers |= {"/stall": stall, "/r": redirect("http://evil.test/")}
     base = f"media.test:{server.port}"
-    await get(fetcher, f"http://{base}/a")
+    await get(fetcher, f"http://{base}/a?key=secret")
     for url in ("http://evil.test/", f"http://bad.test:{server.port}/", f"http://{base}/r"):
         await refused(fetcher, url)
     for path in ("missing", "stall"):
@@ -566,3 +566,18 @@ async def test_every_url_is_counted_once_by_its_result(server: MediaServer) -> N
     assert [record.size for record in records] == [len(FILE)] + [0] * 6
     assert records[0].seconds > 0
     assert records[5].seconds >= 0.3
+    assert [record.url for record in records[:4]] == [
+        f"http://{base}/a",
+        "http://evil.test/",
+        f"http://bad.test:{server.port}/",
+        f"http://{base}/r",
+    ]
+
+
+async def test_records_hold_nothing_secret_of_refused_urls() -> None:
+    records: list[Any] = []
+    fetcher = make_fetcher(80, {}, observe=records.append)
+    for url in ("http://evil.test/a?key=secret#secret", "http://user:secret@evil.test/", "http://user:secret"):
+        with pytest.raises(InvalidRequestError):
+            fetcher.check(url, "image[0]")
+    assert [record.url for record in records] == ["http://evil.test/a", "http://evil.test/", ""]

@@ -99,6 +99,20 @@ INPUTS: tuple[TensorSpec, ...] = (
         "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
     ),
     TensorSpec(
+        "image_embeds",
+        "TYPE_FP32",
+        (-1, -1),
+        "In place of image: what the model's vision encoder gives, [rows, hidden size], the pictures one after the "
+        "other. May be declared TYPE_FP16. Needs enable_mm_embeds in model.json.",
+    ),
+    TensorSpec(
+        "image_grid_thw",
+        "TYPE_INT64",
+        (-1, 3),
+        "With image_embeds, for models that lay pictures out in a grid (Qwen-VL and others): patches of each picture "
+        "in time, height and width. For other models all rows are one picture.",
+    ),
+    TensorSpec(
         "stream",
         "TYPE_BOOL",
         (1,),
@@ -303,6 +317,21 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ),
     ConfigParameterSpec(
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
+    ),
+    ConfigParameterSpec(
+        "MEDIA_MAX_ITEMS",
+        int,
+        128,
+        "Images, clips and other media of one prompt together; limit_mm_per_prompt in model.json limits each kind.",
+        minimum=1,
+    ),
+    ConfigParameterSpec(
+        "MEDIA_CACHE_BYTES",
+        int,
+        256 * 1024 * 1024,
+        "Decoded media that are kept, by a hash of their content, so that media which come again are not decoded "
+        "again; the least recently used go first. 0: none are kept.",
+        unit="bytes",
     ),
     ConfigParameterSpec(
         "ALLOWED_MEDIA_DOMAINS",

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.loader import DecodedMedia
 
 CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
@@ -27,10 +26,10 @@ class HandleTable:
         self._items: dict[str, Any] = {}
 
     @contextmanager
-    def lend(self, media: Sequence[DecodedMedia]) -> Iterator[list[str]]:
-        """Handles for ``media``, valid inside the ``with`` block."""
+    def lend(self, media: Sequence[Any]) -> Iterator[list[str]]:
+        """Handles for ``media`` (decoded pictures, clips, tensors), valid inside the ``with`` block."""
         handles = [f"{_PREFIX}{uuid.uuid4().hex}" for _ in media]
-        self._items.update(zip(handles, (item.data for item in media), strict=True))
+        self._items.update(zip(handles, media, strict=True))
         try:
             yield handles
         finally:
@@ -61,3 +60,9 @@ def install_connector(table: HandleTable) -> None:
 
         async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
             return table.take(url)
+
+        def fetch_image_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_image_embedding_async(self, data: str) -> Any:
+            return table.take(data)

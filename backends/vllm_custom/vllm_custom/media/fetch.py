@@ -25,7 +25,7 @@ from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address
+from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address, loggable
 
 _CONNECT_SECONDS = 10.0
 _LOOK_UP_THREADS = 8
@@ -133,7 +133,8 @@ class Fetcher:
         """
         decision = self._policy.check_url(text)
         if isinstance(decision, Refusal):
-            self._observe(FetchRecord("refused", decision))
+            shown = "" if decision is Refusal.MALFORMED else loggable(text)
+            self._observe(FetchRecord("refused", decision, url=shown))
             raise InvalidRequestError(f"{field}: {_explain(decision, redirected=False)}")
         return decision
 
@@ -160,7 +161,7 @@ class Fetcher:
         seconds = self._limits.timeout_seconds
         async with self._slots:
             try:
-                with self._observed() as done:
+                with self._observed(target) as done:
                     body = await asyncio.wait_for(self._follow(session, target), seconds)
                     done(len(body.data))
                 return body
@@ -179,7 +180,7 @@ class Fetcher:
         self._resolver.close()
 
     @contextmanager
-    def _observed(self) -> Iterator[Callable[[int], None]]:
+    def _observed(self, target: Target) -> Iterator[Callable[[int], None]]:
         """Report how the block ends; it says so where it got a body."""
         began = time.monotonic()
         result, rule, size = "failed", None, 0
@@ -198,7 +199,7 @@ class Fetcher:
             result = "refused" if rule else "failed"
             raise
         finally:
-            self._observe(FetchRecord(result, rule, size, time.monotonic() - began))
+            self._observe(FetchRecord(result, rule, size, time.monotonic() - began, loggable(target.url)))
 
     async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
         hops = 0

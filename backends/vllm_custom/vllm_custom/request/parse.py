@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
@@ -31,6 +32,7 @@ class GenerateCall:
         control: the other request parameters.
         token_ids: the prompt in place of text and messages.
         embedding_request: whether it came in the input of that name.
+        embeds: embeddings of images, in place of images.
     """
 
     text: str | None
@@ -43,6 +45,7 @@ class GenerateCall:
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     token_ids: Sequence[int] | None = None
     embedding_request: bool = False
+    embeds: ImageEmbeds | None = None
 
     @property
     def templated(self) -> bool | None:
@@ -93,6 +96,7 @@ def parse_request(
         additional_outputs=_additional_outputs(tensors),
         sampling=sampling,
         control=control,
+        embeds=read_embeds(tensors.get(VALUES_INPUT), tensors.get(GRID_INPUT)),
     )
     _check_together(call)
     return call
@@ -152,6 +156,10 @@ def _check_together(call: GenerateCall) -> None:
         raise InvalidRequestError(
             f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
         )
+    if call.embeds is not None and call.messages is not None:
+        raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")
+    if call.embeds is not None and "image" in call.media:
+        raise InvalidRequestError(f"{VALUES_INPUT}: is in place of image; the request has both")
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false is not possible with messages")
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 _ENGINE = ("_llm_engine", "llm_engine")
 _EVENT_LOOP = ("_event_loop", "_loop")
 _SHUTDOWN_EVENT = ("_llm_engine_shutdown_event", "_shutdown_event")
+_REQUESTS = ("_ongoing_request_count", "ongoing_request_count")
 
 
 class UpstreamAdapter:
@@ -43,15 +44,58 @@ class UpstreamAdapter:
 
     def request_started(self) -> None:
         """Hold the base's shutdown until :meth:`request_finished`. Call it on the event loop."""
-        self._model._ongoing_request_count += 1
+        self._count(+1)
 
     def request_finished(self) -> None:
         """The counterpart of :meth:`request_started`. Call it on the event loop."""
-        self._model._ongoing_request_count -= 1
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        name = _name(self._model, _REQUESTS)
+        setattr(self._model, name, getattr(self._model, name) + change)
+
+
+def with_current_hooks(base: type) -> type:
+    """``base`` with the methods that this backend overrides under their names of today.
+
+    Releases before r25.01 call them without the underscore, and leave the engine to the end of the process.
+    """
+    if hasattr(base, "_setup_lora") or not hasattr(base, "setup_lora"):
+        return base
+    official: Any = base
+
+    class Renamed(official):  # type: ignore[misc]  # a class that is found at run time
+        llm_engine: Any
+        vllm_metrics: Any
+
+        def setup_lora(self) -> None:
+            self._setup_lora()
+
+        def _setup_lora(self) -> None:
+            official.setup_lora(self)
+
+        def validate_device_config(self) -> None:
+            self._validate_device_config()
+
+        def _validate_device_config(self) -> None:
+            official.validate_device_config(self)
+
+        def finalize(self) -> None:
+            official.finalize(self)
+            self.llm_engine.shutdown()
+            # The engine holds the metrics, which have to go before the interpreter does.
+            self.llm_engine = None
+            self.vllm_metrics = None
+
+    return Renamed
 
 
 def _first(model: Any, names: tuple[str, ...]) -> Any:
+    return getattr(model, _name(model, names))
+
+
+def _name(model: Any, names: tuple[str, ...]) -> str:
     for name in names:
         if hasattr(model, name):
-            return getattr(model, name)
+            return name
     raise AttributeError(f"the vLLM backend that this one builds on has none of {', '.join(names)}")
