@@ -33,6 +33,7 @@ backend: "vllm_custom"
 instance_group [ { count: 1, kind: KIND_MODEL } ]
 model_transaction_policy { decoupled: false }
 input [
+  { name: "text_input" data_type: TYPE_STRING dims: [ -1 ] optional: true },
   { name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
   { name: "stop" data_type: TYPE_STRING dims: [ -1 ] optional: true },
   { name: "seed" data_type: TYPE_INT64 dims: [ -1 ] optional: true }
@@ -64,6 +65,11 @@ def asks(name: str, *words: str, status: str = INVALID, **parameters: Any) -> Ba
     return Bad(name, words, {"text_input": "a"}, parameters, status)
 
 
+def carries(name: str, *words: str, status: str = INVALID, **parameters: Any) -> Bad:
+    """Parameters that the client library keeps for itself, in the input for them."""
+    return sends(name, *words, status=status, text_input="a", sampling_parameters=json.dumps(parameters))
+
+
 def sends(name: str, *words: str, status: str = INVALID, **tensors: Any) -> Bad:
     """Input tensors."""
     return Bad(name, words, tensors, {}, status)
@@ -93,7 +99,7 @@ def link(url: str) -> list[dict[str, Any]]:
 BAD = [
     # The prompt
     sends("no prompt", "text_input", "messages", image=[IMAGE]),
-    sends("both prompts", "text_input", "messages", text_input="a", messages="[]"),
+    sends("both prompts", "text_input", "messages", text_input="a", messages='[{"role": "user", "content": "b"}]'),
     sends("two prompts", "text_input", "2 elements", "exactly 1", text_input=["a", "b"]),
     sends("a prompt that is no UTF-8", "text_input", "UTF-8", text_input=[b"\xff\xfe"]),
     sends("a prompt that is too long", "8192", text_input="1+1=" * 9000),
@@ -120,7 +126,7 @@ BAD = [
     looks("an image by http", "image[0]", "http:", "not allowed", image=["http://127.0.0.1/a.png"]),
     looks("an image from a file", "image[0]", "file:", "not allowed", image=["file:///etc/passwd"]),
     looks("an image by ftp", "image[0]", "ftp", image=["ftp://127.0.0.1/a.png"]),
-    looks("a data URI without base64", "image[0]", "base64", image=["data:image/png,abc"]),
+    looks("a data URI of no image", "image[0]", "not an image", image=["data:image/png,abc"]),
     looks("too many images", "image", "30", "31", image=[IMAGE] * 31),
     looks("too few placeholders", "1 image placeholder", "2 image", text_input=f"{PAD}a", image=[IMAGE] * 2),
     looks("a placeholder without image", "1 image placeholder", "0 image", text_input=f"{PAD}a"),
@@ -150,8 +156,8 @@ BAD = [
     asks("a biased token beyond the vocabulary", "logit_bias", "999999", logit_bias='{"999999": 1}'),
     asks("a bias that is text", "logit_bias", "high", logit_bias='{"5": "high"}'),
     asks("bad words that are numbers", "bad_words", "[1]", bad_words="[1]"),
-    asks("a priority that is text", "priority", "'soon'", "integer", priority="soon"),
-    asks("a negative timeout", "timeout", "-1", "greater", timeout=-1),
+    carries("a priority that is text", "priority", "'soon'", "integer", priority="soon"),
+    carries("a negative timeout", "timeout", "-1", "greater", timeout=-1),
     asks("chat_template_kwargs that are no object", "chat_template_kwargs", "dict", chat_template_kwargs="[1]"),
     asks("a template that is no flag", "apply_chat_template", "'maybe'", "boolean", apply_chat_template="maybe"),
     sends(
@@ -163,7 +169,7 @@ BAD = [
     # Guided decoding
     asks("an unknown constraint", "structured_outputs", "'x'", "regex", structured_outputs='{"x": 1}'),
     asks("two constraints", "guided_choice", "guided_regex", "one", guided_regex="a", guided_choice='["b"]'),
-    asks("a regex that is open", "guided_regex", "unterminated", "position 0", guided_regex="(("),
+    asks("a regex that is open", "guided_regex", "unterminated", "position 1", guided_regex="(("),
     asks("a schema of no type", "guided_json", "$.type", "'objekt'", guided_json='{"type": "objekt"}'),
     asks("a schema that is no JSON", "guided_json", "not JSON", "'{'", guided_json="{"),
     asks("a grammar without its rule", "guided_grammar", "cannot be compiled", guided_grammar="root ::= b"),
@@ -174,7 +180,7 @@ BAD = [
     sends("a stream", "stream: true", "decoupled", status=UNSUPPORTED, text_input="a", stream=[True]),
     asks("a field of pooling models", "dimensions", "pooling", status=UNSUPPORTED, dimensions=8),
     sends("an embedding", "embedding_request", "pooling", status=UNSUPPORTED, embedding_request='{"input": "a"}'),
-    asks("a microsecond", "timeout", "1 microseconds", status=UNAVAILABLE, timeout=1),
+    carries("a microsecond", "timeout", "1 microseconds", status=UNAVAILABLE, timeout=1),
 ]
 DATATYPES = {"int64": "INT64", "int32": "INT32", "bool": "BOOL", "object": "BYTES"}
 
