@@ -150,6 +150,11 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     )
 
 
+def prefers_xgrammar(engine: Any) -> bool:
+    """Whether guided decoding is compiled by xgrammar where that can do it (``auto`` begins with it)."""
+    return engine.vllm_config.structured_outputs_config.backend in ("auto", "xgrammar")
+
+
 def on_one_host(engine: Any) -> bool:
     """Whether all workers of the engine see the files of this machine."""
     config = engine.vllm_config.parallel_config

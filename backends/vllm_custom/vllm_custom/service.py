@@ -78,7 +78,8 @@ class InferenceService:
             engine, self._media, handles, chat_template, add_generation_prompt=self._pooling is None
         )
         self._sampling = SamplingBuilder(engine)
-        self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
+        check = functools.partial(compat.check_structured_outputs, engine)
+        self._constraints = ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
         fields = self._pooling_fields | sampling_fields()
         self._field_names = list(fields)
         self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), fields)
