@@ -128,8 +128,8 @@ BAD = [
     looks("an image by ftp", "image[0]", "ftp", image=["ftp://127.0.0.1/a.png"]),
     looks("a data URI of no image", "image[0]", "not an image", image=["data:image/png,abc"]),
     looks("too many images", "image", "30", "31", image=[IMAGE] * 31),
-    looks("too few placeholders", "1 image placeholder", "2 image", text_input=f"{PAD}a", image=[IMAGE] * 2),
-    looks("a placeholder without image", "1 image placeholder", "0 image", text_input=f"{PAD}a"),
+    looks("too few placeholders", "text_input", "2 image", "got 1", text_input=f"{PAD}a", image=[IMAGE] * 2),
+    looks("a placeholder without image", "text_input", "0 image", "got 1", text_input=f"{PAD}a"),
     looks("not a clip", "video[0]", video=["aGVsbG8="]),
     # Parameters and their forms
     asks("an unknown parameter", "temprature", "did you mean temperature?", temprature=0),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,27 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
+from vllm_custom.loops import call_on, gather_all
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.metrics import RequestMetrics
+from vllm_custom.openai import (
+    OPENAI_INPUT,
+    OpenAIService,
+    OpenAIStream,
+    check_policy,
+    parse_openai_request,
+)
 from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
 from vllm_custom.request import (
     GenerateCall,
+    Tensors,
     TypedInputs,
     parse_embedding_request,
     parse_request,
     read_tensors,
     split_batch,
 )
-from vllm_custom.request.tensors import Tensors
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
@@ -86,6 +93,8 @@ class InferenceService:
         self._admission = Admission(settings.max_inflight_requests)
         folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
         self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
+        building = OpenAIService.build(engine, settings, chat_template, self._media, handles, self._loras)
+        self._openai = asyncio.run_coroutine_threadsafe(building, upstream.event_loop).result()
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
@@ -125,14 +134,15 @@ class InferenceService:
     def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
         """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
         loop = self._upstream.event_loop
-        _call_on(loop, self._upstream.request_started)
+        call_on(loop, self._upstream.request_started)
+        kind = OpenAIStream if self._has(request, OPENAI_INPUT) else ResponseStream
 
         def on_done(error: BackendError | None) -> None:
             if self._counts is not None:
                 self._counts.observe(error)
-            _call_on(loop, self._upstream.request_finished)
+            call_on(loop, self._upstream.request_finished)
 
-        return ResponseStream(
+        return kind(
             self._senders,
             request.get_response_sender(),
             on_done=on_done,
@@ -140,11 +150,16 @@ class InferenceService:
             request_id=arrival.request_id,
         )
 
+    def _has(self, request: Any, name: str) -> bool:
+        return self._pb.get_input_tensor_by_name(request, name) is not None
+
     def _work(self, request: Any, stream: ResponseStream, arrival: Arrival) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
         tensors = read_tensors(request, self._pb.get_input_tensor_by_name, (*_INPUT_NAMES, *self._typed.names))
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
         parameters = request.parameters()
+        if isinstance(stream, OpenAIStream):
+            return self._openai_work(request, rows, parameters, stream, arrival)
         calls = [self._parse(row, parameters) for row in rows]
         if self._pooling is not None:
             self._pooling.check(calls)
@@ -158,7 +173,17 @@ class InferenceService:
         if compat.traces(self._upstream.engine):
             arrival = arrival.traced(trace_headers(request, calls[0].control.trace_headers))
         timeout_us = shortest(request.timeout(), *(call.control.timeout for call in calls))
-        return self._serve(calls, stream, arrival, Deadline(arrival, timeout_us))
+        return self._serve(self._generate(calls, stream, arrival), stream, arrival, Deadline(arrival, timeout_us))
+
+    def _openai_work(
+        self, request: Any, rows: Sequence[Tensors], parameters: str, stream: OpenAIStream, arrival: Arrival
+    ) -> Coroutine[Any, Any, None]:
+        if len(rows) > 1:
+            raise InvalidRequestError(f"{OPENAI_INPUT} takes one row, got a batch of {len(rows)}")
+        call = parse_openai_request(rows[0], parameters)
+        check_policy(call, decoupled=self._settings.decoupled)
+        work = self._openai.serve(call, stream, arrival.request_id)
+        return self._serve(work, stream, arrival, Deadline(arrival, shortest(request.timeout(), call.timeout)))
 
     def _parse(self, row: Tensors, parameters: str) -> GenerateCall:
         if _EMBEDDING_INPUT in row:
@@ -170,26 +195,31 @@ class InferenceService:
         return call
 
     async def _serve(
-        self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival, deadline: Deadline
+        self, work: Coroutine[Any, Any, None], stream: ResponseStream, arrival: Arrival, deadline: Deadline
     ) -> None:
+        """Run ``work``, which answers through ``stream``; whatever ends it early is answered here."""
         # Not before the task runs: one that is cancelled earlier would never answer.
         task = asyncio.current_task()
         if task is not None:
-            self._cancellation.watch(stream, functools.partial(_call_on, self._upstream.event_loop, task.cancel))
+            self._cancellation.watch(stream, functools.partial(call_on, self._upstream.event_loop, task.cancel))
         try:
             with deadline:
                 await self._check_health()
-                if calls[0].stream:
-                    await self._serve_stream(calls[0], stream, arrival)
-                else:
-                    stream.finish(await _all(self._final(call, arrival) for call in calls))
+                await work
         except asyncio.CancelledError:
             gone = RequestCancelledError("the request was cancelled")
             stream.fail(self._explain(deadline.error() if deadline.expired else gone, arrival.request_id))
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))
         finally:
+            work.close()  # it may not have begun
             self._cancellation.forget(stream)
+
+    async def _generate(self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival) -> None:
+        if calls[0].stream:
+            await self._serve_stream(calls[0], stream, arrival)
+        else:
+            stream.finish(await gather_all(self._final(call, arrival) for call in calls))
 
     async def _serve_stream(self, call: GenerateCall, stream: ResponseStream, arrival: Arrival) -> None:
         async with self._outputs(call, arrival) as (outputs, _, n):
@@ -278,19 +308,3 @@ class InferenceService:
         trace = "".join(traceback.format_exception(error))
         self._log.log_error(f"[vllm_custom] request {request_id} failed: {trace}")
         return InternalError(f"internal error, request id {request_id}; the server's log has the details")
-
-
-async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[ResponseDelta]:
-    """Results in order; when one fails, the others are cancelled and awaited."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
-        loop.call_soon_threadsafe(function)
