@@ -12,6 +12,7 @@ from tools.installer import (
     containers,
     doctor,
     environment,
+    frontend,
     image,
     into,
     locks,
@@ -111,6 +112,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         explanation = f"default: {port}; 0 takes a free one"
         parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=explanation)
+    openai = "also serve OpenAI's API on this port (default: not; 0 takes a free one)"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -126,8 +129,10 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         extra=options.passed_on,
     )
-    progress.step("starting tritonserver")
-    return serving.run(triton, lambda it: print(serving.banner(it), file=sys.stderr, flush=True))
+    wanted = options.openai_port is not None
+    openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url) if wanted else None
+    progress.step("starting tritonserver" + (" and the OpenAI frontend" if openai else ""))
+    return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
