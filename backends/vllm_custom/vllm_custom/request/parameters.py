@@ -46,7 +46,7 @@ class ControlParameters(BaseModel):
     lora_name: str | None = None
     structured_outputs: JsonObject | None = None
     apply_chat_template: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
     num_frames: int | None = Field(default=None, ge=1)
