@@ -273,7 +273,7 @@ def test_routes_that_are_not_listed_cannot_be_called(client: Client, path: str) 
 @pytest.mark.parametrize(
     ("request_text", "message"),
     [
-        ("{", "openai_request: expected JSON"),
+        ("{", "openai_request: expected a JSON object"),
         ('{"path": 1}', "openai_request.path: expected a path"),
         ('{"path": "/version", "host": "x"}', "openai_request: expected only the keys"),
         ('{"path": "/version", "method": "PUT"}', "openai_request.method: expected GET or POST"),

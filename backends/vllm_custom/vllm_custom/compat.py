@@ -104,8 +104,15 @@ def generate(
             lora_request=lora_request,
             priority=priority,
             trace_headers=_usable(engine, trace_headers),
+            **_constrained_from_the_start(engine, sampling),
         ),
     )
+
+
+def _constrained_from_the_start(engine: Any, sampling: Any) -> dict[str, bool]:
+    """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
+    parser = engine.vllm_config.structured_outputs_config.reasoning_parser
+    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}
 
 
 def _usable(engine: Any, trace_headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
