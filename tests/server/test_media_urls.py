@@ -247,41 +247,40 @@ def test_a_text_stream_goes_on_while_twenty_downloads_are_slow(client: Client, f
         reader.result()
 
 
-def test_fetches_are_counted(client: Client, files: Files) -> None:
-    def counted(name: str, **labels: str) -> float:
-        told = ",".join(f'{key}="{value}"' for key, value in {"model": MODEL, **labels}.items())
-        return client.metrics().get(f"vllm_custom:{name}{{{told}}}", 0)
+def sample(client: Client, name: str, **labels: str) -> float:
+    told = ",".join(f'{key}="{value}"' for key, value in sorted({"model": MODEL, **labels}.items()))
+    return client.metrics().get(f"vllm_custom:{name}{{{told}}}", 0)
 
+
+def test_fetches_are_counted(client: Client, files: Files) -> None:
     names = [("media_fetches_total", {"result": "fetched"}), ("media_refusals_total", {"rule": "host"})]
-    before = [counted(name, **labels) for name, labels in names]
+    before = [sample(client, name, **labels) for name, labels in names]
     (url,) = files.add([PICTURE])
     size = len(files.files["/0.png"])
-    sent = counted("media_fetched_bytes_total")
+    sent = sample(client, "media_fetched_bytes_total")
     assert client.generate(MODEL, text_input=DESCRIBE, image=[url], **GREEDY).status == 200
     assert client.generate(MODEL, text_input=DESCRIBE, image=["http://evil.example/"]).status == 400
-    wait_until(lambda: [counted(name, **labels) for name, labels in names] == [count + 1 for count in before], 10)
-    assert counted("media_fetched_bytes_total") == sent + size
-    assert counted("media_fetch_seconds_sum") > 0
+    wait_until(
+        lambda: [sample(client, name, **labels) for name, labels in names] == [count + 1 for count in before], 10
+    )
+    assert sample(client, "media_fetched_bytes_total") == sent + size
+    assert sample(client, "media_fetch_seconds_sum") > 0
 
 
 def test_a_picture_that_comes_again_is_not_decoded_again(client: Client, files: Files) -> None:
-    def counted(name: str, **labels: str) -> float:
-        told = ",".join(f'{key}="{value}"' for key, value in {"model": MODEL, **labels}.items())
-        return client.metrics().get(f"vllm_custom:{name}{{{told}}}", 0)
-
     fresh = picture(20_950, (224, 224), count=2)
     (url,) = files.add([fresh], "again")
     results = ("miss", "hit", "shared")
-    before = {name: counted("media_cache_lookups_total", result=name) for name in results}
-    decoded = counted("media_decode_seconds_count", modality="image")
-    held = counted("media_cache_bytes")
+    before = {name: sample(client, "media_cache_lookups_total", result=name) for name in results}
+    decoded = sample(client, "media_decode_seconds_count", modality="image")
+    held = sample(client, "media_cache_bytes")
     for image in (url, b64(fresh.encoded()), url):
         answer = client.generate(MODEL, text_input=DESCRIBE, image=[image], **GREEDY)
         assert (answer.status, answer.body.get("text_output")) == (200, fresh.answer())
     expected = {"miss": before["miss"] + 1, "hit": before["hit"] + 2, "shared": before["shared"]}
-    wait_until(lambda: {name: counted("media_cache_lookups_total", result=name) for name in results} == expected)
-    assert counted("media_decode_seconds_count", modality="image") == decoded + 1
-    assert counted("media_cache_bytes") == held + 224 * 224 * 3
+    wait_until(lambda: {name: sample(client, "media_cache_lookups_total", result=name) for name in results} == expected)
+    assert sample(client, "media_decode_seconds_count", modality="image") == decoded + 1
+    assert sample(client, "media_cache_bytes") == held + 224 * 224 * 3
 
 
 def test_refusals_are_logged_without_what_is_secret(client: Client, triton: TritonServer) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import doctor, environment, testing
+from tools.installer import doctor, environment, official, testing
 from tools.installer.console import BuildError, Progress
 from tools.installer.environment import Environment
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
@@ -51,7 +51,7 @@ def find_bases(sources: Path, only: Sequence[str]) -> dict[str, Path]:
     """Name to folder with model.py: the stand-in, and each folder in ``sources`` (which may be a checkout with src)."""
     found = {STAND_IN: BACKEND_SOURCES / "vllm"}
     for folder in sorted(path for path in sources.iterdir() if path.is_dir()):
-        source = next((place for place in (folder, folder / "src") if (place / "model.py").is_file()), None)
+        source = official.source_folder(folder)
         if source is not None:
             found[folder.name] = source.resolve()
     unknown = sorted(set(only) - found.keys())

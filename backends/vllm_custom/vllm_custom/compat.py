@@ -237,7 +237,11 @@ def placeholder(engine: Any, modality: str, number: int) -> str | None:
     """
     dummy = engine.renderer.get_mm_processor().dummy_inputs
     before, all_of_them = (dummy.get_dummy_text({modality: count}) for count in (number - 1, number))
-    return cast(str, all_of_them).removeprefix(before) or None
+    text = cast(str, all_of_them).removeprefix(before)
+    token_id = getattr(engine.model_config.hf_config, f"{modality}_token_id", None)
+    token = engine.get_tokenizer().decode([token_id]) if isinstance(token_id, int) else None
+    # Without the marks around it where there are any: a prompt that has the token alone counts as well.
+    return token if token and text.count(token) == 1 else text or None
 
 
 def embeds_layout(engine: Any) -> EmbedsLayout | None:

@@ -39,6 +39,7 @@ class Settings(BaseModel):
     allowed_local_media_path: str
     media_fetch_timeout_seconds: int
     media_fetch_concurrency: int
+    media_url_cache_bytes: int
     chat_template: str
     max_inflight_requests: int = 0
     lora_dir: str = ""

@@ -182,6 +182,7 @@ class Engine:
     def __init__(self, generation_config: Mapping[str, Any] | None = None) -> None:
         self.model_config = SimpleNamespace(
             get_diff_sampling_param=lambda: dict(generation_config or {}),
+            hf_config=SimpleNamespace(),
             is_multimodal_model=False,
         )
         dummy = SimpleNamespace(

@@ -42,6 +42,7 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         allowed_local_media_path="",
         media_fetch_timeout_seconds=30,
         media_fetch_concurrency=32,
+        media_url_cache_bytes=0,
         chat_template="",
         declared_inputs=frozenset(),
         max_inflight_requests=0,

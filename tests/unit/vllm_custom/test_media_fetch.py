@@ -42,6 +42,7 @@ def make_fetcher(
     tls: ssl.SSLContext | None = None,
     literals: Sequence[str] = (),
     observe: Observe = ignore,
+    cache_bytes: int = 0,
 ) -> Fetcher:
     """Allows exactly the resolver's names (those that begin with ``evil`` not) and ``literals``, on ``port``."""
     resolver = names if isinstance(names, NamedAddresses) else NamedAddresses(names)
@@ -50,7 +51,7 @@ def make_fetcher(
         MediaPolicy(
             tuple(HostPattern.parse(f"{host}:{port}") for host in hosts), tuple(ip_network(text) for text in networks)
         ),
-        FetchLimits(LIMIT, seconds, concurrency),
+        FetchLimits(LIMIT, seconds, concurrency, cache_bytes),
         resolver,
         tls,
         observe,

@@ -377,6 +377,14 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_FETCH_CONCURRENCY", int, 32, "URLs that are fetched at a time; the others wait.", minimum=1
     ),
     ConfigParameterSpec(
+        "MEDIA_URL_CACHE_BYTES",
+        int,
+        0,
+        "Files fetched by URL that are kept, as far as their servers allow it (Cache-Control, ETag). 0: none, each URL "
+        "is fetched each time.",
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
         "CHAT_TEMPLATE",
         str,
         "",

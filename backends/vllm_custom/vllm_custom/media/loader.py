@@ -186,6 +186,11 @@ def _text(raw: bytes) -> str:
 def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
     return Fetcher(
         MediaPolicy(settings.allowed_media_domains, settings.allowed_media_networks),
-        FetchLimits(settings.media_max_bytes, settings.media_fetch_timeout_seconds, settings.media_fetch_concurrency),
+        FetchLimits(
+            settings.media_max_bytes,
+            settings.media_fetch_timeout_seconds,
+            settings.media_fetch_concurrency,
+            settings.media_url_cache_bytes,
+        ),
         observe=observe,
     )

@@ -6,11 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-# What we need -> the names it has had, newest first.
-_ENGINE = ("_llm_engine", "llm_engine")
-_EVENT_LOOP = ("_event_loop", "_loop")
-_SHUTDOWN_EVENT = ("_llm_engine_shutdown_event", "_shutdown_event")
-_REQUESTS = ("_ongoing_request_count", "ongoing_request_count")
+from vllm_custom.upstream import relied_on
+
 # Only the releases with this method know embedding requests.
 _INFER = "_infer"
 
@@ -24,17 +21,17 @@ class UpstreamAdapter:
     @property
     def engine(self) -> Any:
         """vLLM's AsyncLLM."""
-        return _first(self._model, _ENGINE)
+        return _first(self._model, relied_on.ENGINE)
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """The loop that the engine runs on, in a thread of its own."""
-        return cast(asyncio.AbstractEventLoop, _first(self._model, _EVENT_LOOP))
+        return cast(asyncio.AbstractEventLoop, _first(self._model, relied_on.EVENT_LOOP))
 
     @property
     def shutting_down(self) -> bool:
         """Whether finalize has begun: no new work may be started."""
-        return bool(_first(self._model, _SHUTDOWN_EVENT).is_set())
+        return bool(_first(self._model, relied_on.SHUTDOWN_EVENT).is_set())
 
     @property
     def lora_enabled(self) -> bool:
@@ -64,7 +61,7 @@ class UpstreamAdapter:
         await infer(request)
 
     def _count(self, change: int) -> None:
-        name = _name(self._model, _REQUESTS)
+        name = _name(self._model, relied_on.REQUEST_COUNT)
         setattr(self._model, name, getattr(self._model, name) + change)
 
 
