@@ -40,6 +40,8 @@ class Extension:
         self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
         self._version_dir = Path(pb_utils.get_model_dir())
         arguments = engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
+        compat.check_parsers(settings.tool_call_parser, settings.reasoning_parser)
+        self._reasoning_parser = settings.reasoning_parser
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
@@ -73,6 +75,8 @@ class Extension:
 
     def _validate_device_config(self) -> None:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
+        if self._reasoning_parser:
+            self.vllm_engine_config["reasoning_parser"] = self._reasoning_parser
         base: Any = super()
         base._validate_device_config()
 

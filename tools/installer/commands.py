@@ -12,6 +12,7 @@ from tools.installer import (
     containers,
     doctor,
     environment,
+    frontend,
     image,
     into,
     locks,
@@ -111,6 +112,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         explanation = f"default: {port}; 0 takes a free one"
         parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=explanation)
+    openai = "also serve OpenAI's API on this port (default: not; 0 takes a free one)"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -126,8 +129,10 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         extra=options.passed_on,
     )
-    progress.step("starting tritonserver")
-    return serving.run(triton, lambda it: print(serving.banner(it), file=sys.stderr, flush=True))
+    wanted = options.openai_port is not None
+    openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url) if wanted else None
+    progress.step("starting tritonserver" + (" and the OpenAI frontend" if openai else ""))
+    return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,10 +204,31 @@ def try_compatibility(options: argparse.Namespace) -> int:
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="the findings for a program to read")
+    repository = "look at the models in it: weights, media, lengths, memory, ensembles"
+    parser.add_argument("--model-repository", type=Path, metavar="FOLDER", help=repository)
+    url = "would the models of --model-repository fetch it, and can its host be reached from here?"
+    parser.add_argument("--media-url", nargs="+", default=[], metavar="URL", help=url)
+    memory = "of each GPU (default: as nvidia-smi says), to plan for another machine"
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help=memory)
+    tree = "look at this installation of Triton, as `install --into` would"
+    parser.add_argument("--triton", type=Path, metavar="FOLDER", help=tree)
+    upstream = "only compare this release of the official backend with what vllm_custom relies on"
+    parser.add_argument("--upstream", type=Path, metavar="FOLDER", help=upstream)
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    return doctor.run(options.flavour, options.python, options.json)
+    if options.upstream is not None:
+        checks = doctor.compare_upstream(options.upstream, options.flavour, options.python)
+        return doctor.run(checks, as_json=options.json)
+    asked = doctor.Questions(
+        flavour=options.flavour,
+        python=options.python,
+        triton=options.triton,
+        repository=options.model_repository,
+        media_urls=tuple(options.media_url),
+        gpu_memory_gib=options.gpu_memory,
+    )
+    return doctor.run(doctor.examine(asked), as_json=options.json)
 
 
 COMMANDS = (

@@ -12,6 +12,7 @@ from tools.installer.console import BuildError
 
 _LINE = re.compile(r"^\s*(\S+) => (not found|\S+)")
 _LIBPYTHON = re.compile(r"libpython(3\.\d+)\.so")
+_OF_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
 _ELF = b"\x7fELF"
 
 
@@ -23,7 +24,8 @@ class Needs:
 
     @property
     def missing(self) -> list[str]:
-        return sorted(name for name, path in self.libraries.items() if path is None)
+        """Those that the loader does not find, the driver's left out: containers get these when they start."""
+        return sorted(name for name, path in self.libraries.items() if path is None and name not in _OF_THE_DRIVER)
 
     @property
     def python_minor(self) -> str | None:

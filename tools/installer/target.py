@@ -25,7 +25,8 @@ for name in sys.argv[1:]:
         found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
-print(json.dumps({"python": ".".join(map(str, sys.version_info[:3])), "packages": found}))
+version = ".".join(map(str, sys.version_info[:3]))
+print(json.dumps({"path": sys.executable, "python": version, "packages": found}))
 """
 
 
@@ -54,7 +55,7 @@ def ask(python: str) -> Interpreter:
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{python} does not run: {error}", "give --python the one that Triton's stub uses") from error
     facts = json.loads(result.stdout)
-    return Interpreter(python, facts["python"], facts["packages"])
+    return Interpreter(facts["path"], facts["python"], facts["packages"])
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy.typing as npt
 
 from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
-from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError, listing
+from vllm_custom.errors import (
+    BackendError,
+    ConfigError,
+    InvalidRequestError,
+    UnavailableError,
+    UnsupportedError,
+    listing,
+)
 
 
 def engine_argument_names() -> list[str]:
@@ -104,6 +112,79 @@ def _usable(engine: Any, trace_headers: Mapping[str, str] | None) -> Mapping[str
     """Trace headers where vLLM traces; elsewhere it would warn about them."""
     config = engine.vllm_config.observability_config
     return trace_headers if getattr(config, "otlp_traces_endpoint", None) else None
+
+
+# Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
+# or opens what this backend guards by itself.
+OPENAI_ARGUMENTS = frozenset(
+    {
+        "chat_template_content_format",
+        "default_chat_template_kwargs",
+        "enable_force_include_usage",
+        "enable_per_request_metrics",
+        "enable_prompt_tokens_details",
+        "exclude_tools_when_tool_choice_none",
+        "fingerprint_mode",
+        "fingerprint_value",
+        "response_role",
+        "return_tokens_as_token_ids",
+        "sse_keep_alive_interval",
+        "tool_strict_level",
+        "trust_request_chat_template",
+        "trust_request_mm_kwargs",
+    }
+)
+
+
+def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
+    """Refuse names of parsers that this vLLM does not have.
+
+    Raises:
+        ConfigError: names the parameter, and those there are.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for parameter, name, manager in (
+        ("TOOL_CALL_PARSER", tool_call_parser, ToolParserManager),
+        ("REASONING_PARSER", reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name and name not in known:
+            raise ConfigError(f"config.pbtxt: parameter {parameter}: expected one of {listing(known)}, got {name!r}")
+
+
+async def build_openai_application(engine: Any, served_names: Sequence[str], arguments: Mapping[str, Any]) -> Any:
+    """vLLM's OpenAI application on ``engine``, as ``vllm serve`` builds it; to be called over ASGI.
+
+    Args:
+        engine: the AsyncLLM. Run this on its event loop.
+        served_names: what requests may call the model; answers carry the first.
+        arguments: of vLLM's server, by the names of its command line with underscores.
+    """
+    from types import SimpleNamespace
+
+    from vllm.entrypoints.cli.serve import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the module's new place is not in all versions
+        from vllm.entrypoints.openai.api_server import build_app, init_app_state
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    # The root of a model card: not the path of the weights, which is nobody's business.
+    args.model, args.served_model_name = served_names[0], list(served_names)
+    args.structured_outputs_config = engine.vllm_config.structured_outputs_config
+    args.disable_log_stats = not engine.log_stats
+    args.api_key = None
+    for name, value in arguments.items():
+        setattr(args, name, value)
+    validate_parsed_serve_args(args)
+    tasks = await engine.get_supported_tasks()
+    application = build_app(args, tasks, engine.model_config)
+    await init_app_state(engine, application.state, args, tasks)
+    application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
+    return application
 
 
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:

@@ -43,6 +43,11 @@ class Settings(BaseModel):
     chat_template: str
     max_inflight_requests: int = 0
     lora_dir: str = ""
+    tool_call_parser: str = ""
+    enable_auto_tool_choice: bool = False
+    reasoning_parser: str = ""
+    openai_args: dict[str, Any] = Field(default_factory=dict)
+    openai_paths: tuple[str, ...] = ()
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -105,7 +110,7 @@ def _value(spec: ConfigParameterSpec, text: str | None) -> object:
     if spec.kind is tuple:
         return _list_value(spec, text or "")
     if text is None:
-        return spec.default
+        return spec.parse("") if spec.parse is not None else spec.default
     try:
         value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
         if spec.parse is not None:

@@ -16,6 +16,7 @@ from tools.installer import environment, into, official, target
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
 from tools.installer.into import Wish
+from tools.installer.libraries import Needs
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
 from tools.installer.target import Interpreter, numpy_check
 from tools.installer.triton_tree import TritonTree
@@ -243,6 +244,11 @@ class TestBackendFrom:
             into.install(wish(root, backend_from=wheel), print)
         with pytest.raises(BuildError, match="needs --backend-from"):
             into.install(wish(root, backends=("onnxruntime",)), print)
+
+
+def test_libraries_of_the_driver_are_not_missing_where_no_driver_is() -> None:
+    needs = Needs({"libcuda.so.1": None, "libnvinfer.so.10": None, "libc.so.6": Path("/lib/libc.so.6")})
+    assert needs.missing == ["libnvinfer.so.10"]
 
 
 class TestChecks:

@@ -7,6 +7,7 @@ the same name and with the same meaning.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,19 @@ def _folder(text: str) -> str:
     return text
 
 
+def _json_object(text: str) -> dict[str, object]:
+    value = json.loads(text) if text else {}
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _route(text: str) -> str:
+    if not text.startswith("/") or not text.isascii():
+        raise ValueError(text)
+    return text
+
+
 INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec(
         "text_input",
@@ -81,7 +95,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url). "
-        "Exactly one of text_input and messages is given.",
+        "Exactly one of text_input, messages and openai_request is given.",
     ),
     TensorSpec(
         "image",
@@ -146,6 +160,13 @@ INPUTS: tuple[TensorSpec, ...] = (
         "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
         official=True,
     ),
+    TensorSpec(
+        "openai_request",
+        "TYPE_STRING",
+        (1,),
+        'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
+        "`method` (default: GET without a body, else POST) and `headers`. Stands alone. See [OpenAI](openai.md).",
+    ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
 )
@@ -182,6 +203,24 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         (1,),
         "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
         "prompt_logprobs was not set, and in a stream after the response that held them.",
+    ),
+    TensorSpec(
+        "openai_response",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the next part of the answer's body. In a stream one or more whole server-sent events.",
+    ),
+    TensorSpec(
+        "openai_status",
+        "TYPE_INT32",
+        (1,),
+        "For openai_request: the HTTP status, in the first response; 0 in those that follow.",
+    ),
+    TensorSpec(
+        "openai_headers",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the HTTP headers as a JSON object, in the first response; {} in those that follow.",
     ),
 )
 
@@ -364,6 +403,44 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "A folder (relative paths: from the version folder) whose subfolders with an adapter_config.json are LoRA "
         "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Needs "
         "enable_lora in model.json.",
+    ),
+    ConfigParameterSpec(
+        "TOOL_CALL_PARSER",
+        str,
+        "",
+        "For openai_request: vLLM's parser that makes tool calls of the model's text, as `--tool-call-parser` of "
+        "`vllm serve`.",
+    ),
+    ConfigParameterSpec(
+        "ENABLE_AUTO_TOOL_CHOICE",
+        bool,
+        False,
+        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Needs TOOL_CALL_PARSER.',
+    ),
+    ConfigParameterSpec(
+        "REASONING_PARSER",
+        str,
+        "",
+        "For openai_request: vLLM's parser that tells the model's reasoning from its answer, as `--reasoning-parser`; "
+        "the engine argument reasoning_parser in model.json means the same.",
+    ),
+    ConfigParameterSpec(
+        "OPENAI_ARGS",
+        str,
+        "",
+        "For openai_request: further arguments of vLLM's OpenAI server as a JSON object, such as "
+        '`{"enable_force_include_usage": true}`; those that concern its answers only.',
+        parse=_json_object,
+        allowed="a JSON object",
+    ),
+    ConfigParameterSpec(
+        "OPENAI_PATHS",
+        tuple,
+        (),
+        "For openai_request: routes of vLLM's application that may be called beside those of the OpenAI API, separated "
+        "by commas, such as `/v1/messages`. Some change the engine for everybody; see [OpenAI](openai.md).",
+        parse=_route,
+        allowed="a list of paths such as /v1/messages",
     ),
 )
 

@@ -78,11 +78,11 @@ def parse_request(
     Raises:
         InvalidRequestError: names the input or parameter, its value, and what is accepted.
     """
-    text = _text(tensors, "text_input")
+    text = text_of(tensors, "text_input")
     messages = _messages(tensors)
     if (text is None) == (messages is None):
         raise InvalidRequestError("exactly one of the inputs text_input and messages is required")
-    sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names, typed)
+    sampling, control = parse_parameters(parameters, text_of(tensors, "sampling_parameters"), sampling_names, typed)
     call = GenerateCall(
         text=text,
         messages=messages,
@@ -129,7 +129,12 @@ def _flag(tensors: Tensors, name: str) -> bool | None:
     return bool(_single(tensors, name)) if name in tensors else None
 
 
-def _text(tensors: Tensors, name: str) -> str | None:
+def text_of(tensors: Tensors, name: str) -> str | None:
+    """The one element of the tensor ``name`` as text; None where it is absent.
+
+    Raises:
+        InvalidRequestError: another number of elements, or not UTF-8.
+    """
     if name not in tensors:
         return None
     value = _single(tensors, name)
@@ -147,7 +152,7 @@ def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:
 
 
 def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
-    text = _text(tensors, "messages")
+    text = text_of(tensors, "messages")
     if text is None:
         return None
     try:

@@ -12,12 +12,13 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from vllm_custom.errors import BackendError, InternalError
 from vllm_custom.responses.build import ResponseBuilder
-from vllm_custom.responses.delta import ResponseDelta
 
 _FIRST, _LATER, _STOP = 0, 1, 2
 
@@ -28,6 +29,16 @@ class Log(Protocol):
     def log_info(self, message: str) -> None: ...
     def log_warn(self, message: str) -> None: ...
     def log_error(self, message: str) -> None: ...
+
+
+class Delta(Protocol):
+    """What is new of one row of a request."""
+
+    def add(self, later: Any) -> None:
+        """Append what came later."""
+
+    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+        """Output name to array."""
 
 
 class ResponseStream:
@@ -57,7 +68,7 @@ class ResponseStream:
         self._request_id = request_id
         self._lock = threading.Lock()
         self._asking = threading.Lock()
-        self._pending: list[ResponseDelta] | None = None
+        self._pending: Sequence[Delta] | None = None
         self._error: BackendError | None = None
         self._closed = False
         self._busy = False
@@ -77,11 +88,11 @@ class ResponseStream:
         with self._asking:
             return not self._closed and bool(self._sender.is_cancelled())
 
-    def push(self, rows: list[ResponseDelta]) -> None:
+    def push(self, rows: Sequence[Delta]) -> None:
         """Queue a response: one delta per row of the request."""
         self._hand_in(rows, None, close=False)
 
-    def finish(self, rows: list[ResponseDelta]) -> None:
+    def finish(self, rows: Sequence[Delta]) -> None:
         """Queue the final response."""
         self._hand_in(rows, None, close=True)
 
@@ -89,7 +100,7 @@ class ResponseStream:
         """Queue an error as the final response, after what is queued already. Ignored once the stream is closed."""
         self._hand_in(None, error, close=True)
 
-    def _hand_in(self, rows: list[ResponseDelta] | None, error: BackendError | None, *, close: bool) -> None:
+    def _hand_in(self, rows: Sequence[Delta] | None, error: BackendError | None, *, close: bool) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -102,7 +113,7 @@ class ResponseStream:
             rank = _LATER if self._started else _FIRST
         self._pool.schedule(rank, self)
 
-    def _merge(self, rows: list[ResponseDelta] | None) -> None:
+    def _merge(self, rows: Sequence[Delta] | None) -> None:
         if rows is None:
             return
         if self._pending is None:
