@@ -114,17 +114,20 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_embedding_async(url)
 
 
-@pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])
-def test_trace_headers_reach_an_engine_that_traces(endpoint: str | None, reaches: bool) -> None:
-    """Where it does not trace, vLLM would warn about each request that has them."""
+@pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
+def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
     seen: dict[str, Any] = {}
-    engine = SimpleNamespace(
-        vllm_config=SimpleNamespace(observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint)),
-        generate=lambda *args, **options: seen.update(options),
-    )
+    engine = SimpleNamespace(**{method: lambda *args, **options: seen.update(options)})
     headers = {"traceparent": "00-1-2-01"}
-    compat.generate(engine, {}, None, "id", lora_request=None, priority=3, trace_headers=headers)
-    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers if reaches else None}
+    compat.run(engine, {}, None, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
+    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
+
+
+@pytest.mark.parametrize(("endpoint", "expected"), [("http://collector", True), (None, False)])
+def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
+    observability = SimpleNamespace(otlp_traces_endpoint=endpoint)
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(observability_config=observability))
+    assert compat.traces(engine) is expected
 
 
 @pytest.mark.parametrize(
