@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -57,7 +58,7 @@ class ResponseStream:
         self._request_id = request_id
         self._lock = threading.Lock()
         self._asking = threading.Lock()
-        self._pending: list[ResponseDelta] | None = None
+        self._pending: deque[list[ResponseDelta]] = deque()
         self._error: BackendError | None = None
         self._closed = False
         self._busy = False
@@ -95,27 +96,30 @@ class ResponseStream:
                 return
             self._closed = close
             self._error = error
-            self._merge(rows)
+            if rows is not None:
+                self._pending.append(rows)
             if self._busy:
                 return
             self._busy = True
             rank = _LATER if self._started else _FIRST
         self._pool.schedule(rank, self)
 
-    def _merge(self, rows: list[ResponseDelta] | None) -> None:
-        if rows is None:
-            return
-        if self._pending is None:
-            self._pending = rows
-            return
-        for mine, theirs in zip(self._pending, rows, strict=True):
-            mine.add(theirs)
+    def _take(self, *, merge: bool) -> list[ResponseDelta] | None:
+        """What is pending, as one response; only the oldest of it without ``merge``."""
+        if not self._pending:
+            return None
+        rows = self._pending.popleft()
+        while merge and self._pending:
+            for mine, theirs in zip(rows, self._pending.popleft(), strict=True):
+                mine.add(theirs)
+        return rows
 
-    def send_next(self, builder: ResponseBuilder, log: Log) -> bool:
-        """Send what is pending, as one response (an error after it, as another). True if more came meanwhile."""
+    def send_next(self, builder: ResponseBuilder, log: Log, *, merge: bool = True) -> bool:
+        """Send what is pending, as one response (an error after it, as another). True if more is to be sent."""
         with self._lock:
-            rows, self._pending = self._pending, None
-            closing, error = self._closed, self._error
+            rows = self._take(merge=merge)
+            closing = self._closed and not self._pending
+            error = self._error if closing else None
             self._started = True
         if closing:
             self._on_final()
@@ -141,7 +145,7 @@ class ResponseStream:
 
     def _stays_busy(self) -> bool:
         with self._lock:
-            self._busy = self._closed or self._pending is not None
+            self._busy = self._closed or bool(self._pending)
             return self._busy
 
     def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
@@ -155,8 +159,10 @@ class ResponseStream:
 class SenderPool:
     """Threads that send; one stream is served by one thread at a time, so its responses keep their order."""
 
-    def __init__(self, builder: ResponseBuilder, log: Log, threads: int) -> None:
+    def __init__(self, builder: ResponseBuilder, log: Log, threads: int, *, merge: bool = True) -> None:
+        """``merge``: send the deltas of one stream that wait as one response; else each as its own."""
         self._builder = builder
+        self._merge = merge
         self._log = log
         self._queue: queue.PriorityQueue[tuple[int, int, ResponseStream | None]] = queue.PriorityQueue()
         self._order = itertools.count()
@@ -183,5 +189,5 @@ class SenderPool:
             _, _, stream = self._queue.get()
             if stream is None:
                 return
-            if stream.send_next(self._builder, self._log):
+            if stream.send_next(self._builder, self._log, merge=self._merge):
                 self.schedule(_LATER, stream)
