@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.protocols import Job, Record, Target
 
-_WORDS = "red green blue circle square star left right above below one two three four five six seven eight".split()
+_WORDS = ("red", "green", "blue", "circle", "square", "star", "left", "right", "one", "two", "three", "four", "five")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class Cell:
     streamed: bool = True
     image_pixels: int = 0
     prompt_words: int = 24
+    first_index: int = 0
 
     def job(self, index: int) -> Job:
         """The ``index``-th request: the same for every target, different from the others of the cell."""
+        index += self.first_index
         draw = random.Random(index)
         if self.image_pixels:
             return Job("Describe the image.", self.max_tokens, self.streamed, _picture(index, self.image_pixels))

@@ -97,9 +97,7 @@ def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
             env["NULL_ENGINE_BASE"] = str(options.base.resolve())
         log = options.out.parent / "null_engine_server.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with TritonServer(
-            Path(scratch) / "models", environment=found, backends=folder, log=log, env=env
-        ) as server:
+        with TritonServer(Path(scratch) / "models", environment=found, backends=folder, log=log, env=env) as server:
             yield server
 
 

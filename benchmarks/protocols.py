@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ import numpy as np
 import tritonclient.grpc as grpc_types
 import tritonclient.grpc.aio as grpc_aio
 
-CHAT_QUESTION = "Describe the image."
 _TIMEOUT = aiohttp.ClientTimeout(total=600)
 
 
@@ -47,7 +46,7 @@ class Record:
             self.text += text
 
 
-class Protocol_(Protocol):
+class Client(Protocol):
     """A client of one server."""
 
     async def ask(self, job: Job) -> Record:
@@ -74,7 +73,7 @@ class Target:
             raise ValueError(f"expected NAME=PROTOCOL,ADDRESS,MODEL with PROTOCOL one of {', '.join(_CLIENTS)}")
         return cls(name, *parts)
 
-    def connect(self) -> Protocol_:
+    def connect(self) -> Client:
         """A client; call it where an event loop runs."""
         return _CLIENTS[self.protocol](self.address, self.model)
 
@@ -181,7 +180,11 @@ class GrpcStream:
         await self._client.close()
 
 
-_CLIENTS: dict[str, Any] = {"openai": OpenAIServer, "grpc": GrpcStream, "generate": GenerateEndpoint}
+_CLIENTS: dict[str, Callable[[str, str], Client]] = {
+    "openai": OpenAIServer,
+    "grpc": GrpcStream,
+    "generate": GenerateEndpoint,
+}
 
 
 def _sampling(job: Job) -> dict[str, Any]:

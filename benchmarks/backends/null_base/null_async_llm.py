@@ -92,7 +92,7 @@ class NullEngine:
             self._open.pop(request_id, None)
 
     async def _tick(self) -> None:
-        """Steps at fixed times, as long as requests are open; late ones are made up for, as an engine would not wait."""
+        """Steps at fixed times, as long as requests are open; late ones are made up for: an engine does not wait."""
         due = time.monotonic()
         while self._open:
             due += INTERVAL_SECONDS

@@ -11,8 +11,9 @@ _CUSTOM = Path(__file__).resolve().parent.parent / "vllm_custom"
 sys.path.append(str(_CUSTOM))
 
 from vllm_custom import service  # noqa: E402
+from vllm_custom.responses import SenderPool  # noqa: E402
 
-service.SenderPool = functools.partial(service.SenderPool, merge=False)
+vars(service)["SenderPool"] = functools.partial(SenderPool, merge=False)
 
 _spec = importlib.util.spec_from_file_location("vllm_custom_model", _CUSTOM / "model.py")
 assert _spec is not None

@@ -9,7 +9,6 @@ go first.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
 from collections import deque
@@ -19,8 +18,6 @@ from typing import Any, Protocol
 from vllm_custom.errors import BackendError, InternalError
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.delta import ResponseDelta
-
-_FIRST, _LATER, _STOP = 0, 1, 2
 
 
 class Log(Protocol):
@@ -101,8 +98,8 @@ class ResponseStream:
             if self._busy:
                 return
             self._busy = True
-            rank = _LATER if self._started else _FIRST
-        self._pool.schedule(rank, self)
+            first = not self._started
+        self._pool.schedule(self, first=first)
 
     def _take(self, *, merge: bool) -> list[ResponseDelta] | None:
         """What is pending, as one response; only the oldest of it without ``merge``."""
@@ -162,10 +159,12 @@ class SenderPool:
     def __init__(self, builder: ResponseBuilder, log: Log, threads: int, *, merge: bool = True) -> None:
         """``merge``: send the deltas of one stream that wait as one response; else each as its own."""
         self._builder = builder
-        self._merge = merge
         self._log = log
-        self._queue: queue.PriorityQueue[tuple[int, int, ResponseStream | None]] = queue.PriorityQueue()
-        self._order = itertools.count()
+        self._merge = merge
+        self._first: deque[ResponseStream] = deque()
+        self._later: deque[ResponseStream] = deque()
+        # One True for each stream in the two, False to end a thread. C code throughout: the event loop never waits.
+        self._ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"vllm_custom_sender_{index}", daemon=True)
             for index in range(threads)
@@ -173,21 +172,28 @@ class SenderPool:
         for thread in self._threads:
             thread.start()
 
-    def schedule(self, rank: int, stream: ResponseStream) -> None:
-        """Let a thread call ``stream.send_next`` soon; lower ranks first, then in the order of calls."""
-        self._queue.put((rank, next(self._order), stream))
+    def schedule(self, stream: ResponseStream, *, first: bool) -> None:
+        """Let a thread call ``stream.send_next`` soon: ``first`` ones before all others, else in the order of calls."""
+        (self._first if first else self._later).append(stream)
+        self._ready.put(True)
 
     def close(self) -> None:
         """Send everything that is queued, then end the threads."""
         for _ in self._threads:
-            self._queue.put((_STOP, next(self._order), None))
+            self._ready.put(False)
         for thread in self._threads:
             thread.join()
+        while self._first or self._later:  # what a thread put back after the other had been told to end
+            self._serve_one()
 
     def _run(self) -> None:
-        while True:
-            _, _, stream = self._queue.get()
-            if stream is None:
-                return
-            if stream.send_next(self._builder, self._log, merge=self._merge):
-                self.schedule(_LATER, stream)
+        while self._ready.get():
+            self._serve_one()
+
+    def _serve_one(self) -> None:
+        try:
+            stream = self._first.popleft()
+        except IndexError:
+            stream = self._later.popleft()
+        if stream.send_next(self._builder, self._log, merge=self._merge):
+            self.schedule(stream, first=False)
