@@ -6,6 +6,7 @@ VLLM_BACKEND_DIR names this folder.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import locale
 import os
@@ -26,9 +27,9 @@ from vllm_custom.upstream.releases import release_name  # noqa: E402
 
 apply_patches(_CUSTOM / "patches", release_name(_BASE) or "unknown", installed_vllm())
 
-from null_async_llm import NullEngine  # noqa: E402
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 
+NullEngine = importlib.import_module("null_async_llm").NullEngine
 AsyncLLM.from_engine_args = NullEngine.from_engine_args
 AsyncLLM.from_vllm_config = NullEngine.from_vllm_config
 
