@@ -21,7 +21,7 @@ from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
 from vllm_custom.media import HandleTable, install_connector  # noqa: E402
 from vllm_custom.service import InferenceService  # noqa: E402
-from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream  # noqa: E402
+from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream, with_current_hooks  # noqa: E402
 
 
 class Extension:
@@ -39,6 +39,8 @@ class Extension:
         self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
         self._version_dir = Path(pb_utils.get_model_dir())
         arguments = engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
+        compat.check_parsers(settings.tool_call_parser, settings.reasoning_parser)
+        self._reasoning_parser = settings.reasoning_parser
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
@@ -74,6 +76,8 @@ class Extension:
 
     def _validate_device_config(self) -> None:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
+        if self._reasoning_parser:
+            self.vllm_engine_config["reasoning_parser"] = self._reasoning_parser
         base: Any = super()
         base._validate_device_config()
 
@@ -93,7 +97,7 @@ class Extension:
 
 def extend(base: type) -> type:
     """The backend's class on top of ``base``, the TritonPythonModel of a vLLM backend."""
-    return type("TritonPythonModel", (Extension, base), {})
+    return type("TritonPythonModel", (Extension, with_current_hooks(base)), {})
 
 
 TritonPythonModel = extend(load_upstream(BACKEND_DIR, "").model_class)

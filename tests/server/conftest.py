@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return Repository(folder)
 
 
-@pytest.fixture(scope="session")
-def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server with no model loaded; models are loaded by name."""
+@contextmanager
+def serving(repository: Repository, folder: Path, env: Mapping[str, str] | None = None) -> Iterator[TritonServer]:
+    """A server with no model loaded; models are loaded by name. It has to end well."""
     found = environment.current()
-    folder = tmp_path_factory.mktemp("triton")
     server = TritonServer(
         repository.folder,
         environment=found,
@@ -61,12 +61,20 @@ def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> 
         models=[],
         log=folder / "server.log",
         extra=["--model-control-mode=explicit"],
+        env=env,
     )
     with server:
         yield server
         left = server.stop()
     assert "Segfault" not in server.log_text()
     assert left == [], f"processes that had to be ended after tritonserver's own stop: {left}"
+
+
+@pytest.fixture(scope="session")
+def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The server that all modules share."""
+    with serving(repository, tmp_path_factory.mktemp("triton")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +111,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.05)
+
+
+def is_idle(client: Client, counter: str) -> bool:
+    """Whether ``counter`` (of generated tokens) stands still for a second."""
+    before = client.metrics().get(counter, 0)
+    time.sleep(1)
+    return client.metrics().get(counter, 0) == before

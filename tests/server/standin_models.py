@@ -35,7 +35,7 @@ CORPUS = (
 ENGINE_ARGS: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
-    "max_model_len": 2048,
+    "max_model_len": 16_384,
     "gpu_memory_utilization": 0.2,
 }
 
@@ -72,7 +72,7 @@ def make_config(tokenizer: Any) -> Any:
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 16_384,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tests.server.client import Client
-from tests.server.conftest import Repository
+from tests.server.conftest import SHAPES_VL, Repository
 from tests.shapes import Picture, picture
 from tools.installer.server import TritonServer
 
@@ -71,7 +75,7 @@ class TritonPythonModel:
 
 @pytest.fixture(scope="module", autouse=True)
 def models(repository: Repository, load: Callable[[str], None]) -> None:
-    repository.add(MODEL, CONFIG, repository.shapes_args())
+    repository.add(MODEL, CONFIG, repository.shapes_args(enable_mm_embeds=True))
     repository.add("asks_by_bls", BLS_CONFIG, None, model__py=BLS_MODEL)
     load(MODEL)
     load("asks_by_bls")
@@ -192,3 +196,78 @@ def test_http_status_of_what_the_model_does_not_do(client: Client) -> None:
         {"name": "stream", "datatype": "BOOL", "shape": [1, 1], "data": [True]},
     ]
     assert client.infer(MODEL, tensors).status == 501
+
+
+def infer_embeds(
+    triton: TritonServer, library: Any, text: str, embeds: npt.NDArray[Any], grid: npt.NDArray[Any], **parameters: Any
+) -> str:
+    """The answer about one row of embedded pictures, by tritonclient's plain infer."""
+    url = triton.grpc_url if library is grpcclient else triton.http_url.removeprefix("http://")
+    inputs = []
+    for name, values, kind in (
+        ("text_input", np.array([[text.encode()]], dtype=object), "BYTES"),
+        ("image_embeds", embeds[None], "FP32"),
+        ("image_grid_thw", grid[None], "INT64"),
+    ):
+        tensor = library.InferInput(name, values.shape, kind)
+        tensor.set_data_from_numpy(values)
+        inputs.append(tensor)
+    connection = library.InferenceServerClient(url)
+    try:
+        result = connection.infer(MODEL, inputs, parameters={"temperature": 0, **parameters})
+    finally:
+        connection.close()
+    return str(result.as_numpy("text_output")[0][0].decode())
+
+
+@pytest.fixture(scope="module")
+def embedded(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, npt.NDArray[Any]]:
+    """Two pictures, as the model's own vision tower in transformers gives them."""
+    folder = tmp_path_factory.mktemp("embeds")
+    files = []
+    for index, item in enumerate(pictures[:2]):
+        (folder / f"{index}.png").write_bytes(item.encoded())
+        files.append(str(folder / f"{index}.png"))
+    script = Path(__file__).with_name("transformers_embeds.py")
+    command = [sys.executable, str(script), str(SHAPES_VL / "1/weights"), str(folder / "out.npz"), *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(np.load(folder / "out.npz"))
+
+
+@pytest.mark.parametrize("library", [httpclient, grpcclient], ids=["http", "grpc"])
+@pytest.mark.parametrize("prompt", ["template", "placeholders"])
+def test_embeddings_answer_as_the_picture_itself(
+    triton: TritonServer, library: Any, prompt: str, pictures: list[Picture], embedded: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    grid = embedded["image_grid_thw"][:1]
+    rows = embedded["image_embeds"][: int(grid.prod()) // 4]
+    text, parameters = DESCRIBE, {}
+    if prompt == "placeholders":
+        picture_part = "<|vision_start|><|image_pad|><|vision_end|>"
+        text = f"<|im_start|>user\n{picture_part}{DESCRIBE}<|im_end|>\n<|im_start|>assistant\n"
+        parameters = {"max_tokens": 60}
+    answer = infer_embeds(triton, library, text, rows, grid, **parameters)
+    assert answer.removeprefix(text) == pictures[0].answer()
+
+
+def test_embeddings_of_two_pictures(
+    triton: TritonServer, pictures: list[Picture], embedded: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    answer = infer_embeds(triton, grpcclient, "Describe each image.", *(embedded[name] for name in sorted(embedded)))
+    expected = infer(triton, grpcclient, ["Describe each image."], [[item.encoded() for item in pictures[:2]]])
+    assert answer == expected.as_numpy("text_output")[0][0].decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [(64, 255, r"image_embeds: expected \[rows, 256\]"), (63, 256, "image_grid_thw asks for 64 rows")],
+)
+def test_embeddings_of_a_wrong_size_are_refused_and_the_engine_goes_on(
+    triton: TritonServer, pictures: list[Picture], rows: int, columns: int, message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        infer_embeds(triton, grpcclient, DESCRIBE, np.zeros((rows, columns), np.float32), np.array([[1, 16, 16]]))
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    result = infer(triton, httpclient, [DESCRIBE], [[pictures[0].encoded()]])
+    assert result.as_numpy("text_output")[0][0].decode() == pictures[0].answer()

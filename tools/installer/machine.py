@@ -22,13 +22,22 @@ def default_flavour() -> str:
 
 def nvidia_gpus() -> list[str]:
     """The names of the GPUs that the driver shows; none where there is no driver."""
+    return _ask_nvidia_smi("name")
+
+
+def nvidia_memory_bytes() -> list[int]:
+    """The memory of each GPU; empty where there is no driver."""
+    return [int(value) * 1024**2 for value in _ask_nvidia_smi("memory.total") if value.isdigit()]
+
+
+def _ask_nvidia_smi(field: str) -> list[str]:
+    """One value per GPU, without units."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
+    command = [tool, f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
-        result = subprocess.run(
-            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in result.stdout.splitlines() if line.strip()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from tools.installer import processes
+from tools.installer.frontend import Frontend
 from tools.installer.paths import CHECKOUT, DEFAULT_REPOSITORY
 from tools.installer.server import DRAIN_SECONDS, TritonServer
 
@@ -30,6 +31,7 @@ class Stopper:
     """Turns signals into a wish to stop: the first one drains, the second one does not wait."""
 
     server: TritonServer
+    frontend: Frontend | None = None
     _asked: int = field(default=0, init=False)
 
     @property
@@ -40,6 +42,8 @@ class Stopper:
         self._asked += 1
         if self._asked == 1:
             _say(f"stopping (requests in flight have {DRAIN_SECONDS} s to end; once more stops at once)")
+            if self.frontend:
+                self.frontend.ask_to_stop()
             self.server.ask_to_stop()
         elif self._asked == 2:
             self.server.kill()
@@ -50,19 +54,28 @@ def _say(text: str) -> None:
     os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
-def run(server: TritonServer, on_ready: Callable[[TritonServer], None]) -> int:
-    """Serve until told to stop or until tritonserver ends by itself. Returns the exit status."""
-    stopper = Stopper(server)
+def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend: Frontend | None = None) -> int:
+    """Serve until told to stop or until one of the two ends by itself. Returns the exit status."""
+    stopper = Stopper(server, frontend)
     previous = {number: signal.signal(number, stopper) for number in _STOP_SIGNALS}
     try:
         server.start()
-        ready = False
+        if frontend:
+            frontend.start()
+        ready = failed = False
         while server.returncode is None:
             if not ready and not stopper.asked and server.is_ready():
                 ready = True
                 on_ready(server)
+            if frontend and frontend.returncode is not None and not stopper.asked:
+                failed = True
+                _say("the OpenAI frontend has ended; stopping")
+                server.ask_to_stop()
+                break
             time.sleep(_POLL_SECONDS)
-        server.clean_up()
+        server.stop()
+        if frontend:
+            frontend.stop()
         # Whatever else came to us as an orphan: nothing of this server may outlive the command.
         processes.end(processes.family(os.getpid(), processes.snapshot()), grace_seconds=5.0)
     finally:
@@ -71,11 +84,14 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None]) -> int:
     if stopper.asked:
         _say("stopped")
         return 0
+    status = server.returncode
+    if failed or status is None:
+        return 1
     # As shells report a program that a signal has ended.
-    return server.returncode if server.returncode >= 0 else 128 - server.returncode
+    return status if status >= 0 else 128 - status
 
 
-def banner(server: TritonServer) -> str:
+def banner(server: TritonServer, frontend: Frontend | None = None) -> str:
     """What to do with a server that has just become ready."""
     lines = [
         "",
@@ -84,6 +100,8 @@ def banner(server: TritonServer) -> str:
         f"    gRPC     {server.grpc_url}",
         f"    metrics  {server.metrics_url}",
     ]
+    if frontend:
+        lines.append(f"    OpenAI   {frontend.url}")
     if server.models and DEFAULT_MODEL in server.models:
         lines += [
             "  try",

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from tools.installer import processes
@@ -27,21 +27,30 @@ def run(environment: Environment, progress: Progress, pytest_arguments: Sequence
             progress.step(name)
             if _python(environment, module):
                 failed.append(name)
-    progress.step("pytest")
-    # pytest's own status where it alone fails: 5 says that no test was collected.
-    status = _python(environment, ("pytest", *pytest_arguments))
+    status = run_pytest(environment, progress, pytest_arguments)
     if failed:
         progress.step(f"failed: {', '.join(failed)}")
     return status or (1 if failed else 0)
 
 
-def _python(environment: Environment, module: Sequence[str]) -> int:
+def run_pytest(
+    environment: Environment,
+    progress: Progress,
+    arguments: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """pytest alone, with more environment variables. Returns its own status: 5 says that no test was collected."""
+    progress.step("pytest")
+    return _python(environment, ("pytest", *arguments), variables)
+
+
+def _python(environment: Environment, module: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
     """Run a module, and let it clean up after itself when we are told to stop. Raises KeyboardInterrupt after that."""
     processes.adopt_orphans()
     process = subprocess.Popen(
         [str(environment.python), "-m", *module],
         cwd=CHECKOUT,
-        env=child_environment(environment),
+        env=child_environment(environment, variables),
         preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
     )
     told: list[int] = []

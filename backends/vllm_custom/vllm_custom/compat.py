@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
-from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+import numpy.typing as npt
+
+from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
+from vllm_custom.errors import (
+    BackendError,
+    ConfigError,
+    InvalidRequestError,
+    UnavailableError,
+    UnsupportedError,
+    listing,
+)
 
 
 def engine_argument_names() -> list[str]:
@@ -103,6 +114,79 @@ def _usable(engine: Any, trace_headers: Mapping[str, str] | None) -> Mapping[str
     return trace_headers if getattr(config, "otlp_traces_endpoint", None) else None
 
 
+# Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
+# or opens what this backend guards by itself.
+OPENAI_ARGUMENTS = frozenset(
+    {
+        "chat_template_content_format",
+        "default_chat_template_kwargs",
+        "enable_force_include_usage",
+        "enable_per_request_metrics",
+        "enable_prompt_tokens_details",
+        "exclude_tools_when_tool_choice_none",
+        "fingerprint_mode",
+        "fingerprint_value",
+        "response_role",
+        "return_tokens_as_token_ids",
+        "sse_keep_alive_interval",
+        "tool_strict_level",
+        "trust_request_chat_template",
+        "trust_request_mm_kwargs",
+    }
+)
+
+
+def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
+    """Refuse names of parsers that this vLLM does not have.
+
+    Raises:
+        ConfigError: names the parameter, and those there are.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for parameter, name, manager in (
+        ("TOOL_CALL_PARSER", tool_call_parser, ToolParserManager),
+        ("REASONING_PARSER", reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name and name not in known:
+            raise ConfigError(f"config.pbtxt: parameter {parameter}: expected one of {listing(known)}, got {name!r}")
+
+
+async def build_openai_application(engine: Any, served_names: Sequence[str], arguments: Mapping[str, Any]) -> Any:
+    """vLLM's OpenAI application on ``engine``, as ``vllm serve`` builds it; to be called over ASGI.
+
+    Args:
+        engine: the AsyncLLM. Run this on its event loop.
+        served_names: what requests may call the model; answers carry the first.
+        arguments: of vLLM's server, by the names of its command line with underscores.
+    """
+    from types import SimpleNamespace
+
+    from vllm.entrypoints.cli.serve import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the module's new place is not in all versions
+        from vllm.entrypoints.openai.api_server import build_app, init_app_state
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    # The root of a model card: not the path of the weights, which is nobody's business.
+    args.model, args.served_model_name = served_names[0], list(served_names)
+    args.structured_outputs_config = engine.vllm_config.structured_outputs_config
+    args.disable_log_stats = not engine.log_stats
+    args.api_key = None
+    for name, value in arguments.items():
+        setattr(args, name, value)
+    validate_parsed_serve_args(args)
+    tasks = await engine.get_supported_tasks()
+    application = build_app(args, tasks, engine.model_config)
+    await init_app_state(engine, application.state, args, tasks)
+    application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
+    return application
+
+
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     """Compile a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
 
@@ -139,23 +223,57 @@ def media_limits(engine: Any) -> dict[str, int]:
     return dict(engine.renderer.get_mm_processor().info.allowed_mm_limits)
 
 
-def placeholder(engine: Any, modality: str, index: int) -> str | None:
-    """The text that stands for the ``index``-th (from 1) item of ``modality`` in a prompt of this model.
+def placeholder(engine: Any, modality: str, number: int) -> str | None:
+    """The text that stands for the ``number``-th (from 1) item of ``modality`` in a prompt of this model.
 
-    For Qwen-VL that is the pad token alone, without the markers around it, so that a prompt which has only the
-    pad token counts as well.
+    It is what the model's processor looks for. None where it looks for nothing, and puts the media in by itself.
     """
-    config = engine.model_config.hf_config
-    for name in (f"{modality}_token_id", f"{modality}_token_index"):
-        token_id = getattr(config, name, None)
-        if isinstance(token_id, int):
-            return cast(str, engine.get_tokenizer().decode([token_id]))
-    from vllm.model_executor.model_loader import get_model_cls
+    dummy = engine.renderer.get_mm_processor().dummy_inputs
+    before, all_of_them = (dummy.get_dummy_text({modality: count}) for count in (number - 1, number))
+    text = cast(str, all_of_them).removeprefix(before)
+    token_id = getattr(engine.model_config.hf_config, f"{modality}_token_id", None)
+    token = engine.get_tokenizer().decode([token_id]) if isinstance(token_id, int) else None
+    # Without the marks around it where there are any: a prompt that has the token alone counts as well.
+    return token if token and text.count(token) == 1 else text or None
 
-    try:
-        return cast("str | None", get_model_cls(engine.model_config).get_placeholder_str(modality, index))
-    except ValueError:  # vLLM's way to say that the model has no such modality
+
+def embeds_layout(engine: Any) -> EmbedsLayout | None:
+    """What this model takes as embeddings of images; None where enable_mm_embeds is off.
+
+    Raises:
+        UnsupportedError: the model needs more than embeddings and a grid.
+    """
+    model_config = engine.model_config
+    if not model_config.is_multimodal_model or not model_config.multimodal_config.enable_mm_embeds:
         return None
+    parser = engine.renderer.get_mm_processor().info.data_parser
+    fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {VALUES_INPUT}
+    if fields - {GRID_INPUT}:
+        raise UnsupportedError(f"{VALUES_INPUT}: this model needs {listing(fields)} with it, which is not supported")
+    vision = getattr(model_config.hf_config, "vision_config", None)
+    # Qwen3-VL: features of several depths side by side.
+    depths = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    merge = int(vision.spatial_merge_size) if fields and vision is not None else None
+    return EmbedsLayout(model_config.get_inputs_embeds_size() * depths, merge)
+
+
+def join_embeds(pictures: Sequence[Mapping[str, Any]]) -> Any:
+    """Embedded pictures (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
+    import torch
+
+    if all(set(picture) == {VALUES_INPUT} for picture in pictures):
+        return [picture[VALUES_INPUT] for picture in pictures]
+    return {
+        VALUES_INPUT: torch.cat([picture[VALUES_INPUT] for picture in pictures]),
+        GRID_INPUT: torch.stack([picture[GRID_INPUT] for picture in pictures]),
+    }
+
+
+def as_tensor(array: npt.NDArray[Any]) -> Any:
+    """A torch tensor on the array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:

@@ -32,14 +32,22 @@ class Settings(BaseModel):
     image_max_pixels: int
     video_max_frames: int
     media_concurrency: int
+    media_max_items: int
+    media_cache_bytes: int
     allowed_media_domains: tuple[HostPattern, ...]
     allowed_media_networks: tuple[IPv4Network | IPv6Network, ...]
     allowed_local_media_path: str
     media_fetch_timeout_seconds: int
     media_fetch_concurrency: int
+    media_url_cache_bytes: int
     chat_template: str
     max_inflight_requests: int = 0
     lora_dir: str = ""
+    tool_call_parser: str = ""
+    enable_auto_tool_choice: bool = False
+    reasoning_parser: str = ""
+    openai_args: dict[str, Any] = Field(default_factory=dict)
+    openai_paths: tuple[str, ...] = ()
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -102,7 +110,7 @@ def _value(spec: ConfigParameterSpec, text: str | None) -> object:
     if spec.kind is tuple:
         return _list_value(spec, text or "")
     if text is None:
-        return spec.default
+        return spec.parse("") if spec.parse is not None else spec.default
     try:
         value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
         if spec.parse is not None:

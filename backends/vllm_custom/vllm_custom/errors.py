@@ -22,6 +22,10 @@ class InvalidRequestError(BackendError):
     triton_code = "INVALID_ARG"
 
 
+class RefusedMediaError(InvalidRequestError, ValueError):
+    """Media that are refused inside vLLM's renderer; its OpenAI application takes a ValueError for a client's fault."""
+
+
 class NotFoundError(BackendError):
     """The request names something (a LoRA adapter) that this model does not have."""
 

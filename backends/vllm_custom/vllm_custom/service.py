@@ -25,8 +25,15 @@ from vllm_custom.errors import (
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics
-from vllm_custom.request import GenerateCall, TypedInputs, parse_request, read_tensors, split_batch
+from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.openai import (
+    OPENAI_INPUT,
+    OpenAIService,
+    OpenAIStream,
+    check_policy,
+    parse_openai_request,
+)
+from vllm_custom.request import GenerateCall, Tensors, TypedInputs, parse_request, read_tensors, split_batch
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
@@ -56,9 +63,10 @@ class InferenceService:
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
         limits = compat.media_limits(engine)
-        counted = settings.report_custom_metrics and bool(settings.allowed_media_domains)
+        counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
-        self._media = MediaLoader(settings, limits, observe=self._metrics.observe if self._metrics else None)
+        observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
+        self._media = MediaLoader(settings, limits, observe=observe)
         self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
         self._sampling = SamplingBuilder(engine)
         self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
@@ -66,6 +74,8 @@ class InferenceService:
         self._admission = Admission(settings.max_inflight_requests)
         folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
         self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
+        building = OpenAIService.build(engine, settings, chat_template, self._media, handles, self._loras)
+        self._openai = asyncio.run_coroutine_threadsafe(building, upstream.event_loop).result()
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
@@ -80,7 +90,8 @@ class InferenceService:
             self._stream(request, arrival).fail(error)
             return
         loop = self._upstream.event_loop
-        if self._pb.get_input_tensor_by_name(request, _EMBEDDING_INPUT) is not None:
+        embeds = self._has(request, _EMBEDDING_INPUT)
+        if embeds and self._upstream.serves_embeddings:
             embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
             embedding.add_done_callback(lambda _: self._admission.leave())
             return
@@ -89,6 +100,8 @@ class InferenceService:
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
+            if embeds:
+                raise UnsupportedError(f"{_EMBEDDING_INPUT} needs the official vLLM backend r25.11 or later")
             work = self._work(request, stream, arrival)
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))
@@ -108,7 +121,8 @@ class InferenceService:
         """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
         loop = self._upstream.event_loop
         _call_on(loop, self._upstream.request_started)
-        return ResponseStream(
+        kind = OpenAIStream if self._has(request, OPENAI_INPUT) else ResponseStream
+        return kind(
             self._senders,
             request.get_response_sender(),
             on_done=lambda _: _call_on(loop, self._upstream.request_finished),
@@ -116,11 +130,16 @@ class InferenceService:
             request_id=arrival.request_id,
         )
 
+    def _has(self, request: Any, name: str) -> bool:
+        return self._pb.get_input_tensor_by_name(request, name) is not None
+
     def _work(self, request: Any, stream: ResponseStream, arrival: Arrival) -> Coroutine[Any, Any, None]:
         """The coroutine that serves ``request``. Reading and parsing happens here, off the event loop."""
         tensors = read_tensors(request, self._pb.get_input_tensor_by_name, (*_INPUT_NAMES, *self._typed.names))
         rows = split_batch(tensors) if self._settings.max_batch_size > 0 else [tensors]
         parameters = request.parameters()
+        if isinstance(stream, OpenAIStream):
+            return self._openai_work(request, rows, parameters, stream, arrival)
         calls = [parse_request(row, parameters, self._sampling.names, self._typed.values(row)) for row in rows]
         if calls[0].stream and not self._settings.decoupled:
             raise UnsupportedError(
@@ -130,11 +149,22 @@ class InferenceService:
             raise InvalidRequestError(f"stream: true takes one row, got a batch of {len(calls)}")
         stream.additional_outputs = calls[0].additional_outputs
         timeout_us = shortest(request.timeout(), *(call.control.timeout for call in calls))
-        return self._serve(calls, stream, arrival, Deadline(arrival, timeout_us))
+        return self._serve(self._generate(calls, stream, arrival), stream, arrival, Deadline(arrival, timeout_us))
+
+    def _openai_work(
+        self, request: Any, rows: Sequence[Tensors], parameters: str, stream: OpenAIStream, arrival: Arrival
+    ) -> Coroutine[Any, Any, None]:
+        if len(rows) > 1:
+            raise InvalidRequestError(f"{OPENAI_INPUT} takes one row, got a batch of {len(rows)}")
+        call = parse_openai_request(rows[0], parameters)
+        check_policy(call, decoupled=self._settings.decoupled)
+        work = self._openai.serve(call, stream, arrival.request_id)
+        return self._serve(work, stream, arrival, Deadline(arrival, shortest(request.timeout(), call.timeout)))
 
     async def _serve(
-        self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival, deadline: Deadline
+        self, work: Coroutine[Any, Any, None], stream: ResponseStream, arrival: Arrival, deadline: Deadline
     ) -> None:
+        """Run ``work``, which answers through ``stream``; whatever ends it early is answered here."""
         # Not before the task runs: one that is cancelled earlier would never answer.
         task = asyncio.current_task()
         if task is not None:
@@ -142,17 +172,21 @@ class InferenceService:
         try:
             with deadline:
                 await self._check_health()
-                if calls[0].stream:
-                    await self._serve_stream(calls[0], stream, arrival)
-                else:
-                    stream.finish(await _all(self._final(call, arrival) for call in calls))
+                await work
         except asyncio.CancelledError:
             gone = RequestCancelledError("the request was cancelled")
             stream.fail(self._explain(deadline.error() if deadline.expired else gone, arrival.request_id))
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))
         finally:
+            work.close()  # it may not have begun
             self._cancellation.forget(stream)
+
+    async def _generate(self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival) -> None:
+        if calls[0].stream:
+            await self._serve_stream(calls[0], stream, arrival)
+        else:
+            stream.finish(await _all(self._final(call, arrival) for call in calls))
 
     async def _serve_stream(self, call: GenerateCall, stream: ResponseStream, arrival: Arrival) -> None:
         async with self._outputs(call, arrival) as (outputs, _, n):

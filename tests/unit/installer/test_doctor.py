@@ -1,16 +1,19 @@
 """`doctor`: findings, the ways to mend them, and the exit status."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.unit.installer.conftest import add_distribution
-from tools.installer import doctor, environment, hooks, machine, ports
+from tools.installer import checks, doctor, environment, hooks, machine, ports
+from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
-from tools.installer.doctor import Check, Status
+from tools.installer.doctor import Questions
 from tools.installer.environment import Environment
 from tools.installer.interpreter import Interpreter
+from tools.installer.paths import BACKEND_SOURCES, DEFAULT_REPOSITORY
 
 PYTHON = Interpreter(Path("/usr/bin/python3.11"), "3.11.2", Path("/usr"), Path("/usr/lib/libpython3.11.so.1.0"), True)
 
@@ -35,12 +38,12 @@ def examined(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Envir
 
 
 def by_name(name: str) -> Check:
-    return next(check for check in doctor.examine(None, None) if check.name == name)
+    return next(check for check in doctor.examine(Questions()) if check.name == name)
 
 
 @pytest.mark.usefixtures("examined")
 def test_a_good_machine_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(None, None, as_json=False) == 0
+    assert doctor.run(doctor.examine(Questions()), as_json=False) == 0
     assert "all is well" in capsys.readouterr().out
 
 
@@ -48,7 +51,7 @@ def test_a_half_installed_environment_fails_and_says_how_to_go_on(
     examined: Environment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examined.marker.unlink()
-    assert doctor.run(None, None, as_json=True) == 1
+    assert doctor.run(doctor.examine(Questions()), as_json=True) == 1
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert found["environment"]["status"] == "fail"
     assert "build.py install" in found["environment"]["mend"]
@@ -81,7 +84,9 @@ def test_a_base_backend_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("VLLM_BACKEND_DIR", str(tmp_path))
     assert by_name("base backend").status is Status.FAIL
     (tmp_path / "model.py").touch()
-    assert by_name("base backend").status is Status.OK
+    assert "TritonPythonModel: model.py has no such class" in by_name("base backend").found
+    monkeypatch.setenv("VLLM_BACKEND_DIR", str(BACKEND_SOURCES / "vllm"))
+    assert by_name("base backend").found.startswith("stand-in (hash ")
 
 
 @pytest.mark.usefixtures("examined")
@@ -109,11 +114,52 @@ def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.Monke
 
 
 def test_the_table_lines_up() -> None:
-    lines = doctor.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
+    lines = checks.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
     assert lines == ["ok    a       x", "fail  longer  y", "              to mend: z"]
 
 
 @pytest.mark.usefixtures("examined")
 def test_the_cuda_build_without_a_gpu_is_a_warning() -> None:
-    found = {check.name: check for check in doctor.examine("cuda", None)}
+    found = {check.name: check for check in doctor.examine(Questions(flavour="cuda"))}
     assert found["GPU"].status is Status.WARN
+
+
+def test_numpy_2_breaks_the_wheels_stub(examined: Environment) -> None:
+    (examined.site_packages / "numpy-1.26.4.dist-info").rename(examined.site_packages / "numpy-2.1.0.dist-info")
+    add_distribution(examined, "nvidia_pytriton", "0.7.0")
+    check = by_name("numpy")
+    assert (check.status, "breaks on every text tensor" in check.found) == (Status.FAIL, True)
+    assert check.mend.endswith("-m pip install 'numpy<2'")
+
+
+@pytest.mark.parametrize(("mib", "status"), [(64, Status.FAIL), (255, Status.FAIL), (256, Status.OK)])
+def test_a_small_shared_memory_fails(mib: int, status: Status) -> None:
+    check = doctor.shared_memory_check(mib * 1024**2)
+    assert check.status is status
+    assert ("--shm-size=1g" in check.mend) is (status is Status.FAIL)
+
+
+@pytest.mark.usefixtures("examined")
+def test_a_taken_port_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(doctor, "_PORTS", {server.getsockname()[1]: "--http-port"})
+        (check,) = doctor._ports()
+    assert (check.status, check.mend) == (Status.WARN, "serve with --http-port 0")
+
+
+@pytest.mark.usefixtures("examined")
+def test_models_and_a_triton_are_looked_at_where_asked(tmp_path: Path) -> None:
+    asked = Questions(repository=tmp_path, triton=tmp_path / "no", media_urls=("http://a.example/",))
+    found = {check.name: check for check in doctor.examine(asked)}
+    assert found["Triton"].status is Status.FAIL
+    assert found["model repository"].found.endswith("holds no model")
+    without = {check.name: check for check in doctor.examine(Questions(media_urls=("http://a.example/",)))}
+    assert without["media"].mend.startswith("give --model-repository")
+
+
+@pytest.mark.usefixtures("examined")
+def test_gpu_memory_of_another_machine() -> None:
+    asked = Questions(repository=DEFAULT_REPOSITORY, gpu_memory_gib=0.001)
+    found = {check.name: check for check in doctor.examine(asked)}
+    assert found["shapes_vl: GPU memory"].status is Status.FAIL

@@ -18,7 +18,7 @@ class Runs:
         self.failing = failing
         self.modules: list[Sequence[str]] = []
 
-    def __call__(self, environment: Environment, module: Sequence[str]) -> int:
+    def __call__(self, environment: Environment, module: Sequence[str], variables: object = None) -> int:
         self.modules.append(module)
         return self.failing.get(module[0], 0)
 

@@ -58,7 +58,7 @@ def test_it_waits_for_ongoing_requests() -> None:
     time.sleep(0.1)
     assert engine.shut_down_on == []
     ongoing[0] = 0
-    stopper.join(1)
+    stopper.join(10)
     assert engine.shut_down_on == ["vllm-engine"]
 
 
@@ -153,22 +153,22 @@ async def test_a_cancelled_client_cancels_its_task(rooms: Rooms) -> None:
 async def test_a_slow_sender_holds_back_its_own_request_only(rooms: Rooms) -> None:
     class Slow(FakeSender):
         def send(self, response: Any = None, flags: int = 0) -> None:
-            gate.wait(5)
+            gate.wait(60)
             super().send(response, flags)
 
     gate, slow = threading.Event(), Slow()
     reply = rooms.reply(slow)
-    await asyncio.wait_for(reply.room(), 1)
+    await asyncio.wait_for(reply.room(), 10)
     for _ in range(MAX_QUEUED_CHUNKS):
         reply.send({}, final=False)
-    await asyncio.wait_for(rooms.reply(FakeSender()).room(), 1)
+    await asyncio.wait_for(rooms.reply(FakeSender()).room(), 10)
     waiting = asyncio.create_task(reply.room())
     await asyncio.sleep(0.05)
     assert not waiting.done()
     gate.set()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
     for _ in range(1000):
-        await asyncio.wait_for(reply.room(), 1)
+        await asyncio.wait_for(reply.room(), 10)
         reply.send({}, final=False)
     reply.send({}, final=True)
     assert slow.final.wait(5)
@@ -182,7 +182,7 @@ async def test_a_sender_that_fails_does_not_hold_back_its_request(rooms: Rooms) 
 
     reply = rooms.reply(Broken())
     for _ in range(10):
-        await asyncio.wait_for(reply.room(), 1)
+        await asyncio.wait_for(reply.room(), 10)
         reply.send({}, final=False)
 
 

@@ -180,13 +180,15 @@ class Engine:
     """What we ask of vLLM's AsyncLLM outside of generate. Placeholders are ``<image>`` and ``<video>``."""
 
     def __init__(self, generation_config: Mapping[str, Any] | None = None) -> None:
-        tokens = {1: "<image>", 2: "<video>"}
         self.model_config = SimpleNamespace(
             get_diff_sampling_param=lambda: dict(generation_config or {}),
-            hf_config=SimpleNamespace(image_token_id=1, video_token_id=2),
+            hf_config=SimpleNamespace(),
             is_multimodal_model=False,
         )
-        self.get_tokenizer = lambda: SimpleNamespace(decode=lambda ids: tokens[ids[0]])
+        dummy = SimpleNamespace(
+            get_dummy_text=lambda counts: "".join(f"<{name}>" * count for name, count in counts.items())
+        )
+        self.renderer = SimpleNamespace(get_mm_processor=lambda: SimpleNamespace(dummy_inputs=dummy))
         self.loaded: list[Any] = []
         self.adapter_error: Exception | None = None
 

@@ -61,16 +61,32 @@ def test_the_templated_turn_holds_the_media_before_the_text(builder: PromptBuild
     assert [element.field for element in plan.elements] == ["image[0]", "video[0]"]
 
 
+def told(expected: int, modality: str, got: int) -> str:
+    return (
+        f"text_input: expected {expected} {modality} placeholder(s) (<{modality}>), one for each {modality} that was "
+        f"sent, got {got}; without any placeholder the chat template puts the media before the text"
+    )
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (call("<image>", images=2), "has 1 image placeholder(s) '<image>', but 2 image item(s) were sent"),
-        (call("<image><image>", images=1), "has 2 image placeholder(s) '<image>', but 1 image item(s)"),
-        (call("<image>"), "has 1 image placeholder(s) '<image>', but 0 image item(s)"),
-        (call("<image>", images=1, videos=1), "has 0 video placeholder(s) '<video>', but 1 video item(s)"),
+        (
+            call("<image>", images=2),
+            told(2, "image", 1),
+        ),
+        (
+            call("<image><image>", images=1),
+            told(1, "image", 2),
+        ),
+        (call("<image>"), told(0, "image", 1)),
+        (
+            call("<image>", images=1, videos=1),
+            told(1, "video", 0),
+        ),
         (
             call("hi", images=1, parameters='{"apply_chat_template": false}'),
-            "has 0 image placeholder(s) '<image>', but 1 image item(s)",
+            told(1, "image", 0),
         ),
         (call("hi", images=4), "image: at most 3 item(s) per prompt"),
     ],
@@ -95,11 +111,22 @@ def test_a_model_without_a_template_says_so(
 
 
 def test_numbered_placeholders_are_counted_up(media: MediaLoader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, index: f"<|{modality}_{index}|>")
+    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, number: f"<|{modality}_{number}|>")
     builder = PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
     assert not builder.plan(call("<|image_1|> and <|image_2|>", images=2)).templated
-    with pytest.raises(InvalidRequestError, match=r"has 2 image placeholder\(s\) .* but 1 image"):
+    with pytest.raises(InvalidRequestError, match=r"expected 1 image placeholder\(s\) \(<\|image_1\|>\), .* got 2"):
         builder.plan(call("<|image_1|> and <|image_2|>", images=1))
+    with pytest.raises(InvalidRequestError, match=r"expected 3 .* \(<\|image_1\|>, <\|image_2\|>, \.\.\.\), .* got 2"):
+        builder.plan(call("<|image_1|> and <|image_2|>", images=3))
+
+
+def test_a_model_that_puts_media_in_by_itself_needs_neither_placeholders_nor_a_template(
+    media: MediaLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, number: None)
+    assert PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}").plan(call("hi", images=1)).templated
+    monkeypatch.setattr(compat, "chat_template_of", lambda engine: None)
+    assert not PromptBuilder(fakes.Engine(), media, HandleTable(), None).plan(call("hi", images=1)).templated
 
 
 def test_messages_are_taken_with_their_media(builder: PromptBuilder) -> None:

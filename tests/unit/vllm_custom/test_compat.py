@@ -8,7 +8,7 @@ import pytest
 
 from vllm_custom import compat
 from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
-from vllm_custom.media import DecodedMedia, HandleTable, install_connector
+from vllm_custom.media import HandleTable, install_connector
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -22,7 +22,7 @@ def test_request_ids_differ() -> None:
 
 
 @pytest.mark.parametrize(("modality", "expected"), [("image", "<image>"), ("video", "<video>")])
-def test_placeholders_are_the_models_pad_tokens(modality: str, expected: str) -> None:
+def test_placeholders_are_what_the_models_processor_looks_for(modality: str, expected: str) -> None:
     assert compat.placeholder(fakes.Engine(), modality, 1) == expected
     assert compat.placeholder(fakes.Engine(), modality, 2) == expected
 
@@ -96,11 +96,13 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
     connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
-    with table.lend([DecodedMedia("picture", "1")]) as (handle,):
+    with table.lend(["picture"]) as (handle,):
         assert connector.fetch_image(handle) == "picture"
         assert await connector.fetch_image_async(handle) == "picture"
         assert connector.fetch_video(handle) == "picture"
         assert await connector.fetch_video_async(handle) == "picture"
+        assert connector.fetch_image_embedding(handle) == "picture"
+        assert await connector.fetch_image_embedding_async(handle) == "picture"
         for url in ("http://127.0.0.1:1/a.png", "data:image/png;base64,aGk=", "file:///etc/hostname", handle + "0"):
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 connector.fetch_image(url)
@@ -108,6 +110,8 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_async(url)
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 await connector.fetch_audio_async(url)
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                await connector.fetch_image_embedding_async(url)
 
 
 @pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])

@@ -68,8 +68,8 @@ async def test_time_counts_from_the_arrival() -> None:
         await asyncio.wait_for(asyncio.ensure_future(run(1_000_000, 0.5, earlier=5)), 10)
 
 
-@pytest.mark.parametrize("timeout_us", [0, 50_000])
+@pytest.mark.parametrize("timeout_us", [0, 500_000])
 async def test_work_that_is_done_in_time_is_left_alone(timeout_us: int) -> None:
     deadline = await asyncio.ensure_future(run(timeout_us, 0.001))
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.6)
     assert not deadline.expired

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader, loader
+from vllm_custom.media import HandleTable, MediaLoader, loader
 from vllm_custom.media.loader import MediaElement
 
 COLOURS = [RED, GREEN, BLUE]
@@ -45,7 +45,7 @@ async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) 
     decoded = await media.load(
         elements(picture, base64.b64encode(picture), b"data:;base64," + base64.b64encode(picture))
     )
-    assert {item.uuid for item in decoded} == {hashlib.sha256(picture).hexdigest()}
+    assert {item.uuid for item in decoded} == {f"image-{hashlib.sha256(picture).hexdigest()}"}
 
 
 async def test_a_clip_has_another_id_than_the_same_file_as_a_picture(media: MediaLoader) -> None:
@@ -150,7 +150,7 @@ async def test_a_cancelled_request_does_not_wait_for_its_media(
 
 def test_handles_stand_for_media_inside_the_block_only() -> None:
     table = HandleTable()
-    with table.lend([DecodedMedia("first", "1"), DecodedMedia("second", "2")]) as handles:
+    with table.lend(["first", "second"]) as handles:
         assert [table.take(handle) for handle in handles] == ["first", "second"]
         assert [table.take(handle) for handle in handles] == ["first", "second"]
     for handle in handles:
@@ -160,14 +160,14 @@ def test_handles_stand_for_media_inside_the_block_only() -> None:
 
 def test_handles_go_when_the_block_fails() -> None:
     table = HandleTable()
-    with pytest.raises(RuntimeError), table.lend([DecodedMedia("first", "1")]) as handles:
+    with pytest.raises(RuntimeError), table.lend(["first"]) as handles:
         raise RuntimeError
     with pytest.raises(InvalidRequestError):
         table.take(handles[0])
 
 
 def test_every_loan_has_handles_of_its_own() -> None:
-    table, item = HandleTable(), DecodedMedia("x", "1")
+    table, item = HandleTable(), "x"
     with table.lend([item, item]) as first, table.lend([item, item]) as second:
         assert len({*first, *second}) == 4
     with table.lend([]) as none:

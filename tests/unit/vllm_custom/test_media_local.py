@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,12 +162,10 @@ def test_files_that_are_not_there(root: Path, name: str) -> None:
     assert "no such file, or not readable" in refused(root, f"file://{root}/{name}")
 
 
-def test_what_is_no_regular_file_is_refused_at_once(root: Path) -> None:
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "pipe")
-    began = time.monotonic()
     assert "not a regular file" in refused(root, f"file://{root}/pipe")
     assert "not a regular file" in refused(root, f"file://{root}/sub")
-    assert time.monotonic() - began < 1
 
 
 def test_size_is_checked(root: Path) -> None:

@@ -6,39 +6,53 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from vllm_custom.media.metrics import FetchRecord, MediaMetrics
+from vllm_custom.media.metrics import (
+    CacheSizeRecord,
+    DecodeRecord,
+    FetchRecord,
+    LookupRecord,
+    MediaMetrics,
+    ignore,
+    log_refusals,
+)
 from vllm_custom.media.policy import Refusal
 
 
 class MetricFamily:
-    """``pb_utils.MetricFamily``; counters go up only."""
+    """``pb_utils.MetricFamily``; counters go up only. A histogram's value is the list of what it observed."""
 
-    COUNTER = "counter"
-    values: dict[tuple[str, tuple[tuple[str, str], ...]], float]
+    COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], Any]
     threads: set[threading.Thread]
-    made: list[str]
 
     def __init__(self, name: str, description: str, kind: str) -> None:
         assert description.endswith(".")
-        assert kind == self.COUNTER
-        self.made.append(name)
-        self._name = name
+        self._name, self._kind = name, kind
 
-    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802  (the binding's name)
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Any:  # noqa: N802  (the binding's)
+        assert (buckets is not None) == (self._kind == self.HISTOGRAM)
         key = (self._name, tuple(sorted(labels.items())))
         assert key not in self.values, "the binding makes a metric once"
-        self.values[key] = 0.0
+        self.values[key] = [] if buckets else 0.0
 
         def increment(value: float) -> None:
             assert value > 0
+            assert self._kind == self.COUNTER
             self.threads.add(threading.current_thread())
             self.values[key] += value
 
-        return SimpleNamespace(increment=increment)
+        def observe(value: float) -> None:
+            self.values[key].append(value)
+
+        def set_to(value: float) -> None:
+            assert self._kind == self.GAUGE
+            self.values[key] = value
+
+        return SimpleNamespace(increment=increment, observe=observe, set=set_to)
 
 
 def make(errors: list[str]) -> tuple[MediaMetrics, type[MetricFamily]]:
-    family = type("Family", (MetricFamily,), {"values": {}, "threads": set(), "made": []})
+    family = type("Family", (MetricFamily,), {"values": {}, "threads": set()})
     return MediaMetrics(SimpleNamespace(MetricFamily=family), "vl", errors.append), family
 
 
@@ -62,10 +76,58 @@ def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
         ("vllm_custom:media_refusals_total", (model, ("rule", "host"))): 1,
         ("vllm_custom:media_refusals_total", (model, ("rule", "address"))): 1,
         ("vllm_custom:media_fetched_bytes_total", (model,)): 150,
-        ("vllm_custom:media_fetch_seconds_total", (model,)): 2.0,
+        ("vllm_custom:media_fetch_seconds", (model,)): [0.5, 0.25, 0.25, 1.0],
     }
     assert errors == []
     assert threading.current_thread() not in family.threads
+
+
+def test_decoding_and_the_cache_are_counted() -> None:
+    errors: list[str] = []
+    metrics, family = make(errors)
+    for record in (
+        LookupRecord("miss"),
+        DecodeRecord("image", 0.5),
+        CacheSizeRecord(300),
+        LookupRecord("hit"),
+        LookupRecord("hit"),
+        LookupRecord("shared"),
+        DecodeRecord("video", 2.0),
+        CacheSizeRecord(200),
+    ):
+        metrics.observe(record)
+    metrics.close()
+    model = ("model", "vl")
+    assert errors == []
+    assert family.values == {
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "miss"))): 1,
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "hit"))): 2,
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "shared"))): 1,
+        ("vllm_custom:media_decode_seconds", (("modality", "image"), model)): [0.5],
+        ("vllm_custom:media_decode_seconds", (("modality", "video"), model)): [2.0],
+        ("vllm_custom:media_cache_bytes", (model,)): 200,
+    }
+
+
+def test_refused_urls_are_logged_and_all_events_passed_on() -> None:
+    lines: list[str] = []
+    passed: list[object] = []
+    observe = log_refusals(lines.append, passed.append)
+    sent = [
+        FetchRecord("refused", Refusal.HOST, url="http://evil.test/a.png"),
+        FetchRecord("refused", Refusal.MALFORMED),
+        FetchRecord("fetched", url="http://media.test/a.png"),
+        LookupRecord("hit"),
+    ]
+    for record in sent:
+        observe(record)
+    assert passed == sent
+    assert lines == [
+        "[vllm_custom] media refused by rule host: http://evil.test/a.png",
+        "[vllm_custom] media refused by rule malformed: (a malformed URL)",
+    ]
+    log_refusals(lines.append, ignore)(sent[2])
+    assert len(lines) == 2
 
 
 def test_a_report_that_fails_is_logged_and_the_next_one_counts() -> None:
@@ -87,7 +149,7 @@ def test_a_server_without_metrics_is_logged_once() -> None:
     def metric_family(**_: str) -> None:
         raise RuntimeError("metrics not supported")
 
-    metric_family.COUNTER = "counter"  # type: ignore[attr-defined]
+    metric_family.COUNTER = metric_family.GAUGE = metric_family.HISTOGRAM = ""  # type: ignore[attr-defined]
     metrics = MediaMetrics(SimpleNamespace(MetricFamily=metric_family), "vl", errors.append)
     metrics.observe(FetchRecord("fetched"))
     metrics.observe(FetchRecord("fetched"))

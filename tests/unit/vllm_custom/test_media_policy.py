@@ -12,7 +12,7 @@ from yarl import URL
 
 from vllm_custom.hosts import HostPattern, normal_host
 from vllm_custom.media.addresses import AddressRule, refuse_address
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target
+from vllm_custom.media.policy import MediaPolicy, Refusal, Target, loggable
 
 LISTED = (
     "media.example",
@@ -381,3 +381,18 @@ def test_any_text_after_the_scheme_is_refused_or_read_alike_by_aiohttp(text: str
             read = URL(target.url, encoded=True)
             assert (read.scheme, read.raw_host, read.port) == (target.scheme, target.host, target.port)
             assert (read.user, read.password) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://media.test/a.png", "http://media.test/a.png"),
+        (" HTTP://media.test:80/a.png?token=secret#part", "HTTP://media.test:80/a.png"),
+        ("https://user:secret@media.test/a.png", "https://media.test/a.png"),
+        ("https://a@b:secret@media.test?secret", "https://media.test"),
+        ("http://b\xfccher.test/\u2028a", "http://b\\xfccher.test/\\u2028a"),
+    ],
+)
+def test_what_logs_show_of_a_url(url: str, shown: str) -> None:
+    assert loggable(url) == shown
+    assert len(loggable(url + "/x" * 4000)) <= 200

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from vllm_custom.errors import ConfigError
-from vllm_custom.upstream import UpstreamAdapter, load_upstream, loader, releases
-from vllm_custom.upstream.patches import DISABLE_VARIABLE, apply_patches
+from vllm_custom.upstream import UpstreamAdapter, load_upstream, loader, releases, with_current_hooks
+from vllm_custom.upstream.patches import DISABLE_VARIABLE, PatchReport, apply_patches
 from vllm_custom.upstream.releases import fingerprint, release_name
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -163,28 +164,39 @@ def test_patches_before_vllm_come_first_then_by_name(tmp_path: Path) -> None:
     make_patch(tmp_path / "p", "a")
     make_patch(tmp_path / "p", "z", before_vllm=True)
     make_patch(tmp_path / "p", "_private")
-    assert apply_patches(tmp_path / "p", "stand-in", "0.32.0") == ["z", "a", "b"]
+    assert apply_patches(tmp_path / "p", "stand-in", "0.32.0") == PatchReport(("z", "a", "b"))
     assert APPLIED == ["z", "a", "b"]
 
 
 def test_patches_say_themselves_what_they_are_for(tmp_path: Path) -> None:
     make_patch(tmp_path / "p", "release", applies="upstream == 'official r26.01'")
     make_patch(tmp_path / "p", "version", applies="vllm_version.startswith('0.32')")
-    assert apply_patches(tmp_path / "p", "official r26.01", "0.31.0") == ["release"]
-    assert apply_patches(tmp_path / "p", "stand-in", "0.32.1") == ["version"]
-    assert apply_patches(tmp_path / "p", "unknown", "unknown") == []
+    assert apply_patches(tmp_path / "p", "official r26.01", "0.31.0").applied == ("release",)
+    assert apply_patches(tmp_path / "p", "stand-in", "0.32.1").applied == ("version",)
+    assert apply_patches(tmp_path / "p", "unknown", "unknown") == PatchReport()
 
 
 def test_patches_are_switched_off_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         make_patch(tmp_path / "p", name)
-    monkeypatch.setenv(DISABLE_VARIABLE, "a, c")
-    assert apply_patches(tmp_path / "p", "stand-in", "0.32.0") == ["b"]
+    make_patch(tmp_path / "p", "d", applies="False")
+    monkeypatch.setenv(DISABLE_VARIABLE, "a, c,d,")
+    report = apply_patches(tmp_path / "p", "stand-in", "0.32.0")
+    assert report == PatchReport(("b",), ("a", "c"))
+    assert report.describe() == "[b], switched off: [a, c]"
     assert APPLIED == ["b"]
 
 
+def test_a_patch_that_does_not_exist_cannot_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_patch(tmp_path / "p", "one")
+    monkeypatch.setenv(DISABLE_VARIABLE, "one,two")
+    with pytest.raises(ConfigError, match="VLLM_CUSTOM_DISABLE_PATCHES: no patch is called two; accepted: one"):
+        apply_patches(tmp_path / "p", "stand-in", "0.32.0")
+    assert APPLIED == []
+
+
 def test_no_folder_of_patches_is_no_patches(tmp_path: Path) -> None:
-    assert apply_patches(tmp_path / "absent", "stand-in", "0.32.0") == []
+    assert apply_patches(tmp_path / "absent", "stand-in", "0.32.0") == PatchReport()
 
 
 def test_patches_act_before_the_base_is_imported(backend_dir: Path) -> None:
@@ -198,34 +210,90 @@ def test_patches_act_before_the_base_is_imported(backend_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "loop", "event"),
+    ("engine", "loop", "event", "count"),
     [
-        ("_llm_engine", "_event_loop", "_llm_engine_shutdown_event"),
-        ("llm_engine", "_loop", "_shutdown_event"),
+        ("_llm_engine", "_event_loop", "_llm_engine_shutdown_event", "_ongoing_request_count"),
+        ("llm_engine", "_loop", "_shutdown_event", "ongoing_request_count"),
     ],
 )
-async def test_internals_are_found_under_the_names_they_have_had(engine: str, loop: str, event: str) -> None:
+async def test_internals_are_found_under_the_names_they_have_had(
+    engine: str, loop: str, event: str, count: str
+) -> None:
     shutdown = asyncio.Event()
-    model = SimpleNamespace(**{engine: "engine", loop: "loop", event: shutdown}, _ongoing_request_count=0)
+    model = SimpleNamespace(**{engine: "engine", loop: "loop", event: shutdown, count: 0})
     adapter = UpstreamAdapter(model)
     assert (adapter.engine, adapter.event_loop, adapter.shutting_down) == ("engine", "loop", False)
     shutdown.set()
     assert adapter.shutting_down
     adapter.request_started()
-    assert model._ongoing_request_count == 1
+    assert getattr(model, count) == 1
     adapter.request_finished()
-    assert model._ongoing_request_count == 0
+    assert getattr(model, count) == 0
 
 
-@pytest.mark.parametrize("name", ["_infer", "_generate"])
-async def test_the_base_serves_a_request_by_its_own_coroutine(name: str) -> None:
+async def test_the_base_serves_an_embedding_request_by_its_own_coroutine() -> None:
     served: list[str] = []
 
     async def infer(request: str) -> None:
         served.append(request)
 
-    await UpstreamAdapter(SimpleNamespace(**{name: infer})).infer("request")
+    adapter = UpstreamAdapter(SimpleNamespace(_infer=infer))
+    assert adapter.serves_embeddings
+    await adapter.infer("request")
     assert served == ["request"]
+    assert not UpstreamAdapter(SimpleNamespace(_generate=infer)).serves_embeddings
+
+
+class Old:
+    """As releases before r25.01 call their hooks."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.llm_engine = SimpleNamespace(shutdown=lambda: self.calls.append("shutdown"))
+        self.vllm_metrics: object = object()
+
+    def initialize(self) -> None:
+        self.validate_device_config()
+        self.setup_lora()
+
+    def validate_device_config(self) -> None:
+        self.calls.append("old device")
+
+    def setup_lora(self) -> None:
+        self.calls.append("old lora")
+
+    def finalize(self) -> None:
+        self.calls.append("finalize")
+
+
+def test_hooks_of_old_releases_reach_our_overrides_and_theirs_through_super() -> None:
+    class Ours(with_current_hooks(Old)):  # type: ignore[misc]
+        def _validate_device_config(self) -> None:
+            self.calls.append("our device")
+            super()._validate_device_config()
+
+        def _setup_lora(self) -> None:
+            self.calls.append("our lora")
+            super()._setup_lora()
+
+    model = Ours()
+    model.initialize()
+    assert model.calls == ["our device", "old device", "our lora", "old lora"]
+
+
+def test_old_releases_end_their_engine_and_their_metrics() -> None:
+    model: Any = with_current_hooks(Old)()
+
+    model.finalize()
+    assert model.calls == ["finalize", "shutdown"]
+    assert model.vllm_metrics is model.llm_engine is None
+
+
+def test_a_base_with_the_hooks_of_today_is_taken_as_it_is() -> None:
+    class Today:
+        def _setup_lora(self) -> None: ...
+
+    assert with_current_hooks(Today) is Today
 
 
 def test_a_base_without_the_internals_is_named() -> None:

@@ -15,6 +15,7 @@ from vllm_custom.media.loader import MediaElement
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
 _MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
+_EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
@@ -63,6 +64,27 @@ def with_handles(
         else dict(message)
         for message in messages
     ]
+
+
+def with_embeds(
+    messages: Sequence[dict[str, Any]], pictures: Sequence[Sequence[str]], handles: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The messages with embedded pictures at the start of the first one's parts.
+
+    Args:
+        messages: as :func:`with_handles` gives them.
+        pictures: names of the fields of each picture.
+        handles: one for each field of each picture, in order.
+    """
+    given = iter(handles)
+    parts: list[dict[str, Any]] = []
+    for fields in pictures:
+        named = {name: next(given) for name in fields}
+        (first, *others) = named.values()
+        # vLLM takes a lone tensor by itself, and several by their names.
+        parts.append({"type": _EMBEDS_PART, _EMBEDS_PART: named if others else first})
+    first_message, *following = messages
+    return [dict(first_message, content=[*parts, *first_message["content"]]), *following] if parts else list(messages)
 
 
 def _content_media(content: Any, where: str) -> list[MediaElement]:

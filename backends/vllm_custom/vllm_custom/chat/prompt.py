@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
+
 from vllm_custom import compat
 from vllm_custom.chat import messages as chat_messages
-from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.chat.placeholders import Placeholders
+from vllm_custom.embeds import ImageEmbeds
+from vllm_custom.errors import UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
 from vllm_custom.request import GenerateCall
@@ -30,11 +35,15 @@ class RenderedPrompt:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """How a prompt will be made: through the template (``messages``) or as it is (None), and its media."""
+    """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
+
+    ``embedded`` has the fields of each picture that came as embeddings, by vLLM's names.
+    """
 
     templated: bool
     messages: Sequence[Mapping[str, Any]] | None
     elements: Sequence[MediaElement]
+    embedded: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
 
 
 class PromptBuilder:
@@ -45,7 +54,8 @@ class PromptBuilder:
         self._media = media
         self._handles = handles
         self._template = template
-        self._placeholder = functools.cache(functools.partial(compat.placeholder, engine))
+        self._embeds_layout = functools.cache(functools.partial(compat.embeds_layout, engine))
+        self._placeholders = Placeholders(functools.partial(compat.placeholder, engine), media.modalities)
         self._has_template = template is not None or compat.chat_template_of(engine) is not None
 
     def plan(self, call: GenerateCall) -> PromptPlan:
@@ -66,18 +76,34 @@ class PromptBuilder:
                 for index, raw in enumerate(raws)
             ]
             messages = chat_messages.user_turn(text, elements)
-        self._media.check_counts(elements)
+        counts = Counter(element.modality for element in elements)
+        self._media.check_counts(counts)
+        embedded = self._embedded(call.embeds, counts) if call.embeds is not None else []
         templated = call.templated
         if call.messages is None and not templated:
-            found = {modality: self._count(text, modality) for modality in self._media.modalities}
-            templated = bool(elements) and not any(found.values()) if templated is None else templated
+            found = self._placeholders.count(text)
+            templated = self._needs_template(counts, found) if templated is None else templated
             if not templated:
-                self._check_placeholders(found, elements)
+                self._placeholders.check(found, counts)
         if templated and not self._has_template:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
-        return PromptPlan(bool(templated), messages if templated else None, elements)
+        return PromptPlan(bool(templated), messages if templated else None, elements, embedded)
+
+    def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
+        """The fields of each embedded picture, checked; they are added to ``counts``."""
+        layout = self._embeds_layout()
+        embeds.check(layout)
+        self._media.check_counts({"image": embeds.count}, embedded=True)
+        counts["image"] = embeds.count
+        return embeds.per_image(layout.merge if layout else None)
+
+    def _needs_template(self, counts: Mapping[str, int], found: Mapping[str, int]) -> bool:
+        """Whether the template has to put the media in; models whose processor does so may have no template."""
+        if not counts or any(found.values()):
+            return False
+        return self._has_template or any(self._placeholders.needed(modality) for modality in counts)
 
     async def render(self, call: GenerateCall, plan: PromptPlan) -> RenderedPrompt:
         """Decode the media and render the prompt.
@@ -86,56 +112,45 @@ class PromptBuilder:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
         decoded = await self._media.load(plan.elements)
-        if plan.messages is not None:
-            return await self._render_chat(call, plan.messages, decoded)
-        return await self._render_text(call, plan.elements, decoded)
+        embedded = [{name: compat.as_tensor(field) for name, field in picture.items()} for picture in plan.embedded]
+        if plan.messages is None:
+            return await self._render_text(call, plan.elements, decoded, embedded)
+        tensors = [tensor for picture in embedded for tensor in picture.values()]
+        with self._handles.lend([*(item.data for item in decoded), *tensors]) as handles:
+            media, rest = handles[: len(decoded)], handles[len(decoded) :]
+            messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
+            messages = chat_messages.with_embeds(messages, [list(picture) for picture in embedded], rest)
+            return await self._render_chat(call, messages)
 
     async def _render_text(
-        self, call: GenerateCall, elements: Sequence[MediaElement], decoded: Sequence[DecodedMedia]
+        self,
+        call: GenerateCall,
+        elements: Sequence[MediaElement],
+        decoded: Sequence[DecodedMedia],
+        embedded: Sequence[Mapping[str, Any]],
     ) -> RenderedPrompt:
         prompt: dict[str, Any] = {"prompt": call.text or ""}
         if decoded:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
+        if embedded:
+            prompt.setdefault("multi_modal_data", {})["image"] = compat.join_embeds(embedded)
+            prompt.setdefault("multi_modal_uuids", {})["image"] = [None] * len(embedded)  # vLLM hashes them itself
         if call.control.mm_processor_kwargs:
             prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
         return RenderedPrompt(await compat.render_text(self._engine, prompt, templated=False), templated=False)
 
-    async def _render_chat(
-        self, call: GenerateCall, messages: Sequence[Mapping[str, Any]], decoded: Sequence[DecodedMedia]
-    ) -> RenderedPrompt:
-        with self._handles.lend(decoded) as handles:
-            rendered = await compat.render_chat(
-                self._engine,
-                chat_messages.with_handles(messages, handles, [item.uuid for item in decoded]),
-                template=self._template,
-                template_kwargs={"add_generation_prompt": call.control.add_generation_prompt}
-                | call.control.chat_template_kwargs,
-                processor_kwargs=call.control.mm_processor_kwargs,
-                keep_text=call.exclude_input is False,
-            )
+    async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+        rendered = await compat.render_chat(
+            self._engine,
+            messages,
+            template=self._template,
+            template_kwargs={"add_generation_prompt": call.control.add_generation_prompt}
+            | call.control.chat_template_kwargs,
+            processor_kwargs=call.control.mm_processor_kwargs,
+            keep_text=call.exclude_input is False,
+        )
         return RenderedPrompt(rendered, templated=True)
-
-    def _count(self, text: str, modality: str) -> int:
-        first, second = self._placeholder(modality, 1), self._placeholder(modality, 2)
-        if not first or not second:
-            return 0
-        if first == second:
-            return text.count(first)
-        count = 0  # models that number their placeholders: <|image_1|>, <|image_2|>, ...
-        while (following := self._placeholder(modality, count + 1)) and following in text:
-            count += 1
-        return count
-
-    def _check_placeholders(self, found: Mapping[str, int], elements: Sequence[MediaElement]) -> None:
-        for modality, placeholders in found.items():
-            items = sum(element.modality == modality for element in elements)
-            if items != placeholders:
-                token = self._placeholder(modality, 1)
-                raise InvalidRequestError(
-                    f"text_input: has {placeholders} {modality} placeholder(s) {token!r}, but {items} {modality} "
-                    f"item(s) were sent; expected as many placeholders as items, or none at all"
-                )
 
 
 def _by_modality(elements: Sequence[MediaElement], values: Sequence[Any]) -> dict[str, list[Any]]:

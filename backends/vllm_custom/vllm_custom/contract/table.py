@@ -7,6 +7,7 @@ the same name and with the same meaning.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,19 @@ def _folder(text: str) -> str:
     return text
 
 
+def _json_object(text: str) -> dict[str, object]:
+    value = json.loads(text) if text else {}
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _route(text: str) -> str:
+    if not text.startswith("/") or not text.isascii():
+        raise ValueError(text)
+    return text
+
+
 INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec(
         "text_input",
@@ -81,7 +95,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url). "
-        "Exactly one of text_input and messages is given.",
+        "Exactly one of text_input, messages and openai_request is given.",
     ),
     TensorSpec(
         "image",
@@ -97,6 +111,20 @@ INPUTS: tuple[TensorSpec, ...] = (
         (-1,),
         "Clips, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
         "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
+    ),
+    TensorSpec(
+        "image_embeds",
+        "TYPE_FP32",
+        (-1, -1),
+        "In place of image: what the model's vision encoder gives, [rows, hidden size], the pictures one after the "
+        "other. May be declared TYPE_FP16. Needs enable_mm_embeds in model.json.",
+    ),
+    TensorSpec(
+        "image_grid_thw",
+        "TYPE_INT64",
+        (-1, 3),
+        "With image_embeds, for models that lay pictures out in a grid (Qwen-VL and others): patches of each picture "
+        "in time, height and width. For other models all rows are one picture.",
     ),
     TensorSpec(
         "stream",
@@ -131,6 +159,13 @@ INPUTS: tuple[TensorSpec, ...] = (
         (1,),
         "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
         official=True,
+    ),
+    TensorSpec(
+        "openai_request",
+        "TYPE_STRING",
+        (1,),
+        'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
+        "`method` (default: GET without a body, else POST) and `headers`. Stands alone. See [OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
@@ -168,6 +203,24 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         (1,),
         "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
         "prompt_logprobs was not set, and in a stream after the response that held them.",
+    ),
+    TensorSpec(
+        "openai_response",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the next part of the answer's body. In a stream one or more whole server-sent events.",
+    ),
+    TensorSpec(
+        "openai_status",
+        "TYPE_INT32",
+        (1,),
+        "For openai_request: the HTTP status, in the first response; 0 in those that follow.",
+    ),
+    TensorSpec(
+        "openai_headers",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the HTTP headers as a JSON object, in the first response; {} in those that follow.",
     ),
 )
 
@@ -272,6 +325,21 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
     ),
     ConfigParameterSpec(
+        "MEDIA_MAX_ITEMS",
+        int,
+        128,
+        "Images, clips and other media of one prompt together; limit_mm_per_prompt in model.json limits each kind.",
+        minimum=1,
+    ),
+    ConfigParameterSpec(
+        "MEDIA_CACHE_BYTES",
+        int,
+        256 * 1024 * 1024,
+        "Decoded media that are kept, by a hash of their content, so that media which come again are not decoded "
+        "again; the least recently used go first. 0: none are kept.",
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
         "ALLOWED_MEDIA_DOMAINS",
         tuple,
         (),
@@ -309,6 +377,14 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_FETCH_CONCURRENCY", int, 32, "URLs that are fetched at a time; the others wait.", minimum=1
     ),
     ConfigParameterSpec(
+        "MEDIA_URL_CACHE_BYTES",
+        int,
+        0,
+        "Files fetched by URL that are kept, as far as their servers allow it (Cache-Control, ETag). 0: none, each URL "
+        "is fetched each time.",
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
         "CHAT_TEMPLATE",
         str,
         "",
@@ -327,6 +403,44 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "A folder (relative paths: from the version folder) whose subfolders with an adapter_config.json are LoRA "
         "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Needs "
         "enable_lora in model.json.",
+    ),
+    ConfigParameterSpec(
+        "TOOL_CALL_PARSER",
+        str,
+        "",
+        "For openai_request: vLLM's parser that makes tool calls of the model's text, as `--tool-call-parser` of "
+        "`vllm serve`.",
+    ),
+    ConfigParameterSpec(
+        "ENABLE_AUTO_TOOL_CHOICE",
+        bool,
+        False,
+        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Needs TOOL_CALL_PARSER.',
+    ),
+    ConfigParameterSpec(
+        "REASONING_PARSER",
+        str,
+        "",
+        "For openai_request: vLLM's parser that tells the model's reasoning from its answer, as `--reasoning-parser`; "
+        "the engine argument reasoning_parser in model.json means the same.",
+    ),
+    ConfigParameterSpec(
+        "OPENAI_ARGS",
+        str,
+        "",
+        "For openai_request: further arguments of vLLM's OpenAI server as a JSON object, such as "
+        '`{"enable_force_include_usage": true}`; those that concern its answers only.',
+        parse=_json_object,
+        allowed="a JSON object",
+    ),
+    ConfigParameterSpec(
+        "OPENAI_PATHS",
+        tuple,
+        (),
+        "For openai_request: routes of vLLM's application that may be called beside those of the OpenAI API, separated "
+        "by commas, such as `/v1/messages`. Some change the engine for everybody; see [OpenAI](openai.md).",
+        parse=_route,
+        allowed="a list of paths such as /v1/messages",
     ),
 )
 

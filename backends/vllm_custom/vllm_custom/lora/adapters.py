@@ -66,6 +66,13 @@ class LoraAdapters:
         self._current: dict[str, _Version] = {}
         self._cleaning: set[asyncio.Task[None]] = set()
 
+    async def names(self) -> list[str]:
+        """All adapters of this model, those of multi_lora.json first."""
+        if not self._enabled:
+            return []
+        found = await self._folder.adapters() if self._folder is not None else {}
+        return list(dict.fromkeys([*self._fixed, *found]))
+
     async def check(self, name: str | None) -> None:
         """Refuse an adapter that is not there.
 

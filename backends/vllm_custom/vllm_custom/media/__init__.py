@@ -2,6 +2,6 @@
 
 from vllm_custom.media.connector import HandleTable, install_connector
 from vllm_custom.media.loader import DecodedMedia, MediaLoader
-from vllm_custom.media.metrics import MediaMetrics
+from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
 
-__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "MediaMetrics", "install_connector"]
+__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "MediaMetrics", "ignore", "install_connector", "log_refusals"]

@@ -9,28 +9,47 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.loader import DecodedMedia
+from vllm_custom.errors import InvalidRequestError, RefusedMediaError
 
 CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
 
 
+@dataclass(frozen=True)
+class _Promise:
+    """Media that are loaded when the renderer asks for them."""
+
+    get: Callable[[int], Awaitable[Any]]
+    index: int
+
+
 class HandleTable:
-    """Decoded media by handle. Handles are random, so that no client can name another request's media."""
+    """Media by handle. Handles are random, so that no client can name another request's media."""
 
     def __init__(self) -> None:
         self._items: dict[str, Any] = {}
 
     @contextmanager
-    def lend(self, media: Sequence[DecodedMedia]) -> Iterator[list[str]]:
-        """Handles for ``media``, valid inside the ``with`` block."""
-        handles = [f"{_PREFIX}{uuid.uuid4().hex}" for _ in media]
-        self._items.update(zip(handles, (item.data for item in media), strict=True))
+    def lend(self, media: Sequence[Any]) -> Iterator[list[str]]:
+        """Handles for ``media`` (decoded pictures, clips, tensors), valid inside the ``with`` block."""
+        with self._hold(media) as handles:
+            yield handles
+
+    @contextmanager
+    def promise(self, get: Callable[[int], Awaitable[Any]], count: int) -> Iterator[list[str]]:
+        """Handles for ``count`` media, valid inside the ``with`` block; ``get(index)`` gives one when it is wanted."""
+        with self._hold([_Promise(get, index) for index in range(count)]) as handles:
+            yield handles
+
+    @contextmanager
+    def _hold(self, items: Sequence[Any]) -> Iterator[list[str]]:
+        handles = [f"{_PREFIX}{uuid.uuid4().hex}" for _ in items]
+        self._items.update(zip(handles, items, strict=True))
         try:
             yield handles
         finally:
@@ -38,14 +57,29 @@ class HandleTable:
                 del self._items[handle]
 
     def take(self, url: str) -> Any:
-        """The media that ``url`` stands for.
+        """The media that ``url`` stands for, which have been loaded.
 
         Raises:
-            InvalidRequestError: ``url`` is not a handle.
+            RefusedMediaError: ``url`` is not a handle, or one of media that are not loaded yet.
         """
-        if url not in self._items:
-            raise InvalidRequestError("this media reference was not resolved by the media rules of the model")
-        return self._items[url]
+        item = self._items.get(url)
+        if item is None or isinstance(item, _Promise):
+            raise RefusedMediaError("this media reference was not resolved by the media rules of the model")
+        return item
+
+    async def take_async(self, url: str) -> Any:
+        """The media that ``url`` stands for, loaded now if they were promised.
+
+        Raises:
+            RefusedMediaError: ``url`` is not a handle, or its media are refused.
+        """
+        item = self._items.get(url)
+        if not isinstance(item, _Promise):
+            return self.take(url)
+        try:
+            return await item.get(item.index)
+        except InvalidRequestError as error:
+            raise RefusedMediaError(str(error)) from error
 
 
 def install_connector(table: HandleTable) -> None:
@@ -60,4 +94,10 @@ def install_connector(table: HandleTable) -> None:
             return table.take(url)
 
         async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
-            return table.take(url)
+            return await table.take_async(url)
+
+        def fetch_image_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_image_embedding_async(self, data: str) -> Any:
+            return table.take(data)

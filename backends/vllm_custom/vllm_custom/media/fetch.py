@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import aiohttp
@@ -25,7 +25,8 @@ from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address
+from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address, loggable
+from vllm_custom.media.url_cache import UrlCache
 
 _CONNECT_SECONDS = 10.0
 _LOOK_UP_THREADS = 8
@@ -73,10 +74,14 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """What a server sent; ``coding`` is its Content-Encoding, empty for none."""
+    """What a server sent; ``coding`` is its Content-Encoding, empty for none. ``kept`` says that it came earlier."""
 
     data: bytearray
     coding: str = ""
+    kept: bool = False
+
+    def __len__(self) -> int:
+        return len(self.data)
 
     def decoded(self, field: str, max_bytes: int) -> bytes:
         """The file itself. Blocking: it may have to be unpacked, which stops at ``max_bytes``.
@@ -100,11 +105,12 @@ class Body:
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """Bytes of one body, seconds for one URL from look-up to last byte, and fetches at a time."""
+    """Bytes of one body, seconds for one URL from look-up to last byte, fetches at a time, and bytes that are kept."""
 
     max_bytes: int
     timeout_seconds: float
     concurrency: int
+    cache_bytes: int = 0
 
 
 class Fetcher:
@@ -123,6 +129,7 @@ class Fetcher:
         self._resolver = resolver or SystemResolver()
         self._tls = tls or ssl.create_default_context()
         self._observe = observe
+        self._cache: UrlCache[Body] = UrlCache(limits.cache_bytes)
         self._slots = asyncio.Semaphore(limits.concurrency)
 
     def check(self, text: str, field: str) -> Target:
@@ -133,7 +140,8 @@ class Fetcher:
         """
         decision = self._policy.check_url(text)
         if isinstance(decision, Refusal):
-            self._observe(FetchRecord("refused", decision))
+            shown = "" if decision is Refusal.MALFORMED else loggable(text)
+            self._observe(FetchRecord("refused", decision, url=shown))
             raise InvalidRequestError(f"{field}: {_explain(decision, redirected=False)}")
         return decision
 
@@ -160,9 +168,9 @@ class Fetcher:
         seconds = self._limits.timeout_seconds
         async with self._slots:
             try:
-                with self._observed() as done:
+                with self._observed(target) as done:
                     body = await asyncio.wait_for(self._follow(session, target), seconds)
-                    done(len(body.data))
+                    done(body)
                 return body
             except FetchError as error:
                 raise InvalidRequestError(f"{field}: {error}") from error
@@ -179,14 +187,14 @@ class Fetcher:
         self._resolver.close()
 
     @contextmanager
-    def _observed(self) -> Iterator[Callable[[int], None]]:
+    def _observed(self, target: Target) -> Iterator[Callable[[Body], None]]:
         """Report how the block ends; it says so where it got a body."""
         began = time.monotonic()
         result, rule, size = "failed", None, 0
 
-        def done(body_size: int) -> None:
+        def done(body: Body) -> None:
             nonlocal result, size
-            result, size = "fetched", body_size
+            result, size = ("cached", 0) if body.kept else ("fetched", len(body))
 
         try:
             yield done
@@ -198,16 +206,20 @@ class Fetcher:
             result = "refused" if rule else "failed"
             raise
         finally:
-            self._observe(FetchRecord(result, rule, size, time.monotonic() - began))
+            self._observe(FetchRecord(result, rule, size, time.monotonic() - began, loggable(target.url)))
 
     async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
         hops = 0
         while True:
             _checked_addresses.set(await self._addresses(target, redirected=hops > 0))
-            async with session.get(URL(target.url, encoded=True), allow_redirects=False) as response:
+            kept = self._cache.fresh(target.url)
+            if kept is not None:
+                return replace(kept, kept=True)
+            headers = self._cache.validators(target.url)
+            async with session.get(URL(target.url, encoded=True), headers=headers, allow_redirects=False) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECT_STATUSES or location is None:
-                    return await self._body(response)
+                    return await self._answer(target, response)
             hops += 1
             decision = self._policy.check_redirect(target, location, hops)
             if isinstance(decision, Refusal):
@@ -225,6 +237,15 @@ class Fetcher:
         if self._policy.check_addresses(addresses) is not None:
             raise FetchError(_explain(Refusal.ADDRESS, redirected=redirected), Refusal.ADDRESS)
         return addresses
+
+    async def _answer(self, target: Target, response: aiohttp.ClientResponse) -> Body:
+        if response.status == 304:
+            kept = self._cache.renew(target.url, response.headers)
+            if kept is not None:
+                return replace(kept, kept=True)
+        body = await self._body(response)
+        self._cache.keep(target.url, response.headers, body)
+        return body
 
     async def _body(self, response: aiohttp.ClientResponse) -> Body:
         if response.status != 200:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.local import LocalFiles
-from vllm_custom.media.metrics import Observe, ignore
+from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Target
 from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
 from vllm_custom.media.video import decode_video
 
+_T = TypeVar("_T")
 # Gives the encoded file; blocking, so it is called in the threads.
 _Read = Callable[[], bytes]
 
@@ -34,7 +38,8 @@ class DecodedMedia:
 
     Attributes:
         data: a PIL image (RGB), or for video an array [frames, height, width, 3] with its metadata.
-        uuid: a hash of everything that decides ``data``; vLLM's caches trust it, so no client may choose it.
+        uuid: names everything that decides ``data``: modality, options, and a hash of the file. Our cache and vLLM's
+            know the item by it and trust it, so no client may choose it.
     """
 
     data: Any
@@ -64,7 +69,9 @@ class MediaLoader:
         self._settings = settings
         self._limits = limits
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
-        self._fetcher = fetcher or (_fetcher(settings, observe or ignore) if settings.allowed_media_domains else None)
+        self._observe = observe or ignore
+        self._cache = MediaCache(settings.media_cache_bytes, self._observe)
+        self._fetcher = fetcher or (_fetcher(settings, self._observe) if settings.allowed_media_domains else None)
         root = settings.allowed_local_media_path
         self._files = LocalFiles(Path(root)) if root else None
 
@@ -80,7 +87,7 @@ class MediaLoader:
             InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
                 else the first element (in order) that is refused.
         """
-        self.check_counts(elements)
+        self.check_counts(Counter(element.modality for element in elements))
         sources = [self._locate(element) for element in elements]
         async with AsyncExitStack() as stack:
             session = None
@@ -90,17 +97,24 @@ class MediaLoader:
                 self._load(element, source, session) for element, source in zip(elements, sources, strict=True)
             )
 
-    def check_counts(self, elements: Sequence[MediaElement]) -> None:
-        """Refuse more items than limit_mm_per_prompt and the model allow, before any work is done on them."""
-        for modality in dict.fromkeys(element.modality for element in elements):
-            count = sum(element.modality == modality for element in elements)
+    def check_counts(self, counts: Mapping[str, int], *, embedded: bool = False) -> None:
+        """Refuse more items than the model, limit_mm_per_prompt and MEDIA_MAX_ITEMS allow, before any work is done.
+
+        Args:
+            counts: modality to the number of its items.
+            embedded: they are embeddings, which vLLM takes also where the limit is 0 (no encoder is loaded then).
+        """
+        for modality, count in counts.items():
             limit = self._limits.get(modality, 0)
-            if limit == 0:
+            if limit == 0 and not embedded:
                 raise InvalidRequestError(f"{modality}: this model takes no {modality} input")
-            if count > limit:
+            if count > limit > 0:
                 raise InvalidRequestError(
                     f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
                 )
+        total, most = sum(counts.values()), self._settings.media_max_items
+        if total > most:
+            raise InvalidRequestError(f"{total} media items; MEDIA_MAX_ITEMS of this model is {most}")
 
     def close(self) -> None:
         """Stop the threads; items that wait are dropped."""
@@ -130,17 +144,28 @@ class MediaLoader:
             assert session is not None
             body = await self._fetcher.fetch(session, source, element.field)
             source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._decode, element, source)
+        encoded, uuid = await self._in_thread(self._read, element, source)
+        data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded))
+        return DecodedMedia(data, uuid)
 
-    def _decode(self, element: MediaElement, read: _Read) -> DecodedMedia:
-        settings = self._settings
+    def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    def _read(self, element: MediaElement, read: _Read) -> tuple[bytes, str]:
         encoded = read()
-        digest = hashlib.sha256(encoded)
-        if element.modality == "image":
-            return DecodedMedia(decode_image(encoded, element.field, settings.image_max_pixels), digest.hexdigest())
-        digest.update(f"frames={settings.video_max_frames}".encode())
-        video = decode_video(encoded, element.field, settings.image_max_pixels, settings.video_max_frames)
-        return DecodedMedia(video, digest.hexdigest())
+        # Modality and options are in front of the hash and not in it: no file can be made to have another item's name.
+        options = f"-{self._settings.video_max_frames}" if element.modality == "video" else ""
+        return encoded, f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
+
+    def _decode(self, element: MediaElement, encoded: bytes) -> Any:
+        settings = self._settings
+        began = time.perf_counter()
+        try:
+            if element.modality == "image":
+                return decode_image(encoded, element.field, settings.image_max_pixels)
+            return decode_video(encoded, element.field, settings.image_max_pixels, settings.video_max_frames)
+        finally:
+            self._observe(DecodeRecord(element.modality, time.perf_counter() - began))
 
 
 async def _in_order(jobs: Iterable[Coroutine[Any, Any, DecodedMedia]]) -> list[DecodedMedia]:
@@ -161,6 +186,11 @@ def _text(raw: bytes) -> str:
 def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
     return Fetcher(
         MediaPolicy(settings.allowed_media_domains, settings.allowed_media_networks),
-        FetchLimits(settings.media_max_bytes, settings.media_fetch_timeout_seconds, settings.media_fetch_concurrency),
+        FetchLimits(
+            settings.media_max_bytes,
+            settings.media_fetch_timeout_seconds,
+            settings.media_fetch_concurrency,
+            settings.media_url_cache_bytes,
+        ),
         observe=observe,
     )

@@ -18,6 +18,7 @@ from vllm_custom.media.addresses import AddressRule, refuse_address
 
 MAX_REDIRECTS = 3
 _MAX_URL = 8000  # characters; RFC 9110, section 4.1, asks for that many, and servers rarely take more
+_MAX_LOGGED = 200  # characters
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?:#.*)?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]{0,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -119,6 +120,14 @@ class MediaPolicy:
 def literal_address(target: Target) -> str | None:
     """The address in the URL itself, which needs no look-up."""
     return target.host if literal(target.host) else None
+
+
+def loggable(text: str) -> str:
+    """A URL that is not malformed, for a log: in ASCII, without credentials, query and fragment, and not too long."""
+    scheme, separator, rest = re.split("[?#]", text.strip(), maxsplit=1)[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    shown = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    return shown.encode("ascii", "backslashreplace").decode()[:_MAX_LOGGED]
 
 
 def _parse(text: str) -> Target | Refusal:

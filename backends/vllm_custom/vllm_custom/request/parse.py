@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
@@ -29,6 +30,7 @@ class GenerateCall:
         additional_outputs: names of the optional outputs that the client asked for.
         sampling: request parameters that are fields of vLLM's SamplingParams, as sent.
         control: the other request parameters.
+        embeds: embeddings of images, in place of images.
     """
 
     text: str | None
@@ -39,6 +41,7 @@ class GenerateCall:
     sampling: Mapping[str, Any]
     control: ControlParameters
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    embeds: ImageEmbeds | None = None
 
     @property
     def templated(self) -> bool | None:
@@ -75,11 +78,11 @@ def parse_request(
     Raises:
         InvalidRequestError: names the input or parameter, its value, and what is accepted.
     """
-    text = _text(tensors, "text_input")
+    text = text_of(tensors, "text_input")
     messages = _messages(tensors)
     if (text is None) == (messages is None):
         raise InvalidRequestError("exactly one of the inputs text_input and messages is required")
-    sampling, control = parse_parameters(parameters, _text(tensors, "sampling_parameters"), sampling_names, typed)
+    sampling, control = parse_parameters(parameters, text_of(tensors, "sampling_parameters"), sampling_names, typed)
     call = GenerateCall(
         text=text,
         messages=messages,
@@ -93,6 +96,7 @@ def parse_request(
         ),
         sampling=sampling,
         control=control,
+        embeds=read_embeds(tensors.get(VALUES_INPUT), tensors.get(GRID_INPUT)),
     )
     _check_together(call)
     return call
@@ -106,6 +110,10 @@ def _check_together(call: GenerateCall) -> None:
         raise InvalidRequestError(
             f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
         )
+    if call.embeds is not None and call.messages is not None:
+        raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")
+    if call.embeds is not None and "image" in call.media:
+        raise InvalidRequestError(f"{VALUES_INPUT}: is in place of image; the request has both")
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false is not possible with messages")
 
@@ -121,7 +129,12 @@ def _flag(tensors: Tensors, name: str) -> bool | None:
     return bool(_single(tensors, name)) if name in tensors else None
 
 
-def _text(tensors: Tensors, name: str) -> str | None:
+def text_of(tensors: Tensors, name: str) -> str | None:
+    """The one element of the tensor ``name`` as text; None where it is absent.
+
+    Raises:
+        InvalidRequestError: another number of elements, or not UTF-8.
+    """
     if name not in tensors:
         return None
     value = _single(tensors, name)
@@ -139,7 +152,7 @@ def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:
 
 
 def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
-    text = _text(tensors, "messages")
+    text = text_of(tensors, "messages")
     if text is None:
         return None
     try:

@@ -12,12 +12,13 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from vllm_custom.errors import BackendError, InternalError
 from vllm_custom.responses.build import ResponseBuilder
-from vllm_custom.responses.delta import ResponseDelta
 
 
 class Log(Protocol):
@@ -26,6 +27,16 @@ class Log(Protocol):
     def log_info(self, message: str) -> None: ...
     def log_warn(self, message: str) -> None: ...
     def log_error(self, message: str) -> None: ...
+
+
+class Delta(Protocol):
+    """What is new of one row of a request."""
+
+    def add(self, later: Any) -> None:
+        """Append what came later."""
+
+    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+        """Output name to array."""
 
 
 class ResponseStream:
@@ -55,7 +66,7 @@ class ResponseStream:
         self._request_id = request_id
         self._lock = threading.Lock()
         self._asking = threading.Lock()
-        self._pending: deque[list[ResponseDelta]] = deque()
+        self._pending: deque[Sequence[Delta]] = deque()
         self._error: BackendError | None = None
         self._closed = False
         self._busy = False
@@ -75,11 +86,11 @@ class ResponseStream:
         with self._asking:
             return not self._closed and bool(self._sender.is_cancelled())
 
-    def push(self, rows: list[ResponseDelta]) -> None:
+    def push(self, rows: Sequence[Delta]) -> None:
         """Queue a response: one delta per row of the request."""
         self._hand_in(rows, None, close=False)
 
-    def finish(self, rows: list[ResponseDelta]) -> None:
+    def finish(self, rows: Sequence[Delta]) -> None:
         """Queue the final response."""
         self._hand_in(rows, None, close=True)
 
@@ -87,7 +98,7 @@ class ResponseStream:
         """Queue an error as the final response, after what is queued already. Ignored once the stream is closed."""
         self._hand_in(None, error, close=True)
 
-    def _hand_in(self, rows: list[ResponseDelta] | None, error: BackendError | None, *, close: bool) -> None:
+    def _hand_in(self, rows: Sequence[Delta] | None, error: BackendError | None, *, close: bool) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -101,7 +112,7 @@ class ResponseStream:
             first = not self._started
         self._pool.schedule(self, first=first)
 
-    def _take(self, *, merge: bool) -> list[ResponseDelta] | None:
+    def _take(self, *, merge: bool) -> Sequence[Delta] | None:
         """What is pending, as one response; only the oldest of it without ``merge``."""
         if not self._pending:
             return None

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-# What we need -> the names it has had, newest first.
-_ENGINE = ("_llm_engine", "llm_engine")
-_EVENT_LOOP = ("_event_loop", "_loop")
-_SHUTDOWN_EVENT = ("_llm_engine_shutdown_event", "_shutdown_event")
-_INFER = ("_infer", "_generate")
+from vllm_custom.upstream import relied_on
+
+# Only the releases with this method know embedding requests.
+_INFER = "_infer"
 
 
 class UpstreamAdapter:
@@ -22,17 +21,17 @@ class UpstreamAdapter:
     @property
     def engine(self) -> Any:
         """vLLM's AsyncLLM."""
-        return _first(self._model, _ENGINE)
+        return _first(self._model, relied_on.ENGINE)
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """The loop that the engine runs on, in a thread of its own."""
-        return cast(asyncio.AbstractEventLoop, _first(self._model, _EVENT_LOOP))
+        return cast(asyncio.AbstractEventLoop, _first(self._model, relied_on.EVENT_LOOP))
 
     @property
     def shutting_down(self) -> bool:
         """Whether finalize has begun: no new work may be started."""
-        return bool(_first(self._model, _SHUTDOWN_EVENT).is_set())
+        return bool(_first(self._model, relied_on.SHUTDOWN_EVENT).is_set())
 
     @property
     def lora_enabled(self) -> bool:
@@ -45,20 +44,68 @@ class UpstreamAdapter:
 
     def request_started(self) -> None:
         """Hold the base's shutdown until :meth:`request_finished`. Call it on the event loop."""
-        self._model._ongoing_request_count += 1
+        self._count(+1)
 
     def request_finished(self) -> None:
         """The counterpart of :meth:`request_started`. Call it on the event loop."""
-        self._model._ongoing_request_count -= 1
+        self._count(-1)
+
+    @property
+    def serves_embeddings(self) -> bool:
+        """Whether this release has embedding requests at all."""
+        return hasattr(self._model, _INFER)
 
     async def infer(self, request: Any) -> None:
         """Let the base serve ``request`` from start to end (embedding requests)."""
-        infer: Callable[[Any], Any] = _first(self._model, _INFER)
+        infer: Callable[[Any], Any] = getattr(self._model, _INFER)
         await infer(request)
+
+    def _count(self, change: int) -> None:
+        name = _name(self._model, relied_on.REQUEST_COUNT)
+        setattr(self._model, name, getattr(self._model, name) + change)
+
+
+def with_current_hooks(base: type) -> type:
+    """``base`` with the methods that this backend overrides under their names of today.
+
+    Releases before r25.01 call them without the underscore, and leave the engine to the end of the process.
+    """
+    if hasattr(base, "_setup_lora") or not hasattr(base, "setup_lora"):
+        return base
+    official: Any = base
+
+    class Renamed(official):  # type: ignore[misc]  # a class that is found at run time
+        llm_engine: Any
+        vllm_metrics: Any
+
+        def setup_lora(self) -> None:
+            self._setup_lora()
+
+        def _setup_lora(self) -> None:
+            official.setup_lora(self)
+
+        def validate_device_config(self) -> None:
+            self._validate_device_config()
+
+        def _validate_device_config(self) -> None:
+            official.validate_device_config(self)
+
+        def finalize(self) -> None:
+            official.finalize(self)
+            self.llm_engine.shutdown()
+            # The engine holds the metrics, which have to go before the interpreter does.
+            self.llm_engine = None
+            self.vllm_metrics = None
+
+    return Renamed
 
 
 def _first(model: Any, names: tuple[str, ...]) -> Any:
+    return getattr(model, _name(model, names))
+
+
+def _name(model: Any, names: tuple[str, ...]) -> str:
     for name in names:
         if hasattr(model, name):
-            return getattr(model, name)
+            return name
     raise AttributeError(f"the vLLM backend that this one builds on has none of {', '.join(names)}")

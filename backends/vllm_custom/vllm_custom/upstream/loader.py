@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_custom.errors import ConfigError
-from vllm_custom.upstream.patches import apply_patches
+from vllm_custom.upstream.patches import PatchReport, apply_patches
 from vllm_custom.upstream.releases import fingerprint, release_name
 
 DIRECTORY_VARIABLE = "VLLM_BACKEND_DIR"
@@ -26,13 +26,13 @@ class LoadedUpstream:
     directory: Path
     release: str | None
     sha: str
-    patches: tuple[str, ...]
+    patches: PatchReport
 
     def describe(self) -> str:
         """One line for the log."""
         return (
             f"base: {self.release or 'unknown vLLM backend'} (sha {self.sha}), vLLM {installed_vllm()}, "
-            f"patches: [{', '.join(self.patches)}]"
+            f"patches: {self.patches.describe()}"
         )
 
 
@@ -60,7 +60,7 @@ def load_upstream(backend_dir: Path, configured: str) -> LoadedUpstream:
     directory = _directory(backend_dir, configured)
     release = release_name(directory)
     patches = apply_patches(_patch_dir(backend_dir), release or "unknown", installed_vllm())
-    return LoadedUpstream(_import_class(directory), directory, release, fingerprint(directory), tuple(patches))
+    return LoadedUpstream(_import_class(directory), directory, release, fingerprint(directory), patches)
 
 
 def _directory(backend_dir: Path, configured: str) -> Path:

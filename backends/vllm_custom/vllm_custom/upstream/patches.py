@@ -9,28 +9,64 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+
+from vllm_custom.errors import ConfigError
 
 DISABLE_VARIABLE = "VLLM_CUSTOM_DISABLE_PATCHES"
 
 
-def apply_patches(directory: Path, upstream: str, vllm_version: str) -> list[str]:
-    """Apply what applies, those before vLLM first, then in the order of names; return the names.
+@dataclass(frozen=True)
+class PatchReport:
+    """The names of the patches that apply here: those that were run, and those that were switched off."""
+
+    applied: tuple[str, ...] = ()
+    switched_off: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """``[stub_locale, moved_names]``, for the log."""
+        off = f", switched off: [{', '.join(self.switched_off)}]" if self.switched_off else ""
+        return f"[{', '.join(self.applied)}]{off}"
+
+
+def apply_patches(directory: Path, upstream: str, vllm_version: str) -> PatchReport:
+    """Apply what applies, those before vLLM first, then in the order of names.
 
     Args:
         directory: folder of patch modules; may be absent.
         upstream: the release name, e.g. ``"official r26.01"``, ``"stand-in"`` or ``"unknown"``.
         vllm_version: of the installed vLLM.
+
+    Raises:
+        ConfigError: VLLM_CUSTOM_DISABLE_PATCHES names a patch that does not exist.
     """
-    disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-    applied = []
-    for patch in sorted(_load(directory), key=lambda patch: (not patch.BEFORE_VLLM, patch.NAME)):
-        if patch.NAME not in disabled and patch.applies(upstream, vllm_version):
+    patches = sorted(_load(directory), key=lambda patch: (not patch.BEFORE_VLLM, patch.NAME))
+    disabled = _disabled({patch.NAME for patch in patches})
+    applied: list[str] = []
+    switched_off: list[str] = []
+    for patch in patches:
+        if not patch.applies(upstream, vllm_version):
+            continue
+        if patch.NAME in disabled:
+            switched_off.append(patch.NAME)
+        else:
             patch.apply()
             applied.append(patch.NAME)
-    return applied
+    return PatchReport(tuple(applied), tuple(switched_off))
+
+
+def _disabled(known: set[str]) -> set[str]:
+    names = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")} - {""}
+    unknown = sorted(names - known)
+    if unknown:
+        raise ConfigError(
+            f"{DISABLE_VARIABLE}: no patch is called {', '.join(unknown)}; accepted: {', '.join(sorted(known))}"
+        )
+    return names
 
 
 def _load(directory: Path) -> Iterator[ModuleType]:
@@ -41,5 +77,6 @@ def _load(directory: Path) -> Iterator[ModuleType]:
         if spec is None or spec.loader is None:
             raise ImportError(f"cannot load the patch {path.name}")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up there
         spec.loader.exec_module(module)
         yield module

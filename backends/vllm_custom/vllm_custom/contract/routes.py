@@ -1,0 +1,23 @@
+"""Routes of vLLM's OpenAI application that openai_request and the frontend serve."""
+
+from __future__ import annotations
+
+# They answer from the model. The application has others, which load adapters, profile or reset the engine.
+OPENAI_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/models",
+        "/v1/score",
+        "/v1/rerank",
+        "/score",
+        "/rerank",
+        "/classify",
+        "/pooling",
+        "/tokenize",
+        "/detokenize",
+        "/version",
+    }
+)

@@ -1,0 +1,122 @@
+"""What a vision encoder gave, as input in place of a picture. Checked here: a wrong size would end vLLM's engine.
+
+Pure: arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid
+
+VALUES_INPUT, GRID_INPUT = "image_embeds", "image_grid_thw"
+_TYPES = (np.float16, np.float32)
+
+
+@dataclass(frozen=True)
+class EmbedsLayout:
+    """What a model takes.
+
+    Attributes:
+        hidden_size: columns of image_embeds.
+        merge: each row stands for ``merge`` x ``merge`` patches of image_grid_thw; None for models without a grid,
+            whose rows are those of one picture.
+    """
+
+    hidden_size: int
+    merge: int | None
+
+
+@dataclass(frozen=True)
+class ImageEmbeds:
+    """Embeddings of one or several pictures.
+
+    Attributes:
+        values: FP16 or FP32 [rows, hidden size], the pictures one after the other.
+        grid: INT64 [pictures, 3], the patches of each in time, height and width; None where none was sent.
+    """
+
+    values: npt.NDArray[Any]
+    grid: npt.NDArray[np.int64] | None
+
+    @property
+    def count(self) -> int:
+        """Pictures."""
+        return 1 if self.grid is None else len(self.grid)
+
+    def check(self, layout: EmbedsLayout | None) -> None:
+        """Compare with what the model takes; None says that it takes no embeddings.
+
+        Raises:
+            UnsupportedError: this model takes none.
+            InvalidRequestError: another size than the model's, or rows that do not fit the grid.
+        """
+        if layout is None:
+            raise UnsupportedError(
+                f'{VALUES_INPUT}: this model takes no embeddings; "enable_mm_embeds": true in model.json allows them'
+            )
+        if self.values.shape[1] != layout.hidden_size:
+            raise InvalidRequestError(
+                f"{VALUES_INPUT}: expected [rows, {layout.hidden_size}], {layout.hidden_size} being the hidden size of "
+                f"this model, got {list(self.values.shape)}"
+            )
+        if layout.merge is not None:
+            self._check_grid(layout.merge)
+        elif self.grid is not None:
+            raise InvalidRequestError(
+                f"{GRID_INPUT}: this model takes none; send the {VALUES_INPUT} of one picture without it"
+            )
+
+    def per_image(self, merge: int | None) -> list[dict[str, npt.NDArray[Any]]]:
+        """The fields of each picture, under vLLM's names. The embeddings were checked with the same ``merge``."""
+        if self.grid is None or merge is None:
+            return [{VALUES_INPUT: self.values}]
+        ends = np.cumsum([_rows(grid, merge) for grid in self.grid])
+        parts = np.split(self.values, ends[:-1])
+        return [{VALUES_INPUT: part, GRID_INPUT: grid} for part, grid in zip(parts, self.grid, strict=True)]
+
+    def _check_grid(self, merge: int) -> None:
+        if self.grid is None:
+            raise InvalidRequestError(f"{GRID_INPUT}: required with {VALUES_INPUT}, INT64 [pictures, 3]")
+        for index, grid in enumerate(self.grid):
+            if min(grid) < 1 or grid[1] % merge or grid[2] % merge:
+                expected = f"time, height and width, the last two multiples of {merge}"
+                raise invalid(f"{GRID_INPUT}[{index}]", grid.tolist(), expected)
+        rows = sum(_rows(grid, merge) for grid in self.grid)
+        if rows != len(self.values):
+            raise InvalidRequestError(
+                f"{VALUES_INPUT}: {GRID_INPUT} asks for {rows} rows (time x height x width / {merge * merge}), "
+                f"got {len(self.values)}"
+            )
+
+
+def read_embeds(values: npt.NDArray[Any] | None, grid: npt.NDArray[Any] | None) -> ImageEmbeds | None:
+    """The embeddings of a request, without a batch dimension; None where it has none.
+
+    The arrays are copied: the request's own memory is Triton's.
+
+    Raises:
+        InvalidRequestError: a shape or type that no model takes, or values that are not finite.
+    """
+    if values is None:
+        if grid is not None:
+            raise InvalidRequestError(f"{GRID_INPUT}: goes with {VALUES_INPUT}, which is missing")
+        return None
+    if values.dtype not in _TYPES or values.ndim != 2 or not values.size:
+        raise InvalidRequestError(
+            f"{VALUES_INPUT}: expected FP16 or FP32 [rows, hidden size], got {values.dtype} {list(values.shape)}"
+        )
+    if not np.isfinite(values).all():
+        raise InvalidRequestError(f"{VALUES_INPUT}: holds values that are not finite")
+    if grid is not None and (not np.issubdtype(grid.dtype, np.integer) or grid.ndim != 2 or grid.shape[1] != 3):
+        raise InvalidRequestError(f"{GRID_INPUT}: expected INT64 [pictures, 3], got {grid.dtype} {list(grid.shape)}")
+    return ImageEmbeds(np.array(values), None if grid is None else grid.astype(np.int64))
+
+
+def _rows(grid: npt.NDArray[np.int64], merge: int) -> int:
+    return math.prod(int(size) for size in grid) // (merge * merge)

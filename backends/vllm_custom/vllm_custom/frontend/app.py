@@ -1,0 +1,138 @@
+"""Put the frontend together: routes, keys, CORS."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.frontend import errors
+from vllm_custom.frontend.directory import Directory
+from vllm_custom.frontend.metrics import CONTENT_TYPE, Metrics
+from vllm_custom.frontend.options import Options
+from vllm_custom.frontend.proxy import Proxy
+from vllm_custom.frontend.triton import Triton
+from vllm_custom.frontend.visits import Visits
+
+# For load balancers and Prometheus, which have no key.
+_OPEN_PATHS = frozenset({"/health", "/metrics"})
+
+
+class _Endpoint:
+    """An ASGI function as Starlette's routes take it: as an object, else they would wrap it."""
+
+    def __init__(self, function: ASGIApp) -> None:
+        self._function = function
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._function(scope, receive, send)
+
+
+class ApiKeys:
+    """Middleware that asks for one of several keys."""
+
+    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS and not self._is_known(scope):
+            error = errors.unauthorized()
+            await Response(error.document, error.status, media_type="application/json")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        scheme, _, key = Request(scope).headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip())
+        # All of them, always: the time taken says nothing about which one was close.
+        return scheme.lower() == "bearer" and sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def make_app(options: Options) -> Starlette:
+    """The frontend as an ASGI application with a lifespan."""
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        tritons = [Triton(address, options.triton_ca) for address in options.triton]
+        app.state.directory = Directory(tritons)
+        app.state.proxy = Proxy(
+            app.state.directory,
+            metrics,
+            max_body_bytes=options.max_body_bytes,
+            timeout_seconds=options.request_timeout_seconds,
+        )
+        try:
+            yield
+        finally:
+            for triton in tritons:
+                await triton.close()
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["app"].state.proxy.serve(scope, receive, send)
+
+    async def models(scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["app"].state.proxy.models(scope, receive, send)
+
+    async def health(request: Request) -> Response:
+        ready = await request.app.state.directory.is_ready()
+        return JSONResponse({"status": "ready" if ready else "no model is ready"}, 200 if ready else 503)
+
+    async def exposition(request: Request) -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/metrics", exposition),
+            Route("/v1/models", _Endpoint(models), methods=["GET"]),
+            Route("/v1/models/{model:path}", _Endpoint(models), methods=["GET"]),
+            Route("/version", _Endpoint(serve), methods=["GET"]),
+            *(
+                Route(path, _Endpoint(serve), methods=["POST"])
+                for path in sorted(OPENAI_PATHS - {"/v1/models", "/version"})
+            ),
+        ],
+        middleware=_middleware(options, metrics),
+        exception_handlers={404: _plain, 405: _plain},
+        lifespan=lifespan,
+    )
+
+
+def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
+    chosen = [Middleware(Visits, metrics=metrics, access_log=options.access_log)]
+    if options.cors_origins:
+        chosen.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(options.cors_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            )
+        )
+    if options.api_keys:
+        chosen.append(Middleware(ApiKeys, keys=options.api_keys))
+    return chosen
+
+
+async def _plain(request: Request, error: Exception) -> Response:
+    """What vLLM's server says of routes that it does not have."""
+    status = getattr(error, "status_code", 404)
+    detail = getattr(error, "detail", "Not Found")
+    return JSONResponse({"detail": detail}, status, headers=getattr(error, "headers", None))

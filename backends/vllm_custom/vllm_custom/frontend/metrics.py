@@ -1,0 +1,40 @@
+"""What the frontend counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters of one frontend."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        labels = ("path", "status")
+        self.requests = Counter(
+            "vllm_custom_frontend_requests", "Requests that ended.", labels, registry=self._registry
+        )
+        self.seconds = Histogram(
+            "vllm_custom_frontend_request_seconds",
+            "Time from a request's arrival to its last byte.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.open = Gauge("vllm_custom_frontend_open_requests", "Requests under way.", registry=self._registry)
+        self.failures = Counter(
+            "vllm_custom_frontend_triton_failures",
+            "Calls of a Triton server that broke or found nobody.",
+            ("server",),
+            registry=self._registry,
+        )
+        self.disconnects = Counter(
+            "vllm_custom_frontend_disconnects", "Clients that left before their answer ended.", registry=self._registry
+        )
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return bytes(generate_latest(self._registry))

@@ -1,0 +1,129 @@
+"""The command line of the frontend."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_KEYS_VARIABLE = "VLLM_CUSTOM_API_KEYS"
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the frontend was told. Sizes are in bytes, times in seconds."""
+
+    triton: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 9000
+    api_keys: frozenset[str] = frozenset()
+    max_body_bytes: int = 64 * _MEBIBYTE
+    cors_origins: tuple[str, ...] = ()
+    request_timeout_seconds: float = 0.0
+    drain_seconds: int = 30
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    triton_ca: str | None = None
+    access_log: bool = True
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line; ends the process with a message where it is wrong."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        keys = _api_keys(given.api_key, given.api_key_file)
+    except OSError as error:
+        parser.error(f"--api-key-file: cannot be read: {error.strerror}")
+    if bool(given.tls_certificate) != bool(given.tls_key):
+        parser.error("--tls-certificate and --tls-key go together")
+    return Options(
+        triton=tuple(given.triton or ["127.0.0.1:8001"]),
+        host=given.host,
+        port=given.port,
+        api_keys=keys,
+        max_body_bytes=given.max_body_mib * _MEBIBYTE,
+        cors_origins=tuple(given.cors_origin),
+        request_timeout_seconds=given.request_timeout,
+        drain_seconds=given.drain_seconds,
+        tls_certificate=given.tls_certificate,
+        tls_key=given.tls_key,
+        triton_ca=given.triton_ca,
+        access_log=not given.no_access_log,
+    )
+
+
+def _api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    listed = os.environ.get(_KEYS_VARIABLE, "").split(",")
+    return frozenset(key.strip() for key in (*given, *lines, *listed) if key.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vllm_custom.frontend",
+        description="OpenAI's HTTP API in front of Triton servers whose models run on vllm_custom.",
+    )
+    add = parser.add_argument
+    add(
+        "--triton",
+        action="append",
+        metavar="HOST:PORT",
+        help="gRPC address of a Triton server; more than once for several (default: 127.0.0.1:8001)",
+    )
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=_port, default=9000, metavar="PORT", help="default: 9000")
+    keys = f"a key that clients send as `Authorization: Bearer KEY`; ${_KEYS_VARIABLE} may hold more, with commas"
+    add("--api-key", action="append", default=[], metavar="KEY", help=keys)
+    add("--api-key-file", type=Path, metavar="FILE", help="a file with one key per line")
+    add("--max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request body (default: 64)")
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="an origin whose pages may call this server from a browser; * for all",
+    )
+    add(
+        "--request-timeout",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="time for one request, handed to Triton (default: none)",
+    )
+    add(
+        "--drain-seconds",
+        type=_positive,
+        default=30,
+        metavar="SECONDS",
+        help="time that open requests have to end after SIGTERM (default: 30)",
+    )
+    add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
+    add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
+    add("--triton-ca", metavar="FILE", help="speak TLS to Triton; the authority's certificate (PEM)")
+    add("--no-access-log", action="store_true", help="do not log a line for each request")
+    return parser
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 for none, got {text}")
+    return value

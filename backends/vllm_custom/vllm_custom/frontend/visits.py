@@ -1,0 +1,88 @@
+"""Every request that comes in: its id, its line in the log, its counts."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.frontend.metrics import Metrics
+
+_log = logging.getLogger("vllm_custom.frontend.access")
+_KEY = "vllm_custom.visit"
+_MAX_ID_CHARACTERS = 128
+# Of paths that nobody serves there are many.
+_OTHER = "other"
+
+
+@dataclass
+class Visit:
+    """What is known of a request. ``status`` is 0 until an answer has begun."""
+
+    request_id: str
+    model: str = "-"
+    status: int = 0
+    sent_bytes: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+
+def visit_of(scope: Scope) -> Visit:
+    """The visit that the middleware has begun for this request."""
+    visit: Visit = scope[_KEY]
+    return visit
+
+
+class Visits:
+    """The outermost middleware: begins a visit, and notes how it ended."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = scope[_KEY] = Visit(_request_id(Headers(scope=scope)))
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", visit.request_id.encode())]
+            elif message["type"] == "http.response.body":
+                visit.sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        self._metrics.open.inc()
+        try:
+            await self._app(scope, receive, note)
+        finally:
+            self._metrics.open.dec()
+            self._end(visit, scope)
+
+    def _end(self, visit: Visit, scope: Scope) -> None:
+        seconds = time.monotonic() - visit.began
+        path = scope["path"] if scope["path"] in OPENAI_PATHS else _OTHER
+        self._metrics.requests.labels(path, str(visit.status)).inc()
+        self._metrics.seconds.labels(path).observe(seconds)
+        if self._access_log:
+            client = (scope.get("client") or ("-",))[0]
+            request = f'{client} "{scope["method"]} {scope["path"]}" {visit.status}'
+            line = f"{request} {visit.sent_bytes} bytes {seconds:.3f} s model={visit.model} id={visit.request_id}"
+            _log.info("%s", _one_line(line))
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    usable = given.isascii() and given.isprintable() and len(given) <= _MAX_ID_CHARACTERS
+    return given if given and usable else uuid.uuid4().hex
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,107 @@
+"""Decode identical media once: a cache of decoded media, bounded in bytes, and one decoding for all who wait for it.
+
+The key is a hash of the content, so only who has a file's bytes, fetched under the rules or sent, can find it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.metrics import CacheSizeRecord, LookupRecord, Observe, ignore
+
+Decode = Callable[[], Awaitable[Any]]
+
+
+def decoded_size(data: Any) -> int:
+    """Bytes of memory that a picture, an array, or a tuple that holds one (with metadata) takes."""
+    if isinstance(data, Image.Image):
+        return data.width * data.height * len(data.getbands())
+    if isinstance(data, np.ndarray):
+        return data.nbytes
+    return sum(decoded_size(part) for part in data) if isinstance(data, tuple) else 0
+
+
+@dataclass
+class _Flight:
+    """A decoding under way, and how many wait for it."""
+
+    task: asyncio.Task[Any]
+    waiters: int = 0
+
+
+class MediaCache:
+    """Decoded media by key; beyond ``max_bytes`` the least recently used go. For one event loop.
+
+    What is decoded is handed to several requests: nobody may change it.
+    """
+
+    def __init__(self, max_bytes: int, observe: Observe = ignore) -> None:
+        """``max_bytes`` of 0 keeps nothing; requests that come at the same time still share one decoding."""
+        self._max_bytes = max_bytes
+        self._observe = observe
+        self._items: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+        self._bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return self._bytes
+
+    async def get(self, key: str, decode: Decode) -> Any:
+        """What ``decode`` gives for the content of this key, from the cache where it is there.
+
+        Raises:
+            InvalidRequestError: of the caller's own ``decode``, since messages name the caller's field.
+        """
+        if key in self._items:
+            self._items.move_to_end(key)
+            self._observe(LookupRecord("hit"))
+            return self._items[key][0]
+        flight = self._flights.get(key)
+        if flight is None:
+            self._observe(LookupRecord("miss"))
+            return await self._wait(key, self._start(key, decode))
+        self._observe(LookupRecord("shared"))
+        try:
+            return await self._wait(key, flight)
+        except InvalidRequestError:
+            return await decode()
+
+    def _start(self, key: str, decode: Decode) -> _Flight:
+        async def run() -> Any:
+            data = await decode()
+            self._keep(key, data)
+            return data
+
+        self._flights[key] = _Flight(asyncio.create_task(run()))
+        return self._flights[key]
+
+    async def _wait(self, key: str, flight: _Flight) -> Any:
+        """The flight's result. Whoever is cancelled leaves the others their flight; the last one ends it."""
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if (not flight.waiters or flight.task.done()) and self._flights.get(key) is flight:
+                del self._flights[key]
+                flight.task.cancel()
+
+    def _keep(self, key: str, data: Any) -> None:
+        size = decoded_size(data)
+        if size > self._max_bytes:
+            return
+        self._items[key] = (data, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._items.popitem(last=False)[1][1]
+        self._observe(CacheSizeRecord(self._bytes))

@@ -1,0 +1,102 @@
+"""What goes back: pieces of an HTTP response as Triton outputs, errors included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_custom.errors import (
+    BackendError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    RequestCancelledError,
+    UnavailableError,
+    UnsupportedError,
+)
+from vllm_custom.responses.sender import ResponseStream
+
+EVENT_STREAM = "text/event-stream"
+
+# OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
+_STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
+    (InvalidRequestError, 400, "BadRequestError"),
+    (NotFoundError, 404, "NotFoundError"),
+    (UnsupportedError, 501, "NotImplementedError"),
+    (DeadlineExceededError, 504, "TimeoutError"),
+    (UnavailableError, 503, "ServiceUnavailableError"),
+    (RequestCancelledError, 499, "CancelledError"),
+    (BackendError, 500, "InternalServerError"),
+)
+
+
+@dataclass
+class ResponsePiece:
+    """What is new of an HTTP response: bytes of its body, and with the first piece status and content type."""
+
+    body: list[bytes]
+    status: int = 0
+    headers: dict[str, str] | None = None
+
+    def add(self, later: ResponsePiece) -> None:
+        """Append what came later: more events of a stream travel together."""
+        self.body.extend(later.body)
+        self.status = self.status or later.status
+        self.headers = self.headers or later.headers
+
+    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+        """The outputs, each with one element; status 0 and empty headers in all pieces but the first."""
+        return {
+            "openai_response": np.array([b"".join(self.body)], dtype=np.object_),
+            "openai_status": np.array([self.status], dtype=np.int32),
+            "openai_headers": np.array([json.dumps(self.headers or {}).encode()], dtype=np.object_),
+        }
+
+
+class OpenAIStream(ResponseStream):
+    """The way out of one call. Errors go out in OpenAI's form with their status, not as Triton errors.
+
+    A gRPC stream carries the message of a Triton error without its code, so a frontend could not tell them apart.
+    """
+
+    _status = 0
+    _events = False
+    _head: dict[str, str] | None = None
+
+    def start(self, status: int, headers: dict[str, str]) -> None:
+        """Status and headers; they travel with the first piece of the body."""
+        self._status = status
+        self._events = headers.get("content-type", "").startswith(EVENT_STREAM)
+        self._head = headers
+
+    def body(self, chunk: bytes, *, more: bool) -> None:
+        """The next bytes of the body; ``more`` is false for the last."""
+        piece = ResponsePiece([chunk])
+        if self._head is not None:
+            piece.status, piece.headers, self._head = self._status, self._head, None
+        if not more:
+            self.finish([piece])
+        elif chunk:
+            self.push([piece])
+
+    def fail(self, error: BackendError) -> None:
+        """The error as the whole response, or as the last event of a stream that has begun."""
+        status, document = error_document(error)
+        if not self._status:
+            self.start(status, {"content-type": "application/json"})
+            self.body(document, more=False)
+        elif self._events:
+            self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
+        else:  # part of a JSON document is out: what follows could only make it worse
+            self.body(b"", more=False)
+
+
+def error_document(error: BackendError) -> tuple[int, bytes]:
+    """HTTP status and OpenAI's JSON for ``error``."""
+    status, kind = next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
+    content = {"error": {"message": str(error), "type": kind, "param": None, "code": status}}
+    return status, json.dumps(content, ensure_ascii=False).encode()

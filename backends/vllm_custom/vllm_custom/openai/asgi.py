@@ -1,0 +1,90 @@
+"""Call an ASGI application for one request, without a server, and see that leaving early ends its work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+# How long an application may take to notice that its client has gone, before its task is cancelled as well.
+_FAREWELL_SECONDS = 5.0
+
+
+class Sink(Protocol):
+    """Where the response goes."""
+
+    def start(self, status: int, headers: dict[str, str]) -> None: ...
+    def body(self, chunk: bytes, *, more: bool) -> None: ...
+
+
+async def call_application(
+    application: Application, method: str, path: str, headers: Mapping[str, str], body: bytes, sink: Sink
+) -> None:
+    """Run the request to its end. If this coroutine is cancelled, the application is told that the client has gone.
+
+    Being told is not the same as being cancelled: handlers that wait for tasks of their own leave those running when
+    they are cancelled, and the engine would go on generating.
+    """
+    exchange = _Exchange(body, sink)
+    running = asyncio.ensure_future(application(_scope(method, path, headers), exchange.receive, exchange.send))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        exchange.gone.set()
+        await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+        raise
+    finally:
+        running.cancel()
+        with contextlib.suppress(BaseException):
+            await running
+
+
+class _Exchange:
+    """The two ends that an application holds."""
+
+    def __init__(self, body: bytes, sink: Sink) -> None:
+        self.gone = asyncio.Event()
+        self._body: bytes | None = body
+        self._sink = sink
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.gone.is_set():  # what a handler makes of being interrupted is no answer
+            return
+        if message["type"] == "http.response.start":
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]}
+            headers.pop("content-length", None)  # of the whole body; pieces are what travels
+            self._sink.start(message["status"], headers)
+        elif message["type"] == "http.response.body":
+            self._sink.body(bytes(message.get("body", b"")), more=message.get("more_body", False))
+
+
+def _scope(method: str, path: str, headers: Mapping[str, str]) -> Message:
+    return {
+        "type": "http",
+        # Before 2.4 streaming responses listen for the disconnect instead of waiting for an error of send.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        "client": ("triton", 0),
+        "server": ("triton", 0),
+        "state": {},
+    }

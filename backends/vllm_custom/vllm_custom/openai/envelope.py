@@ -1,0 +1,119 @@
+"""The input openai_request: which route of vLLM's OpenAI API, with what body. Pure: no Triton, no vLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, shorten
+from vllm_custom.request.parameters import parse_parameters
+from vllm_custom.request.parse import text_of
+from vllm_custom.request.tensors import Tensors
+
+OPENAI_INPUT = "openai_request"
+
+_METHODS = ("GET", "POST")
+_KEYS = frozenset({"path", "method", "headers", "body"})
+# What the body decides by itself, or what belongs to one connection.
+_DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
+# The request parameters of Triton that mean something here; everything else stands in the body.
+_PARAMETERS = frozenset({"timeout", "traceparent", "tracestate"})
+
+
+@dataclass(frozen=True)
+class OpenAICall:
+    """One call of the application.
+
+    Attributes:
+        path: the route, possibly with a query string behind ``query``.
+        body: the JSON object of the request; None for GET; text where it is not an object, for vLLM to refuse.
+        headers: names in lower case.
+        timeout: microseconds from the request's arrival, 0 for none.
+    """
+
+    path: str
+    method: str
+    body: dict[str, Any] | str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: int = 0
+
+    @property
+    def model(self) -> str | None:
+        """The ``model`` of the body: this model, or one of its adapters."""
+        name = self.body.get("model") if isinstance(self.body, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the body asks for server-sent events."""
+        return isinstance(self.body, dict) and self.body.get("stream") is True
+
+    def is_allowed(self, more: Collection[str] = ()) -> bool:
+        """Whether the path may be called; ``more`` are those that the model's configuration adds."""
+        return self.path in OPENAI_PATHS or self.path in more
+
+
+def parse_openai_request(tensors: Tensors, parameters: str) -> OpenAICall:
+    """Read the input ``openai_request`` of one row and the request's parameters.
+
+    Raises:
+        InvalidRequestError: not the JSON that is expected, or beside other inputs.
+    """
+    others = sorted(set(tensors) - {OPENAI_INPUT})
+    if others:
+        raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {', '.join(others)} beside it")
+    envelope = _object(text_of(tensors, OPENAI_INPUT) or "")
+    for key in envelope:
+        if key not in _KEYS:
+            raise invalid(OPENAI_INPUT, key, f"only the keys {', '.join(sorted(_KEYS))}")
+    path = envelope.get("path")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise invalid(f"{OPENAI_INPUT}.path", path, "a path such as /v1/chat/completions")
+    body = envelope.get("body")
+    method = envelope.get("method", "GET" if body is None else "POST")
+    if method not in _METHODS:
+        raise invalid(f"{OPENAI_INPUT}.method", method, " or ".join(_METHODS))
+    _, control = parse_parameters(parameters, None, ())
+    extra = sorted(control.model_fields_set - _PARAMETERS)
+    if extra:
+        raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_INPUT}, parameters belong in its body")
+    return OpenAICall(
+        path=path,
+        method=method,
+        body=body if body is None or isinstance(body, (dict, str)) else json.dumps(body),
+        headers={**(control.trace_headers or {}), **_headers(envelope.get("headers", {}))},
+        timeout=control.timeout,
+    )
+
+
+def check_policy(call: OpenAICall, *, decoupled: bool) -> None:
+    """Refuse a stream where the model gives one response per request.
+
+    Raises:
+        UnsupportedError: as said.
+    """
+    if call.streamed and not decoupled:
+        raise UnsupportedError("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise invalid(OPENAI_INPUT, text, f'JSON such as {{"path": "/v1/models"}} ({error})') from error
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{OPENAI_INPUT}: expected a JSON object, got {shorten(value)}")
+    return value
+
+
+def _headers(given: Any) -> dict[str, str]:
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise invalid(f"{OPENAI_INPUT}.headers", given, "an object of strings")
+    headers = {name.lower(): value for name, value in given.items()}
+    for name, value in headers.items():
+        if not name.isascii() or not all(char.isprintable() and ord(char) < 256 for char in value):
+            raise invalid(f"{OPENAI_INPUT}.headers", name, "printable Latin-1 text")
+    return {name: value for name, value in headers.items() if name not in _DROPPED_HEADERS}

@@ -1,0 +1,96 @@
+"""Take the media out of an OpenAI body, so that they are fetched and decoded within this model's rules.
+
+vLLM finds a handle where the URL was and asks for it when it has accepted the rest of the request. Then all media of
+the request are judged, fetched and decoded together, as for every other request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media.loader import DecodedMedia, MediaElement
+
+# Key of a content part to modality; the value is a URL, or an object that has one as "url".
+_MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
+
+
+@dataclass(frozen=True)
+class FoundMedia:
+    """One medium of a body: what it is, and the object and key that hold its URL."""
+
+    element: MediaElement
+    holder: dict[str, Any]
+    key: str
+
+
+class MediaOfRequest:
+    """The media of one request, loaded together when the first of them is asked for."""
+
+    def __init__(self, loader: MediaLoader, elements: list[MediaElement]) -> None:
+        self._loader = loader
+        self._elements = elements
+        self._loading: asyncio.Task[list[DecodedMedia]] | None = None
+
+    async def get(self, index: int) -> Any:
+        """The medium at ``index`` as vLLM takes it.
+
+        Raises:
+            InvalidRequestError: one of the request's media is refused.
+        """
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(self._loader.load(self._elements))
+        return (await asyncio.shield(self._loading))[index].data
+
+    def close(self) -> None:
+        """The request has ended: stop what is still being fetched."""
+        if self._loading is not None:
+            self._loading.cancel()
+            self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+@contextlib.contextmanager
+def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTable) -> Iterator[None]:
+    """Replace each URL in ``body`` by a handle that is valid inside the ``with`` block."""
+    found = find_media(body)
+    if not found:
+        yield
+        return
+    media = MediaOfRequest(loader, [item.element for item in found])
+    try:
+        with handles.promise(media.get, len(found)) as names:
+            for item, name in zip(found, names, strict=True):
+                item.holder[item.key] = name
+            yield
+    finally:
+        media.close()
+
+
+def find_media(body: dict[str, Any]) -> list[FoundMedia]:
+    """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
+
+    vLLM's caches believe such an id, so a client could put its own picture in another one's place.
+    """
+    found: list[FoundMedia] = []
+    for name in ("messages", "input"):
+        items = body.get(name)
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            content = item.get("content") if isinstance(item, dict) else None
+            for position, part in enumerate(content if isinstance(content, list) else []):
+                if isinstance(part, dict):
+                    part.pop("uuid", None)
+                    found.extend(_media_of(part, f"{name}[{index}].content[{position}]"))
+    return found
+
+
+def _media_of(part: dict[str, Any], where: str) -> Iterator[FoundMedia]:
+    for key, modality in _MEDIA_KEYS.items():
+        holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
+        url = holder.get(inner)
+        if isinstance(url, str) and url:
+            element = MediaElement(modality, f"{where}.{key}", url.encode("utf-8", "surrogatepass"))
+            yield FoundMedia(element, holder, inner)

@@ -1,0 +1,114 @@
+"""Serve calls of the OpenAI API on a running engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+from vllm_custom import compat
+from vllm_custom.config import Settings
+from vllm_custom.errors import ConfigError, InternalError, listing
+from vllm_custom.lora import LoraAdapters
+from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.openai.answer import OpenAIStream
+from vllm_custom.openai.asgi import Application, call_application
+from vllm_custom.openai.envelope import OpenAICall
+from vllm_custom.openai.media import media_by_handle
+from vllm_custom.openai.models import adapter_in_use, serve_adapters
+
+# What the application says of a route that it does not have.
+_NOT_FOUND = b'{"detail":"Not Found"}'
+
+
+def application_arguments(settings: Settings, chat_template: str | None) -> dict[str, Any]:
+    """What config.pbtxt says, as arguments of vLLM's server.
+
+    Raises:
+        ConfigError: an argument that may not be given, or parsers that do not go together.
+    """
+    for name in settings.openai_args:
+        if name not in compat.OPENAI_ARGUMENTS:
+            raise ConfigError(
+                f"config.pbtxt: parameter OPENAI_ARGS: unknown argument {name!r} (known: "
+                f"{listing(compat.OPENAI_ARGUMENTS)})"
+            )
+    if settings.enable_auto_tool_choice and not settings.tool_call_parser:
+        raise ConfigError("config.pbtxt: parameter ENABLE_AUTO_TOOL_CHOICE needs TOOL_CALL_PARSER")
+    return {
+        **settings.openai_args,
+        "chat_template": chat_template,
+        "tool_call_parser": settings.tool_call_parser or None,
+        "enable_auto_tool_choice": settings.enable_auto_tool_choice,
+    }
+
+
+class OpenAIService:
+    """vLLM's application, fed with calls. To be used on the engine's event loop."""
+
+    def __init__(
+        self,
+        application: Application,
+        media: MediaLoader,
+        handles: HandleTable,
+        loras: LoraAdapters,
+        more_paths: Collection[str] = (),
+    ) -> None:
+        """
+        Args:
+            application: vLLM's.
+            media: loads media within the model's rules.
+            handles: through which vLLM asks for them.
+            loras: the model's adapters.
+            more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
+        """
+        self._application = application
+        self._media = media
+        self._handles = handles
+        self._loras = loras
+        self._more_paths = frozenset(more_paths)
+
+    @classmethod
+    async def build(
+        cls,
+        engine: Any,
+        settings: Settings,
+        chat_template: str | None,
+        media: MediaLoader,
+        handles: HandleTable,
+        loras: LoraAdapters,
+    ) -> OpenAIService:
+        """Build vLLM's application as config.pbtxt asks for it; ``chat_template`` is the text of one, or None.
+
+        Raises:
+            ConfigError: as :func:`application_arguments`.
+        """
+        arguments = application_arguments(settings, chat_template)
+        application = await compat.build_openai_application(engine, [settings.model_name], arguments)
+        serve_adapters(application.state.openai_serving_models, loras)
+        return cls(application, media, handles, loras, settings.openai_paths)
+
+    async def serve(self, call: OpenAICall, stream: OpenAIStream, request_id: str) -> None:
+        """Answer ``call`` through ``stream``, to its end.
+
+        Raises:
+            BackendError: an adapter that cannot be loaded; what vLLM refuses is answered by its application.
+        """
+        if not call.is_allowed(self._more_paths):
+            stream.start(404, {"content-type": "application/json"})
+            stream.body(_NOT_FOUND, more=False)
+            return
+        headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(adapter_in_use(self._loras, call.model))
+            body = call.body
+            if isinstance(body, dict):
+                stack.enter_context(media_by_handle(body, self._media, self._handles))
+                body = json.dumps(body)
+            content = (body or "").encode("utf-8", "surrogatepass")
+            if call.body is not None:
+                headers["content-length"] = str(len(content))
+            await call_application(self._application, call.method, call.path, headers, content, stream)
+        if not stream.closed:
+            raise InternalError(f"the application gave no complete response, request id {request_id}")

@@ -1,0 +1,253 @@
+"""Text streams alone, and beside slow downloads and large decodes: does media work hold text requests up?
+
+    python -m benchmarks.media_beside_text --rounds 5
+
+Starts a tritonserver with shapes_vl and an HTTP server that sends pictures slowly. In each round every condition has a
+turn, in an order that changes; the figure of a condition is its ratio to "alone" in the same round. The large picture
+is cut off at its end, so that all of it is decoded and nothing of it reaches the engine. "busy core" is the control: a
+process beside the server that only counts. The results are printed and written to build/benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import multiprocessing
+import os
+import platform
+import random
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from tools.installer import backends, environment
+from tools.installer.paths import DEFAULT_REPOSITORY
+from tools.installer.server import TritonServer
+
+MODEL = "shapes_vl"
+SLOW_PIECES = 40
+SMALL_SIDE = 112
+LARGE_SIDE = 7000
+TIMEOUT_SECONDS = 300
+CONFIG = """
+backend: "vllm_custom"
+instance_group [ {{ count: 1, kind: KIND_MODEL }} ]
+parameters {{ key: "ALLOWED_MEDIA_DOMAINS" value: {{ string_value: "127.0.0.1:{port}" }} }}
+parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/32" }} }}
+parameters {{ key: "MEDIA_CACHE_BYTES" value: {{ string_value: "0" }} }}
+"""
+
+
+def serve_slowly(seconds: float, ports: Any) -> None:
+    """A process that answers every GET with a small picture, in pieces over ``seconds``."""
+    body = png(SMALL_SIDE, SMALL_SIDE)
+    size = -(-len(body) // SLOW_PIECES)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for start in range(0, len(body), size):
+                time.sleep(seconds / SLOW_PIECES)
+                self.wfile.write(body[start : start + size])
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+
+    server = Server(("127.0.0.1", 0), Handler)
+    ports.send(server.server_address[1])
+    server.serve_forever()
+
+
+def count_for_ever() -> None:
+    """Keeps one core busy."""
+    while True:
+        pass
+
+
+def png(side: int, detail: int) -> bytes:
+    """Noise in blocks, ``detail`` of them along each side."""
+    blocks = np.random.default_rng(1).integers(0, 256, (detail, detail, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+class Bench:
+    """One server, and what is sent to it."""
+
+    def __init__(self, server: TritonServer, media_port: int, downloads: int, streams: int, window: float) -> None:
+        self._host = urlsplit(server.http_url).netloc
+        self._urls = [f"http://127.0.0.1:{media_port}/{index}.png" for index in range(downloads)]
+        self._large = base64.b64encode(png(LARGE_SIDE, LARGE_SIDE // 10)[:-64]).decode()
+        self._streams = streams
+        self._window = window
+
+    def conditions(self) -> dict[str, list[Callable[[threading.Event], None]]]:
+        """Name to what goes on beside the streams, until its event is set."""
+        return {
+            "alone": [],
+            "slow downloads": [self.download],
+            "large decodes": [self.decode],
+            "slow downloads and large decodes": [self.download, self.decode],
+            "busy core": [busy_core],
+        }
+
+    def tokens_per_second(self, beside: list[Callable[[threading.Event], None]]) -> float:
+        """Pieces of text that all streams together get in the window."""
+        stop, failures = threading.Event(), []
+
+        def guarded(work: Callable[[threading.Event], None]) -> None:
+            try:
+                work(stop)
+            except Exception as error:
+                failures.append(error)
+
+        counts = [0] * self._streams
+        readers = [threading.Thread(target=self._read, args=(counts, index, stop)) for index in range(self._streams)]
+        workers = [threading.Thread(target=guarded, args=(work,)) for work in beside]
+        for thread in (*readers, *workers):
+            thread.start()
+        time.sleep(1.0)  # until all of it is under way
+        before, began = sum(counts), time.monotonic()
+        time.sleep(self._window)
+        rate = (sum(counts) - before) / (time.monotonic() - began)
+        stop.set()
+        for thread in (*readers, *workers):
+            thread.join()
+        if failures:
+            raise failures[0]
+        return rate
+
+    def download(self, stop: threading.Event) -> None:
+        """All slow URLs in one request, again and again."""
+        while not stop.is_set():
+            status, answer = self._ask("Describe each image.", self._urls)
+            if status != 200:
+                raise RuntimeError(f"the downloads failed: {answer}")
+
+    def decode(self, stop: threading.Event) -> None:
+        """The large picture, again and again."""
+        while not stop.is_set():
+            status, answer = self._ask("Describe the image.", [self._large])
+            if status == 200 or "damaged" not in answer:
+                raise RuntimeError(f"the large picture was not decoded to its end: {status} {answer[:300]}")
+
+    def _ask(self, text: str, images: list[str]) -> tuple[int, str]:
+        body = {"text_input": text, "image": images, "max_tokens": 1}
+        with self._post("generate", body) as response:
+            return response.status, response.read().decode()
+
+    def _read(self, counts: list[int], index: int, stop: threading.Event) -> None:
+        body = {"text_input": f"{index}+1=", "stream": True, "temperature": 0, "ignore_eos": True, "max_tokens": 6000}
+        while not stop.is_set():
+            with self._post("generate_stream", body) as response:
+                while not stop.is_set() and (block := response.read1()):
+                    counts[index] += block.count(b"data: ")
+
+    @contextmanager
+    def _post(self, endpoint: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
+        try:
+            headers = {"content-type": "application/json"}
+            connection.request("POST", f"/v2/models/{MODEL}/{endpoint}", json.dumps(body), headers)
+            with connection.getresponse() as response:
+                yield response
+        finally:
+            connection.close()
+
+
+def busy_core(stop: threading.Event) -> None:
+    """A process that takes a core's time until ``stop``."""
+    process = multiprocessing.get_context("spawn").Process(target=count_for_ever, daemon=True)
+    process.start()
+    stop.wait()
+    process.terminate()
+    process.join()
+
+
+@contextmanager
+def media_server(seconds: float) -> Iterator[int]:
+    """The slow server's port."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_slowly, args=(seconds, theirs), daemon=True)
+    process.start()
+    try:
+        yield int(ours.recv())
+    finally:
+        process.terminate()
+        process.join()
+
+
+def model_repository(folder: Path, port: int) -> Path:
+    """shapes_vl, with URLs of the slow server allowed."""
+    shutil.copytree(DEFAULT_REPOSITORY / MODEL, folder / MODEL)
+    (folder / MODEL / "config.pbtxt").write_text(CONFIG.format(port=port))
+    return folder
+
+
+def table(rates: dict[str, list[float]]) -> str:
+    """Markdown: tokens/s of each condition, and the ratio to "alone" of the same round: median, lowest and highest."""
+    lines = ["| beside the streams | tokens/s | ratio to alone | lowest | highest |", "| --- | --- | --- | --- | --- |"]
+    for name, values in rates.items():
+        ratios = [value / alone for value, alone in zip(values, rates["alone"], strict=True)]
+        figures = (f"{figure:.2f}" for figure in (statistics.median(ratios), min(ratios), max(ratios)))
+        lines.append(f"| {name} | {statistics.median(values):,.0f} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, default=4, help="text streams at a time")
+    parser.add_argument("--downloads", type=int, default=20, help="slow URLs at a time, in one request")
+    parser.add_argument("--download-seconds", type=float, default=10.0, help="how long each takes")
+    parser.add_argument("--window", type=float, default=6.0, help="seconds in which tokens are counted")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/media_beside_text.json"))
+    options = parser.parse_args()
+    found = environment.current()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = stack.enter_context(media_server(options.download_seconds))
+        repository = model_repository(folder / "repository", port)
+        server = TritonServer(
+            repository, environment=found, backends=backends.assemble(found, folder / "backends"), log=folder / "log"
+        )
+        stack.enter_context(server)
+        bench = Bench(server, port, options.downloads, options.streams, options.window)
+        conditions = bench.conditions()
+        bench.tokens_per_second([])  # warms up
+        rates: dict[str, list[float]] = {name: [] for name in conditions}
+        order = list(conditions)
+        for turn in range(options.rounds):
+            random.Random(turn).shuffle(order)
+            for name in order:
+                rates[name].append(bench.tokens_per_second(conditions[name]))
+            print(f"round {turn + 1}: { ({name: round(values[-1]) for name, values in rates.items()}) }", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"cores": os.cpu_count(), "machine": platform.platform(), "streams": options.streams}
+    options.out.write_text(json.dumps({**facts, "tokens_per_second": rates}, indent=1) + "\n")
+    print(table(rates))
+
+
+if __name__ == "__main__":
+    main()

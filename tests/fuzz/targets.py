@@ -1,0 +1,107 @@
+"""What is fuzzed: each target takes any bytes, and must end with a result or with an error of ours.
+
+A target asserts what has to hold for everything that it accepts. Anything else that is raised is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import numpy as np
+
+from vllm_custom.chat import messages as chat_messages
+from vllm_custom.errors import BackendError
+from vllm_custom.hosts import HostPattern
+from vllm_custom.media.image import decode_image
+from vllm_custom.media.local import LocalFiles
+from vllm_custom.media.policy import MediaPolicy, Target, loggable
+from vllm_custom.media.reference import encoded_bytes, scheme_of
+from vllm_custom.media.video import decode_video
+
+MAX_BYTES = 1 << 16
+MAX_PIXELS = 1 << 18
+MAX_FRAMES = 4
+
+_POLICY = MediaPolicy(
+    (HostPattern.parse("media.test"), HostPattern.parse("*.cdn.test:8080"), HostPattern.parse("127.0.0.1")),
+    (ip_network("127.0.0.1/32"),),
+)
+_ORIGIN = _POLICY.check_url("http://media.test/a/b?c")
+assert isinstance(_ORIGIN, Target)
+_FOLDER = tempfile.TemporaryDirectory(prefix="vllm_custom_fuzz_")
+_SECRET = b"not below the folder"
+_INSIDE = Path(_FOLDER.name, "inside")
+_INSIDE.mkdir()
+(_INSIDE / "a.png").write_bytes(b"inside")
+Path(_FOLDER.name, "secret").write_bytes(_SECRET)
+(_INSIDE / "link").symlink_to(Path(_FOLDER.name, "secret"))
+
+
+def reference(data: bytes) -> None:
+    """An element of `image`: what it is, and the bytes that it holds."""
+    scheme_of(data)
+    encoded = encoded_bytes(data, "image[0]", MAX_BYTES)
+    assert len(encoded) <= MAX_BYTES
+
+
+def url(data: bytes) -> None:
+    """A URL, as sent and as a redirect's destination."""
+    text = data.decode("utf-8", "surrogateescape")
+    for decision in (_POLICY.check_url(text), _POLICY.check_redirect(_ORIGIN, text, 1)):
+        if isinstance(decision, Target):
+            assert decision.host in ("media.test", "127.0.0.1") or decision.host.endswith(".cdn.test")
+            assert _POLICY.check_url(decision.url) == decision, "what is fetched is not what was judged"
+            assert loggable(decision.url).isascii()
+            assert "?" not in loggable(decision.url)
+
+
+def local(data: bytes) -> None:
+    """A file: URL; only the one file below the folder can be read."""
+    path = data.decode("utf-8", "surrogateescape").replace("FOLDER", _FOLDER.name)
+    assert LocalFiles(_INSIDE).read(path, "image[0]", MAX_BYTES) == b"inside"
+
+
+def messages(data: bytes) -> None:
+    """The input `messages`, parsed as JSON."""
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(parsed, list) or not all(isinstance(message, dict) for message in parsed):
+        return
+    found = chat_messages.media_elements(parsed)
+    chat_messages.with_handles(parsed, ["handle"] * len(found), ["uuid"] * len(found))
+
+
+def image(data: bytes) -> None:
+    """A picture's file."""
+    decoded = decode_image(data, "image[0]", MAX_PIXELS)
+    assert decoded.mode == "RGB"
+    assert decoded.width * decoded.height <= MAX_PIXELS
+
+
+def video(data: bytes) -> None:
+    """A clip's file."""
+    frames, metadata = decode_video(data, "video[0]", MAX_PIXELS, MAX_FRAMES)
+    assert frames.dtype == np.uint8
+    assert 0 < len(frames) <= MAX_FRAMES
+    assert frames.shape[1] * frames.shape[2] <= MAX_PIXELS
+    assert len(metadata["frames_indices"]) == len(frames)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (reference, url, local, messages, image, video)
+}
+
+
+def run(name: str, data: bytes) -> bool:
+    """Whether the target accepts ``data``; raises what is a finding."""
+    try:
+        TARGETS[name](data)
+    except BackendError:
+        return False
+    return True

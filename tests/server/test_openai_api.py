@@ -1,0 +1,361 @@
+"""OpenAI's API: the same answers as `vllm serve`, the clients that people use, and what a Triton request adds."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.server.client import Client
+from tests.server.conftest import SHAPES_VL, Repository, wait_until
+from tests.server.frontend_process import Frontend, HttpAnswer, HttpApi
+from tests.server.openai_answers import comparable
+from tests.server.openai_cases import (
+    CASES,
+    CHAT,
+    MODEL,
+    PICTURES,
+    SCHEMA,
+    TOOL,
+    Case,
+    chat,
+    data_uri,
+    image,
+    text,
+    user,
+    with_files,
+)
+from tests.server.test_media_urls import Files
+from tests.server.vllm_serve import vllm_serve
+from tools.installer.server import TritonServer
+
+pytestmark = [pytest.mark.server, pytest.mark.engine]
+
+CONFIG = """
+backend: "vllm_custom"
+instance_group [ {{ count: 1, kind: KIND_MODEL }} ]
+parameters {{ key: "ALLOWED_MEDIA_DOMAINS" value: {{ string_value: "127.0.0.1:{port}" }} }}
+parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/32" }} }}
+parameters {{ key: "REPORT_CUSTOM_METRICS" value: {{ string_value: "true" }} }}
+parameters {{ key: "MAX_INFLIGHT_REQUESTS" value: {{ string_value: "{inflight}" }} }}
+parameters {{ key: "TOOL_CALL_PARSER" value: {{ string_value: "hermes" }} }}
+parameters {{ key: "ENABLE_AUTO_TOOL_CHOICE" value: {{ string_value: "true" }} }}
+"""
+MAX_INFLIGHT = 8
+ADAPTERS = {name: str(SHAPES_VL / "1/lora" / name) for name in ("zh", "caps")}
+# A model of this size would fill the space between two tokens of JSON with blanks.
+COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}
+LONG: dict[str, Any] = {"model": MODEL, "prompt": "2+3=", "ignore_eos": True, "max_tokens": 6000}
+DESCRIBE = "Describe the image."
+GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Files]:
+    made = Files("127.0.0.1")
+    made.add(PICTURES)
+    yield made
+    made.close()
+
+
+def engine_args(repository: Repository) -> dict[str, Any]:
+    lora = {"enable_lora": True, "max_loras": 3, "max_lora_rank": 16}
+    return repository.shapes_args(structured_outputs_config=COMPACT, **lora)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    repository: Repository, files: Files, triton: TritonServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, HttpAnswer]:
+    """What `vllm serve` answers to every case. It is stopped before the model is loaded in Triton."""
+    arguments = [f"--served-model-name={MODEL}", "--enable-auto-tool-choice", "--tool-call-parser=hermes"]
+    for name, value in engine_args(repository).items():
+        flag = f"--{name.replace('_', '-')}"
+        arguments += [flag] if value is True else [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
+    arguments += ["--lora-modules", *(f"{name}={path}" for name, path in ADAPTERS.items())]
+    with vllm_serve(tmp_path_factory.mktemp("vllm") / "log", *arguments) as server:
+        return {case.name: send(server, case, files) for case in CASES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(expected: dict[str, HttpAnswer], repository: Repository, load: Callable[[str], None], files: Files) -> None:
+    config = CONFIG.format(port=files.port, inflight=MAX_INFLIGHT)
+    repository.add(MODEL, config, engine_args(repository), multi_lora__json=json.dumps(ADAPTERS))
+    load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def frontend(model: None, triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+    with Frontend(tmp_path_factory.mktemp("frontend") / "log", f"--triton={triton.grpc_url}") as made:
+        yield made
+
+
+def send(api: HttpApi, case: Case, files: Files) -> HttpAnswer:
+    if case.body is None:
+        return api.get(case.path)
+    return api.post(case.path, with_files(case, files.url), **case.headers)
+
+
+def test_the_cases_are_of_all_kinds_and_more_than_a_hundred(expected: dict[str, HttpAnswer]) -> None:
+    assert len(CASES) == len(expected) > 100
+    statuses = {name: answer.status for name, answer in expected.items()}
+    wrong = {name: status for name, status in statuses.items() if (status >= 400) != ("error:" in name)}
+    assert wrong == {}
+    assert {200, 400, 404, 405} <= set(statuses.values())
+    assert max(statuses.values()) < 500
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_answer_is_that_of_vllm_serve(
+    case: Case, frontend: Frontend, files: Files, expected: dict[str, HttpAnswer]
+) -> None:
+    assert comparable(send(frontend, case, files)) == comparable(expected[case.name])
+
+
+# The calls that people make
+
+
+def test_the_model_and_its_adapters_are_listed_without_paths(frontend: Frontend) -> None:
+    cards = {card["id"]: card for card in frontend.get("/v1/models").json["data"]}
+    assert list(cards) == [MODEL, "zh", "caps"]
+    assert {card["parent"] for card in cards.values()} == {None, MODEL}
+    assert {card["root"] for card in cards.values()} == set(cards)
+    assert cards[MODEL]["max_model_len"] == 8192
+
+
+def test_a_picture_by_url_is_described(frontend: Frontend, files: Files) -> None:
+    messages = user(text(DESCRIBE), {"type": "image_url", "image_url": {"url": f"{files.url}/0.png"}})
+    body = {"model": MODEL, "messages": messages, "limit_mm_per_prompt": {"image": 30}}
+    answer = frontend.post(CHAT, body)
+    assert answer.json["choices"][0]["message"]["content"] == PICTURES[0].answer()
+
+
+@pytest.fixture(scope="module")
+def sync(frontend: Frontend) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as made:
+        yield made
+
+
+def test_openai_python_text_and_stream(sync: openai.OpenAI) -> None:
+    asked: Any = {"model": MODEL, "messages": user("2+3="), "temperature": 0}
+    whole = sync.chat.completions.create(**asked)
+    pieces = sync.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    chunks = list(pieces)
+    assert whole.choices[0].message.content == "5"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "5"
+    assert chunks[-1].usage is not None
+
+
+async def test_openai_python_async(frontend: Frontend) -> None:
+    async with openai.AsyncOpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=user(image(), text(DESCRIBE)), temperature=0, stream=True
+        )  # type: ignore[call-overload]
+        said = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(said) == PICTURES[0].answer()
+
+
+def test_openai_python_tools_schema_logprobs_and_n(sync: openai.OpenAI) -> None:
+    asked: Any = {"model": MODEL, "messages": user("2+3="), "temperature": 0}
+    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=60)
+    (call,) = called.choices[0].message.tool_calls or ()
+    assert call.function.name == "paint"
+    assert set(json.loads(call.function.arguments)) == {"colour", "number"}
+    formatted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    shaped = sync.chat.completions.create(**asked, response_format=formatted)
+    assert set(json.loads(shaped.choices[0].message.content or "")) == {"colour", "number"}
+    several = sync.chat.completions.create(**{**asked, "temperature": 1.0}, n=3, logprobs=True, top_logprobs=2)
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    logprobs = several.choices[0].logprobs
+    assert logprobs is not None
+    assert len((logprobs.content or ())[0].top_logprobs) == 2
+
+
+def test_openai_python_pictures_by_url_and_data_uri(sync: openai.OpenAI, files: Files) -> None:
+    for url, expected_answer in ((f"{files.url}/1.png", 1), (data_uri(PICTURES[2].encoded()), 2)):
+        parts = [{"type": "image_url", "image_url": {"url": url}}, text(DESCRIBE)]
+        answer = sync.chat.completions.create(model=MODEL, messages=user(*parts), temperature=0)  # type: ignore[arg-type]
+        assert answer.choices[0].message.content == PICTURES[expected_answer].answer()
+
+
+def test_openai_python_other_routes_and_errors(sync: openai.OpenAI) -> None:
+    assert [card.id for card in sync.models.list()] == [MODEL, "zh", "caps"]
+    assert sync.models.retrieve("zh").id == "zh"
+    assert sync.completions.create(model=MODEL, prompt="2+3=", temperature=0).choices[0].text == "5"
+    assert sync.responses.create(model=MODEL, input="2+3=", temperature=0).output_text == "5"
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        sync.chat.completions.create(model="nobody", messages=user("a"))  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        sync.completions.create(model=MODEL, prompt="a", temperature=-1)
+
+
+def test_langchain(frontend: Frontend) -> None:
+    from langchain_core.messages import HumanMessage
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
+    model = ChatOpenAI(model=MODEL, base_url=frontend.base_url, api_key=SecretStr("none"), temperature=0)
+    assert model.invoke("2+3=").content == "5"
+    message = HumanMessage(content=[image(), text(DESCRIBE)])  # type: ignore[list-item]
+    assert "".join(str(chunk.content) for chunk in model.stream([message])) == PICTURES[0].answer()
+
+
+# The media rules
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("http://127.0.0.2:1/0.png", "ALLOWED_MEDIA_DOMAINS"),
+        ("file:///etc/hostname", "ALLOWED_LOCAL_MEDIA_PATH"),
+        ("data:image/png;base64,AAAA", "not an image"),
+    ],
+)
+def test_media_are_judged_by_the_models_rules(frontend: Frontend, files: Files, url: str, rule: str) -> None:
+    hits = files.hits
+    parts = [{"type": "image_url", "image_url": {"url": address}} for address in (f"{files.url}/0.png", url)]
+    answer = frontend.post(CHAT, {"model": MODEL, "messages": user(*parts, text("2+2="))})
+    assert (answer.status, answer.json["error"]["type"]) == (400, "BadRequestError")
+    assert answer.json["error"]["message"].startswith("messages[0].content[1].image_url: ")
+    assert rule in answer.json["error"]["message"]
+    if not url.startswith("data:"):
+        assert files.hits == hits, "all URLs are judged before the first is fetched"
+
+
+def test_a_client_cannot_name_what_is_in_the_caches(frontend: Frontend) -> None:
+    """A picture under the id of another one would be answered from the caches in its place."""
+    for index in (0, 1):
+        part = {**image(index), "uuid": "the-same"}
+        answer = frontend.post(CHAT, {"model": MODEL, "messages": user(part, text(DESCRIBE)), "temperature": 0})
+        assert answer.json["choices"][0]["message"]["content"] == PICTURES[index].answer()
+    empty = frontend.post(CHAT, {"model": MODEL, "messages": user({"type": "image_url", "uuid": "the-same"})})
+    assert empty.status == 400
+
+
+def test_handles_of_other_requests_are_not_to_be_had(frontend: Frontend) -> None:
+    part = {"type": "image_url", "image_url": {"url": "vllm-custom-media:0123"}}
+    answer = frontend.post(CHAT, {"model": MODEL, "messages": user(part, text("What?"))})
+    assert answer.status == 400
+
+
+# What a Triton request adds
+
+
+def generate(client: Client, path: str, body: Any, **more: Any) -> Any:
+    return client.generate(MODEL, openai_request=json.dumps({"path": path, "body": body, **more}))
+
+
+def test_openai_request_through_generate(client: Client) -> None:
+    answer = generate(client, "/v1/completions", {"model": MODEL, "prompt": "2+3=", "temperature": 0}).body
+    assert answer["openai_status"] == 200
+    assert json.loads(answer["openai_headers"])["content-type"] == "application/json"
+    assert json.loads(answer["openai_response"])["choices"][0]["text"] == "5"
+
+
+def test_openai_request_streamed_through_generate_stream(client: Client) -> None:
+    body = {"model": MODEL, "prompt": "2+3=", "stream": True, "temperature": 0}
+    events = client.stream(MODEL, openai_request=json.dumps({"path": "/v1/completions", "body": body}))
+    assert (events[0]["openai_status"], events[-1]["openai_status"]) == (200, 0 if len(events) > 1 else 200)
+    assert "".join(event["openai_response"] for event in events).endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/sleep", "/metrics", "/invocations", "/v1/messages"])
+def test_routes_that_are_not_listed_cannot_be_called(client: Client, path: str) -> None:
+    answer = generate(client, path, {"lora_name": "x", "lora_path": "/"}).body
+    assert (answer["openai_status"], answer["openai_response"]) == (404, '{"detail":"Not Found"}')
+
+
+@pytest.mark.parametrize(
+    ("request_text", "message"),
+    [
+        ("{", "openai_request: expected JSON"),
+        ('{"path": 1}', "openai_request.path: expected a path"),
+        ('{"path": "/version", "host": "x"}', "openai_request: expected only the keys"),
+        ('{"path": "/version", "method": "PUT"}', "openai_request.method: expected GET or POST"),
+        ('{"path": "/version", "headers": {"a": 1}}', "openai_request.headers: expected an object of strings"),
+    ],
+)
+def test_a_wrong_envelope_is_explained(client: Client, request_text: str, message: str) -> None:
+    answer = client.generate(MODEL, openai_request=request_text).body
+    assert answer["openai_status"] == 400
+    assert json.loads(answer["openai_response"])["error"]["message"].startswith(message)
+
+
+def test_other_inputs_and_parameters_are_refused_beside_it(client: Client) -> None:
+    asked = json.dumps({"path": "/version"})
+    for more in ({"text_input": "a"}, {"max_tokens": 3}, {"lora_name": "zh"}):
+        answer = client.generate(MODEL, openai_request=asked, **more).body
+        assert (answer["openai_status"], next(iter(more)) in answer["openai_response"]) == (400, True)
+
+
+def test_a_timeout_ends_a_request(client: Client) -> None:
+    asked = json.dumps({"path": "/v1/completions", "body": LONG})
+    answer = client.generate(MODEL, openai_request=asked, timeout=300_000).body
+    assert answer["openai_status"] == 504
+    assert "timeout" in json.loads(answer["openai_response"])["error"]["message"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_leaves_frees_the_engine(frontend: Frontend, client: Client, streamed: bool) -> None:
+    body = json.dumps({**LONG, "stream": streamed})
+    if streamed:
+        with frontend.open("POST", "/v1/completions", body, content_type="application/json") as response:
+            assert response.read1()
+    else:
+        connection = frontend.leave("/v1/completions", body)
+        wait_until(lambda: frontend.counters()["vllm_custom_frontend_open_requests"] > 1)
+        connection.close()
+    wait_until(lambda: stands_still(client))
+
+
+def stands_still(client: Client) -> bool:
+    """Whether nothing is generated, as far as the metrics say, for a while that is long for a token."""
+    before = client.metrics()[GENERATED]
+    threading.Event().wait(1.0)
+    return client.metrics()[GENERATED] == before
+
+
+def test_too_many_requests_are_told_to_come_later(frontend: Frontend) -> None:
+    body = json.dumps({**LONG, "stream": True})
+    opened = []
+    try:
+        for _ in range(MAX_INFLIGHT):
+            stream = frontend.open("POST", "/v1/completions", body, content_type="application/json")
+            opened.append(stream)
+            assert stream.__enter__().status == 200
+        answer = frontend.post("/v1/completions", {"model": MODEL, "prompt": "a"})
+        assert (answer.status, answer.json["error"]["type"]) == (503, "ServiceUnavailableError")
+        assert "MAX_INFLIGHT_REQUESTS" in answer.json["error"]["message"]
+        assert len(frontend.get("/v1/models").json["data"]) == 3, "a model that is busy is still listed"
+    finally:
+        for stream in opened:
+            stream.__exit__(None, None, None)
+    wait_until(lambda: frontend.post("/v1/completions", {"model": MODEL, "prompt": "a"}).status == 200)
+
+
+def test_the_request_id_is_in_the_answer(frontend: Frontend) -> None:
+    answer = frontend.post(CHAT, chat("x").body, x_request_id="ours-1")
+    assert answer.json["id"] == "chatcmpl-ours-1"
+
+
+def test_what_slow_readers_get_is_whole(frontend: Frontend) -> None:
+    """Many streams at once: events travel together, and none is lost or torn."""
+    found: list[list[str]] = []
+
+    def read() -> None:
+        body = {**LONG, "max_tokens": 60, "stream": True, "stream_options": {"include_usage": True}}
+        found.append(frontend.post("/v1/completions", body).events)
+
+    threads = [threading.Thread(target=read) for _ in range(MAX_INFLIGHT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == MAX_INFLIGHT
+    for events in found:
+        assert events[-1] == "[DONE]"
+        assert json.loads(events[-2])["usage"]["completion_tokens"] == 60

@@ -1,0 +1,168 @@
+"""`image`: a Dockerfile for a container with vllm_custom, and the image itself where a container engine is present."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.installer import containers, locks, target
+from tools.installer.console import BuildError
+from tools.installer.containers import Container
+from tools.installer.paths import BUILD, CHECKOUT
+
+DEFAULT_FILE = BUILD / "image/Dockerfile"
+VLLM, STANDARD = "vllm", "standard"
+ENGINES = ("docker", "podman")
+# The Python that the locked vLLM asks for.
+_OLDEST_PYTHON = (3, 11)
+_TREE = "/opt/tritonserver"
+_CHECKOUT = "/opt/vllm_custom"
+_MOUNT = "/mnt/standard"
+_CACHE = "/var/cache/vllm_custom"
+# What `install --into` needs of this checkout.
+_FOLDERS = ("tools/installer", "backends", "patches")
+IGNORE = "*\n!build.py\n!pyproject.toml\n!tools\n!backends\n!patches\n**/__pycache__\n"
+# The user triton-server in NVIDIA's images.
+_USER = "1000:1000"
+_READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
+_FRONTEND = f"{_TREE}/python/openai/openai_frontend/main.py"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    release: str = containers.NEWEST
+    base: str = VLLM
+    ensemble: bool = False
+    backends: tuple[str, ...] = ()
+    root: bool = False
+    openai_port: int | None = None
+
+
+def dockerfile(wish: Wish) -> str:
+    """The text. Raises BuildError for what is known not to work."""
+    container = _container(wish)
+    return "\n\n".join(filter(None, _parts(wish, container))) + "\n"
+
+
+def _container(wish: Wish) -> Container:
+    container = containers.CONTAINERS.get(wish.release)
+    if container is None:
+        raise BuildError(
+            f"the release {wish.release} is not in the table", f"choose one of {', '.join(containers.CONTAINERS)}"
+        )
+    if wish.ensemble and wish.base == VLLM and not container.ensemble:
+        with_it = min(known.release for known in containers.CONTAINERS.values() if known.ensemble)
+        raise BuildError(
+            f"Triton in the vLLM container of {wish.release} was built without ensembles",
+            f"take --release {with_it} or later, or --from {STANDARD}",
+        )
+    if target.numbers(container.python) < _OLDEST_PYTHON:
+        oldest = min(
+            known.release for known in containers.CONTAINERS.values() if target.numbers(known.python) >= _OLDEST_PYTHON
+        )
+        raise BuildError(
+            f"the containers of {wish.release} have Python {container.python}, and vLLM {_locked('vllm')} needs "
+            f"{'.'.join(map(str, _OLDEST_PYTHON))}",
+            f"take --release {oldest} or later",
+        )
+    return container
+
+
+def _parts(wish: Wish, container: Container) -> Iterator[str]:
+    # BuildKit reads `syntax` in the first line only.
+    yield f"# syntax=docker/dockerfile:1\n# Written by vllm_custom's build.py for Triton {container.triton}."
+    if wish.backends and wish.base == VLLM:
+        yield f"FROM {container.standard_image} AS standard"
+    if wish.base == STANDARD:
+        yield f"FROM {container.vllm_image} AS official\n\nFROM {container.standard_image}"
+        yield f"# The official backend.\nCOPY --from=official {_TREE}/backends/vllm {_TREE}/backends/vllm"
+    else:
+        yield f"FROM {container.vllm_image}"
+    yield from _vllm(wish, container)
+    copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
+    copies += [f"COPY build.py pyproject.toml {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
+    yield "\n".join(copies)
+    yield _install(wish)
+    yield from _serving(wish)
+
+
+def _vllm(wish: Wish, container: Container) -> Iterator[str]:
+    """vLLM where the image has none, or one that is too old."""
+    if wish.base == VLLM and target.numbers(container.vllm) >= target.OLDEST_VLLM:
+        return
+    packages = [f"vllm=={_locked('vllm')}"]
+    if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
+        packages.append(f"numpy=={_locked('numpy')}")
+    why = "has none" if wish.base == STANDARD else f"has {container.vllm}, which is too old"
+    yield f"# The image {why}.\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
+
+
+def _locked(package: str) -> str:
+    return locks.read_pins("cuda", "3.12")[package]
+
+
+def _install(wish: Wish) -> str:
+    install = f"python3 {_CHECKOUT}/build.py install --into {_TREE}"
+    mount = ""
+    if wish.backends and wish.base == VLLM:
+        mount = f"--mount=type=bind,from=standard,source={_TREE},target={_MOUNT} "
+        install += f" --backend-from {_MOUNT} --backends {' '.join(wish.backends)}"
+    steps = [install]
+    if not wish.root:
+        user, group = _USER.split(":")
+        steps.append(f"install -d -o {user} -g {group} /models {_CACHE}")
+    return f"RUN {mount}\\\n    " + " \\\n    && ".join(steps) if mount or len(steps) > 1 else f"RUN {install}"
+
+
+def _serving(wish: Wish) -> Iterator[str]:
+    yield f"ENV HF_HOME={_CACHE}/huggingface \\\n    VLLM_CACHE_ROOT={_CACHE}/vllm"
+    ports = ["8000", "8001", "8002", *([str(wish.openai_port)] if wish.openai_port else [])]
+    yield f'VOLUME ["/models"]\nEXPOSE {" ".join(ports)}'
+    yield (
+        "# Loading a large model takes minutes.\n"
+        "HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=3 \\\n"
+        f'    CMD ["python3", "-c", "{_READY}"]'
+    )
+    if not wish.root:
+        yield f"USER {_USER}"
+    if wish.openai_port:
+        arguments = ["--model-repository", "/models", "--backend", "vllm", "--enable-kserve-frontends"]
+        command = ["python3", _FRONTEND, *arguments, "--openai-port", str(wish.openai_port)]
+    else:
+        command = ["tritonserver", "--model-repository=/models"]
+    listed = ", ".join(f'"{word}"' for word in command)
+    yield f"CMD [{listed}]"
+
+
+def engine() -> str | None:
+    """The container engine of this machine: one that is installed and answers."""
+    for name in ENGINES:
+        if shutil.which(name):
+            asked = subprocess.run([name, "info"], capture_output=True, timeout=60, check=False)
+            if asked.returncode == 0:
+                return name
+    return None
+
+
+def run(wish: Wish, file: Path, tag: str, *, build: bool, say: Callable[[str], object] = print) -> int:
+    """Write the Dockerfile, and build the image where asked. `-` writes to standard output."""
+    text = dockerfile(wish)
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    # Beside a Dockerfile of this name, it goes before the .dockerignore of the checkout.
+    file.with_name(f"{file.name}.dockerignore").write_text(IGNORE)
+    found = engine() if build else None
+    if build and found is None:
+        raise BuildError(f"{file} is written; no container engine answers here", f"install {' or '.join(ENGINES)}")
+    command = [found or ENGINES[0], "build", "--file", str(file), "--tag", tag, str(CHECKOUT)]
+    if not found:
+        say(f"written: {file}\nto build it: {' '.join(command)}")
+        return 0
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,211 @@
+"""`install --into`: vllm_custom into a Triton that is there already, and out of it again.
+
+Nothing that was there is changed: folders are added, version.json lists each file in them, and uninstalling takes away
+exactly these.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.installer import backends, official, target
+from tools.installer.checks import failed, table
+from tools.installer.console import BuildError
+from tools.installer.paths import CHECKOUT, PATCHES
+from tools.installer.triton_tree import TritonTree
+
+NAME = "vllm_custom"
+VERSION_FILE = "version.json"
+_SHOWN = 5
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for."""
+
+    root: Path
+    python: str = "python3"
+    stand_in: bool = False
+    backend_from: Path | None = None
+    backends: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def install(wish: Wish, say: Say = print) -> int:
+    """Check, then add the folders. 1, with nothing changed, where a check fails."""
+    tree = TritonTree.of(wish.root)
+    _refuse_foreign(tree)
+    source = TritonTree.of(wish.backend_from) if wish.backend_from else None
+    names = _wanted(tree, source, wish.backends)
+    interpreter = target.ask(wish.python)
+    checks = target.examine(tree, interpreter, stand_in=wish.stand_in and not _ours(tree, "vllm"))
+    if source:
+        checks += target.examine_backends(tree, source, [name for name in names if not _ours(tree, name)])
+    say(table(checks))
+    if failed(checks):
+        say(f"\n{failed(checks)} of {len(checks)} checks failed: nothing was changed")
+        return 1
+    folders = [NAME, *(["vllm"] if wish.stand_in else []), *names]
+    for name in folders:
+        origin = source.backends / name if source and name in names else "this checkout"
+        say(f"{'would add' if wish.dry_run else 'adding'} {tree.backends / name} (from {origin})")
+    if not wish.dry_run:
+        if _installed(tree) is not None:
+            _remove(tree)
+        _add(tree, source, folders, names, _facts(tree, interpreter, wish.stand_in))
+        say(f"installed; to undo it: build.py install --into {tree.root} --uninstall")
+    return 0
+
+
+def uninstall(wish: Wish, say: Say = print) -> int:
+    """Take away what `install` has added. Raises BuildError where it was changed since."""
+    tree = TritonTree.of(wish.root)
+    manifest = _installed(tree)
+    if manifest is None:
+        raise BuildError(f"{tree.backends} has no {NAME} that was installed by build.py", "check the folder")
+    for name in manifest["folders"]:
+        say(f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name}")
+    changed = _changes(tree, manifest)
+    if changed:
+        listed = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
+        raise BuildError(f"changed since the installation: {listed}", "put these files back, or move new ones away")
+    if not wish.dry_run:
+        _remove(tree)
+    return 0
+
+
+def _refuse_foreign(tree: TritonTree) -> None:
+    if (tree.backends / NAME).exists() and _installed(tree) is None:
+        raise BuildError(
+            f"{tree.backends / NAME} exists, and build.py did not install it", "move it away, or remove it by hand"
+        )
+
+
+def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) -> list[str]:
+    """The further backends to copy: those named, else all that the other installation has and this one lacks."""
+    if source is None:
+        if chosen:
+            raise BuildError("--backends needs --backend-from", "say where the backends are to be copied from")
+        return []
+    if chosen:
+        return list(chosen)
+    have = {path.name for path in tree.backends.iterdir() if not _ours(tree, path.name)}
+    found = sorted(path.name for path in source.backends.iterdir() if path.is_dir() and path.name not in have)
+    found = [name for name in found if name not in (NAME, "vllm")]
+    if not found:
+        raise BuildError(f"{source.backends} has no backend that {tree.backends} lacks", "leave --backend-from away")
+    return found
+
+
+def _add(
+    tree: TritonTree, source: TritonTree | None, folders: Sequence[str], copied: Sequence[str], facts: dict[str, object]
+) -> None:
+    """All folders are made beside their places, then put there; none is left half-made."""
+    before = tree.backends.stat()
+    staging = tree.backends / f".{NAME}-{uuid.uuid4().hex[:8]}"
+    placed: list[Path] = []
+    try:
+        staging.mkdir()
+        for name in folders:
+            if source and name in copied:
+                shutil.copytree(source.backends / name, staging / name, symlinks=True)
+            else:
+                backends.copy_source(name, staging)
+        manifest = {
+            **facts,
+            "folders": list(folders),
+            "files": {name: digest for folder in folders for name, digest in _files(staging, folder).items()},
+            "backends_mtime_ns": before.st_mtime_ns,
+        }
+        (staging / NAME / VERSION_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+        for name in folders:
+            (staging / name).rename(tree.backends / name)
+            placed.append(tree.backends / name)
+    except BaseException:
+        for folder in placed:
+            shutil.rmtree(folder)
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove(tree: TritonTree) -> None:
+    manifest = _installed(tree) or {"folders": []}
+    folders = [tree.backends / name for name in manifest["folders"]]
+    # The one with the list goes last: what is stopped in the middle can be done again.
+    for folder in sorted(folders, key=lambda path: path.name == NAME):
+        shutil.rmtree(folder)
+    if "backends_mtime_ns" in manifest:
+        os.utime(tree.backends, ns=(tree.backends.stat().st_atime_ns, manifest["backends_mtime_ns"]))
+
+
+def _installed(tree: TritonTree) -> dict[str, Any] | None:
+    file = tree.backends / NAME / VERSION_FILE
+    if not file.is_file():
+        return None
+    loaded: dict[str, Any] = json.loads(file.read_text())
+    return loaded
+
+
+def _ours(tree: TritonTree, name: str) -> bool:
+    """Whether an earlier installation has put this folder there."""
+    manifest = _installed(tree)
+    return manifest is not None and name in manifest["folders"]
+
+
+def _changes(tree: TritonTree, manifest: dict[str, Any]) -> list[str]:
+    """Files that are not as they were installed; folders of a removal that was stopped are no change."""
+    expected = manifest["files"]
+    present: dict[str, str] = {}
+    for name in manifest["folders"]:
+        if (tree.backends / name).is_dir():
+            present |= _files(tree.backends, name)
+    return sorted(
+        name
+        for name in expected.keys() | present.keys()
+        if expected.get(name) != present.get(name) and (tree.backends / name.split("/")[0]).is_dir()
+    )
+
+
+def _files(root: Path, folder: str) -> dict[str, str]:
+    """Path relative to ``root`` -> hash, or the link's target. What Python itself writes does not count."""
+    found = {}
+    for path in sorted((root / folder).rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if "__pycache__" in path.parts or name == f"{NAME}/{VERSION_FILE}":
+            continue
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _facts(tree: TritonTree, interpreter: target.Interpreter, stand_in: bool) -> dict[str, object]:
+    base = CHECKOUT / "backends/vllm" if stand_in else tree.backends / "vllm"
+    api = tree.api_version
+    return {
+        "vllm_custom": own_version(),
+        "base": {"release": official.release_of(base), "hash": official.hash_of(base)},
+        "vllm": interpreter.vllm,
+        "triton": tree.version,
+        "backend_api": f"{api[0]}.{api[1]}" if api else None,
+        "python": interpreter.version,
+        "patches": sorted(path.stem for path in PATCHES.glob("*.py") if not path.stem.startswith("_")),
+    }
+
+
+def own_version() -> str:
+    """As pyproject.toml says it; a bare Python 3.10 cannot read TOML."""
+    match = re.search(r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
+    if match is None:
+        raise BuildError("pyproject.toml names no version")
+    return match[1]

@@ -1,0 +1,94 @@
+"""A model repository as far as `doctor` reads it: config.pbtxt, model.json, and the weights they point to."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+_FIELD = re.compile(r"^\s*(backend|platform|name)\s*:\s*[\"']([^\"']*)[\"']", re.MULTILINE)
+_PARAMETER = re.compile(
+    r"key\s*:\s*[\"'](?P<key>[^\"']+)[\"']\s*,?\s*value\s*:?\s*\{\s*string_value\s*:\s*[\"'](?P<value>[^\"']*)[\"']"
+)
+_COMMENT = re.compile(r"#.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: a folder with config.pbtxt."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config_text(self) -> str:
+        return _COMMENT.sub("", (self.folder / "config.pbtxt").read_text(encoding="utf-8"))
+
+    @cached_property
+    def fields(self) -> dict[str, str]:
+        """backend and platform, as far as they are given."""
+        return dict(_FIELD.findall(self.config_text))
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
+        return {match["key"]: match["value"] for match in _PARAMETER.finditer(self.config_text)}
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.fields.get("platform") == "ensemble"
+
+    @property
+    def is_ours(self) -> bool:
+        return self.fields.get("backend") in ("vllm_custom", "vllm")
+
+    @cached_property
+    def version_folder(self) -> Path | None:
+        """The newest version, which Triton loads by default."""
+        versions = [path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit()]
+        return max(versions, key=lambda path: int(path.name)) if versions else None
+
+    @cached_property
+    def engine_args(self) -> dict[str, Any]:
+        """model.json. Raises OSError or ValueError where it cannot be read."""
+        loaded = json.loads((self.version_folder or self.folder / "1").joinpath("model.json").read_text())
+        if not isinstance(loaded, dict):
+            raise ValueError("model.json is no JSON object")
+        return loaded
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The folder of the weights; None for a name on a model hub."""
+        value = str(self.engine_args.get("model", ""))
+        folder = (self.version_folder or self.folder / "1") / value
+        # A hub's name has one slash at most, and no folder of that name lies here.
+        hub = re.fullmatch(r"[\w.-]+/[\w.-]+", value) is not None and not folder.exists()
+        return None if hub or not value else folder
+
+    @cached_property
+    def hf_config(self) -> dict[str, Any]:
+        """config.json of the weights; empty where there is none."""
+        file = self.weights / "config.json" if self.weights else None
+        if file is None or not file.is_file():
+            return {}
+        loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return loaded
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part of config.json."""
+        for key in ("text_config", "llm_config", "language_config"):
+            part = self.hf_config.get(key)
+            if isinstance(part, dict):
+                return {**self.hf_config, **part}
+        return self.hf_config
+
+
+def models_of(repository: Path) -> Iterator[Model]:
+    for folder in sorted(repository.iterdir()):
+        if (folder / "config.pbtxt").is_file():
+            yield Model(folder)
