@@ -114,13 +114,10 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_embedding_async(url)
 
 
-def _engine(seen: dict[str, Any], endpoint: str | None = None, parser: str = "") -> Any:
+def _engine(seen: dict[str, Any], method: str = "generate", parser: str = "") -> Any:
     return SimpleNamespace(
-        vllm_config=SimpleNamespace(
-            observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint),
-            structured_outputs_config=SimpleNamespace(reasoning_parser=parser),
-        ),
-        generate=lambda *args, **options: seen.update(options),
+        vllm_config=SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser)),
+        **{method: lambda *args, **options: seen.update(options)},
     )
 
 
@@ -132,20 +129,25 @@ def test_a_constraint_holds_from_the_start_with_a_parser_for_reasoning_too(
 ) -> None:
     seen: dict[str, Any] = {}
     sampling = SimpleNamespace(structured_outputs=constraint)
-    compat.generate(_engine(seen, parser=parser), {}, sampling, "id", lora_request=None, priority=0)
+    compat.run(_engine(seen, parser=parser), {}, sampling, "id", pooling=False, lora_request=None, priority=0)
     assert seen.get("reasoning_ended") == ended
 
 
-@pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])
-def test_trace_headers_reach_an_engine_that_traces(endpoint: str | None, reaches: bool) -> None:
-    """Where it does not trace, vLLM would warn about each request that has them."""
+@pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
+def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
     seen: dict[str, Any] = {}
-    engine = _engine(seen, endpoint=endpoint)
+    engine = _engine(seen, method)
     headers = {"traceparent": "00-1-2-01"}
-    compat.generate(
-        engine, {}, SimpleNamespace(structured_outputs=None), "id", lora_request=None, priority=3, trace_headers=headers
-    )
-    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers if reaches else None}
+    params = SimpleNamespace(structured_outputs=None)
+    compat.run(engine, {}, params, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
+    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
+
+
+@pytest.mark.parametrize(("endpoint", "expected"), [("http://collector", True), (None, False)])
+def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
+    observability = SimpleNamespace(otlp_traces_endpoint=endpoint)
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(observability_config=observability))
+    assert compat.traces(engine) is expected
 
 
 @pytest.mark.parametrize(

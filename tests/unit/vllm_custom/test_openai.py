@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 
@@ -22,11 +23,13 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.media import HandleTable
-from vllm_custom.openai.answer import ResponsePiece, error_document
+from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request
 from vllm_custom.openai.media import find_media
 from vllm_custom.openai.models import AdapterOfRequest, _in_use
+from vllm_custom.responses import SenderPool
+from vllm_custom.responses.build import ResponseBuilder
 
 
 def parse(text: str, parameters: str = "{}", **others: Any) -> OpenAICall:
@@ -267,3 +270,33 @@ def test_pieces_that_wait_become_one() -> None:
 def test_errors_in_openais_form(error: BackendError, status: int, kind: str) -> None:
     content = {"message": str(error), "type": kind, "param": None, "code": status}
     assert (error_document(error)[0], json.loads(error_document(error)[1])) == (status, {"error": content})
+
+
+def _answered(stream: OpenAIStream, status: int) -> None:
+    stream.start(status, {"content-type": "application/json"})
+    stream.body(b"{}", more=False)
+
+
+def _broken(stream: OpenAIStream) -> None:
+    stream.start(200, {"content-type": "text/event-stream"})
+    stream.body(b"data: 1\n\n", more=True)
+    stream.fail(UnavailableError("gone"))
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (lambda stream: _answered(stream, 200), None),
+        (lambda stream: _answered(stream, 404), "NOT_FOUND"),
+        (lambda stream: _answered(stream, 422), "INVALID_ARG"),
+        (lambda stream: _answered(stream, 500), "INTERNAL"),
+        (lambda stream: stream.fail(UnsupportedError("no")), "UNSUPPORTED"),
+        (_broken, "UNAVAILABLE"),
+    ],
+)
+def test_what_an_answer_is_counted_as(act: Callable[[OpenAIStream], None], code: str | None) -> None:
+    outcomes: list[BackendError | None] = []
+    pool = SenderPool(ResponseBuilder(fakes.pb_utils, frozenset({"openai_response"}), batched=False), fakes.Log(), 1)
+    act(OpenAIStream(pool, fakes.ResponseSender(), on_done=outcomes.append))
+    pool.close()
+    assert [None if error is None else error.triton_code for error in outcomes] == [code]

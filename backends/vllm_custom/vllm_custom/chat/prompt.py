@@ -47,10 +47,27 @@ class PromptPlan:
 
 
 class PromptBuilder:
-    """Renders prompts for one engine. ``template`` replaces the model's own chat template."""
+    """Renders prompts for one engine."""
 
-    def __init__(self, engine: Any, media: MediaLoader, handles: HandleTable, template: str | None) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        media: MediaLoader,
+        handles: HandleTable,
+        template: str | None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> None:
+        """
+        Args:
+            engine: the AsyncLLM.
+            media: loads what a prompt needs.
+            handles: where decoded media wait for the template.
+            template: replaces the model's own chat template.
+            add_generation_prompt: what holds where a request does not say it.
+        """
         self._engine = engine
+        self._add_generation_prompt = add_generation_prompt
         self._media = media
         self._handles = handles
         self._template = template
@@ -130,6 +147,8 @@ class PromptBuilder:
         embedded: Sequence[Mapping[str, Any]],
     ) -> RenderedPrompt:
         prompt: dict[str, Any] = {"prompt": call.text or ""}
+        if call.token_ids is not None:
+            prompt = {"prompt_token_ids": list(call.token_ids)}
         if decoded:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
@@ -141,12 +160,13 @@ class PromptBuilder:
         return RenderedPrompt(await compat.render_text(self._engine, prompt, templated=False), templated=False)
 
     async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+        add = call.control.add_generation_prompt
+        opening = {"add_generation_prompt": self._add_generation_prompt if add is None else add}
         rendered = await compat.render_chat(
             self._engine,
             messages,
             template=self._template,
-            template_kwargs={"add_generation_prompt": call.control.add_generation_prompt}
-            | call.control.chat_template_kwargs,
+            template_kwargs=opening | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
             keep_text=call.exclude_input is False,
         )

@@ -157,7 +157,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "embedding_request",
         "TYPE_STRING",
         (1,),
-        "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
+        "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
+        "pooling_params (dimensions). Other inputs are then not read.",
         official=True,
     ),
     TensorSpec(
@@ -206,6 +207,19 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "prompt_logprobs was not set, and in a stream after the response that held them.",
     ),
     TensorSpec(
+        "embedding",
+        "TYPE_FP32",
+        (-1,),
+        "The vector of a pooling model whose task is embed; for token_embed one row per token, [tokens, size].",
+    ),
+    TensorSpec(
+        "scores",
+        "TYPE_FP32",
+        (-1,),
+        "What a pooling model whose task is classify gives: one number per class, and a reranker's one score; for "
+        "token_classify one row per token, [tokens, classes].",
+    ),
+    TensorSpec(
         "openai_response",
         "TYPE_STRING",
         (1,),
@@ -243,13 +257,23 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "Whether text_input becomes a user turn of the chat template. messages are always templated.",
     ),
     RequestParameterSpec(
-        "add_generation_prompt", "bool", "true", "Passed to the chat template: open the assistant's turn."
+        "add_generation_prompt",
+        "bool",
+        "true, but false for a pooling model",
+        "Passed to the chat template: open the assistant's turn.",
     ),
     RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
     RequestParameterSpec(
         "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
     ),
-    RequestParameterSpec("priority", "int", "0", "vLLM's priority scheduling: a lower number is served earlier."),
+    RequestParameterSpec(
+        "priority",
+        "int",
+        "0",
+        "vLLM's priority scheduling (scheduling_policy: priority in model.json): a lower number is served earlier. "
+        "KServe's protocols keep this name for Triton's own queue: over gRPC and /infer it goes into "
+        "sampling_parameters.",
+    ),
     RequestParameterSpec(
         "guided_json", "JSON object", "none", "Guided decoding: the text is JSON of this JSON schema."
     ),
@@ -285,14 +309,23 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "The timeout of a KServe request means the same; the shorter one counts.",
     ),
     RequestParameterSpec(
-        "traceparent", "string", "none", "W3C Trace Context, handed to vLLM's OpenTelemetry spans; never refused."
+        "traceparent",
+        "string",
+        "none",
+        "W3C Trace Context, handed to vLLM's OpenTelemetry spans (otlp_traces_endpoint in model.json); never refused. "
+        "Where tritonserver traces in its OpenTelemetry mode, vLLM's spans hang from Triton's without it.",
     ),
     RequestParameterSpec("tracestate", "string", "none", "Goes with traceparent."),
 )
 
 CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ConfigParameterSpec(
-        "REPORT_CUSTOM_METRICS", bool, False, "Report vLLM's metrics on Triton's metrics endpoint.", official=True
+        "REPORT_CUSTOM_METRICS",
+        bool,
+        False,
+        "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
+        "vllm_custom:requests_failed_total by Triton's error code, and those of media by URL.",
+        official=True,
     ),
     ConfigParameterSpec(
         "ENABLE_VLLM_HEALTH_CHECK",

@@ -46,7 +46,7 @@ class ControlParameters(BaseModel):
     lora_name: str | None = None
     structured_outputs: JsonObject | None = None
     apply_chat_template: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
