@@ -112,6 +112,7 @@ def run(
             lora_request=lora_request,
             priority=priority,
             trace_headers=trace_headers,
+            **({} if pooling else _constrained_from_the_start(engine, params)),
         ),
     )
 
@@ -143,6 +144,12 @@ def pooling_fields() -> dict[str, Any]:
 def traces(engine: Any) -> bool:
     """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
     return bool(getattr(engine.vllm_config.observability_config, "otlp_traces_endpoint", None))
+
+
+def _constrained_from_the_start(engine: Any, sampling: Any) -> dict[str, bool]:
+    """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
+    parser = engine.vllm_config.structured_outputs_config.reasoning_parser
+    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}
 
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
@@ -312,12 +319,20 @@ def as_tensor(array: npt.NDArray[Any]) -> Any:
     return torch.from_numpy(array)
 
 
-def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:
-    """Decode up to ``frames`` frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata."""
-    from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
+def audio_rate(engine: Any) -> int | None:
+    """Samples per second that the model's processor wants; None where it takes none or any."""
+    if not engine.model_config.is_multimodal_model:
+        return None
+    resampler = getattr(engine.renderer.get_mm_processor().data_parser, "audio_resampler", None)
+    rate = getattr(resampler, "target_sr", None)
+    return None if rate is None else round(rate)
 
-    array, metadata = VideoMediaIO(ImageMediaIO(), num_frames=frames).load_bytes(data)
-    return array, dict(metadata)
+
+def frame_sampling(engine: Any) -> dict[str, Any]:
+    """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
+    config = getattr(engine.model_config, "multimodal_config", None)
+    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
 
 
 def default_sampling(engine: Any) -> dict[str, Any]:
