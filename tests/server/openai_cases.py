@@ -13,6 +13,8 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 MODEL = "vllm"
+# So that no answer goes on to the end of the context.
+LIMIT = 60
 
 PICTURES = [picture(26_000 + index, (224, 224), count=2) for index in range(3)]
 # Where the pictures lie on an HTTP server, whose address takes the place of FILES.
@@ -21,7 +23,10 @@ CLIP = gif(clip(26_100, "left"))
 
 SCHEMA = {
     "type": "object",
-    "properties": {"colour": {"enum": ["red", "green", "blue"]}, "number": {"type": "integer", "maximum": 99}},
+    "properties": {
+        "colour": {"enum": ["red", "green", "blue"]},
+        "number": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
     "required": ["colour", "number"],
     "additionalProperties": False,
 }
@@ -61,15 +66,18 @@ def user(*parts: Any) -> list[dict[str, Any]]:
 
 def chat(name: str, messages: Any = None, **fields: Any) -> Case:
     given = user("2+3=") if messages is None else messages
-    return Case(f"chat: {name}", CHAT, {"model": MODEL, "messages": given, "temperature": 0, **fields})
+    body = {"model": MODEL, "messages": given, "temperature": 0, "max_tokens": LIMIT, **fields}
+    return Case(f"chat: {name}", CHAT, body)
 
 
 def completion(name: str, prompt: Any = "2+3=", **fields: Any) -> Case:
-    return Case(f"completion: {name}", COMPLETIONS, {"model": MODEL, "prompt": prompt, "temperature": 0, **fields})
+    body = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": LIMIT, **fields}
+    return Case(f"completion: {name}", COMPLETIONS, body)
 
 
 def response(name: str, given: Any = "2+3=", **fields: Any) -> Case:
-    return Case(f"response: {name}", RESPONSES, {"model": MODEL, "input": given, "temperature": 0, **fields})
+    body = {"model": MODEL, "input": given, "temperature": 0, "max_output_tokens": LIMIT, **fields}
+    return Case(f"response: {name}", RESPONSES, body)
 
 
 def _chats() -> list[Case]:
@@ -78,6 +86,7 @@ def _chats() -> list[Case]:
     stream = {"stream": True}
     return [
         chat("plain"),
+        chat("the default length", max_tokens=None),
         chat("parts of text", user(text("2+"), text("3="))),
         chat("a system message", [{"role": "system", "content": "You add numbers."}, *user("2+3=")]),
         chat("several turns", turns),
@@ -158,7 +167,7 @@ def _chats() -> list[Case]:
 def _completions() -> list[Case]:
     return [
         completion("plain"),
-        completion("the default length", "Describe", ignore_eos=True),
+        completion("the default length", max_tokens=None),
         completion("several prompts", ["2+3=", "4+4="]),
         completion("token ids", [17, 10, 18, 28]),
         completion("several lists of token ids", [[17, 10, 18, 28], [18, 10, 18, 28]]),

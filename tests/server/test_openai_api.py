@@ -33,7 +33,8 @@ from tests.server.test_media_urls import Files
 from tests.server.vllm_serve import vllm_serve
 from tools.installer.server import TritonServer
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+# The first test waits for two engines, one after the other.
+pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.timeout(900)]
 
 CONFIG = """
 backend: "vllm_custom"
@@ -272,7 +273,7 @@ def test_routes_that_are_not_listed_cannot_be_called(client: Client, path: str) 
 @pytest.mark.parametrize(
     ("request_text", "message"),
     [
-        ("{", "openai_request: expected JSON"),
+        ("{", "openai_request: expected a JSON object"),
         ('{"path": 1}', "openai_request.path: expected a path"),
         ('{"path": "/version", "host": "x"}', "openai_request: expected only the keys"),
         ('{"path": "/version", "method": "PUT"}', "openai_request.method: expected GET or POST"),
@@ -359,3 +360,42 @@ def test_what_slow_readers_get_is_whole(frontend: Frontend) -> None:
     for events in found:
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["usage"]["completion_tokens"] == 60
+
+
+# Another kind of model
+
+
+POOLING_CONFIG = """
+backend: "vllm_custom"
+max_batch_size: 4
+model_transaction_policy { decoupled: false }
+instance_group [ { count: 1, kind: KIND_MODEL } ]
+"""
+
+
+def test_a_pooling_model_that_is_batched_and_not_decoupled(
+    client: Client, repository: Repository, frontend: Frontend, load: Callable[[str], None]
+) -> None:
+    client.unload(MODEL)
+    wait_until(lambda: not client.is_ready(MODEL))
+    repository.add("pooling", POOLING_CONFIG, repository.shapes_args(runner="pooling", convert="embed"))
+    load("pooling")
+
+    with openai.OpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as api:
+        found = api.embeddings.create(model="pooling", input=["2+3=", "Describe", "2+3="])
+    first, other, again = (item.embedding for item in found.data)
+    assert sum(value * value for value in first) == pytest.approx(1, abs=1e-3)
+    assert first == pytest.approx(again, abs=1e-4)
+    assert first != pytest.approx(other, abs=1e-2)
+
+    def infer(*requests: Any) -> list[Any]:
+        data = [json.dumps(request) for request in requests]
+        answer = client.infer(
+            "pooling", [{"name": "openai_request", "datatype": "BYTES", "shape": [len(data), 1], "data": data}]
+        )
+        return [tensor["data"] for tensor in answer.body["outputs"] if tensor["name"] == "openai_status"]
+
+    asked = {"path": "/v1/embeddings", "body": {"model": "pooling", "input": "a"}}
+    assert infer(asked) == [[200]]
+    assert infer(asked, asked) == [[400]]
+    assert infer({"path": "/v1/chat/completions", "body": {"stream": True}}) == [[501]]

@@ -13,6 +13,8 @@ from tools.installer.checks import Check, Checks, Status
 from tools.installer.console import BuildError
 from tools.installer.triton_tree import STUB, TritonTree
 
+# The folder of the backend that vllm_custom builds on.
+BASE = "vllm"
 # The oldest vLLM with the interface for rendering prompts that vllm_custom uses.
 OLDEST_VLLM = (0, 20)
 # What vllm_custom imports beside vLLM, which brings all of it.
@@ -64,9 +66,9 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def examine(tree: TritonTree, python: Interpreter, *, stand_in: bool) -> list[Check]:
-    """Every check of the installation and of its Python."""
-    return [*_triton(tree), *_base(tree, stand_in), *_python(tree, python), *_packages(tree, python)]
+def examine(tree: TritonTree, python: Interpreter, base: Path | None = None) -> list[Check]:
+    """Every check of the installation and of its Python; ``base`` is the folder to build on, unless it is there."""
+    return [*_triton(tree), *_base(base or tree.backends / BASE), *_python(tree, python), *_packages(tree, python)]
 
 
 def _triton(tree: TritonTree) -> Checks:
@@ -89,20 +91,14 @@ def _triton(tree: TritonTree) -> Checks:
     yield Check("Triton", Status.OK, f"{version}, backend API {f'{api[0]}.{api[1]}' if api else 'unknown'}")
 
 
-def _base(tree: TritonTree, stand_in: bool) -> Checks:
-    folder = tree.backends / "vllm"
-    if stand_in and not folder.exists():
-        yield Check("base backend", Status.OK, "none here: the stand-in will be installed")
-    elif stand_in:
-        mend = "leave --stand-in away: the backend that is there is built on"
-        yield Check("base backend", Status.FAIL, f"{folder} exists already", mend)
-    elif not (folder / "model.py").is_file():
-        mend = "take an image with the vLLM backend, copy its folder vllm here, or give --stand-in"
+def _base(folder: Path) -> Checks:
+    if (folder / "model.py").is_file():
+        yield from base_checks(folder)
+    else:
+        mend = "take an image with the vLLM backend, bring it with --backend-from, or give --stand-in"
         yield Check(
             "base backend", Status.FAIL, f"{folder} holds no model.py: the official vLLM backend is missing", mend
         )
-    else:
-        yield from base_checks(folder)
 
 
 def base_checks(folder: Path) -> Checks:

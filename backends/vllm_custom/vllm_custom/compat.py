@@ -112,6 +112,7 @@ def run(
             lora_request=lora_request,
             priority=priority,
             trace_headers=trace_headers,
+            **({} if pooling else _constrained_from_the_start(engine, params)),
         ),
     )
 
@@ -143,6 +144,12 @@ def pooling_fields() -> dict[str, Any]:
 def traces(engine: Any) -> bool:
     """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
     return bool(getattr(engine.vllm_config.observability_config, "otlp_traces_endpoint", None))
+
+
+def _constrained_from_the_start(engine: Any, sampling: Any) -> dict[str, bool]:
+    """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
+    parser = engine.vllm_config.structured_outputs_config.reasoning_parser
+    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}
 
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,

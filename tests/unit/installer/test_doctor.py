@@ -132,11 +132,11 @@ def test_numpy_2_breaks_the_wheels_stub(examined: Environment) -> None:
     assert check.mend.endswith("-m pip install 'numpy<2'")
 
 
-@pytest.mark.parametrize(("mib", "status"), [(64, Status.FAIL), (255, Status.FAIL), (256, Status.OK)])
-def test_a_small_shared_memory_fails(mib: int, status: Status) -> None:
+@pytest.mark.parametrize(("mib", "status"), [(16, Status.FAIL), (64, Status.WARN), (256, Status.OK)])
+def test_a_small_shared_memory_is_seen(mib: int, status: Status) -> None:
     check = doctor.shared_memory_check(mib * 1024**2)
     assert check.status is status
-    assert ("--shm-size=1g" in check.mend) is (status is Status.FAIL)
+    assert ("--shm-size=1g" in check.mend) is (status is not Status.OK)
 
 
 @pytest.mark.usefixtures("examined")

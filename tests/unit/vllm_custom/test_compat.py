@@ -114,12 +114,32 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_embedding_async(url)
 
 
+def _engine(seen: dict[str, Any], method: str = "generate", parser: str = "") -> Any:
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser)),
+        **{method: lambda *args, **options: seen.update(options)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("parser", "constraint", "ended"), [("qwen3", "x", True), ("qwen3", None, None), ("", "x", None)]
+)
+def test_a_constraint_holds_from_the_start_with_a_parser_for_reasoning_too(
+    parser: str, constraint: str | None, ended: bool | None
+) -> None:
+    seen: dict[str, Any] = {}
+    sampling = SimpleNamespace(structured_outputs=constraint)
+    compat.run(_engine(seen, parser=parser), {}, sampling, "id", pooling=False, lora_request=None, priority=0)
+    assert seen.get("reasoning_ended") == ended
+
+
 @pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
 def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
     seen: dict[str, Any] = {}
-    engine = SimpleNamespace(**{method: lambda *args, **options: seen.update(options)})
+    engine = _engine(seen, method)
     headers = {"traceparent": "00-1-2-01"}
-    compat.run(engine, {}, None, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
+    params = SimpleNamespace(structured_outputs=None)
+    compat.run(engine, {}, params, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
     assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
 
 

@@ -5,6 +5,7 @@ All that vLLM reads to turn a prompt and pictures into the engine's input; nothi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,17 @@ def engine(folder: Path, **options: Any) -> Any:
     config = ModelConfig(model=str(folder), dtype="float32", max_model_len=2048, seed=0, **options)
     renderer = renderer_from_config(VllmConfig(model_config=config))
     return SimpleNamespace(model_config=config, renderer=renderer, get_tokenizer=renderer.get_tokenizer)
+
+
+def with_weights(family: str, folder: Path) -> None:
+    """The model in ``folder``, with weights drawn at random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    FAMILIES[family][0](folder)
+    torch.manual_seed(1)
+    AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    with_weights(sys.argv[1], Path(sys.argv[2]))

@@ -85,10 +85,10 @@ def parse_parameters(
     Raises:
         InvalidRequestError: an unknown name, or a value of the wrong type.
     """
-    given = _object(request_parameters or "{}", "parameters")
+    given = json_object(request_parameters or "{}", "parameters")
     given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
-        given |= _object(sampling_parameters, "sampling_parameters")
+        given |= json_object(sampling_parameters, "sampling_parameters")
     given |= typed or {}
     ours = {key: value for key, value in given.items() if key in ControlParameters.model_fields}
     sampling = {key: value for key, value in given.items() if key not in ours}
@@ -112,7 +112,12 @@ def _is_tritons(key: str) -> bool:
     return key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX)
 
 
-def _object(text: str, name: str) -> Mapping[str, Any] | dict[str, Any]:
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """``text`` as a JSON object; ``name`` is the field in messages.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
