@@ -43,6 +43,7 @@ def test_an_envelope() -> None:
     assert call == OpenAICall("/tokenize", "POST", {"model": "a", "stream": True}, {"x-request-id": "7"})
     assert (call.model, call.streamed) == ("a", True)
     assert parse('{"path": "/version"}').method == "GET"
+    assert not parse('{"path": "/version"}', stream=True).streamed
     assert parse('{"path": "/version", "body": [1]}').body == "[1]"
     assert parse('{"path": "/version", "body": "{"}').body == "{"
 

@@ -174,7 +174,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
-        "`method` (default: GET without a body, else POST) and `headers`. Stands alone. See [OpenAI](openai.md).",
+        "`method` (default: GET without a body, else POST) and `headers`. No other input goes with it. See "
+        "[OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
@@ -223,8 +224,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "scores",
         "TYPE_FP32",
         (-1,),
-        "What a pooling model whose task is classify gives: one number per class, and a reranker's one score; for "
-        "token_classify one row per token, [tokens, classes].",
+        "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
+        "per token, [tokens, classes].",
     ),
     TensorSpec(
         "openai_response",
