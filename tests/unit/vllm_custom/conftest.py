@@ -4,7 +4,12 @@ import importlib
 import importlib.util
 import warnings
 
+import hypothesis
 import pytest
+
+# No test may depend on how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
