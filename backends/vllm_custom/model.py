@@ -58,6 +58,7 @@ class Extension:
         except BaseException:
             base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
+        process.share_interpreter()
         process.spare_start_up()
 
     def execute(self, requests: list[Any]) -> None:

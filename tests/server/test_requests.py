@@ -6,6 +6,7 @@ import base64
 import json
 import queue
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,26 @@ class TestStream:
         events = client.stream(MODEL, text_input="描述这张图片。", image=[b64(PICTURE.encoded())], **GREEDY)
         assert all("\ufffd" not in event["text_output"] for event in events)
         assert "".join(event["text_output"] for event in events) == PICTURE.answer("zh")
+
+    def test_forty_streams_at_once_keep_every_token(self, client: Client) -> None:
+        """What is sent as one response or as several, each stream's counts, log probabilities and text add up."""
+        asked = {"return_num_output_tokens": True, "return_logprobs": True, "return_cumulative_logprob": True}
+        limits = {"max_tokens": 48, "logprobs": 0, "guided_regex": "[a-z ]{500}"}  # plain text, and no end before that
+
+        def stream(index: int) -> list[dict[str, Any]]:
+            return client.stream(MODEL, text_input=f"{index}+3=", **asked, **limits, **GREEDY)
+
+        with ThreadPoolExecutor(40) as pool:
+            for events in pool.map(stream, range(40)):
+                assert sum(event["num_output_tokens"] for event in events) == 48
+                positions = [position for event in events for position in json.loads(event["logprobs"])]
+                chosen = [next(iter(position.values())) for position in positions]
+                assert len(chosen) == 48
+                assert events[-1]["cumulative_logprob"] == pytest.approx(
+                    sum(each["logprob"] for each in chosen), abs=0.1
+                )
+                text = "".join(event["text_output"] for event in events)
+                assert text == "".join(each["decoded_token"] for each in chosen)
 
     def test_an_error_is_the_only_event(self, client: Client) -> None:
         events = client.stream(MODEL, text_input=DESCRIBE, image=["%%%"])

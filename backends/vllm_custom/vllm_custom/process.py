@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
+
+# How long a busy thread may keep the interpreter from one that waits for it. At Python's 5 ms each response waits that
+# long for its turn whenever the event loop is busy.
+_SWITCH_SECONDS = 0.0005
 
 
 @contextlib.contextmanager
@@ -22,6 +27,11 @@ def fast_event_loops() -> Iterator[None]:
         yield
     finally:
         asyncio.set_event_loop_policy(before)
+
+
+def share_interpreter() -> None:
+    """Let the sender threads have their turn beside a busy event loop."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def spare_start_up() -> None:

@@ -39,6 +39,15 @@ def test_without_uvloop_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
         assert asyncio.get_event_loop_policy() is before
 
 
+def test_a_busy_thread_gives_way_sooner() -> None:
+    before = sys.getswitchinterval()
+    try:
+        process.share_interpreter()
+        assert sys.getswitchinterval() < before
+    finally:
+        sys.setswitchinterval(before)
+
+
 class Node:
     """Part of a cycle, which only the garbage collector frees."""
 

@@ -224,8 +224,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "scores",
         "TYPE_FP32",
         (-1,),
-        "What a pooling model whose task is classify gives: one number per class, and a reranker's one score; for "
-        "token_classify one row per token, [tokens, classes].",
+        "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
+        "per token, [tokens, classes].",
     ),
     TensorSpec(
         "openai_response",

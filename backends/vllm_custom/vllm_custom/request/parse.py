@@ -14,6 +14,8 @@ from vllm_custom.request.tensors import Tensors
 
 MEDIA_INPUTS = ("image", "video", "audio")
 
+TOKEN_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
+
 # Input that asks for an output of the same name, less the prefix.
 _RETURN_PREFIX = "return_"
 
@@ -129,7 +131,7 @@ def parse_embedding_request(tensors: Tensors) -> GenerateCall:
         messages=None,
         stream=False,
         exclude_input=None,
-        additional_outputs=_additional_outputs(tensors),
+        additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
         sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
         control=ControlParameters(),
         embedding_request=True,
