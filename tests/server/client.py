@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 120
+# Half a minute on two cores of their own.
+LOAD_SECONDS = 280
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Client:
         return self._post(f"/v2/models/{model}/infer", {"inputs": tensors})
 
     def load(self, model: str) -> Answer:
-        return self._post(f"/v2/repository/models/{model}/load", {})
+        return self._post(f"/v2/repository/models/{model}/load", {}, LOAD_SECONDS)
 
     def unload(self, model: str) -> Answer:
         return self._post(f"/v2/repository/models/{model}/unload", {})
@@ -105,12 +107,14 @@ class Client:
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
-    def _post(self, path: str, body: dict[str, Any]) -> Answer:
-        status, payload = self._exchange("POST", path, json.dumps(body))
+    def _post(self, path: str, body: dict[str, Any], seconds: float = TIMEOUT_SECONDS) -> Answer:
+        status, payload = self._exchange("POST", path, json.dumps(body), seconds)
         return Answer(status, json.loads(payload) if payload else {})
 
-    def _exchange(self, method: str, path: str, payload: str | None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
+    def _exchange(
+        self, method: str, path: str, payload: str | None, seconds: float = TIMEOUT_SECONDS
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self._host, timeout=seconds)
         try:
             connection.request(method, path, payload, {"content-type": "application/json"})
             response = connection.getresponse()
