@@ -31,6 +31,7 @@ from tests.server.openai_cases import (
 )
 from tests.server.test_media_urls import Files
 from tests.server.vllm_serve import vllm_serve
+from tests.shapes import clip, gif
 from tools.installer.server import TritonServer
 
 # The first test waits for two engines, one after the other.
@@ -162,7 +163,7 @@ async def test_openai_python_async(frontend: Frontend) -> None:
 
 def test_openai_python_tools_schema_logprobs_and_n(sync: openai.OpenAI) -> None:
     asked: Any = {"model": MODEL, "messages": user("2+3="), "temperature": 0}
-    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=60)
+    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=200)
     (call,) = called.choices[0].message.tool_calls or ()
     assert call.function.name == "paint"
     assert set(json.loads(call.function.arguments)) == {"colour", "number"}
@@ -235,6 +236,12 @@ def test_a_client_cannot_name_what_is_in_the_caches(frontend: Frontend) -> None:
         assert answer.json["choices"][0]["message"]["content"] == PICTURES[index].answer()
     empty = frontend.post(CHAT, {"model": MODEL, "messages": user({"type": "image_url", "uuid": "the-same"})})
     assert empty.status == 400
+
+
+def test_a_clip(frontend: Frontend) -> None:
+    part = {"type": "video_url", "video_url": {"url": data_uri(gif(clip(26_100, "left")), "image/gif")}}
+    answer = frontend.post(CHAT, chat("", user(part, text("Which way does it move?"))).body)
+    assert answer.json["choices"][0]["message"]["content"] == "left"
 
 
 def test_handles_of_other_requests_are_not_to_be_had(frontend: Frontend) -> None:

@@ -15,6 +15,8 @@ from vllm_custom.request.tensors import Tensors
 
 OPENAI_INPUT = "openai_request"
 
+# Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
+_STREAM_INPUT = "stream"
 _METHODS = ("GET", "POST")
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
@@ -62,7 +64,7 @@ def parse_openai_request(tensors: Tensors, parameters: str) -> OpenAICall:
     Raises:
         InvalidRequestError: not the JSON that is expected, or beside other inputs.
     """
-    others = sorted(set(tensors) - {OPENAI_INPUT})
+    others = sorted(set(tensors) - {OPENAI_INPUT, _STREAM_INPUT})
     if others:
         raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {', '.join(others)} beside it")
     envelope = json_object(text_of(tensors, OPENAI_INPUT) or "", OPENAI_INPUT)
