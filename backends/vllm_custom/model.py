@@ -5,7 +5,6 @@ All logic is in the package beside this file; this class wires it to Triton's ca
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ if str(BACKEND_DIR) not in sys.path:
 
 import triton_python_backend_utils as pb_utils  # noqa: E402  (the paths above come first)
 
-from vllm_custom import compat, engine_args  # noqa: E402
+from vllm_custom import compat, engine_args, process  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
 from vllm_custom.media import HandleTable, install_connector  # noqa: E402
@@ -45,11 +44,12 @@ class Extension:
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
-        install_connector(handles)
+        install_connector(handles, settings.image_max_pixels)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()
-        base.initialize({**args, "model_config": json.dumps(model_config)})
+        with process.fast_event_loops():
+            base.initialize({**args, "model_config": json.dumps(model_config)})
         self.using_decoupled = settings.decoupled
         try:
             self._service = InferenceService(
@@ -58,6 +58,8 @@ class Extension:
         except BaseException:
             base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
+        process.share_interpreter()
+        process.spare_start_up()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -71,7 +73,7 @@ class Extension:
         # does, which would otherwise end in a segmentation fault. They hang in cycles with the engine's loggers.
         del self._service
         self._vllm_metrics = None
-        gc.collect()
+        process.collect_everything()
 
     def _validate_device_config(self) -> None:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)

@@ -196,8 +196,8 @@ def tensor(name: str, value: Any) -> grpcclient.InferInput:
     return made
 
 
-@pytest.fixture(scope="module", autouse=True)
-def model(repository: Repository, load: Callable[[str], None]) -> None:
+@pytest.fixture(scope="module")
+def mistakes(repository: Repository, load: Callable[[str], None]) -> None:
     arguments = repository.shapes_args(enable_lora=True, max_loras=3, max_lora_rank=16)
     repository.add(MODEL, CONFIG, arguments, multi_lora__json=json.dumps(ADAPTERS))
     load(MODEL)
@@ -212,7 +212,7 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def found(triton: TritonServer, client: Client) -> Found:
+def found(triton: TritonServer, client: Client, mistakes: None) -> Found:
     def bad(connection: grpcclient.InferenceServerClient, case: Bad) -> InferenceServerException | None:
         inputs = [tensor(*item) for item in case.tensors.items()]
         try:

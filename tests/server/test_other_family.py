@@ -1,4 +1,4 @@
-"""A model that is no Qwen: LLaVA with random weights. Its answers mean nothing; their number of tokens does."""
+"""A model that is no Qwen: LLaVA with random weights. Its answers mean nothing; the number of prompt tokens does."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ PICTURES = [base64.b64encode(picture(26_000 + index, (56, 56), count=1).encoded(
 
 @pytest.fixture(scope="module", autouse=True)
 def model(repository: Repository, load: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> None:
-    weights = tmp_path_factory.mktemp("llava")
+    folder = tmp_path_factory.mktemp("llava")
     # In a process of its own, so that torch is loaded apart from the tests.
-    command = [sys.executable, "-m", "tests.unit.vllm_custom.tiny_models", "llava", str(weights)]
+    command = [sys.executable, "-m", "tests.unit.vllm_custom.tiny_models", "llava", str(folder)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    arguments: dict[str, Any] = {"model": str(weights), "dtype": "float32", "enforce_eager": True}
-    limits = {"gpu_memory_utilization": 0.3, "max_model_len": 1024, "enable_mm_embeds": True}
+    # vLLM draws the weights itself.
+    arguments: dict[str, Any] = {"model": str(folder), "load_format": "dummy", "dtype": "float32"}
+    limits = {"enforce_eager": True, "gpu_memory_utilization": 0.3, "max_model_len": 1024, "enable_mm_embeds": True}
     repository.add(MODEL, CONFIG, arguments | limits)
     load(MODEL)
 

@@ -6,6 +6,7 @@ import base64
 import json
 import queue
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tritonclient.grpc as grpcclient
 
 from tests.server.client import Client
 from tests.shapes import answer_each, clip, gif, number_picture, picture
+from tests.sounds import film
 from tools.installer.server import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("shapes_vl")]
@@ -109,6 +111,35 @@ class TestGenerate:
         answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(moving)], **GREEDY)
         assert (answer.status, answer.body.get("text_output")) == (200, direction)
 
+    @pytest.mark.parametrize("direction", ["left", "up"])
+    @pytest.mark.parametrize("file_format", ["mp4", "webm", "webp"])
+    def test_clip_in_other_formats(self, client: Client, direction: str, file_format: str) -> None:
+        frames = clip(20_400, direction)
+        if file_format == "webp":
+            data = gif(frames, file_format="WEBP")
+        else:
+            codec = {"mp4": "libx264", "webm": "libvpx"}[file_format]
+            data = film([np.asarray(frame) for frame in frames], file_format, codec, rate=5)
+        answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(data)], **GREEDY)
+        assert (answer.status, answer.body.get("text_output")) == (200, direction)
+
+    def test_a_request_says_how_many_frames_of_a_clip_are_taken(self, client: Client) -> None:
+        data = b64(gif(clip(20_400, "left"), milliseconds=500))
+
+        def input_tokens(**options: Any) -> int:
+            answer = client.generate(MODEL, text_input="?", video=[data], return_num_input_tokens=True, **options)
+            assert answer.status == 200, answer.body
+            return int(answer.body["num_input_tokens"])
+
+        few, many = input_tokens(num_frames=2), input_tokens(num_frames=4)
+        assert many > few
+        assert input_tokens(media_io_kwargs='{"video": {"num_frames": 4}}') == many
+        assert input_tokens(fps=1) == many, "the clip lasts four seconds"
+        assert input_tokens() > many
+        refused = client.generate(MODEL, text_input="?", video=[data], num_frames=33)
+        assert refused.status == 400
+        assert "num_frames: expected at most 32 (VIDEO_MAX_FRAMES of this model), got 33" in refused.error
+
 
 class TestMessages:
     def test_image_part(self, client: Client) -> None:
@@ -161,6 +192,26 @@ class TestStream:
         events = client.stream(MODEL, text_input="描述这张图片。", image=[b64(PICTURE.encoded())], **GREEDY)
         assert all("\ufffd" not in event["text_output"] for event in events)
         assert "".join(event["text_output"] for event in events) == PICTURE.answer("zh")
+
+    def test_forty_streams_at_once_keep_every_token(self, client: Client) -> None:
+        """What is sent as one response or as several, each stream's counts, log probabilities and text add up."""
+        asked = {"return_num_output_tokens": True, "return_logprobs": True, "return_cumulative_logprob": True}
+        limits = {"max_tokens": 48, "logprobs": 0, "guided_regex": "[a-z ]{500}"}  # plain text, and no end before that
+
+        def stream(index: int) -> list[dict[str, Any]]:
+            return client.stream(MODEL, text_input=f"{index}+3=", **asked, **limits, **GREEDY)
+
+        with ThreadPoolExecutor(40) as pool:
+            for events in pool.map(stream, range(40)):
+                assert sum(event["num_output_tokens"] for event in events) == 48
+                positions = [position for event in events for position in json.loads(event["logprobs"])]
+                chosen = [next(iter(position.values())) for position in positions]
+                assert len(chosen) == 48
+                assert events[-1]["cumulative_logprob"] == pytest.approx(
+                    sum(each["logprob"] for each in chosen), abs=0.1
+                )
+                text = "".join(event["text_output"] for event in events)
+                assert text == "".join(each["decoded_token"] for each in chosen)
 
     def test_an_error_is_the_only_event(self, client: Client) -> None:
         events = client.stream(MODEL, text_input=DESCRIBE, image=["%%%"])

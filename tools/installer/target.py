@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, containers, libraries, official
+from tools.installer import backends, containers, libraries, official, torch_check
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.console import BuildError
 from tools.installer.triton_tree import STUB, TritonTree
@@ -21,14 +21,17 @@ OLDEST_VLLM = (0, 20)
 _PACKAGES = ("aiohttp", "pydantic", "pillow")
 _ASK = """
 import importlib.metadata, json, sys
-found = {}
+found, site = {}, None
 for name in sys.argv[1:]:
     try:
-        found[name] = importlib.metadata.version(name)
+        distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        pass
+        continue
+    found[name] = distribution.version
+    if name.startswith("vllm"):
+        site = str(distribution.locate_file(""))
 version = ".".join(map(str, sys.version_info[:3]))
-print(json.dumps({"path": sys.executable, "python": version, "packages": found}))
+print(json.dumps({"path": sys.executable, "python": version, "packages": found, "site": site}))
 """
 
 
@@ -39,6 +42,8 @@ class Interpreter:
     path: str
     version: str
     packages: dict[str, str]
+    # The folder that vLLM is installed in.
+    site_packages: Path | None = None
 
     @property
     def minor(self) -> str:
@@ -57,7 +62,8 @@ def ask(python: str) -> Interpreter:
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{python} does not run: {error}", "give --python the one that Triton's stub uses") from error
     facts = json.loads(result.stdout)
-    return Interpreter(facts["path"], facts["python"], facts["packages"])
+    site = Path(facts["site"]) if facts["site"] else None
+    return Interpreter(facts["path"], facts["python"], facts["packages"], site)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -103,17 +109,22 @@ def _base(folder: Path) -> Checks:
 
 def base_checks(folder: Path) -> Checks:
     """What a base backend is, and whether it has what vllm_custom relies on."""
-    release = official.release_of(folder)
-    name = f"{release or 'unknown release'} (hash {official.hash_of(folder)})"
     moved = [finding for finding in official.compare(folder) if finding.is_fatal]
     if moved:
         listed = "; ".join(f"{finding.name}: {finding.problem}" for finding in moved)
-        yield Check("base backend", Status.FAIL, f"{name} lacks what is relied on: {listed}", "see docs/upgrading.md")
-    elif release is None:
-        mend = "run `build.py doctor --upstream` on it, and the tests of docs/upgrading.md"
-        yield Check("base backend", Status.WARN, f"{name} was not run yet", mend)
+        found = f"{official.release_of(folder) or 'unknown release'} lacks what is relied on: {listed}"
+        yield Check("base backend", Status.FAIL, found, "see docs/upgrading.md")
     else:
-        yield Check("base backend", Status.OK, name)
+        yield release_check(folder)
+
+
+def release_check(folder: Path) -> Check:
+    """Which release a base backend is."""
+    release, digest = official.release_of(folder), official.hash_of(folder)
+    if release is None:
+        mend = "run `build.py doctor --upstream` on it, and the tests of docs/upgrading.md"
+        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) was not run yet", mend)
+    return Check("base backend", Status.OK, f"{release} (hash {digest})")
 
 
 def _python(tree: TritonTree, python: Interpreter) -> Checks:
@@ -138,6 +149,8 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     if missing:
         yield Check("packages", Status.FAIL, f"missing: {', '.join(missing)}", f"{pip} {' '.join(missing)}")
     yield numpy_check(python.packages.get("numpy"), tree.version, pip)
+    if python.site_packages and python.vllm:
+        yield from torch_check.examine(python.site_packages, f"{pip} --force-reinstall vllm=={python.vllm}")
 
 
 def numpy_check(numpy: str | None, triton: str | None, pip: str) -> Check:

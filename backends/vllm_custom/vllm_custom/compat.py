@@ -319,12 +319,20 @@ def as_tensor(array: npt.NDArray[Any]) -> Any:
     return torch.from_numpy(array)
 
 
-def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:
-    """Decode up to ``frames`` frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata."""
-    from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
+def audio_rate(engine: Any) -> int | None:
+    """Samples per second that the model's processor wants; None where it takes none or any."""
+    if not engine.model_config.is_multimodal_model:
+        return None
+    resampler = getattr(engine.renderer.get_mm_processor().data_parser, "audio_resampler", None)
+    rate = getattr(resampler, "target_sr", None)
+    return None if rate is None else round(rate)
 
-    array, metadata = VideoMediaIO(ImageMediaIO(), num_frames=frames).load_bytes(data)
-    return array, dict(metadata)
+
+def frame_sampling(engine: Any) -> dict[str, Any]:
+    """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
+    config = getattr(engine.model_config, "multimodal_config", None)
+    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
 
 
 def default_sampling(engine: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from vllm_custom.errors import (
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
 from vllm_custom.loops import call_on, gather_all
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.metrics import RequestMetrics
 from vllm_custom.openai import (
     OPENAI_INPUT,
@@ -77,7 +77,13 @@ class InferenceService:
         counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
         observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
-        self._media = MediaLoader(settings, limits, observe=observe)
+        self._media = MediaLoader(
+            settings,
+            limits,
+            observe=observe,
+            audio_rate=compat.audio_rate(engine),
+            default_frames=FrameSampling.parse(compat.frame_sampling(engine), "model.json: media_io_kwargs.video."),
+        )
         tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
         self._pooling = None if "generate" in tasks else PoolingBuilder(engine, tasks)
         self._pooling_fields = compat.pooling_fields()

@@ -90,9 +90,13 @@ def test_other_errors_are_left_to_be_defects(make) -> None:
 
 async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
+    monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
     table = HandleTable()
-    install_connector(table)
+    install_connector(table, 1000)
     from vllm import envs
+
+    assert envs.VLLM_MAX_IMAGE_PIXELS == 1000
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
     connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
@@ -101,6 +105,7 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
         assert await connector.fetch_image_async(handle) == "picture"
         assert connector.fetch_video(handle) == "picture"
         assert await connector.fetch_video_async(handle) == "picture"
+        assert await connector.fetch_audio_async(handle) == "picture"
         assert connector.fetch_image_embedding(handle) == "picture"
         assert await connector.fetch_image_embedding_async(handle) == "picture"
         for url in ("http://127.0.0.1:1/a.png", "data:image/png;base64,aGk=", "file:///etc/hostname", handle + "0"):

@@ -23,6 +23,7 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.media import HandleTable
+from vllm_custom.media.loader import MediaElement
 from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request
@@ -123,6 +124,14 @@ def test_media_are_found_in_order_and_lose_their_ids() -> None:
     assert body["messages"][1]["content"] == [{"type": "text", "text": "a"}, {"image_url": "handle-0"}]
     assert body["messages"][2]["content"][0]["video_url"] == {"url": "handle-1", "x": 1}
     assert body["input"][0]["content"][0] == {"type": "input_image", "image_url": "handle-2"}
+
+
+def test_sound_in_openais_form_becomes_a_url() -> None:
+    body = {"messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]}
+    (found,) = find_media(body)
+    assert found.element == MediaElement("audio", "messages[0].content[0].input_audio.data", b"AAAA")
+    found.holder[found.key] = "handle"
+    assert body == {"messages": [{"content": [{"type": "audio_url", "audio_url": {"url": "handle"}}]}]}
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": None, "input": "text"}, {"messages": [{"content": {"a": 1}}]}])

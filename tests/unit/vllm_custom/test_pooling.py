@@ -48,7 +48,8 @@ class TestEmbeddingRequest:
         assert dict(made.sampling) == {"task": "embed", "dimensions": 8}
 
     def test_token_counts_may_be_asked_for(self) -> None:
-        made = embedding({"input": "x"}, return_num_input_tokens=np.array([True]))
+        asked = {"return_num_input_tokens": np.array([True]), "return_logprobs": np.array([True])}
+        made = embedding({"input": "x"}, **asked)
         assert made.additional_outputs == {"num_input_tokens"}
 
     @pytest.mark.parametrize(

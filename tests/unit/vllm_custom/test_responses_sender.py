@@ -42,9 +42,9 @@ def log() -> fakes.Log:
 def make_pool(log: fakes.Log) -> Iterator[Callable[..., SenderPool]]:
     pools = []
 
-    def make(threads: int = 2, batched: bool = False) -> SenderPool:
+    def make(threads: int = 2, batched: bool = False, merge: bool = True) -> SenderPool:
         builder = ResponseBuilder(fakes.pb_utils, frozenset({"text_output"}), batched=batched)
-        pools.append(SenderPool(builder, log, threads))
+        pools.append(SenderPool(builder, log, threads, merge=merge))
         return pools[-1]
 
     yield make
@@ -86,6 +86,66 @@ def test_what_arrives_while_the_sender_is_busy_is_merged(make_pool: Callable[...
     gate.set()
     outcome.wait()
     assert (sender.texts, sender.flags) == ([["a"], ["bcde"]], [0, FINAL])
+
+
+def test_without_merging_each_delta_is_a_response(make_pool: Callable[..., SenderPool]) -> None:
+    gate = threading.Event()
+    sender = fakes.ResponseSender(gate=gate)
+    stream, outcome = open_stream(make_pool(merge=False), sender)
+    for text in "abc":
+        stream.push(rows(text))
+    stream.finish(rows("d"))
+    gate.set()
+    outcome.wait()
+    assert (sender.texts, sender.flags) == ([["a"], ["b"], ["c"], ["d"]], [0, 0, 0, FINAL])
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_error_comes_after_all_that_waits(make_pool: Callable[..., SenderPool], merge: bool) -> None:
+    gate = threading.Event()
+    sender = fakes.ResponseSender(gate=gate)
+    stream, outcome = open_stream(make_pool(merge=merge), sender)
+    stream.push(rows("a"))
+    assert sender.arrived.wait(5)
+    for text in "bc":
+        stream.push(rows(text))
+    stream.fail(InvalidRequestError("no"))
+    gate.set()
+    outcome.wait()
+    waiting = [["bc"]] if merge else [["b"], ["c"]]
+    assert (sender.texts, sender.flags[-1]) == ([["a"], *waiting, ["no"]], FINAL)
+    assert outcome.results == [False]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_many_streams_keep_their_texts_whole_and_in_order(
+    make_pool: Callable[..., SenderPool], threads: int, merge: bool
+) -> None:
+    """Tokens of several bytes among them: a delta is text, so that no way to merge can split a character."""
+    pieces = [f"{index}好é🙂" for index in range(50)]
+    pool = make_pool(threads, merge=merge)
+    senders = [fakes.ResponseSender() for _ in range(40)]
+    opened = [open_stream(pool, sender) for sender in senders]
+
+    def produce(part: int) -> None:
+        for piece in pieces[:-1]:
+            for stream, _ in opened[part::2]:
+                stream.push(rows(piece))
+        for stream, _ in opened[part::2]:
+            stream.finish(rows(pieces[-1]))
+
+    producers = [threading.Thread(target=produce, args=(part,)) for part in range(2)]
+    for producer in producers:
+        producer.start()
+    for _, outcome in opened:
+        outcome.wait()
+    for producer in producers:
+        producer.join()
+    for sender in senders:
+        assert "".join(text for (text,) in sender.texts) == "".join(pieces)
+        assert sender.flags == [0] * (len(sender.flags) - 1) + [FINAL]
+        assert len(sender.flags) == len(pieces) or merge
 
 
 def test_a_stream_that_keeps_up_sends_every_piece_in_order(make_pool: Callable[..., SenderPool]) -> None:

@@ -17,6 +17,7 @@ from vllm_custom.embeds import ImageEmbeds
 from vllm_custom.errors import UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.request import GenerateCall
 
 
@@ -37,12 +38,14 @@ class RenderedPrompt:
 class PromptPlan:
     """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
 
-    ``embedded`` has the fields of each picture that came as embeddings, by vLLM's names.
+    ``frames`` says which frames are taken of clips; ``embedded`` has the fields of each picture that came embedded,
+    by vLLM's names.
     """
 
     templated: bool
     messages: Sequence[Mapping[str, Any]] | None
     elements: Sequence[MediaElement]
+    frames: FrameSampling
     embedded: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
 
 
@@ -79,7 +82,7 @@ class PromptBuilder:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
-            InvalidRequestError: too many media, placeholders that do not match them, or malformed messages.
+            InvalidRequestError: too many media or frames, placeholders that do not match, or malformed messages.
             UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
@@ -95,6 +98,8 @@ class PromptBuilder:
             messages = chat_messages.user_turn(text, elements)
         counts = Counter(element.modality for element in elements)
         self._media.check_counts(counts)
+        control = call.control
+        frames = self._media.frames(FrameSampling.requested(control.num_frames, control.fps, control.media_io_kwargs))
         embedded = self._embedded(call.embeds, counts) if call.embeds is not None else []
         templated = call.templated
         if call.messages is None and not templated:
@@ -106,7 +111,7 @@ class PromptBuilder:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
-        return PromptPlan(bool(templated), messages if templated else None, elements, embedded)
+        return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
         """The fields of each embedded picture, checked; they are added to ``counts``."""
@@ -128,7 +133,7 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
-        decoded = await self._media.load(plan.elements)
+        decoded = await self._media.load(plan.elements, plan.frames)
         embedded = [{name: compat.as_tensor(field) for name, field in picture.items()} for picture in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)

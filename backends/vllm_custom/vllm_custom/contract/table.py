@@ -94,7 +94,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "messages",
         "TYPE_STRING",
         (1,),
-        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url). "
+        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
         "Exactly one of text_input, messages and openai_request is given.",
     ),
     TensorSpec(
@@ -110,7 +110,15 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Clips, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
+        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
+    ),
+    TensorSpec(
+        "audio",
+        "TYPE_STRING",
+        (-1,),
+        "Sounds, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the sound track of MP4 or WebM). Channels are averaged, and "
+        "the rate becomes the model's.",
     ),
     TensorSpec(
         "image_embeds",
@@ -216,8 +224,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "scores",
         "TYPE_FP32",
         (-1,),
-        "What a pooling model whose task is classify gives: one number per class, and a reranker's one score; for "
-        "token_classify one row per token, [tokens, classes].",
+        "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
+        "per token, [tokens, classes].",
     ),
     TensorSpec(
         "openai_response",
@@ -265,6 +273,24 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
     RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
     RequestParameterSpec(
         "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
+    ),
+    RequestParameterSpec(
+        "num_frames",
+        "int",
+        "VIDEO_MAX_FRAMES, or num_frames of media_io_kwargs in model.json",
+        "Frames taken of each clip, spread evenly over it; at most VIDEO_MAX_FRAMES.",
+    ),
+    RequestParameterSpec(
+        "fps",
+        "float",
+        "none, or fps of media_io_kwargs in model.json",
+        "Frames taken for each second of a clip; together with num_frames, whichever takes fewer.",
+    ),
+    RequestParameterSpec(
+        "media_io_kwargs",
+        "JSON object",
+        "{}",
+        'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}.',
     ),
     RequestParameterSpec(
         "priority",
@@ -342,7 +368,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "folder vllm beside this backend's.",
     ),
     ConfigParameterSpec(
-        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image or clip.", minimum=1, unit="bytes"
+        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image, clip or sound.", minimum=1, unit="bytes"
     ),
     ConfigParameterSpec(
         "IMAGE_MAX_PIXELS",
@@ -354,6 +380,25 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ),
     ConfigParameterSpec(
         "VIDEO_MAX_FRAMES", int, 32, "Frames taken of a clip, spread evenly over it.", minimum=1, unit="frames"
+    ),
+    ConfigParameterSpec(
+        "VIDEO_MAX_PIXELS",
+        int,
+        10_000_000_000,
+        "Longest clip: width times height times number of frames, checked in the header before anything is decoded, "
+        "since all frames up to the last one taken have to be decoded. The default is about 160 s of 1920 x 1080 at "
+        "30 frames a second. Frames below 256 x 256 count as that; animations (GIF, WebP, PNG) count ten times.",
+        minimum=1,
+        unit="pixels",
+    ),
+    ConfigParameterSpec(
+        "AUDIO_MAX_SECONDS",
+        int,
+        600,
+        "Longest sound, counted while it is decoded. At more than 96,000 samples a second in all channels together "
+        "(48 kHz in stereo) it is accordingly shorter.",
+        minimum=1,
+        unit="seconds",
     ),
     ConfigParameterSpec(
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1

@@ -8,9 +8,9 @@ from typing import Any
 from vllm_custom import compat
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
 from vllm_custom.request import GenerateCall
+from vllm_custom.request.parse import TOKEN_COUNTS
 from vllm_custom.sampling import FieldReader
 
-_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
 _GUIDED = ("structured_outputs", "response_format")
 
 
@@ -47,7 +47,7 @@ class PoolingBuilder:
         for call in calls:
             unfit = [name for name in call.sampling if name not in self._fields.names]
             unfit += [name for name in call.control.model_fields_set if name in _GUIDED or name.startswith("guided_")]
-            unfit += [f"return_{name}" for name in sorted(call.additional_outputs - _COUNTS)]
+            unfit += [f"return_{name}" for name in sorted(call.additional_outputs - TOKEN_COUNTS)]
             unfit += ["stream: true"] if call.stream else []
             if unfit:
                 raise UnsupportedError(

@@ -49,6 +49,9 @@ class ControlParameters(BaseModel):
     add_generation_prompt: bool | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
+    num_frames: int | None = Field(default=None, ge=1)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    media_io_kwargs: JsonObject = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
     guided_json: JsonObject | None = None
     guided_regex: str | None = None

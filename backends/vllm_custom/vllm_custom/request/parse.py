@@ -12,7 +12,9 @@ from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
 
-MEDIA_INPUTS = ("image", "video")
+MEDIA_INPUTS = ("image", "video", "audio")
+
+TOKEN_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
 
 # Input that asks for an output of the same name, less the prefix.
 _RETURN_PREFIX = "return_"
@@ -129,7 +131,7 @@ def parse_embedding_request(tensors: Tensors) -> GenerateCall:
         messages=None,
         stream=False,
         exclude_input=None,
-        additional_outputs=_additional_outputs(tensors),
+        additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
         sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
         control=ControlParameters(),
         embedding_request=True,
@@ -154,7 +156,7 @@ def _check_together(call: GenerateCall) -> None:
         raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
     if call.messages is not None and call.media:
         raise InvalidRequestError(
-            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
+            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url, input_audio)"
         )
     if call.embeds is not None and call.messages is not None:
         raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")

@@ -22,7 +22,7 @@ ADDITIONAL_OUTPUTS = (
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class SequenceDelta:
     """New text and tokens of one generated sequence."""
 
@@ -46,7 +46,7 @@ class SequenceDelta:
             self.stop_reason = later.stop_reason
 
 
-@dataclass
+@dataclass(slots=True)
 class ResponseDelta:
     """One response's worth of outputs: a list of ``n`` sequences."""
 

@@ -9,9 +9,9 @@ go first.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,8 +19,6 @@ import numpy.typing as npt
 
 from vllm_custom.errors import BackendError, InternalError
 from vllm_custom.responses.build import ResponseBuilder
-
-_FIRST, _LATER, _STOP = 0, 1, 2
 
 
 class Log(Protocol):
@@ -68,7 +66,7 @@ class ResponseStream:
         self._request_id = request_id
         self._lock = threading.Lock()
         self._asking = threading.Lock()
-        self._pending: Sequence[Delta] | None = None
+        self._pending: deque[Sequence[Delta]] = deque()
         self._error: BackendError | None = None
         self._closed = False
         self._busy = False
@@ -108,27 +106,30 @@ class ResponseStream:
                 return
             self._closed = close
             self._error = error
-            self._merge(rows)
+            if rows is not None:
+                self._pending.append(rows)
             if self._busy:
                 return
             self._busy = True
-            rank = _LATER if self._started else _FIRST
-        self._pool.schedule(rank, self)
+            first = not self._started
+        self._pool.schedule(self, first=first)
 
-    def _merge(self, rows: Sequence[Delta] | None) -> None:
-        if rows is None:
-            return
-        if self._pending is None:
-            self._pending = rows
-            return
-        for mine, theirs in zip(self._pending, rows, strict=True):
-            mine.add(theirs)
+    def _take(self, *, merge: bool) -> Sequence[Delta] | None:
+        """What is pending, as one response; only the oldest of it without ``merge``."""
+        if not self._pending:
+            return None
+        rows = self._pending.popleft()
+        while merge and self._pending:
+            for mine, theirs in zip(rows, self._pending.popleft(), strict=True):
+                mine.add(theirs)
+        return rows
 
-    def send_next(self, builder: ResponseBuilder, log: Log) -> bool:
-        """Send what is pending, as one response (an error after it, as another). True if more came meanwhile."""
+    def send_next(self, builder: ResponseBuilder, log: Log, *, merge: bool = True) -> bool:
+        """Send what is pending, as one response (an error after it, as another). True if more is to be sent."""
         with self._lock:
-            rows, self._pending = self._pending, None
-            closing, error = self._closed, self._error
+            rows = self._take(merge=merge)
+            closing = self._closed and not self._pending
+            error = self._error if closing else None
             self._started = True
         if closing:
             self._on_final()
@@ -154,7 +155,7 @@ class ResponseStream:
 
     def _stays_busy(self) -> bool:
         with self._lock:
-            self._busy = self._closed or self._pending is not None
+            self._busy = self._closed or bool(self._pending)
             return self._busy
 
     def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
@@ -168,11 +169,15 @@ class ResponseStream:
 class SenderPool:
     """Threads that send; one stream is served by one thread at a time, so its responses keep their order."""
 
-    def __init__(self, builder: ResponseBuilder, log: Log, threads: int) -> None:
+    def __init__(self, builder: ResponseBuilder, log: Log, threads: int, *, merge: bool = True) -> None:
+        """``merge``: send the deltas of one stream that wait as one response; else each as its own."""
         self._builder = builder
         self._log = log
-        self._queue: queue.PriorityQueue[tuple[int, int, ResponseStream | None]] = queue.PriorityQueue()
-        self._order = itertools.count()
+        self._merge = merge
+        self._first: deque[ResponseStream] = deque()
+        self._later: deque[ResponseStream] = deque()
+        # One True for each stream in the two, False to end a thread. C code throughout: the event loop never waits.
+        self._ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"vllm_custom_sender_{index}", daemon=True)
             for index in range(threads)
@@ -180,21 +185,28 @@ class SenderPool:
         for thread in self._threads:
             thread.start()
 
-    def schedule(self, rank: int, stream: ResponseStream) -> None:
-        """Let a thread call ``stream.send_next`` soon; lower ranks first, then in the order of calls."""
-        self._queue.put((rank, next(self._order), stream))
+    def schedule(self, stream: ResponseStream, *, first: bool) -> None:
+        """Let a thread call ``stream.send_next`` soon: ``first`` ones before all others, else in the order of calls."""
+        (self._first if first else self._later).append(stream)
+        self._ready.put(True)
 
     def close(self) -> None:
         """Send everything that is queued, then end the threads."""
         for _ in self._threads:
-            self._queue.put((_STOP, next(self._order), None))
+            self._ready.put(False)
         for thread in self._threads:
             thread.join()
+        while self._first or self._later:  # what a thread put back after the other had been told to end
+            self._serve_one()
 
     def _run(self) -> None:
-        while True:
-            _, _, stream = self._queue.get()
-            if stream is None:
-                return
-            if stream.send_next(self._builder, self._log):
-                self.schedule(_LATER, stream)
+        while self._ready.get():
+            self._serve_one()
+
+    def _serve_one(self) -> None:
+        try:
+            stream = self._first.popleft()
+        except IndexError:
+            stream = self._later.popleft()
+        if stream.send_next(self._builder, self._log, merge=self._merge):
+            self.schedule(stream, first=False)

@@ -1,0 +1,129 @@
+"""An engine without a model: it has AsyncLLM's shape and gives every open request one token per step, at a fixed rate.
+
+Prompts are rendered by vLLM's real renderer, and outputs wait in vLLM's own collector, so all that is missing is the
+model and the process that runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.renderers.registry import renderer_from_config
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+INTERVAL_SECONDS = float(os.environ.get("NULL_ENGINE_INTERVAL_MS", "10")) / 1000
+# What vLLM's output processor would cost the event loop per token; 0 leaves it out.
+WORK_SECONDS = float(os.environ.get("NULL_ENGINE_WORK_US", "0")) / 1_000_000
+
+
+@dataclass
+class _Sequence:
+    """One open request."""
+
+    prompt_token_ids: list[int]
+    max_tokens: int
+    kind: RequestOutputKind
+    collector: RequestOutputCollector
+    done: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+
+    def step(self, request_id: str) -> bool:
+        """Make the next token; True after the last one."""
+        piece = f" {self.done}"
+        self.done += 1
+        finished = self.done >= self.max_tokens
+        if self.kind is not RequestOutputKind.DELTA:
+            self.text += piece
+            self.token_ids.append(self.done)
+            piece, tokens = self.text, self.token_ids
+        else:
+            tokens = [self.done]
+        if finished or self.kind is not RequestOutputKind.FINAL_ONLY:
+            completion = CompletionOutput(
+                0, piece, tokens, cumulative_logprob=None, logprobs=None, finish_reason="length" if finished else None
+            )
+            self.collector.put(RequestOutput(request_id, None, self.prompt_token_ids, None, [completion], finished))
+        return finished
+
+
+class NullEngine:
+    """What a vLLM backend holds in the place of AsyncLLM."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        self.vllm_config = vllm_config
+        self.model_config = vllm_config.model_config
+        self.renderer = renderer_from_config(vllm_config)
+        self._open: dict[str, _Sequence] = {}
+        self._ticker: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_engine_args(cls, engine_args: Any, **_options: Any) -> NullEngine:
+        return cls(engine_args.create_engine_config())
+
+    @classmethod
+    def from_vllm_config(cls, vllm_config: Any, **_options: Any) -> NullEngine:
+        return cls(vllm_config)
+
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **_options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """One output per step and request, as ``sampling_params.output_kind`` asks for them."""
+        kind = sampling_params.output_kind
+        collector = RequestOutputCollector(kind, request_id)
+        ids = list(prompt["prompt_token_ids"]) if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt else [0]
+        self._open[request_id] = _Sequence(ids, sampling_params.max_tokens or 16, kind, collector)
+        if self._ticker is None or self._ticker.done():
+            self._ticker = asyncio.ensure_future(self._tick())
+        try:
+            finished = False
+            while not finished:
+                output = collector.get_nowait() or await collector.get()
+                finished = output.finished
+                yield output
+        finally:
+            self._open.pop(request_id, None)
+
+    async def _tick(self) -> None:
+        """Steps at fixed times, as long as requests are open; late ones are made up for: an engine does not wait."""
+        due = time.monotonic()
+        while self._open:
+            due += INTERVAL_SECONDS
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            for request_id, sequence in list(self._open.items()):
+                if WORK_SECONDS:
+                    _spin(WORK_SECONDS)
+                if sequence.step(request_id):
+                    self._open.pop(request_id, None)
+
+    def get_tokenizer(self) -> Any:
+        return self.renderer.get_tokenizer()
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    async def reset_mm_cache(self) -> None:
+        """There is no cache."""
+
+    async def check_health(self) -> None:
+        """It is always well."""
+
+    async def abort(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+
+    def shutdown(self, *_arguments: Any) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+
+def _spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass

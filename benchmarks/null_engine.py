@@ -1,0 +1,133 @@
+"""How fast tokens leave the server: the real tritonserver and backend on an engine that makes tokens at a fixed rate.
+
+    python -m benchmarks.null_engine --streams 1 16 64 256 1000
+
+Variants: `merged` is vllm_custom; `unmerged` is vllm_custom with one response per token; `base` is the base class by
+itself, which is the official backend where --base names its folder. All are loaded in one server and take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.load import Cell, ClientPool, summarise
+from benchmarks.protocols import Record, Target
+from benchmarks.report import milliseconds, number, table, write_json
+from tools.installer import backends, environment
+from tools.installer.paths import DEFAULT_REPOSITORY
+from tools.installer.server import TritonServer
+
+_BACKENDS = Path(__file__).parent / "backends"
+VARIANTS = {"merged": "vllm_custom", "unmerged": "vllm_custom_unmerged", "base": "null_base"}
+_COLUMNS = {
+    "tokens/s": number("tokens_per_second"),
+    "chunks/s": number("chunks_per_second"),
+    "tokens per chunk": number("tokens_per_chunk", 2),
+    "first token p50 / p99 ms": milliseconds("first_p50", "first_p99"),
+    "gap p50 / p99 ms": milliseconds("gap_p50", "gap_p99"),
+    "CPU s: stub": number("cpu_stub", 2),
+    "tritonserver": number("cpu_server", 2),
+}
+
+
+def main() -> None:
+    options = _options()
+    cells = [
+        Cell(f"{streams} streams", streams, streams * options.requests_per_stream, options.tokens)
+        for streams in options.streams
+    ]
+    rows: list[dict[str, Any]] = []
+    with _server(options) as server, ClientPool(options.client_processes) as clients:
+        address = server.grpc_url if options.protocol == "grpc" else server.http_url
+        targets = [Target(name, options.protocol, address, name) for name in options.variants]
+        for target in targets:
+            clients.run(target, Cell("warm-up", 4, 8, 8))
+        for cell in cells:
+            for turn in range(options.rounds):
+                for target in targets if turn % 2 == 0 else reversed(targets):
+                    before = _cpu(server)
+                    records = clients.run(target, cell)
+                    after = _cpu(server)
+                    _check(records, cell)
+                    used = {f"cpu_{name}": after[name] - before[name] for name in after}
+                    rows.append(summarise(target.name, cell, records).row() | used)
+                    write_json(options.out, rows, interval_ms=options.interval_ms, work_us=options.work_us)
+                    time.sleep(0.3)
+    print(table(rows, _COLUMNS, baseline=options.variants[0]))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64, 256, 1000])
+    parser.add_argument("--tokens", type=int, default=64, help="of each request")
+    parser.add_argument("--interval-ms", type=float, default=10.0, help="time between a stream's tokens")
+    parser.add_argument("--work-us", type=float, default=0.0, help="time the event loop spends on each token besides")
+    parser.add_argument("--requests-per-stream", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--base", type=Path, help="the official backend's folder with model.py; else the stand-in")
+    parser.add_argument("--protocol", choices=["grpc", "generate"], default="grpc")
+    parser.add_argument("--client-processes", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/null_engine.json"))
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
+    """A tritonserver with one model per variant, all on the null engine."""
+    found = environment.current()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = backends.assemble(found, Path(scratch) / "backends")
+        for name in ("null_base", "vllm_custom_unmerged"):
+            shutil.copytree(_BACKENDS / name, folder / name)
+        for variant in options.variants:
+            _add_model(Path(scratch) / "models" / variant, VARIANTS[variant], folder / "null_base")
+        env = {"NULL_ENGINE_INTERVAL_MS": str(options.interval_ms), "NULL_ENGINE_WORK_US": str(options.work_us)}
+        if options.base is not None:
+            env["NULL_ENGINE_BASE"] = str(options.base.resolve())
+        log = options.out.parent / "null_engine_server.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with TritonServer(Path(scratch) / "models", environment=found, backends=folder, log=log, env=env) as server:
+            yield server
+
+
+def _add_model(folder: Path, backend: str, base: Path) -> None:
+    shapes = DEFAULT_REPOSITORY / "shapes_vl/1"
+    arguments = json.loads((shapes / "model.json").read_text())
+    kept = {key: value for key, value in arguments.items() if "lora" not in key}
+    (folder / "1").mkdir(parents=True)
+    (folder / "1/model.json").write_text(json.dumps(kept | {"model": str(shapes / arguments["model"])}))
+    config = f'backend: "{backend}"\ninstance_group [ {{ count: 1, kind: KIND_MODEL }} ]\n'
+    if backend != "null_base":
+        config += f'parameters {{ key: "VLLM_BACKEND_DIR" value: {{ string_value: "{base}" }} }}\n'
+    (folder / "config.pbtxt").write_text(config)
+
+
+def _check(records: list[Record], cell: Cell) -> None:
+    """Every answer has all tokens, in order: whatever was merged."""
+    expected = "".join(f" {index}" for index in range(cell.max_tokens))
+    for record in records:
+        if record.text != expected:
+            raise SystemExit(f"{cell.name}: expected {expected!r}, got {record.text!r}")
+
+
+def _cpu(server: TritonServer) -> dict[str, float]:
+    """CPU seconds so far of tritonserver and of the stubs below it."""
+    process = psutil.Process(server.pid)
+    times = [child.cpu_times() for child in process.children()]
+    own = process.cpu_times()
+    return {"server": own.user + own.system, "stub": sum(each.user + each.system for each in times)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The same requests to several servers, one after the other, in one run: throughput and times side by side.
+
+    python -m benchmarks.serving --target serve=openai,http://127.0.0.1:8100,m --target ours=grpc,127.0.0.1:8001,m
+
+The servers have to run already, with the same engine arguments. The first target is what the others are compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Cell, ClientPool, summarise
+from benchmarks.protocols import Target
+from benchmarks.report import milliseconds, number, table, write_json
+
+CELLS = [
+    Cell("text, 64 concurrent, 128 tokens", 64, 384, 128),
+    Cell("text, 256 concurrent, 64 tokens", 256, 1024, 64),
+    Cell("text, 1 stream, 128 tokens", 1, 6, 128),
+    Cell("text, 16 concurrent, 128 tokens", 16, 96, 128),
+    Cell("text, 64 concurrent, 128 tokens, not streamed", 64, 384, 128, streamed=False),
+    Cell("448x448 picture, 32 concurrent, 32 tokens", 32, 128, 32, image_pixels=448),
+]
+_COLUMNS = {
+    "req/s": number("requests_per_second", 1),
+    "tokens/s": number("tokens_per_second"),
+    "tokens per chunk": number("tokens_per_chunk", 2),
+    "first token p50 / p99 ms": milliseconds("first_p50", "first_p99"),
+    "gap p50 / p99 ms": milliseconds("gap_p50", "gap_p99"),
+    "whole request p50 ms": milliseconds("total_p50"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", action="append", type=Target.parse, required=True, help=Target.parse.__doc__)
+    parser.add_argument("--cells", type=int, nargs="+", default=list(range(len(CELLS))), help=_numbered(CELLS))
+    parser.add_argument("--rounds", type=int, default=2, help="every second one in the reverse order")
+    parser.add_argument("--requests", type=float, default=1.0, help="times the number of requests of each cell")
+    parser.add_argument("--client-processes", type=int, default=0)
+    parser.add_argument("--warm-up", type=int, default=2, help="users' worth of requests before each measurement")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/serving.json"))
+    options = parser.parse_args()
+    rows: list[Mapping[str, Any]] = []
+    failures: list[str] = []
+    with ClientPool(options.client_processes) as clients:
+        for cell in (_scaled(CELLS[index], options.requests) for index in options.cells):
+            for turn in range(options.rounds):
+                for target in options.target if turn % 2 == 0 else reversed(options.target):
+                    try:
+                        if turn == 0:
+                            clients.run(target, _warm_up(cell, options.warm_up))
+                        rows.append(summarise(target.name, cell, clients.run(target, cell)).row())
+                    except RuntimeError as error:
+                        failures.append(str(error))
+                        print(error, flush=True)
+                    write_json(options.out, rows, failures=failures, cores=os.cpu_count(), machine=platform.platform())
+    print(table(rows, _COLUMNS, baseline=options.target[0].name))
+    if failures:
+        raise SystemExit(f"{len(failures)} measurements failed")
+
+
+def _scaled(cell: Cell, factor: float) -> Cell:
+    return Cell(**{**vars(cell), "requests": max(cell.concurrency, round(cell.requests * factor))})
+
+
+def _warm_up(cell: Cell, users: int) -> Cell:
+    """A short run of the same shape, with prompts of its own."""
+    return Cell(**{**vars(cell), "requests": min(cell.requests, users * cell.concurrency), "first_index": 1_000_000})
+
+
+def _numbered(cells: list[Cell]) -> str:
+    return "; ".join(f"{index}: {cell.name}" for index, cell in enumerate(cells))
+
+
+if __name__ == "__main__":
+    main()
