@@ -148,10 +148,10 @@ def clip(
     return shown
 
 
-def gif(frames: list[Image.Image], milliseconds: int = 200) -> bytes:
-    """The frames as an animated GIF."""
+def gif(frames: list[Image.Image], milliseconds: int = 200, file_format: str = "GIF") -> bytes:
+    """The frames as an animated GIF, or WebP or PNG."""
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    frames[0].save(buffer, file_format, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     return buffer.getvalue()
 
 

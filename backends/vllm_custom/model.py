@@ -44,7 +44,7 @@ class Extension:
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
-        install_connector(handles)
+        install_connector(handles, settings.image_max_pixels)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()

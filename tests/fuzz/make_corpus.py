@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.sounds import film, greys, sound, tone
+
 CORPUS = Path(__file__).with_name("corpus")
 SIDE = 12
 
@@ -75,6 +77,12 @@ def clips() -> dict[str, bytes]:
     return found
 
 
+def sounds() -> dict[str, bytes]:
+    samples = tone(seconds=0.05)
+    found = {kind.lower(): sound(samples, kind) for kind in ("WAV", "FLAC", "MP3", "OGG")}
+    return found | {"mp4": film(greys(2, (32, 32)), codec="mpeg4", audio=tone(seconds=0.05, rate=48_000))}
+
+
 def texts() -> dict[str, dict[str, bytes]]:
     png = images()["png"]
     encoded = base64.b64encode(png)
@@ -132,7 +140,7 @@ def write(name: str, files: Mapping[str, bytes]) -> None:
 
 
 def main() -> int:
-    for name, files in {**texts(), "image": images(), "video": clips()}.items():
+    for name, files in {**texts(), "image": images(), "video": clips(), "audio": sounds()}.items():
         write(name, files)
     return 0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 CORPUS = CHECKOUT / "tests/fuzz/corpus"
 FINDINGS = CHECKOUT / "build/fuzz"
-NAMES = ("reference", "url", "local", "messages", "image", "video")
+NAMES = ("reference", "url", "local", "messages", "image", "video", "audio")
 HANG_SECONDS = 60
 RSS_LIMIT_MIB = 4096
 

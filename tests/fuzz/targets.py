@@ -16,15 +16,20 @@ import numpy as np
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.errors import BackendError
 from vllm_custom.hosts import HostPattern
+from vllm_custom.media.audio import decode_audio
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.local import LocalFiles
 from vllm_custom.media.policy import MediaPolicy, Target, loggable
 from vllm_custom.media.reference import encoded_bytes, scheme_of
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.media.video import decode_video
 
 MAX_BYTES = 1 << 16
 MAX_PIXELS = 1 << 18
 MAX_FRAMES = 4
+MAX_WORK = 1 << 26
+MAX_SECONDS = 2
+RATE = 16_000
 
 _POLICY = MediaPolicy(
     (HostPattern.parse("media.test"), HostPattern.parse("*.cdn.test:8080"), HostPattern.parse("127.0.0.1")),
@@ -86,15 +91,23 @@ def image(data: bytes) -> None:
 
 def video(data: bytes) -> None:
     """A clip's file."""
-    frames, metadata = decode_video(data, "video[0]", MAX_PIXELS, MAX_FRAMES)
+    frames, metadata = decode_video(data, "video[0]", MAX_PIXELS, MAX_WORK, FrameSampling(MAX_FRAMES))
     assert frames.dtype == np.uint8
     assert 0 < len(frames) <= MAX_FRAMES
     assert frames.shape[1] * frames.shape[2] <= MAX_PIXELS
     assert len(metadata["frames_indices"]) == len(frames)
 
 
+def audio(data: bytes) -> None:
+    """A sound's file."""
+    samples, rate = decode_audio(data, "audio[0]", MAX_SECONDS, RATE)
+    assert (samples.dtype, samples.ndim, rate) == (np.float32, 1, RATE)
+    assert 0 < len(samples) <= (MAX_SECONDS + 1) * RATE
+    assert np.isfinite(samples).all()
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (reference, url, local, messages, image, video)
+    target.__name__: target for target in (reference, url, local, messages, image, video, audio)
 }
 
 

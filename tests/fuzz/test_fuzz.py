@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz import run
 
 # A clip takes far longer to decode than anything else takes.
-RUNS = dict.fromkeys(run.NAMES, 2000) | {"video": 300}
+RUNS = dict.fromkeys(run.NAMES, 2000) | {"video": 300, "audio": 1000}
 PLANTED = """
 import time
 from tests.fuzz import targets, worker

@@ -58,16 +58,23 @@ class Client:
             yield iter(lambda: response.read1(), b"")
 
     @contextmanager
-    def _open(self, model: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+    def sent_stream(
+        self, model: str, headers: dict[str, str] | None = None, **body: Any
+    ) -> Iterator[http.client.HTTPConnection]:
+        """A request for generate_stream that has been sent; leaving drops the connection, answered or not."""
         connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
         try:
-            headers = {"content-type": "application/json"}
             payload = json.dumps({"stream": True, **body})
-            connection.request("POST", f"/v2/models/{model}/generate_stream", payload, headers)
-            with connection.getresponse() as response:
-                yield response
+            kind = {"content-type": "application/json"}
+            connection.request("POST", f"/v2/models/{model}/generate_stream", payload, kind | (headers or {}))
+            yield connection
         finally:
             connection.close()
+
+    @contextmanager
+    def _open(self, model: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+        with self.sent_stream(model, **body) as connection, connection.getresponse() as response:
+            yield response
 
     def infer(self, model: str, tensors: list[dict[str, Any]]) -> Answer:
         """The KServe inference endpoint."""

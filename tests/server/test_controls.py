@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from tests.server.client import Answer, Client
+from tests.server.client import Client
 from tests.server.conftest import SHAPES_VL, Repository, is_idle, wait_until
+from tests.server.constraints import GRAMMARS, REGEXES, follows, random_object
 from tests.shapes import picture
 from tools.installer.server import TritonServer
 
@@ -104,6 +105,36 @@ GUIDED = [
 REQUEST = {"text_input": "Describe the image.", "apply_chat_template": True, "max_tokens": 200, "temperature": 1.0}
 
 
+@pytest.fixture(scope="class")
+def adapter(repository: Repository) -> Iterator[str]:
+    folder = adapters_of(repository) / "guided"
+    put_adapter(folder, "zh")
+    time.sleep(LISTING_AGE_SECONDS)
+    yield folder.name
+    shutil.rmtree(folder)
+
+
+WAYS = ("plain", "streamed", "picture", "three", "adapter")
+
+
+def ask_each(client: Client, way: str, adapter: str, constraints: list[dict[str, str]]) -> list[list[str]]:
+    """The texts that come back for each of the constraints, several requests at a time."""
+    more = {"picture": {"image": [IMAGE]}, "three": {"n": 3}, "adapter": {"lora_name": adapter}}.get(way, {})
+
+    def ask(constraint: dict[str, str]) -> list[str]:
+        body = REQUEST | {"max_tokens": 600} | more | constraint
+        if way == "streamed":
+            return ["".join(event["text_output"] for event in client.stream(MODEL, **body))]
+        answer = client.generate(MODEL, **body)
+        assert answer.status == 200, (constraint, answer.body)
+        found = answer.body["text_output"]
+        assert isinstance(found, list) == (way == "three")
+        return found if isinstance(found, list) else [found]
+
+    with ThreadPoolExecutor(MAX_INFLIGHT) as pool:
+        return list(pool.map(ask, constraints))
+
+
 class TestGuidedDecoding:
     @pytest.mark.parametrize(("constraint", "holds"), GUIDED)
     def test_one_answer(self, client: Client, constraint: dict[str, str], holds: Callable[[str], bool]) -> None:
@@ -131,16 +162,27 @@ class TestGuidedDecoding:
         assert len(texts) == 3
         assert all(is_of_schema(text) for text in texts)
 
-    def test_a_hundred_schemas(self, client: Client) -> None:
-        schemas = [random_object(random.Random(seed), depth=2) for seed in range(100)]
+    @pytest.mark.parametrize("way", WAYS)
+    def test_schemas(self, client: Client, adapter: str, way: str) -> None:
+        """Thirty in each way: a hundred and fifty together."""
+        first = 30 * WAYS.index(way)
+        schemas = [random_object(random.Random(seed), depth=2) for seed in range(first, first + 30)]
+        asked = [{"guided_json": json.dumps(schema)} for schema in schemas]
+        for schema, texts in zip(schemas, ask_each(client, way, adapter, asked), strict=True):
+            for text in texts:
+                jsonschema.validate(json.loads(text), schema)
 
-        def ask(schema: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
-            return schema, client.generate(MODEL, **(REQUEST | {"max_tokens": 600}), guided_json=json.dumps(schema))
+    @pytest.mark.parametrize("way", WAYS)
+    def test_regular_expressions(self, client: Client, adapter: str, way: str) -> None:
+        asked = [{"guided_regex": pattern} for pattern in REGEXES]
+        for pattern, texts in zip(REGEXES, ask_each(client, way, adapter, asked), strict=True):
+            assert all(re.fullmatch(pattern, text) for text in texts), (pattern, texts)
 
-        with ThreadPoolExecutor(MAX_INFLIGHT) as pool:
-            for schema, answer in pool.map(ask, schemas):
-                assert answer.status == 200, (schema, answer.body)
-                jsonschema.validate(json.loads(answer.text), schema)
+    @pytest.mark.parametrize("way", WAYS)
+    def test_grammars(self, client: Client, adapter: str, way: str) -> None:
+        asked = [{"guided_grammar": grammar} for grammar, _ in GRAMMARS]
+        for (_, same), texts in zip(GRAMMARS, ask_each(client, way, adapter, asked), strict=True):
+            assert all(follows(same, text) for text in texts), (same, texts)
 
     def test_a_structural_tag(self, client: Client) -> None:
         tag = {
@@ -193,41 +235,6 @@ class TestGuidedDecoding:
         answer = client.generate(MODEL, **REQUEST, **constraint)
         assert answer.status == 400, answer.body
         assert message in answer.error
-
-
-def random_object(random_: random.Random, depth: int) -> dict[str, Any]:
-    """A schema of an object with one to three properties, some of them optional."""
-    names = random_.sample(["name", "size", "tags", "kind", "x", "größe"], random_.randint(1, 3))
-    return {
-        "type": "object",
-        "properties": {name: random_schema(random_, depth - 1) for name in names},
-        "required": random_.sample(names, random_.randint(1, len(names))),
-        "additionalProperties": False,
-    }
-
-
-def random_schema(random_: random.Random, depth: int) -> dict[str, Any]:
-    """A schema whose texts are short: strings, numbers and lists are bounded."""
-    low, count = random_.randint(-50, 50), random_.randint(0, 2)
-    leaves: list[dict[str, Any]] = [
-        {"type": "string", "maxLength": random_.randint(1, 8)},
-        {"type": "string", "pattern": random_.choice(["^[a-c]{2,4}$", "^(yes|no)$", "^[0-9]{3}-[0-9]{2}$"])},
-        {"enum": random_.sample(["red", "green", 1, 2, None, True, "a b"], 3)},
-        {"const": random_.choice(["fixed", 7, False])},
-        {"type": "integer", "minimum": low, "maximum": low + random_.randint(0, 100)},
-        {"type": "boolean"},
-        {"type": "null"},
-    ]
-    if depth <= 0 or random_.random() < 0.5:
-        return random_.choice(leaves)
-    return random_.choice(
-        [
-            random_object(random_, depth),
-            {"type": "array", "items": random_.choice(leaves), "minItems": count, "maxItems": count + 2},
-            {"anyOf": random_.sample(leaves, 2)},
-            {"type": "array", "prefixItems": random_.sample(leaves, 2), "items": False, "minItems": 2},
-        ]
-    )
 
 
 class TestTypedTensors:

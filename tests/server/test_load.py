@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -56,6 +57,30 @@ class TestUnderLoad:
             texts = list(pool.map(ask, range(64)))
         right = sum(text == drawn.answer() for text, drawn in zip(texts, pictures, strict=True))
         assert right >= 62  # the model's own accuracy is measured elsewhere; here every request gets its own answer
+
+    def test_the_base_and_two_adapters_in_one_batch_answer_each_in_its_way(self, client: Client) -> None:
+        drawn = picture(23_100, (224, 224), count=2)
+        answers = {"": drawn.answer(), "zh": drawn.answer("zh"), "caps": drawn.answer().upper()}
+        before = client.metrics().get(GENERATED, 0)
+        generated: list[float] = []
+        # Nobody reads on before all have begun, and each would go on for 6,000 tokens.
+        begun = threading.Barrier(6, action=lambda: generated.append(client.metrics()[GENERATED] - before))
+
+        def ask(adapter: str) -> str:
+            body = LONG | {"text_input": DESCRIBE, "image": [b64(drawn.encoded())]}
+            text = ""
+            with client.open_stream(MODEL, **body | ({"lora_name": adapter} if adapter else {})) as events:
+                text += next(events)["text_output"]
+                begun.wait(60)
+                while len(text) < len(answers[adapter]):
+                    text += next(events)["text_output"]
+            return text[: len(answers[adapter])]
+
+        with ThreadPoolExecutor(6) as pool:
+            asked = [*answers, *answers]
+            assert list(pool.map(ask, asked)) == [answers[adapter] for adapter in asked]
+        assert generated[0] < LONG["max_tokens"], "one of them may have ended before the last began"
+        wait_until(functools.partial(is_idle, client, GENERATED))
 
     def test_a_large_picture_and_a_stream_do_not_disturb_each_other(self, client: Client) -> None:
         body = {**LONG, "max_tokens": 2000, "return_num_output_tokens": True}

@@ -31,9 +31,11 @@ from tests.server.openai_cases import (
 )
 from tests.server.test_media_urls import Files
 from tests.server.vllm_serve import vllm_serve
+from tests.shapes import clip, gif
 from tools.installer.server import TritonServer
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+# The first test waits for two engines, one after the other.
+pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.timeout(900)]
 
 CONFIG = """
 backend: "vllm_custom"
@@ -161,7 +163,7 @@ async def test_openai_python_async(frontend: Frontend) -> None:
 
 def test_openai_python_tools_schema_logprobs_and_n(sync: openai.OpenAI) -> None:
     asked: Any = {"model": MODEL, "messages": user("2+3="), "temperature": 0}
-    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=60)
+    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=200)
     (call,) = called.choices[0].message.tool_calls or ()
     assert call.function.name == "paint"
     assert set(json.loads(call.function.arguments)) == {"colour", "number"}
@@ -236,6 +238,12 @@ def test_a_client_cannot_name_what_is_in_the_caches(frontend: Frontend) -> None:
     assert empty.status == 400
 
 
+def test_a_clip(frontend: Frontend) -> None:
+    part = {"type": "video_url", "video_url": {"url": data_uri(gif(clip(26_100, "left")), "image/gif")}}
+    answer = frontend.post(CHAT, chat("", user(part, text("Which way does it move?"))).body)
+    assert answer.json["choices"][0]["message"]["content"] == "left"
+
+
 def test_handles_of_other_requests_are_not_to_be_had(frontend: Frontend) -> None:
     part = {"type": "image_url", "image_url": {"url": "vllm-custom-media:0123"}}
     answer = frontend.post(CHAT, {"model": MODEL, "messages": user(part, text("What?"))})
@@ -272,7 +280,7 @@ def test_routes_that_are_not_listed_cannot_be_called(client: Client, path: str) 
 @pytest.mark.parametrize(
     ("request_text", "message"),
     [
-        ("{", "openai_request: expected JSON"),
+        ("{", "openai_request: expected a JSON object"),
         ('{"path": 1}', "openai_request.path: expected a path"),
         ('{"path": "/version", "host": "x"}', "openai_request: expected only the keys"),
         ('{"path": "/version", "method": "PUT"}', "openai_request.method: expected GET or POST"),
@@ -359,3 +367,42 @@ def test_what_slow_readers_get_is_whole(frontend: Frontend) -> None:
     for events in found:
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["usage"]["completion_tokens"] == 60
+
+
+# Another kind of model
+
+
+POOLING_CONFIG = """
+backend: "vllm_custom"
+max_batch_size: 4
+model_transaction_policy { decoupled: false }
+instance_group [ { count: 1, kind: KIND_MODEL } ]
+"""
+
+
+def test_a_pooling_model_that_is_batched_and_not_decoupled(
+    client: Client, repository: Repository, frontend: Frontend, load: Callable[[str], None]
+) -> None:
+    client.unload(MODEL)
+    wait_until(lambda: not client.is_ready(MODEL))
+    repository.add("pooling", POOLING_CONFIG, repository.shapes_args(runner="pooling", convert="embed"))
+    load("pooling")
+
+    with openai.OpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as api:
+        found = api.embeddings.create(model="pooling", input=["2+3=", "Describe", "2+3="])
+    first, other, again = (item.embedding for item in found.data)
+    assert sum(value * value for value in first) == pytest.approx(1, abs=1e-3)
+    assert first == pytest.approx(again, abs=1e-4)
+    assert first != pytest.approx(other, abs=1e-2)
+
+    def infer(*requests: Any) -> list[Any]:
+        data = [json.dumps(request) for request in requests]
+        answer = client.infer(
+            "pooling", [{"name": "openai_request", "datatype": "BYTES", "shape": [len(data), 1], "data": data}]
+        )
+        return [tensor["data"] for tensor in answer.body["outputs"] if tensor["name"] == "openai_status"]
+
+    asked = {"path": "/v1/embeddings", "body": {"model": "pooling", "input": "a"}}
+    assert infer(asked) == [[200]]
+    assert infer(asked, asked) == [[400]]
+    assert infer({"path": "/v1/chat/completions", "body": {"stream": True}}) == [[501]]

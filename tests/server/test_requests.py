@@ -15,6 +15,7 @@ import tritonclient.grpc as grpcclient
 
 from tests.server.client import Client
 from tests.shapes import answer_each, clip, gif, number_picture, picture
+from tests.sounds import film
 from tools.installer.server import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("shapes_vl")]
@@ -109,6 +110,35 @@ class TestGenerate:
         moving = gif(clip(20_400, direction))
         answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(moving)], **GREEDY)
         assert (answer.status, answer.body.get("text_output")) == (200, direction)
+
+    @pytest.mark.parametrize("direction", ["left", "up"])
+    @pytest.mark.parametrize("file_format", ["mp4", "webm", "webp"])
+    def test_clip_in_other_formats(self, client: Client, direction: str, file_format: str) -> None:
+        frames = clip(20_400, direction)
+        if file_format == "webp":
+            data = gif(frames, file_format="WEBP")
+        else:
+            codec = {"mp4": "libx264", "webm": "libvpx"}[file_format]
+            data = film([np.asarray(frame) for frame in frames], file_format, codec, rate=5)
+        answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(data)], **GREEDY)
+        assert (answer.status, answer.body.get("text_output")) == (200, direction)
+
+    def test_a_request_says_how_many_frames_of_a_clip_are_taken(self, client: Client) -> None:
+        data = b64(gif(clip(20_400, "left"), milliseconds=500))
+
+        def input_tokens(**options: Any) -> int:
+            answer = client.generate(MODEL, text_input="?", video=[data], return_num_input_tokens=True, **options)
+            assert answer.status == 200, answer.body
+            return int(answer.body["num_input_tokens"])
+
+        few, many = input_tokens(num_frames=2), input_tokens(num_frames=4)
+        assert many > few
+        assert input_tokens(media_io_kwargs='{"video": {"num_frames": 4}}') == many
+        assert input_tokens(fps=1) == many, "the clip lasts four seconds"
+        assert input_tokens() > many
+        refused = client.generate(MODEL, text_input="?", video=[data], num_frames=33)
+        assert refused.status == 400
+        assert "num_frames: expected at most 32 (VIDEO_MAX_FRAMES of this model), got 33" in refused.error
 
 
 class TestMessages:

@@ -15,9 +15,11 @@ import pytest
 from tests.server.client import Client
 from tests.server.conftest import wait_until
 from tests.server.test_bad_requests import (
-    answers,
+    found,
+    mistakes,
     test_bad_request,
     test_good_requests_beside_them_are_not_disturbed,
+    test_they_are_counted_by_code,
 )
 from tests.server.test_policies import (
     models,
@@ -48,7 +50,8 @@ __all__ = [
     "TestOutputs",
     "TestParameters",
     "TestStream",
-    "answers",
+    "found",
+    "mistakes",
     "models",
     "pictures",
     "test_bad_request",
@@ -61,6 +64,7 @@ __all__ = [
     "test_plain_infer_with_raw_bytes",
     "test_streaming_is_refused_and_says_why",
     "test_the_completed_configuration_keeps_what_the_user_wrote",
+    "test_they_are_counted_by_code",
 ]
 
 if "VLLM_BACKEND_DIR" not in os.environ:
@@ -79,12 +83,12 @@ pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("s
 def test_the_log_says_what_the_base_is(
     triton: TritonServer, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    found = LOG_LINE.search(triton.log_text())
-    assert found, triton.log_text()[-2000:]
+    line = LOG_LINE.search(triton.log_text())
+    assert line, triton.log_text()[-2000:]
     from vllm_custom.upstream.releases import fingerprint
 
-    assert found[2] == fingerprint(BASE)
-    for name, value in zip(("base", "hash", "vllm", "patches"), found.groups(), strict=True):
+    assert line[2] == fingerprint(BASE)
+    for name, value in zip(("base", "hash", "vllm", "patches"), line.groups(), strict=True):
         record_testsuite_property(name, value)
 
 

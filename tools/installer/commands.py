@@ -168,7 +168,7 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
     more = "backends of the standard container to bring along, e.g. onnxruntime"
     parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
     parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
-    openai = "start Triton's own OpenAI frontend on this port, beside 8000 and 8001"
+    openai = "start the OpenAI frontend on this port, beside Triton's 8000 and 8001"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
     file = "default: build/image/Dockerfile; - is standard output"
     parser.add_argument("--output", type=Path, default=image.DEFAULT_FILE, metavar="FILE", help=file)

@@ -33,6 +33,7 @@ from tools.installer.triton_tree import TritonTree
 _PORTS = {8000: "--http-port", 8001: "--grpc-port", 8002: "--metrics-port"}
 # Triton's stub takes 1 MiB per model instance and grows with the tensors; vLLM's queues want some more.
 _SHARED_MEMORY_MIB = 256
+_LEAST_SHARED_MEMORY_MIB = 32
 _MEMORY_GIB = 6
 # With --gpu-memory the GPUs need not be here.
 _MOST_GPUS = 1024
@@ -55,27 +56,40 @@ class Questions:
 def examine(asked: Questions) -> list[Check]:
     """Every check, in the order in which things build on each other."""
     results = [*_system(), *_graphics(asked.flavour)]
-    ready: Environment | None = None
+    if asked.triton:
+        found, server, python = _installation(asked.triton, asked.python or "python3")
+    else:
+        found, server, python = _own(asked)
+    results += found
+    return [*results, *_models(asked, server, python), *_machine_checks()]
+
+
+# Findings, libtritonserver, and the Python that serves, as far as they are there.
+_Part = tuple[list[Check], Path | None, str]
+
+
+def _own(asked: Questions) -> _Part:
+    """What `install` makes."""
     try:
         found, chosen = environment.describe(asked.flavour, asked.python)
     except BuildError as error:
-        results.append(Check("Python", Status.FAIL, error.problem, error.mend))
-    else:
-        results += [*_python(chosen), *_environment(found, chosen)]
-        if found.is_complete:
-            ready = found
-            for part in (_versions, _stub, _hooks, _backends):
-                results += part(found)
-    results += _official()
-    tree = None
-    if asked.triton:
-        try:
-            tree = TritonTree.of(asked.triton)
-            results += target.examine(tree, target.ask(asked.python or "python3"), stand_in=False)
-        except BuildError as error:
-            results.append(Check("Triton", Status.FAIL, error.problem, error.mend))
-    results += _models(asked, tree, ready)
-    return [*results, *_machine_checks()]
+        return [Check("Python", Status.FAIL, error.problem, error.mend), *_official()], None, "python3"
+    results = [*_python(chosen), *_environment(found, chosen)]
+    if not found.is_complete:
+        return [*results, *_official()], None, str(chosen.path)
+    for part in (_versions, _stub, _hooks, _backends):
+        results += part(found)
+    library = next(iter(sorted((found.site_packages / "nvidia_pytriton.libs").glob("libtritonserver*"))), None)
+    return [*results, *_official()], library, str(found.python)
+
+
+def _installation(folder: Path, python: str) -> _Part:
+    """A Triton that is there already."""
+    try:
+        tree, interpreter = TritonTree.of(folder), target.ask(python)
+    except BuildError as error:
+        return [Check("Triton", Status.FAIL, error.problem, error.mend)], None, python
+    return target.examine(tree, interpreter), tree.server_library, interpreter.path
 
 
 def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> list[Check]:
@@ -84,7 +98,7 @@ def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> l
     if source is None:
         mend = "name the folder with the backend's model.py, or its checkout"
         return [Check("base backend", Status.FAIL, f"{folder} holds no model.py, and no src/model.py", mend)]
-    checks = list(target.base_checks(source))
+    checks = [target.release_check(source)]
     vllm = _installed_vllm(flavour, python)
     if vllm is None:
         checks.append(Check("imports", Status.WARN, "not compared: no vLLM is installed", "python3 build.py install"))
@@ -105,27 +119,19 @@ def _installed_vllm(flavour: str | None, python: str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _models(asked: Questions, tree: TritonTree | None, ready: Environment | None) -> Checks:
+def _models(asked: Questions, server_library: Path | None, python: str) -> Checks:
     if asked.repository is None:
         if asked.media_urls:
             mend = "give --model-repository: what is allowed is said in each model's config.pbtxt"
             yield Check("media", Status.FAIL, "--media-url without a model repository", mend)
         return
-    library = tree.server_library if tree else _wheels_library(ready)
     given = asked.gpu_memory_gib
     gpus = [int(given * machine.GIB)] * _MOST_GPUS if given else machine.nvidia_memory_bytes()
-    yield from model_checks.examine(asked.repository, library, gpus)
-    python = ready.python if ready else asked.python or "python3"
+    yield from model_checks.examine(asked.repository, server_library, gpus)
     for model in models_of(asked.repository) if asked.repository.is_dir() else []:
         if model.is_ours:
             for url in asked.media_urls:
                 yield media_check.check(python, model, url)
-
-
-def _wheels_library(ready: Environment | None) -> Path | None:
-    if ready is None:
-        return None
-    return next(iter(sorted((ready.site_packages / "nvidia_pytriton.libs").glob("libtritonserver*"))), None)
 
 
 def _system() -> Checks:
@@ -274,7 +280,8 @@ def shared_memory_check(free_bytes: int) -> Check:
     free = free_bytes / 1024**2
     if free < _SHARED_MEMORY_MIB:
         mend = "in a container: --shm-size=1g; else: sudo mount -o remount,size=1g /dev/shm"
-        return Check(str(SHARED_MEMORY), Status.FAIL, f"{free:.0f} MiB free, {_SHARED_MEMORY_MIB} are needed", mend)
+        status = Status.FAIL if free < _LEAST_SHARED_MEMORY_MIB else Status.WARN
+        return Check(str(SHARED_MEMORY), status, f"{free:.0f} MiB free, {_SHARED_MEMORY_MIB} are advised", mend)
     return Check(str(SHARED_MEMORY), Status.OK, f"{free:.0f} MiB free")
 
 

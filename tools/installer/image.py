@@ -27,7 +27,7 @@ IGNORE = "*\n!build.py\n!pyproject.toml\n!tools\n!backends\n!patches\n**/__pycac
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
-_FRONTEND = f"{_TREE}/python/openai/openai_frontend/main.py"
+_SERVE = "tritonserver --model-repository=/models"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
         yield f"# The official backend.\nCOPY --from=official {_TREE}/backends/vllm {_TREE}/backends/vllm"
     else:
         yield f"FROM {container.vllm_image}"
-    yield from _vllm(wish, container)
+    yield from _packages(wish, container)
     copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
     copies += [f"COPY build.py pyproject.toml {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
     yield "\n".join(copies)
@@ -90,15 +90,19 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
     yield from _serving(wish)
 
 
-def _vllm(wish: Wish, container: Container) -> Iterator[str]:
-    """vLLM where the image has none, or one that is too old."""
-    if wish.base == VLLM and target.numbers(container.vllm) >= target.OLDEST_VLLM:
-        return
-    packages = [f"vllm=={_locked('vllm')}"]
-    if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
-        packages.append(f"numpy=={_locked('numpy')}")
-    why = "has none" if wish.base == STANDARD else f"has {container.vllm}, which is too old"
-    yield f"# The image {why}.\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
+def _packages(wish: Wish, container: Container) -> Iterator[str]:
+    """vLLM where the image has none, or one that is too old; what the OpenAI frontend talks to Triton with."""
+    reasons, packages = [], []
+    if wish.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
+        packages.append(f"vllm=={_locked('vllm')}")
+        if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
+            packages.append(f"numpy=={_locked('numpy')}")
+        reasons.append("The image has no vLLM." if wish.base == STANDARD else f"vLLM {container.vllm} is too old.")
+    if wish.openai_port:
+        packages.append(f"'tritonclient[grpc]=={_locked('tritonclient')}'")
+        reasons.append("The OpenAI frontend needs tritonclient.")
+    if packages:
+        yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
 
 
 def _locked(package: str) -> str:
@@ -129,11 +133,11 @@ def _serving(wish: Wish) -> Iterator[str]:
     )
     if not wish.root:
         yield f"USER {_USER}"
+    command = _SERVE.split()
     if wish.openai_port:
-        arguments = ["--model-repository", "/models", "--backend", "vllm", "--enable-kserve-frontends"]
-        command = ["python3", _FRONTEND, *arguments, "--openai-port", str(wish.openai_port)]
-    else:
-        command = ["tritonserver", "--model-repository=/models"]
+        # tritonserver takes the shell's place, and with it the signals; the container ends with it.
+        frontend = f"python3 -m vllm_custom.frontend --host=0.0.0.0 --port={wish.openai_port}"
+        command = ["/bin/sh", "-c", f"PYTHONPATH={_TREE}/backends/vllm_custom {frontend} & exec {_SERVE}"]
     listed = ", ".join(f'"{word}"' for word in command)
     yield f"CMD [{listed}]"
 

@@ -18,7 +18,7 @@ from typing import Any
 from tools.installer import backends, official, target
 from tools.installer.checks import failed, table
 from tools.installer.console import BuildError
-from tools.installer.paths import CHECKOUT, PATCHES
+from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, PATCHES
 from tools.installer.triton_tree import TritonTree
 
 NAME = "vllm_custom"
@@ -43,24 +43,29 @@ def install(wish: Wish, say: Say = print) -> int:
     """Check, then add the folders. 1, with nothing changed, where a check fails."""
     tree = TritonTree.of(wish.root)
     _refuse_foreign(tree)
+    _refuse_changes(tree)
     source = TritonTree.of(wish.backend_from) if wish.backend_from else None
     names = _wanted(tree, source, wish.backends)
     interpreter = target.ask(wish.python)
-    checks = target.examine(tree, interpreter, stand_in=wish.stand_in and not _ours(tree, "vllm"))
+    base = _base(tree, source, names, stand_in=wish.stand_in)
+    checks = target.examine(tree, interpreter, base)
     if source:
         checks += target.examine_backends(tree, source, [name for name in names if not _ours(tree, name)])
     say(table(checks))
     if failed(checks):
         say(f"\n{failed(checks)} of {len(checks)} checks failed: nothing was changed")
         return 1
-    folders = [NAME, *(["vllm"] if wish.stand_in else []), *names]
+    folders = [NAME, *([target.BASE] if wish.stand_in else []), *names]
     for name in folders:
         origin = source.backends / name if source and name in names else "this checkout"
         say(f"{'would add' if wish.dry_run else 'adding'} {tree.backends / name} (from {origin})")
+    for name in _folders(tree):
+        if name not in folders:
+            say(
+                f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name} (of the earlier installation)"
+            )
     if not wish.dry_run:
-        if _installed(tree) is not None:
-            _remove(tree)
-        _add(tree, source, folders, names, _facts(tree, interpreter, wish.stand_in))
+        _add(tree, source, folders, names, _facts(tree, interpreter, base))
         say(f"installed; to undo it: build.py install --into {tree.root} --uninstall")
     return 0
 
@@ -68,18 +73,22 @@ def install(wish: Wish, say: Say = print) -> int:
 def uninstall(wish: Wish, say: Say = print) -> int:
     """Take away what `install` has added. Raises BuildError where it was changed since."""
     tree = TritonTree.of(wish.root)
-    manifest = _installed(tree)
-    if manifest is None:
+    if _installed(tree) is None:
         raise BuildError(f"{tree.backends} has no {NAME} that was installed by build.py", "check the folder")
-    for name in manifest["folders"]:
+    _refuse_changes(tree)
+    for name in _folders(tree):
         say(f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name}")
-    changed = _changes(tree, manifest)
-    if changed:
-        listed = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
-        raise BuildError(f"changed since the installation: {listed}", "put these files back, or move new ones away")
     if not wish.dry_run:
         _remove(tree)
     return 0
+
+
+def _refuse_changes(tree: TritonTree) -> None:
+    manifest = _installed(tree)
+    changed = _changes(tree, manifest) if manifest else []
+    if changed:
+        listed = ", ".join(changed[:_SHOWN]) + (f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else "")
+        raise BuildError(f"changed since the installation: {listed}", "put these files back, or move new ones away")
 
 
 def _refuse_foreign(tree: TritonTree) -> None:
@@ -99,17 +108,35 @@ def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) 
         return list(chosen)
     have = {path.name for path in tree.backends.iterdir() if not _ours(tree, path.name)}
     found = sorted(path.name for path in source.backends.iterdir() if path.is_dir() and path.name not in have)
-    found = [name for name in found if name not in (NAME, "vllm")]
+    found = [name for name in found if name != NAME]
     if not found:
         raise BuildError(f"{source.backends} has no backend that {tree.backends} lacks", "leave --backend-from away")
     return found
 
 
+def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, stand_in: bool) -> Path:
+    """The folder that vllm_custom will build on: one that is there, or one that comes along."""
+    there = tree.backends / target.BASE
+    if source and target.BASE in names:
+        if stand_in:
+            raise BuildError(f"{source.backends} brings a backend {target.BASE}", "leave --stand-in away")
+        return source.backends / target.BASE
+    if stand_in:
+        if there.exists() and not _ours(tree, target.BASE):
+            raise BuildError(f"{there} exists already", "leave --stand-in away: the backend that is there is built on")
+        return BACKEND_SOURCES / target.BASE
+    if _ours(tree, target.BASE):
+        mend = "give --stand-in again, or --backend-from with the backend"
+        raise BuildError(f"{there} came with the earlier installation, which this one replaces", mend)
+    return there
+
+
 def _add(
     tree: TritonTree, source: TritonTree | None, folders: Sequence[str], copied: Sequence[str], facts: dict[str, object]
 ) -> None:
-    """All folders are made beside their places, then put there; none is left half-made."""
-    before = tree.backends.stat()
+    """All folders are made beside their places, then put there; an earlier installation stays until that moment."""
+    earlier = _installed(tree)
+    original_time = earlier["backends_mtime_ns"] if earlier else tree.backends.stat().st_mtime_ns
     staging = tree.backends / f".{NAME}-{uuid.uuid4().hex[:8]}"
     placed: list[Path] = []
     try:
@@ -123,9 +150,11 @@ def _add(
             **facts,
             "folders": list(folders),
             "files": {name: digest for folder in folders for name, digest in _files(staging, folder).items()},
-            "backends_mtime_ns": before.st_mtime_ns,
+            "backends_mtime_ns": original_time,
         }
         (staging / NAME / VERSION_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+        if earlier:
+            _remove(tree)
         for name in folders:
             (staging / name).rename(tree.backends / name)
             placed.append(tree.backends / name)
@@ -138,13 +167,14 @@ def _add(
 
 
 def _remove(tree: TritonTree) -> None:
-    manifest = _installed(tree) or {"folders": []}
-    folders = [tree.backends / name for name in manifest["folders"]]
+    manifest = _installed(tree)
+    if manifest is None:
+        return
     # The one with the list goes last: what is stopped in the middle can be done again.
-    for folder in sorted(folders, key=lambda path: path.name == NAME):
-        shutil.rmtree(folder)
-    if "backends_mtime_ns" in manifest:
-        os.utime(tree.backends, ns=(tree.backends.stat().st_atime_ns, manifest["backends_mtime_ns"]))
+    for name in sorted(manifest["folders"], key=lambda name: name == NAME):
+        if (tree.backends / name).exists():
+            shutil.rmtree(tree.backends / name)
+    os.utime(tree.backends, ns=(tree.backends.stat().st_atime_ns, manifest["backends_mtime_ns"]))
 
 
 def _installed(tree: TritonTree) -> dict[str, Any] | None:
@@ -155,10 +185,15 @@ def _installed(tree: TritonTree) -> dict[str, Any] | None:
     return loaded
 
 
+def _folders(tree: TritonTree) -> list[str]:
+    """What an earlier installation has added."""
+    manifest = _installed(tree)
+    return list(manifest["folders"]) if manifest else []
+
+
 def _ours(tree: TritonTree, name: str) -> bool:
     """Whether an earlier installation has put this folder there."""
-    manifest = _installed(tree)
-    return manifest is not None and name in manifest["folders"]
+    return name in _folders(tree)
 
 
 def _changes(tree: TritonTree, manifest: dict[str, Any]) -> list[str]:
@@ -189,8 +224,7 @@ def _files(root: Path, folder: str) -> dict[str, str]:
     return found
 
 
-def _facts(tree: TritonTree, interpreter: target.Interpreter, stand_in: bool) -> dict[str, object]:
-    base = CHECKOUT / "backends/vllm" if stand_in else tree.backends / "vllm"
+def _facts(tree: TritonTree, interpreter: target.Interpreter, base: Path) -> dict[str, object]:
     api = tree.api_version
     return {
         "vllm_custom": own_version(),

@@ -8,25 +8,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, containers, libraries, official
+from tools.installer import backends, containers, libraries, official, torch_check
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.console import BuildError
 from tools.installer.triton_tree import STUB, TritonTree
 
+# The folder of the backend that vllm_custom builds on.
+BASE = "vllm"
 # The oldest vLLM with the interface for rendering prompts that vllm_custom uses.
 OLDEST_VLLM = (0, 20)
 # What vllm_custom imports beside vLLM, which brings all of it.
 _PACKAGES = ("aiohttp", "pydantic", "pillow")
 _ASK = """
 import importlib.metadata, json, sys
-found = {}
+found, site = {}, None
 for name in sys.argv[1:]:
     try:
-        found[name] = importlib.metadata.version(name)
+        distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        pass
+        continue
+    found[name] = distribution.version
+    if name.startswith("vllm"):
+        site = str(distribution.locate_file(""))
 version = ".".join(map(str, sys.version_info[:3]))
-print(json.dumps({"path": sys.executable, "python": version, "packages": found}))
+print(json.dumps({"path": sys.executable, "python": version, "packages": found, "site": site}))
 """
 
 
@@ -37,6 +42,8 @@ class Interpreter:
     path: str
     version: str
     packages: dict[str, str]
+    # The folder that vLLM is installed in.
+    site_packages: Path | None = None
 
     @property
     def minor(self) -> str:
@@ -55,7 +62,8 @@ def ask(python: str) -> Interpreter:
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{python} does not run: {error}", "give --python the one that Triton's stub uses") from error
     facts = json.loads(result.stdout)
-    return Interpreter(facts["path"], facts["python"], facts["packages"])
+    site = Path(facts["site"]) if facts["site"] else None
+    return Interpreter(facts["path"], facts["python"], facts["packages"], site)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -64,9 +72,9 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def examine(tree: TritonTree, python: Interpreter, *, stand_in: bool) -> list[Check]:
-    """Every check of the installation and of its Python."""
-    return [*_triton(tree), *_base(tree, stand_in), *_python(tree, python), *_packages(tree, python)]
+def examine(tree: TritonTree, python: Interpreter, base: Path | None = None) -> list[Check]:
+    """Every check of the installation and of its Python; ``base`` is the folder to build on, unless it is there."""
+    return [*_triton(tree), *_base(base or tree.backends / BASE), *_python(tree, python), *_packages(tree, python)]
 
 
 def _triton(tree: TritonTree) -> Checks:
@@ -89,35 +97,34 @@ def _triton(tree: TritonTree) -> Checks:
     yield Check("Triton", Status.OK, f"{version}, backend API {f'{api[0]}.{api[1]}' if api else 'unknown'}")
 
 
-def _base(tree: TritonTree, stand_in: bool) -> Checks:
-    folder = tree.backends / "vllm"
-    if stand_in and not folder.exists():
-        yield Check("base backend", Status.OK, "none here: the stand-in will be installed")
-    elif stand_in:
-        mend = "leave --stand-in away: the backend that is there is built on"
-        yield Check("base backend", Status.FAIL, f"{folder} exists already", mend)
-    elif not (folder / "model.py").is_file():
-        mend = "take an image with the vLLM backend, copy its folder vllm here, or give --stand-in"
+def _base(folder: Path) -> Checks:
+    if (folder / "model.py").is_file():
+        yield from base_checks(folder)
+    else:
+        mend = "take an image with the vLLM backend, bring it with --backend-from, or give --stand-in"
         yield Check(
             "base backend", Status.FAIL, f"{folder} holds no model.py: the official vLLM backend is missing", mend
         )
-    else:
-        yield from base_checks(folder)
 
 
 def base_checks(folder: Path) -> Checks:
     """What a base backend is, and whether it has what vllm_custom relies on."""
-    release = official.release_of(folder)
-    name = f"{release or 'unknown release'} (hash {official.hash_of(folder)})"
     moved = [finding for finding in official.compare(folder) if finding.is_fatal]
     if moved:
         listed = "; ".join(f"{finding.name}: {finding.problem}" for finding in moved)
-        yield Check("base backend", Status.FAIL, f"{name} lacks what is relied on: {listed}", "see docs/upgrading.md")
-    elif release is None:
-        mend = "run `build.py doctor --upstream` on it, and the tests of docs/upgrading.md"
-        yield Check("base backend", Status.WARN, f"{name} was not run yet", mend)
+        found = f"{official.release_of(folder) or 'unknown release'} lacks what is relied on: {listed}"
+        yield Check("base backend", Status.FAIL, found, "see docs/upgrading.md")
     else:
-        yield Check("base backend", Status.OK, name)
+        yield release_check(folder)
+
+
+def release_check(folder: Path) -> Check:
+    """Which release a base backend is."""
+    release, digest = official.release_of(folder), official.hash_of(folder)
+    if release is None:
+        mend = "run `build.py doctor --upstream` on it, and the tests of docs/upgrading.md"
+        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) was not run yet", mend)
+    return Check("base backend", Status.OK, f"{release} (hash {digest})")
 
 
 def _python(tree: TritonTree, python: Interpreter) -> Checks:
@@ -142,6 +149,8 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     if missing:
         yield Check("packages", Status.FAIL, f"missing: {', '.join(missing)}", f"{pip} {' '.join(missing)}")
     yield numpy_check(python.packages.get("numpy"), tree.version, pip)
+    if python.site_packages and python.vllm:
+        yield from torch_check.examine(python.site_packages, f"{pip} --force-reinstall vllm=={python.vllm}")
 
 
 def numpy_check(numpy: str | None, triton: str | None, pip: str) -> Check:

@@ -23,6 +23,9 @@ from vllm_custom.errors import (
     listing,
 )
 
+# One vector of numbers for the whole prompt, or one for each of its tokens; the first that a model has is its default.
+POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
+
 
 def engine_argument_names() -> list[str]:
     """Every key that model.json may hold."""
@@ -84,34 +87,69 @@ async def render_chat(
     return cast(Mapping[str, Any], rendered)
 
 
-def generate(
+def run(
     engine: Any,
     prompt: Mapping[str, Any],
-    sampling: Any,
+    params: Any,
     request_id: str,
     *,
+    pooling: bool,
     lora_request: Any,
     priority: int,
     trace_headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Any, None]:
-    """The engine's outputs (vLLM's RequestOutput) for a rendered prompt; closing it aborts the request."""
+    """The engine's outputs for a rendered prompt; closing the generator aborts the request.
+
+    They are vLLM's RequestOutputs for SamplingParams, and one PoolingRequestOutput for PoolingParams (``pooling``).
+    """
+    method = engine.encode if pooling else engine.generate
     return cast(
         AsyncGenerator[Any, None],
-        engine.generate(
+        method(
             prompt,
-            sampling,
+            params,
             request_id,
             lora_request=lora_request,
             priority=priority,
-            trace_headers=_usable(engine, trace_headers),
+            trace_headers=trace_headers,
+            **({} if pooling else _constrained_from_the_start(engine, params)),
         ),
     )
 
 
-def _usable(engine: Any, trace_headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Trace headers where vLLM traces; elsewhere it would warn about them."""
-    config = engine.vllm_config.observability_config
-    return trace_headers if getattr(config, "otlp_traces_endpoint", None) else None
+async def supported_tasks(engine: Any) -> tuple[str, ...]:
+    """What the model does: ``generate``, or tasks of pooling models such as ``embed`` and ``classify``."""
+    return tuple(await engine.get_supported_tasks())
+
+
+def pooling_task(engine: Any, tasks: Sequence[str]) -> str | None:
+    """The task that vLLM chooses for a pooling model with ``tasks`` where a request names none."""
+    choose = getattr(engine.model_config, "get_pooling_task", None)
+    if choose is not None:
+        return cast("str | None", choose(tuple(tasks)))
+    return next((task for task in POOLING_TASKS if task in tasks), None)
+
+
+def pooling_fields() -> dict[str, Any]:
+    """Name to type of every public field of PoolingParams that a request may set."""
+    from typing import get_type_hints
+
+    from vllm.pooling_params import PoolingParams
+
+    hints = get_type_hints(PoolingParams, include_extras=False)
+    public = ("task", "dimensions", "use_activation", "normalize", "step_tag_id", "returned_token_ids")
+    return {name: hints[name] for name in public if name in PoolingParams.__struct_fields__}
+
+
+def traces(engine: Any) -> bool:
+    """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
+    return bool(getattr(engine.vllm_config.observability_config, "otlp_traces_endpoint", None))
+
+
+def _constrained_from_the_start(engine: Any, sampling: Any) -> dict[str, bool]:
+    """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
+    parser = engine.vllm_config.structured_outputs_config.reasoning_parser
+    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}
 
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
@@ -200,6 +238,11 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     )
 
 
+def prefers_xgrammar(engine: Any) -> bool:
+    """Whether guided decoding is compiled by xgrammar where that can do it (``auto`` begins with it)."""
+    return engine.vllm_config.structured_outputs_config.backend in ("auto", "xgrammar")
+
+
 def on_one_host(engine: Any) -> bool:
     """Whether all workers of the engine see the files of this machine."""
     config = engine.vllm_config.parallel_config
@@ -276,17 +319,37 @@ def as_tensor(array: npt.NDArray[Any]) -> Any:
     return torch.from_numpy(array)
 
 
-def read_video(data: bytes, frames: int) -> tuple[Any, dict[str, Any]]:
-    """Decode up to ``frames`` frames of a clip with vLLM's reader: an array [frames, height, width, 3] and metadata."""
-    from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
+def audio_rate(engine: Any) -> int | None:
+    """Samples per second that the model's processor wants; None where it takes none or any."""
+    if not engine.model_config.is_multimodal_model:
+        return None
+    resampler = getattr(engine.renderer.get_mm_processor().data_parser, "audio_resampler", None)
+    rate = getattr(resampler, "target_sr", None)
+    return None if rate is None else round(rate)
 
-    array, metadata = VideoMediaIO(ImageMediaIO(), num_frames=frames).load_bytes(data)
-    return array, dict(metadata)
+
+def frame_sampling(engine: Any) -> dict[str, Any]:
+    """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
+    config = getattr(engine.model_config, "multimodal_config", None)
+    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
 
 
 def default_sampling(engine: Any) -> dict[str, Any]:
     """The sampling parameters of the model's generation_config, as ``vllm serve`` merges them."""
     return dict(engine.model_config.get_diff_sampling_param())
+
+
+def max_tokens_limit(engine: Any) -> int | None:
+    """The most tokens that any request may generate: a max_new_tokens that the operator set, or None.
+
+    ``vllm serve`` takes the one of the model's own generation_config as a default only, and the one of
+    ``override_generation_config`` or of a generation_config given by its folder as a limit as well.
+    """
+    config = engine.model_config
+    if getattr(config, "generation_config", "auto") not in ("auto", "vllm"):
+        return cast("int | None", default_sampling(engine).get("max_tokens"))
+    return cast("int | None", (getattr(config, "override_generation_config", None) or {}).get("max_new_tokens"))
 
 
 def sampling_fields() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vllm_custom.hosts import HostPattern
 
 
 class Settings(BaseModel):
-    """What config.pbtxt says about this model, beyond tensors. Sizes are in bytes, pixels and frames."""
+    """What config.pbtxt says about this model, beyond tensors. Sizes are in bytes, pixels, frames and seconds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,6 +31,8 @@ class Settings(BaseModel):
     media_max_bytes: int
     image_max_pixels: int
     video_max_frames: int
+    video_max_pixels: int
+    audio_max_seconds: int
     media_concurrency: int
     media_max_items: int
     media_cache_bytes: int

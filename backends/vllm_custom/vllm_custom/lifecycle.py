@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,15 +18,20 @@ _MAX_ID_CHARACTERS = 128
 
 @dataclass(frozen=True)
 class Arrival:
-    """Who a request is, and since when it has been here (seconds of the monotonic clock)."""
+    """Who a request is, since when it has been here (seconds of the monotonic clock), and what traces it."""
 
     request_id: str
     at: float = field(default_factory=time.monotonic)
+    trace_headers: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, request: Any, random_id: Callable[[], str]) -> Arrival:
         """``request`` is a ``pb_utils.InferenceRequest``; without an id of its own it gets a random one."""
         return cls(_one_line(request.request_id()) or random_id())
+
+    def traced(self, headers: Mapping[str, str] | None) -> Arrival:
+        """The same with W3C Trace Context for vLLM's spans."""
+        return replace(self, trace_headers=headers)
 
 
 def _one_line(text: str) -> str:

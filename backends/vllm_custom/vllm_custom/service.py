@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
-from vllm_custom.chat import PromptBuilder
+from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.config import Settings
 from vllm_custom.contract import INPUTS
 from vllm_custom.errors import (
@@ -24,8 +23,10 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
+from vllm_custom.loops import call_on, gather_all
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.metrics import RequestMetrics
 from vllm_custom.openai import (
     OPENAI_INPUT,
     OpenAIService,
@@ -33,11 +34,21 @@ from vllm_custom.openai import (
     check_policy,
     parse_openai_request,
 )
-from vllm_custom.request import GenerateCall, Tensors, TypedInputs, parse_request, read_tensors, split_batch
+from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
+from vllm_custom.request import (
+    GenerateCall,
+    Tensors,
+    TypedInputs,
+    parse_embedding_request,
+    parse_request,
+    read_tensors,
+    split_batch,
+)
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
 from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint, sampling_fields
+from vllm_custom.tracing import trace_headers
 from vllm_custom.upstream import UpstreamAdapter
 
 _SENDER_THREADS = 2
@@ -66,11 +77,25 @@ class InferenceService:
         counted = settings.report_custom_metrics and bool(limits)
         self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
         observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
-        self._media = MediaLoader(settings, limits, observe=observe)
-        self._prompts = PromptBuilder(engine, self._media, handles, chat_template)
+        self._media = MediaLoader(
+            settings,
+            limits,
+            observe=observe,
+            audio_rate=compat.audio_rate(engine),
+            default_frames=FrameSampling.parse(compat.frame_sampling(engine), "model.json: media_io_kwargs.video."),
+        )
+        tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
+        self._pooling = None if "generate" in tasks else PoolingBuilder(engine, tasks)
+        self._pooling_fields = compat.pooling_fields()
+        self._prompts = PromptBuilder(
+            engine, self._media, handles, chat_template, add_generation_prompt=self._pooling is None
+        )
         self._sampling = SamplingBuilder(engine)
-        self._constraints = ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
-        self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), sampling_fields())
+        check = functools.partial(compat.check_structured_outputs, engine)
+        self._constraints = ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
+        fields = self._pooling_fields | sampling_fields()
+        self._field_names = list(fields)
+        self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), fields)
         self._admission = Admission(settings.max_inflight_requests)
         folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
         self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
@@ -79,6 +104,8 @@ class InferenceService:
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
+        counts = settings.report_custom_metrics
+        self._counts = RequestMetrics(pb_utils, settings.model_name, self._log.log_error) if counts else None
         self._unloading = False
 
     def submit(self, request: Any) -> None:
@@ -89,24 +116,16 @@ class InferenceService:
         except UnavailableError as error:
             self._stream(request, arrival).fail(error)
             return
-        loop = self._upstream.event_loop
-        embeds = self._has(request, _EMBEDDING_INPUT)
-        if embeds and self._upstream.serves_embeddings:
-            embedding = asyncio.run_coroutine_threadsafe(self._upstream.infer(request), loop)
-            embedding.add_done_callback(lambda _: self._admission.leave())
-            return
         # Before the answer is sent: whoever waits for it may send the next request at once.
         stream = self._stream(request, arrival, on_final=self._admission.leave)
         try:
             if self._upstream.shutting_down:
                 raise UnavailableError(f"model {self._settings.model_name} is being unloaded")
-            if embeds:
-                raise UnsupportedError(f"{_EMBEDDING_INPUT} needs the official vLLM backend r25.11 or later")
             work = self._work(request, stream, arrival)
         except Exception as error:
             stream.fail(self._explain(error, arrival.request_id))
             return
-        asyncio.run_coroutine_threadsafe(work, loop)
+        asyncio.run_coroutine_threadsafe(work, self._upstream.event_loop)
 
     def close(self) -> None:
         """Let the sender threads finish. The base has drained its requests before."""
@@ -114,18 +133,25 @@ class InferenceService:
         self._senders.close()
         self._media.close()
         self._loras.close()
-        if self._metrics is not None:
-            self._metrics.close()
+        for metrics in (self._metrics, self._counts):
+            if metrics is not None:
+                metrics.close()
 
     def _stream(self, request: Any, arrival: Arrival, on_final: Callable[[], None] = lambda: None) -> ResponseStream:
         """The way out of ``request``, which holds the base's shutdown until its final response is sent."""
         loop = self._upstream.event_loop
-        _call_on(loop, self._upstream.request_started)
+        call_on(loop, self._upstream.request_started)
         kind = OpenAIStream if self._has(request, OPENAI_INPUT) else ResponseStream
+
+        def on_done(error: BackendError | None) -> None:
+            if self._counts is not None:
+                self._counts.observe(error)
+            call_on(loop, self._upstream.request_finished)
+
         return kind(
             self._senders,
             request.get_response_sender(),
-            on_done=lambda _: _call_on(loop, self._upstream.request_finished),
+            on_done=on_done,
             on_final=on_final,
             request_id=arrival.request_id,
         )
@@ -140,7 +166,9 @@ class InferenceService:
         parameters = request.parameters()
         if isinstance(stream, OpenAIStream):
             return self._openai_work(request, rows, parameters, stream, arrival)
-        calls = [parse_request(row, parameters, self._sampling.names, self._typed.values(row)) for row in rows]
+        calls = [self._parse(row, parameters) for row in rows]
+        if self._pooling is not None:
+            self._pooling.check(calls)
         if calls[0].stream and not self._settings.decoupled:
             raise UnsupportedError(
                 "stream: true needs the decoupled transaction policy; this model has decoupled: false"
@@ -148,6 +176,8 @@ class InferenceService:
         if calls[0].stream and len(calls) > 1:
             raise InvalidRequestError(f"stream: true takes one row, got a batch of {len(calls)}")
         stream.additional_outputs = calls[0].additional_outputs
+        if compat.traces(self._upstream.engine):
+            arrival = arrival.traced(trace_headers(request, calls[0].control.trace_headers))
         timeout_us = shortest(request.timeout(), *(call.control.timeout for call in calls))
         return self._serve(self._generate(calls, stream, arrival), stream, arrival, Deadline(arrival, timeout_us))
 
@@ -161,6 +191,15 @@ class InferenceService:
         work = self._openai.serve(call, stream, arrival.request_id)
         return self._serve(work, stream, arrival, Deadline(arrival, shortest(request.timeout(), call.timeout)))
 
+    def _parse(self, row: Tensors, parameters: str) -> GenerateCall:
+        if _EMBEDDING_INPUT in row:
+            call = parse_embedding_request(row)
+        else:
+            call = parse_request(row, parameters, self._field_names, self._typed.values(row))
+        if self._pooling is None:
+            check_generating(call, tuple(self._pooling_fields))
+        return call
+
     async def _serve(
         self, work: Coroutine[Any, Any, None], stream: ResponseStream, arrival: Arrival, deadline: Deadline
     ) -> None:
@@ -168,7 +207,7 @@ class InferenceService:
         # Not before the task runs: one that is cancelled earlier would never answer.
         task = asyncio.current_task()
         if task is not None:
-            self._cancellation.watch(stream, functools.partial(_call_on, self._upstream.event_loop, task.cancel))
+            self._cancellation.watch(stream, functools.partial(call_on, self._upstream.event_loop, task.cancel))
         try:
             with deadline:
                 await self._check_health()
@@ -186,7 +225,7 @@ class InferenceService:
         if calls[0].stream:
             await self._serve_stream(calls[0], stream, arrival)
         else:
-            stream.finish(await _all(self._final(call, arrival) for call in calls))
+            stream.finish(await gather_all(self._final(call, arrival) for call in calls))
 
     async def _serve_stream(self, call: GenerateCall, stream: ResponseStream, arrival: Arrival) -> None:
         async with self._outputs(call, arrival) as (outputs, _, n):
@@ -196,6 +235,8 @@ class InferenceService:
 
     async def _final(self, call: GenerateCall, arrival: Arrival) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
+        if self._pooling is not None:
+            return await self._pooled(call, arrival, self._pooling)
         async with self._outputs(call, arrival) as (outputs, prompt, n):
             delta = None
             async for output in outputs:
@@ -207,29 +248,48 @@ class InferenceService:
             delta.prepend(prompt.text)
         return delta
 
+    async def _pooled(self, call: GenerateCall, arrival: Arrival, pooling: PoolingBuilder) -> ResponseDelta:
+        await self._loras.check(call.control.lora_name)
+        plan = self._prompts.plan(call)
+        task = pooling.task(call)
+        params = pooling.build(call.sampling, task)
+        async with self._engine_outputs(call, arrival, plan, params) as (outputs, _):
+            async for output in outputs:
+                return PooledOutput.of(output, task, as_text=call.embedding_request)
+        raise UnavailableError("the engine ended the request without an output")
+
     @asynccontextmanager
     async def _outputs(self, call: GenerateCall, arrival: Arrival) -> AsyncIterator[tuple[Any, Any, int]]:
-        """Everything up to the engine: cheap checks first, then media, then the engine's outputs, prompt and n.
-
-        Leaving the context early closes the engine's generator, which aborts the request there.
-        """
+        """Cheap checks first, then what :meth:`_engine_outputs` does: the engine's outputs, the prompt and n."""
         await self._loras.check(call.control.lora_name)
         plan = self._prompts.plan(call)
         structured = await self._constraints.compile(read_constraint(call.control))
         sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
+        async with self._engine_outputs(call, arrival, plan, sampling) as (outputs, prompt):
+            yield outputs, prompt, sampling.n
+
+    @asynccontextmanager
+    async def _engine_outputs(
+        self, call: GenerateCall, arrival: Arrival, plan: PromptPlan, params: Any
+    ) -> AsyncIterator[tuple[Any, RenderedPrompt]]:
+        """Adapter, media and prompt, then the engine's outputs.
+
+        Leaving the context early closes the engine's generator, which aborts the request there.
+        """
         async with self._loras.use(call.control.lora_name) as lora:
             prompt = await self._prompts.render(call, plan)
-            generated = compat.generate(
+            running = compat.run(
                 self._upstream.engine,
                 prompt.engine_input,
-                sampling,
+                params,
                 f"{arrival.request_id}-{compat.random_request_id()}",
+                pooling=self._pooling is not None,
                 lora_request=lora,
                 priority=call.control.priority,
-                trace_headers=call.control.trace_headers,
+                trace_headers=arrival.trace_headers,
             )
-            async with aclosing(generated) as outputs:
-                yield outputs, prompt, sampling.n
+            async with aclosing(running) as outputs:
+                yield outputs, prompt
 
     async def _check_health(self) -> None:
         """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""
@@ -254,19 +314,3 @@ class InferenceService:
         trace = "".join(traceback.format_exception(error))
         self._log.log_error(f"[vllm_custom] request {request_id} failed: {trace}")
         return InternalError(f"internal error, request id {request_id}; the server's log has the details")
-
-
-async def _all(jobs: Iterable[Coroutine[Any, Any, ResponseDelta]]) -> list[ResponseDelta]:
-    """Results in order; when one fails, the others are cancelled and awaited."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
-        loop.call_soon_threadsafe(function)

@@ -11,7 +11,9 @@ from vllm_custom.contract import CONFIG_PARAMETERS
 
 PAGE = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
 UNIT_TESTS = CHECKOUT / "tests" / "unit" / "vllm_custom"
-MEDIA_PARAMETERS = [row for row in CONFIG_PARAMETERS if "MEDIA" in row.name or row.name == "IMAGE_MAX_PIXELS"]
+MEDIA_PARAMETERS = [
+    row for row in CONFIG_PARAMETERS if row.name.startswith(("ALLOWED_", "MEDIA_", "IMAGE_", "VIDEO_", "AUDIO_"))
+]
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", PAGE))))
@@ -35,4 +37,5 @@ def test_the_defaults_are_those_of_the_table() -> None:
     assert "64 MiB | `MEDIA_MAX_BYTES`" in PAGE
     for name, shown in (("MEDIA_FETCH_TIMEOUT_SECONDS", "{} s ("), ("MEDIA_FETCH_CONCURRENCY", "| {} | `MEDIA_FETCH")):
         assert shown.format(defaults[name]) in PAGE
-    assert f"| {defaults['IMAGE_MAX_PIXELS']:,} | `IMAGE_MAX_PIXELS`" in PAGE
+    for name in ("IMAGE_MAX_PIXELS", "VIDEO_MAX_FRAMES", "VIDEO_MAX_PIXELS", "AUDIO_MAX_SECONDS"):
+        assert f"| {defaults[name]:,} | `{name}`" in PAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from tools.installer import containers, environment, image, target
 from tools.installer.console import BuildError
 from tools.installer.image import Wish
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
+from vllm_custom.frontend.options import parse as parse_frontend
 
 # The instructions of docs.docker.com/reference/dockerfile that ours may use.
 KNOWN = {"FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "HEALTHCHECK", "USER", "CMD"}
@@ -92,19 +94,27 @@ class TestText:
             (Wish(release="26.01"), ["vllm"]),
             (Wish(release="24.11"), ["vllm", "numpy"]),
             (Wish(release="26.08", base=image.STANDARD), ["vllm"]),
+            (Wish(release="26.08", openai_port=9000), ["tritonclient[grpc]"]),
         ],
     )
-    def test_vllm_is_installed_where_the_image_has_none_that_will_do(
-        self, wish: Wish, packages: list[str] | None
-    ) -> None:
+    def test_what_is_installed_is_what_the_image_lacks(self, wish: Wish, packages: list[str] | None) -> None:
         found = [one.rest for one in parse(image.dockerfile(wish)) if one.name == "RUN" and " pip install " in one.rest]
-        names = [re.findall(r"(\w+)==[\d.]+", line) for line in found]
+        names = [re.findall(r"([\w\[\]]+)==[\d.]+", line) for line in found]
         assert names == ([packages] if packages else [])
 
     def test_the_openai_port(self) -> None:
         instructions = {one.name: one.rest for one in parse(image.dockerfile(Wish(openai_port=9000)))}
         assert instructions["EXPOSE"] == "8000 8001 8002 9000"
-        assert '"--openai-port", "9000"' in instructions["CMD"]
+        assert "tritonclient[grpc]==" in image.dockerfile(Wish(openai_port=9000))
+        shell, option, line = json.loads(instructions["CMD"])
+        assert (shell, option) == ("/bin/sh", "-c")
+        frontend, server = line.split(" & exec ")
+        variable, *words = shlex.split(frontend)
+        assert variable == "PYTHONPATH=/opt/tritonserver/backends/vllm_custom"
+        assert words[:3] == ["python3", "-m", "vllm_custom.frontend"]
+        options = parse_frontend(words[3:])
+        assert (options.host, options.port, options.triton) == ("0.0.0.0", 9000, ("127.0.0.1:8001",))
+        assert json.loads(parse(image.dockerfile(Wish()))[-1].rest) == server.split()
 
 
 class TestRefusals:

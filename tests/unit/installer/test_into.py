@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.triton_tree import make_tree, snapshot
-from tools.installer import environment, into, official, target
+from tools.installer import backends, environment, into, official, target
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
 from tools.installer.into import Wish
@@ -94,6 +94,26 @@ class TestInstall:
         assert said(into.uninstall, wish(root))[0] == 0
         assert snapshot(root) == before
 
+    def test_a_second_installation_does_not_write_over_changes(self, root: Path) -> None:
+        assert said(into.install, wish(root))[0] == 0
+        (root / "backends/vllm_custom/model.py").write_text("# mine\n")
+        with pytest.raises(BuildError, match=r"changed since the installation: vllm_custom/model\.py"):
+            into.install(wish(root), print)
+
+    def test_an_installation_that_fails_leaves_the_earlier_one(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert said(into.install, wish(root))[0] == 0
+        before = snapshot(root)
+
+        def full(name: str, target: Path) -> Path:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(backends, "copy_source", full)
+        with pytest.raises(OSError, match="No space left"):
+            into.install(wish(root), print)
+        assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
+
     def test_a_dry_run_tells_and_changes_nothing(self, root: Path) -> None:
         before = snapshot(root)
         status, text = said(into.install, wish(root, dry_run=True))
@@ -123,8 +143,16 @@ class TestInstall:
         assert snapshot(root) == before
 
     def test_the_stand_in_is_not_put_over_a_backend(self, root: Path) -> None:
-        status, text = said(into.install, wish(root, stand_in=True))
-        assert (status, "exists already" in text) == (1, True)
+        with pytest.raises(BuildError, match="exists already") as error:
+            into.install(wish(root, stand_in=True), print)
+        assert error.value.mend.startswith("leave --stand-in away")
+
+    def test_a_stand_in_that_came_along_is_not_lost_by_the_next_installation(self, root: Path) -> None:
+        shutil.rmtree(root / "backends/vllm")
+        assert said(into.install, wish(root, stand_in=True))[0] == 0
+        with pytest.raises(BuildError, match="came with the earlier installation"):
+            into.install(wish(root), print)
+        assert (root / "backends/vllm/model.py").is_file()
 
     def test_a_folder_of_somebody_else_is_left_alone(self, root: Path) -> None:
         (root / "backends/vllm_custom").mkdir()
@@ -190,6 +218,25 @@ class TestBackendFrom:
         assert (root / "backends/scripts/model.py").is_file()
         assert said(into.uninstall, wish(root))[0] == 0
         assert snapshot(root) == before
+
+    def test_the_official_backend_itself_may_come_from_there(self, root: Path, source: Path) -> None:
+        (root / "backends/vllm").rename(source / "backends/vllm")
+        before = snapshot(root)
+        with pytest.raises(BuildError, match="brings a backend vllm"):
+            into.install(wish(root, backend_from=source, stand_in=True), print)
+        status, text = said(into.install, wish(root, backend_from=source, backends=("vllm",)))
+        assert status == 0, text
+        written = json.loads((root / "backends/vllm_custom/version.json").read_text())
+        assert written["base"]["hash"] == official.hash_of(root / "backends/vllm")
+        assert said(into.uninstall, wish(root))[0] == 0
+        assert snapshot(root) == before
+
+    def test_those_that_are_not_asked_for_again_go(self, root: Path, source: Path) -> None:
+        assert said(into.install, wish(root, backend_from=source))[0] == 0
+        status, text = said(into.install, wish(root, backend_from=source, backends=("scripts",)))
+        assert (status, f"removing {root}/backends/identity (of the earlier installation)" in text) == (0, True)
+        assert not (root / "backends/identity").exists()
+        assert (root / "backends/scripts/model.py").is_file()
 
     def test_only_those_named(self, root: Path, source: Path) -> None:
         assert said(into.install, wish(root, backend_from=source, backends=("scripts",)))[0] == 0
@@ -306,7 +353,7 @@ def examine(root: Path, **changes: object) -> list[Check]:
     import dataclasses
 
     python = dataclasses.replace(GOOD, **{"version": f"{environment.current().python_minor}.0", **changes})  # type: ignore[arg-type]
-    return target.examine(TritonTree.of(root), python, stand_in=False)
+    return target.examine(TritonTree.of(root), python)
 
 
 def check_of(checks: list[Check], name: str) -> Check:

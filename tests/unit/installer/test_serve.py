@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tools.installer import serve
+from tools.installer.environment import Environment
+from tools.installer.frontend import Frontend
 from tools.installer.paths import DEFAULT_REPOSITORY
 
 
@@ -55,3 +57,42 @@ def test_the_banner_has_the_addresses_and_something_to_try() -> None:
     for part in (FakeServer.http_url, FakeServer.grpc_url, FakeServer.metrics_url, "curl", "models/shapes_vl/generate"):
         assert part in text
     assert "curl" not in serve.banner(FakeServer(None))  # type: ignore[arg-type]
+
+
+class FakeFrontend:
+    """Notes that it is asked to stop."""
+
+    url = "http://127.0.0.1:9000/v1"
+
+    def __init__(self, asked: list[str]) -> None:
+        self._asked = asked
+
+    def ask_to_stop(self) -> None:
+        self._asked.append("frontend")
+
+
+def test_the_frontend_drains_with_the_server() -> None:
+    server = FakeServer()
+    stopper = serve.Stopper(server, FakeFrontend(server.asked))  # type: ignore[arg-type]
+    stopper(2, None)
+    assert server.asked == ["frontend", "drain"]
+
+
+def test_the_banner_says_where_openais_api_is() -> None:
+    frontend = FakeFrontend([])
+    assert f"OpenAI   {frontend.url}" in serve.banner(FakeServer(), frontend)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:{}/v1"), ("0.0.0.0", "http://127.0.0.1:{}/v1"), ("::1", "http://[::1]:{}/v1")],
+)
+def test_how_the_frontend_is_started(environment: Environment, host: str, url: str) -> None:
+    frontend = Frontend(environment, host, 0, "127.0.0.1:8001")
+    assert frontend.url == url.format(frontend.port)
+    program, *arguments = frontend.command
+    assert program == str(environment.folder / "bin/python")
+    assert arguments[:2] == ["-m", "vllm_custom.frontend"]
+    assert {f"--host={host}", f"--port={frontend.port}", "--triton=127.0.0.1:8001"} == set(arguments[2:])
+    assert frontend.returncode is None
+    frontend.stop()

@@ -71,6 +71,9 @@ def test_messages_without_content_pass_with_their_other_keys() -> None:
         (user(image(None)), 'messages[0].content[0]: expected "image_url": {"url": "..."} with a string'),
         (user({"type": "image_url", "image_url": None, "uuid": "x"}), 'expected "image_url": {"url": "..."}'),
         (user({"type": "video_url", "video_url": 5}), 'messages[0].content[0]: expected "video_url": {"url": "..."}'),
+        (user({"type": "audio_url"}), 'messages[0].content[0]: expected "audio_url": {"url": "..."}'),
+        (user({"type": "input_audio", "input_audio": {"format": "wav"}}), 'expected "input_audio": {"data": "..."}'),
+        (user({"type": "input_audio", "input_audio": {"url": "x"}}), 'expected "input_audio": {"data": "..."}'),
     ],
 )
 def test_malformed_messages_are_refused_by_place(messages: Any, message: str) -> None:
@@ -81,7 +84,7 @@ def test_malformed_messages_are_refused_by_place(messages: Any, message: str) ->
 
 @pytest.mark.parametrize(
     "kind",
-    ["image_pil", "image_embeds", "video_embeds", "audio_embeds", "prompt_embeds", "input_audio", "audio_url", "file"],
+    ["image_pil", "image_embeds", "video_embeds", "audio_embeds", "prompt_embeds", "file"],
 )
 def test_part_types_for_trusted_code_are_refused(kind: str) -> None:
     with pytest.raises(InvalidRequestError, match=rf"messages\[0\]\.content\[0\]\.type: expected one of .*'{kind}'"):
@@ -133,6 +136,24 @@ def test_handles_take_the_places_of_the_media_in_order() -> None:
         *user({"type": "image_url", "image_url": {"url": "h3"}, "uuid": "u3"}),
     ]
     assert messages[0]["content"][0] == image("one"), "the client's messages were changed"
+
+
+def test_both_forms_of_sound_become_one() -> None:
+    messages = user(
+        {"type": "input_audio", "input_audio": {"data": "one", "format": "wav"}, "uuid": "x"},
+        image("two"),
+        {"type": "audio_url", "audio_url": {"url": "three"}},
+    )
+    assert chat.media_elements(messages) == [
+        MediaElement("audio", "messages[0].content[0].input_audio.data", b"one"),
+        MediaElement("image", "messages[0].content[1].image_url", b"two"),
+        MediaElement("audio", "messages[0].content[2].audio_url", b"three"),
+    ]
+    assert chat.with_handles(messages, ["h1", "h2", "h3"], ["u1", "u2", "u3"]) == user(
+        {"type": "audio_url", "audio_url": {"url": "h1"}, "uuid": "u1"},
+        {"type": "image_url", "image_url": {"url": "h2"}, "uuid": "u2"},
+        {"type": "audio_url", "audio_url": {"url": "h3"}, "uuid": "u3"},
+    )
 
 
 def test_a_prompt_becomes_a_user_turn_with_its_media_first() -> None:

@@ -10,7 +10,7 @@ from vllm_custom import compat
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
 from vllm_custom.request import GenerateCall, parse_request
 
 
@@ -51,6 +51,24 @@ def test_media_without_placeholders_go_through_the_template(
     plan = builder.plan(request_)
     assert plan.templated is templated
     assert (plan.messages is not None) is templated
+
+
+@pytest.mark.parametrize(
+    ("parameters", "frames"),
+    [
+        ("{}", FrameSampling(32)),
+        ('{"num_frames": 4}', FrameSampling(4)),
+        ('{"fps": "0.5"}', FrameSampling(32, 0.5)),
+        ('{"media_io_kwargs": "{\\"video\\": {\\"num_frames\\": 4}}", "fps": 2}', FrameSampling(4, 2.0)),
+    ],
+)
+def test_frames_of_clips_by_request(builder: PromptBuilder, parameters: str, frames: FrameSampling) -> None:
+    assert builder.plan(call("hi", videos=1, parameters=parameters)).frames == frames
+
+
+def test_too_many_frames_are_refused_before_anything_is_decoded(builder: PromptBuilder) -> None:
+    with pytest.raises(InvalidRequestError, match="num_frames: expected at most 32"):
+        builder.plan(call("hi", videos=1, parameters='{"num_frames": 33}'))
 
 
 def test_the_templated_turn_holds_the_media_before_the_text(builder: PromptBuilder) -> None:

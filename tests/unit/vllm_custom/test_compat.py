@@ -90,9 +90,13 @@ def test_other_errors_are_left_to_be_defects(make) -> None:
 
 async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
+    monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
     table = HandleTable()
-    install_connector(table)
+    install_connector(table, 1000)
     from vllm import envs
+
+    assert envs.VLLM_MAX_IMAGE_PIXELS == 1000
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
     connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
@@ -101,6 +105,7 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
         assert await connector.fetch_image_async(handle) == "picture"
         assert connector.fetch_video(handle) == "picture"
         assert await connector.fetch_video_async(handle) == "picture"
+        assert await connector.fetch_audio_async(handle) == "picture"
         assert connector.fetch_image_embedding(handle) == "picture"
         assert await connector.fetch_image_embedding_async(handle) == "picture"
         for url in ("http://127.0.0.1:1/a.png", "data:image/png;base64,aGk=", "file:///etc/hostname", handle + "0"):
@@ -114,17 +119,40 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_image_embedding_async(url)
 
 
-@pytest.mark.parametrize(("endpoint", "reaches"), [("http://collector", True), (None, False)])
-def test_trace_headers_reach_an_engine_that_traces(endpoint: str | None, reaches: bool) -> None:
-    """Where it does not trace, vLLM would warn about each request that has them."""
-    seen: dict[str, Any] = {}
-    engine = SimpleNamespace(
-        vllm_config=SimpleNamespace(observability_config=SimpleNamespace(otlp_traces_endpoint=endpoint)),
-        generate=lambda *args, **options: seen.update(options),
+def _engine(seen: dict[str, Any], method: str = "generate", parser: str = "") -> Any:
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser)),
+        **{method: lambda *args, **options: seen.update(options)},
     )
+
+
+@pytest.mark.parametrize(
+    ("parser", "constraint", "ended"), [("qwen3", "x", True), ("qwen3", None, None), ("", "x", None)]
+)
+def test_a_constraint_holds_from_the_start_with_a_parser_for_reasoning_too(
+    parser: str, constraint: str | None, ended: bool | None
+) -> None:
+    seen: dict[str, Any] = {}
+    sampling = SimpleNamespace(structured_outputs=constraint)
+    compat.run(_engine(seen, parser=parser), {}, sampling, "id", pooling=False, lora_request=None, priority=0)
+    assert seen.get("reasoning_ended") == ended
+
+
+@pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
+def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
+    seen: dict[str, Any] = {}
+    engine = _engine(seen, method)
     headers = {"traceparent": "00-1-2-01"}
-    compat.generate(engine, {}, None, "id", lora_request=None, priority=3, trace_headers=headers)
-    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers if reaches else None}
+    params = SimpleNamespace(structured_outputs=None)
+    compat.run(engine, {}, params, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
+    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
+
+
+@pytest.mark.parametrize(("endpoint", "expected"), [("http://collector", True), (None, False)])
+def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
+    observability = SimpleNamespace(otlp_traces_endpoint=endpoint)
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(observability_config=observability))
+    assert compat.traces(engine) is expected
 
 
 @pytest.mark.parametrize(

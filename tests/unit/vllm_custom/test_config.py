@@ -34,6 +34,8 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         media_max_bytes=64 * 1024 * 1024,
         image_max_pixels=50_000_000,
         video_max_frames=32,
+        video_max_pixels=10_000_000_000,
+        audio_max_seconds=600,
         media_concurrency=4,
         media_max_items=128,
         media_cache_bytes=256 * 1024 * 1024,

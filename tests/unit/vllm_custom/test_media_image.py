@@ -13,7 +13,7 @@ from pictures import BLACK, BLUE, RED, WHITE, encode, gif, halves, png_header
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.image import decode_image
+from vllm_custom.media.image import decode_image, open_image, set_pixel_limit
 
 # pytest resets the filter that the module installs.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -157,6 +157,19 @@ def test_formats_off_the_list_are_refused(image_format: str) -> None:
 def test_a_pixel_bomb_is_refused_from_its_header(size: tuple[int, int], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         decode(png_header(*size))
+
+
+def test_a_limit_above_pillows_own_has_effect() -> None:
+    """Pillow refuses 179 million pixels and more by itself."""
+    own = Image.MAX_IMAGE_PIXELS
+    side = 20_000
+    try:
+        set_pixel_limit(side * side)
+        assert open_image(png_header(side, side), "image[0]", side * side).size == (side, side)
+        with pytest.raises(InvalidRequestError, match="IMAGE_MAX_PIXELS of this model is 400000000"):
+            open_image(png_header(side + 1, side), "image[0]", side * side)
+    finally:
+        Image.MAX_IMAGE_PIXELS = own
 
 
 def test_the_limit_itself_is_allowed() -> None:

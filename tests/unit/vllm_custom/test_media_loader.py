@@ -12,9 +12,10 @@ import pytest
 from pictures import BLUE, GREEN, RED, encode, gif
 from PIL import Image
 
+from tests.sounds import RATE, film, greys, sound, tone
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import HandleTable, MediaLoader, loader
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, loader
 from vllm_custom.media.loader import MediaElement
 
 COLOURS = [RED, GREEN, BLUE]
@@ -30,7 +31,8 @@ def elements(*raws: bytes, modality: str = "image") -> list[MediaElement]:
 
 @pytest.fixture
 def media() -> Iterator[MediaLoader]:
-    made = MediaLoader(Settings.from_model_config({"name": "model"}), {"image": 3, "video": 1})
+    limits = {"image": 3, "video": 1, "audio": 2}
+    made = MediaLoader(Settings.from_model_config({"name": "model"}), limits, audio_rate=RATE)
     yield made
     made.close()
 
@@ -68,6 +70,38 @@ async def test_the_id_of_a_clip_depends_on_the_frames_taken() -> None:
     assert len(ids) == 2
 
 
+async def test_the_frames_that_a_request_asks_for_are_taken(media: MediaLoader) -> None:
+    asked = [FrameSampling(2), FrameSampling(3), FrameSampling(None, 5.0)]
+    clips = [(await media.load(elements(gif(COLOURS), modality="video"), media.frames(one)))[0] for one in asked]
+    assert [len(clip.data[0]) for clip in clips] == [2, 3, 1]
+    assert len({clip.uuid for clip in clips}) == 3
+
+
+async def test_a_sound_comes_at_the_models_rate(media: MediaLoader) -> None:
+    data = sound(tone(rate=8_000), rate=8_000)
+    (decoded,) = await media.load(elements(base64.b64encode(data), modality="audio"))
+    samples, rate = decoded.data
+    assert (samples.shape, rate) == ((RATE,), RATE)
+
+
+async def test_pictures_clips_and_sounds_of_one_request_keep_their_order(media: MediaLoader) -> None:
+    (picture, *_) = pictures()
+    mixed = [
+        *elements(sound(tone(seconds=0.5)), modality="audio"),
+        *elements(picture),
+        *elements(gif(COLOURS), modality="video"),
+        *elements(b"", sound(tone(seconds=0.25)), modality="audio")[1:],
+    ]
+    first, image, clip, second = await media.load(mixed)
+    assert (len(first.data[0]), image.data.size, len(clip.data[0]), len(second.data[0])) == (8000, (8, 8), 3, 4000)
+
+
+async def test_a_film_has_other_ids_as_a_sound_and_as_a_clip(media: MediaLoader, vllm: None) -> None:
+    data = film(greys(), audio=tone(rate=48_000))
+    heard, seen = await media.load([*elements(data, modality="audio"), *elements(data, modality="video")])
+    assert heard.uuid != seen.uuid
+
+
 async def test_nothing_is_loaded_for_a_prompt_without_media(media: MediaLoader) -> None:
     assert await media.load([]) == []
 
@@ -90,7 +124,8 @@ async def test_decoding_runs_in_threads_of_its_own(media: MediaLoader, monkeypat
     [
         ({"image": 4}, r"image: at most 3 item\(s\) per prompt \(limit_mm_per_prompt\), got 4"),
         ({"image": 1, "video": 2}, r"video: at most 1 item\(s\) per prompt"),
-        ({"audio": 1}, r"audio: this model takes no audio input"),
+        ({"image": 3, "audio": 3}, r"audio: at most 2 item\(s\) per prompt"),
+        ({"depth": 1}, r"depth: this model takes no depth input"),
     ],
 )
 async def test_counts_are_checked_before_anything_is_decoded(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import fakes
 import numpy as np
 import pytest
 
@@ -22,11 +23,14 @@ from vllm_custom.errors import (
     UnsupportedError,
 )
 from vllm_custom.media import HandleTable
-from vllm_custom.openai.answer import ResponsePiece, error_document
+from vllm_custom.media.loader import MediaElement
+from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request
 from vllm_custom.openai.media import find_media
 from vllm_custom.openai.models import AdapterOfRequest, _in_use
+from vllm_custom.responses import SenderPool
+from vllm_custom.responses.build import ResponseBuilder
 
 
 def parse(text: str, parameters: str = "{}", **others: Any) -> OpenAICall:
@@ -39,6 +43,7 @@ def test_an_envelope() -> None:
     assert call == OpenAICall("/tokenize", "POST", {"model": "a", "stream": True}, {"x-request-id": "7"})
     assert (call.model, call.streamed) == ("a", True)
     assert parse('{"path": "/version"}').method == "GET"
+    assert not parse('{"path": "/version"}', stream=True).streamed
     assert parse('{"path": "/version", "body": [1]}').body == "[1]"
     assert parse('{"path": "/version", "body": "{"}').body == "{"
 
@@ -119,6 +124,14 @@ def test_media_are_found_in_order_and_lose_their_ids() -> None:
     assert body["messages"][1]["content"] == [{"type": "text", "text": "a"}, {"image_url": "handle-0"}]
     assert body["messages"][2]["content"][0]["video_url"] == {"url": "handle-1", "x": 1}
     assert body["input"][0]["content"][0] == {"type": "input_image", "image_url": "handle-2"}
+
+
+def test_sound_in_openais_form_becomes_a_url() -> None:
+    body = {"messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]}
+    (found,) = find_media(body)
+    assert found.element == MediaElement("audio", "messages[0].content[0].input_audio.data", b"AAAA")
+    found.holder[found.key] = "handle"
+    assert body == {"messages": [{"content": [{"type": "audio_url", "audio_url": {"url": "handle"}}]}]}
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": None, "input": "text"}, {"messages": [{"content": {"a": 1}}]}])
@@ -266,3 +279,33 @@ def test_pieces_that_wait_become_one() -> None:
 def test_errors_in_openais_form(error: BackendError, status: int, kind: str) -> None:
     content = {"message": str(error), "type": kind, "param": None, "code": status}
     assert (error_document(error)[0], json.loads(error_document(error)[1])) == (status, {"error": content})
+
+
+def _answered(stream: OpenAIStream, status: int) -> None:
+    stream.start(status, {"content-type": "application/json"})
+    stream.body(b"{}", more=False)
+
+
+def _broken(stream: OpenAIStream) -> None:
+    stream.start(200, {"content-type": "text/event-stream"})
+    stream.body(b"data: 1\n\n", more=True)
+    stream.fail(UnavailableError("gone"))
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (lambda stream: _answered(stream, 200), None),
+        (lambda stream: _answered(stream, 404), "NOT_FOUND"),
+        (lambda stream: _answered(stream, 422), "INVALID_ARG"),
+        (lambda stream: _answered(stream, 500), "INTERNAL"),
+        (lambda stream: stream.fail(UnsupportedError("no")), "UNSUPPORTED"),
+        (_broken, "UNAVAILABLE"),
+    ],
+)
+def test_what_an_answer_is_counted_as(act: Callable[[OpenAIStream], None], code: str | None) -> None:
+    outcomes: list[BackendError | None] = []
+    pool = SenderPool(ResponseBuilder(fakes.pb_utils, frozenset({"openai_response"}), batched=False), fakes.Log(), 1)
+    act(OpenAIStream(pool, fakes.ResponseSender(), on_done=outcomes.append))
+    pool.close()
+    assert [None if error is None else error.triton_code for error in outcomes] == [code]

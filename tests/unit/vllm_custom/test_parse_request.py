@@ -52,8 +52,8 @@ def test_messages_are_parsed_and_always_templated() -> None:
 
 
 def test_media_keep_their_order_and_empty_inputs_do_not_count() -> None:
-    call = parse(text_input=text("x"), image=text(b"\xff\xd8", "b"), video=text())
-    assert dict(call.media) == {"image": (b"\xff\xd8", b"b")}
+    call = parse(text_input=text("x"), audio=text("c"), image=text(b"\xff\xd8", "b"), video=text())
+    assert dict(call.media) == {"image": (b"\xff\xd8", b"b"), "audio": (b"c",)}
 
 
 def test_shape_does_not_matter_where_the_count_is_right() -> None:

@@ -7,7 +7,7 @@ import fakes
 import pytest
 from fakes import CompletionOutput, RequestOutput
 
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import BackendError, InvalidRequestError
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool, cancellation
 from vllm_custom.responses.build import ResponseBuilder
 
@@ -25,8 +25,8 @@ class Outcome:
         self.results: list[bool] = []
         self._done = threading.Event()
 
-    def __call__(self, succeeded: bool) -> None:
-        self.results.append(succeeded)
+    def __call__(self, error: BackendError | None) -> None:
+        self.results.append(error is None)
         self._done.set()
 
     def wait(self) -> None:

@@ -58,6 +58,34 @@ def test_defaults_are_those_of_vllm_serve(
 
 
 @pytest.mark.parametrize(
+    ("where", "templated", "given_", "max_tokens"),
+    [
+        ("auto", False, {"max_tokens": 500}, 500),
+        ("a folder", False, {"max_tokens": 500}, 99),
+        ("a folder", False, {"max_tokens": 5}, 5),
+        ("a folder", False, {}, 16),
+        ("a folder", True, {}, 99),
+        ("an override", False, {"max_tokens": 500}, 50),
+        ("an override", True, {"max_tokens": "null"}, 50),
+    ],
+)
+def test_max_new_tokens_that_the_operator_set_is_a_limit(
+    where: str, templated: bool, given_: dict[str, Any], max_tokens: int
+) -> None:
+    engine = fakes.Engine({"max_tokens": 99})
+    if where == "an override":
+        engine.model_config.override_generation_config = {"max_new_tokens": 50}
+    else:
+        engine.model_config.generation_config = where
+    assert build(SamplingBuilder(engine), templated=templated, **given_).max_tokens == max_tokens
+
+
+def test_biases_are_brought_to_the_range_of_vllm_serve(builder: SamplingBuilder) -> None:
+    made = build(builder, logit_bias='{"5": 1000, "6": -1000, "7": 2.5}')
+    assert made.logit_bias == {5: 100.0, 6: -100.0, 7: 2.5}
+
+
+@pytest.mark.parametrize(
     ("name", "sent", "value"),
     [
         ("temperature", "0.5", 0.5),

@@ -114,7 +114,8 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
         ),
         get_tokenizer=lambda: tokenizer,
     )
-    return ConstraintCompiler(functools.partial(compat.check_structured_outputs, engine))
+    check = functools.partial(compat.check_structured_outputs, engine)
+    return ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
 
 
 async def compiled(compiler: ConstraintCompiler, **parameters: Any) -> Any:
@@ -218,6 +219,14 @@ async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: N
         with pytest.raises(InvalidRequestError, match="guided_regex: cannot be compiled: no"):
             await compiled(compiler, guided_regex="bad")
     assert seen == ["good", "bad", "bad"]
+
+
+@pytest.mark.parametrize("xgrammar", [True, False])
+async def test_lengths_become_patterns_for_xgrammar_alone(vllm: None, xgrammar: bool) -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}
+    made = await compiled(ConstraintCompiler(lambda params: None, xgrammar=xgrammar), guided_json=schema)
+    assert ("pattern" in made.json) == xgrammar
+    assert ("maxLength" in made.json) != xgrammar
 
 
 _VALUES = st.recursive(

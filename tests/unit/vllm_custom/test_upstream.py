@@ -231,19 +231,6 @@ async def test_internals_are_found_under_the_names_they_have_had(
     assert getattr(model, count) == 0
 
 
-async def test_the_base_serves_an_embedding_request_by_its_own_coroutine() -> None:
-    served: list[str] = []
-
-    async def infer(request: str) -> None:
-        served.append(request)
-
-    adapter = UpstreamAdapter(SimpleNamespace(_infer=infer))
-    assert adapter.serves_embeddings
-    await adapter.infer("request")
-    assert served == ["request"]
-    assert not UpstreamAdapter(SimpleNamespace(_generate=infer)).serves_embeddings
-
-
 class Old:
     """As releases before r25.01 call their hooks."""
 

@@ -5,6 +5,7 @@ All that vLLM reads to turn a prompt and pictures into the engine's input; nothi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ _TEXT = {
 _VISION = {
     "hidden_size": 32,
     "intermediate_size": 32,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,  # LLaVA leaves the last one out
     "num_attention_heads": 2,
     "image_size": 28,
     "patch_size": 14,
@@ -254,3 +255,7 @@ def engine(folder: Path, **options: Any) -> Any:
     config = ModelConfig(model=str(folder), dtype="float32", max_model_len=2048, seed=0, **options)
     renderer = renderer_from_config(VllmConfig(model_config=config))
     return SimpleNamespace(model_config=config, renderer=renderer, get_tokenizer=renderer.get_tokenizer)
+
+
+if __name__ == "__main__":
+    FAMILIES[sys.argv[1]][0](Path(sys.argv[2]))

@@ -14,7 +14,9 @@ from vllm_custom.media.loader import MediaElement
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
-_MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
+_MEDIA_PARTS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
+# OpenAI's form for sound holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
+_INPUT_AUDIO = "input_audio"
 _EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -56,6 +58,7 @@ def with_handles(
             # Nothing else of the part: where it has a uuid, vLLM reads keys like image_embeds in place of the text.
             return {"type": kind, _TEXT_PARTS[kind]: part[_TEXT_PARTS[kind]]}
         url, uuid = next(replacements)
+        kind = "audio_url" if kind == _INPUT_AUDIO else kind
         return {"type": kind, kind: {"url": url}, "uuid": uuid}
 
     return [
@@ -108,10 +111,17 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
         if not isinstance(part.get(key), str):
             raise invalid(f"{where}.{key}", part.get(key), "a string")
         return None
+    if kind == _INPUT_AUDIO:
+        return MediaElement("audio", f"{where}.{kind}.data", _held(part, kind, "data", where))
     if not isinstance(kind, str) or kind not in _MEDIA_PARTS:
-        raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS))}")
+        raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS, _INPUT_AUDIO))}")
+    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _held(part, kind, "url", where))
+
+
+def _held(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:
+    """What a media part holds; its format or media type is not asked for, the content decides."""
     value = part.get(kind)
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        raise InvalidRequestError(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
-    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", url.encode("utf-8", "surrogatepass"))
+    text = value.get(key) if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise InvalidRequestError(f'{where}: expected "{kind}": {{"{key}": "..."}} with a string')
+    return text.encode("utf-8", "surrogatepass")

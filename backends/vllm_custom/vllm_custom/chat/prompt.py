@@ -17,6 +17,7 @@ from vllm_custom.embeds import ImageEmbeds
 from vllm_custom.errors import UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.request import GenerateCall
 
 
@@ -37,20 +38,39 @@ class RenderedPrompt:
 class PromptPlan:
     """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
 
-    ``embedded`` has the fields of each picture that came as embeddings, by vLLM's names.
+    ``frames`` says which frames are taken of clips; ``embedded`` has the fields of each picture that came embedded,
+    by vLLM's names.
     """
 
     templated: bool
     messages: Sequence[Mapping[str, Any]] | None
     elements: Sequence[MediaElement]
+    frames: FrameSampling
     embedded: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
 
 
 class PromptBuilder:
-    """Renders prompts for one engine. ``template`` replaces the model's own chat template."""
+    """Renders prompts for one engine."""
 
-    def __init__(self, engine: Any, media: MediaLoader, handles: HandleTable, template: str | None) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        media: MediaLoader,
+        handles: HandleTable,
+        template: str | None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> None:
+        """
+        Args:
+            engine: the AsyncLLM.
+            media: loads what a prompt needs.
+            handles: where decoded media wait for the template.
+            template: replaces the model's own chat template.
+            add_generation_prompt: what holds where a request does not say it.
+        """
         self._engine = engine
+        self._add_generation_prompt = add_generation_prompt
         self._media = media
         self._handles = handles
         self._template = template
@@ -62,7 +82,7 @@ class PromptBuilder:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
-            InvalidRequestError: too many media, placeholders that do not match them, or malformed messages.
+            InvalidRequestError: too many media or frames, placeholders that do not match, or malformed messages.
             UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
@@ -78,6 +98,8 @@ class PromptBuilder:
             messages = chat_messages.user_turn(text, elements)
         counts = Counter(element.modality for element in elements)
         self._media.check_counts(counts)
+        control = call.control
+        frames = self._media.frames(FrameSampling.requested(control.num_frames, control.fps, control.media_io_kwargs))
         embedded = self._embedded(call.embeds, counts) if call.embeds is not None else []
         templated = call.templated
         if call.messages is None and not templated:
@@ -89,7 +111,7 @@ class PromptBuilder:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
-        return PromptPlan(bool(templated), messages if templated else None, elements, embedded)
+        return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
         """The fields of each embedded picture, checked; they are added to ``counts``."""
@@ -111,7 +133,7 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
-        decoded = await self._media.load(plan.elements)
+        decoded = await self._media.load(plan.elements, plan.frames)
         embedded = [{name: compat.as_tensor(field) for name, field in picture.items()} for picture in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
@@ -130,6 +152,8 @@ class PromptBuilder:
         embedded: Sequence[Mapping[str, Any]],
     ) -> RenderedPrompt:
         prompt: dict[str, Any] = {"prompt": call.text or ""}
+        if call.token_ids is not None:
+            prompt = {"prompt_token_ids": list(call.token_ids)}
         if decoded:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
@@ -141,12 +165,13 @@ class PromptBuilder:
         return RenderedPrompt(await compat.render_text(self._engine, prompt, templated=False), templated=False)
 
     async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+        add = call.control.add_generation_prompt
+        opening = {"add_generation_prompt": self._add_generation_prompt if add is None else add}
         rendered = await compat.render_chat(
             self._engine,
             messages,
             template=self._template,
-            template_kwargs={"add_generation_prompt": call.control.add_generation_prompt}
-            | call.control.chat_template_kwargs,
+            template_kwargs=opening | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
             keep_text=call.exclude_input is False,
         )

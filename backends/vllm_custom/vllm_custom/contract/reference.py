@@ -23,8 +23,9 @@ without the batch dimension, which is added where `max_batch_size` is greater th
 _OUTPUTS = """
 ## Outputs
 
-`text_output` is in every response; the others where the input `return_<name>` is true. In a stream each response holds
-what is new, so that text and token counts add up.
+`text_output` is in every response of a model that generates; the others where the input `return_<name>` is true. In a
+stream each response holds what is new, so that text and token counts add up. A pooling model answers with `embedding`
+or `scores`, and with `text_output` only to an `embedding_request`: the vector as JSON.
 """
 
 _REQUEST = """
@@ -36,6 +37,10 @@ the input `sampling_parameters` (which wins). Every field of the installed vLLM'
 JSON strings, since Triton's endpoints take no nested values there; strings that hold numbers or booleans are read as
 such. Defaults are those of `vllm serve`: the model's generation_config, `max_tokens` 16 for a raw prompt, and the rest
 of the context for a templated one. An unknown name is refused.
+
+A pooling model takes the fields of vLLM's `PoolingParams` instead: `task` (`embed`, `classify`, `token_embed` or
+`token_classify`, as far as the model has it; default: the model's first), `dimensions`, and `use_activation` (false:
+neither normalised nor turned into probabilities).
 
 A parameter may also be a typed tensor: declare an input of its name in config.pbtxt, such as
 `{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }` or `stop` as `TYPE_STRING` with dims `[ -1 ]`

@@ -94,7 +94,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "messages",
         "TYPE_STRING",
         (1,),
-        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url). "
+        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
         "Exactly one of text_input, messages and openai_request is given.",
     ),
     TensorSpec(
@@ -110,7 +110,15 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Clips, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (GIF, or what vLLM's video reader takes: MP4, WebM, ...).",
+        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
+    ),
+    TensorSpec(
+        "audio",
+        "TYPE_STRING",
+        (-1,),
+        "Sounds, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the sound track of MP4 or WebM). Channels are averaged, and "
+        "the rate becomes the model's.",
     ),
     TensorSpec(
         "image_embeds",
@@ -157,7 +165,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "embedding_request",
         "TYPE_STRING",
         (1,),
-        "Reserved by Triton's OpenAI frontend for pooling models: JSON with input and pooling_params.",
+        "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
+        "pooling_params (dimensions). Other inputs are then not read.",
         official=True,
     ),
     TensorSpec(
@@ -165,7 +174,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
-        "`method` (default: GET without a body, else POST) and `headers`. Stands alone. See [OpenAI](openai.md).",
+        "`method` (default: GET without a body, else POST) and `headers`. No other input goes with it. See "
+        "[OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
@@ -205,6 +215,19 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "prompt_logprobs was not set, and in a stream after the response that held them.",
     ),
     TensorSpec(
+        "embedding",
+        "TYPE_FP32",
+        (-1,),
+        "The vector of a pooling model whose task is embed; for token_embed one row per token, [tokens, size].",
+    ),
+    TensorSpec(
+        "scores",
+        "TYPE_FP32",
+        (-1,),
+        "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
+        "per token, [tokens, classes].",
+    ),
+    TensorSpec(
         "openai_response",
         "TYPE_STRING",
         (1,),
@@ -242,13 +265,41 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "Whether text_input becomes a user turn of the chat template. messages are always templated.",
     ),
     RequestParameterSpec(
-        "add_generation_prompt", "bool", "true", "Passed to the chat template: open the assistant's turn."
+        "add_generation_prompt",
+        "bool",
+        "true, but false for a pooling model",
+        "Passed to the chat template: open the assistant's turn.",
     ),
     RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
     RequestParameterSpec(
         "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
     ),
-    RequestParameterSpec("priority", "int", "0", "vLLM's priority scheduling: a lower number is served earlier."),
+    RequestParameterSpec(
+        "num_frames",
+        "int",
+        "VIDEO_MAX_FRAMES, or num_frames of media_io_kwargs in model.json",
+        "Frames taken of each clip, spread evenly over it; at most VIDEO_MAX_FRAMES.",
+    ),
+    RequestParameterSpec(
+        "fps",
+        "float",
+        "none, or fps of media_io_kwargs in model.json",
+        "Frames taken for each second of a clip; together with num_frames, whichever takes fewer.",
+    ),
+    RequestParameterSpec(
+        "media_io_kwargs",
+        "JSON object",
+        "{}",
+        'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}.',
+    ),
+    RequestParameterSpec(
+        "priority",
+        "int",
+        "0",
+        "vLLM's priority scheduling (scheduling_policy: priority in model.json): a lower number is served earlier. "
+        "KServe's protocols keep this name for Triton's own queue: over gRPC and /infer it goes into "
+        "sampling_parameters.",
+    ),
     RequestParameterSpec(
         "guided_json", "JSON object", "none", "Guided decoding: the text is JSON of this JSON schema."
     ),
@@ -284,14 +335,23 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "The timeout of a KServe request means the same; the shorter one counts.",
     ),
     RequestParameterSpec(
-        "traceparent", "string", "none", "W3C Trace Context, handed to vLLM's OpenTelemetry spans; never refused."
+        "traceparent",
+        "string",
+        "none",
+        "W3C Trace Context, handed to vLLM's OpenTelemetry spans (otlp_traces_endpoint in model.json); never refused. "
+        "Where tritonserver traces in its OpenTelemetry mode, vLLM's spans hang from Triton's without it.",
     ),
     RequestParameterSpec("tracestate", "string", "none", "Goes with traceparent."),
 )
 
 CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ConfigParameterSpec(
-        "REPORT_CUSTOM_METRICS", bool, False, "Report vLLM's metrics on Triton's metrics endpoint.", official=True
+        "REPORT_CUSTOM_METRICS",
+        bool,
+        False,
+        "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
+        "vllm_custom:requests_failed_total by Triton's error code, and those of media by URL.",
+        official=True,
     ),
     ConfigParameterSpec(
         "ENABLE_VLLM_HEALTH_CHECK",
@@ -308,7 +368,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "folder vllm beside this backend's.",
     ),
     ConfigParameterSpec(
-        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image or clip.", minimum=1, unit="bytes"
+        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image, clip or sound.", minimum=1, unit="bytes"
     ),
     ConfigParameterSpec(
         "IMAGE_MAX_PIXELS",
@@ -320,6 +380,25 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
     ),
     ConfigParameterSpec(
         "VIDEO_MAX_FRAMES", int, 32, "Frames taken of a clip, spread evenly over it.", minimum=1, unit="frames"
+    ),
+    ConfigParameterSpec(
+        "VIDEO_MAX_PIXELS",
+        int,
+        10_000_000_000,
+        "Longest clip: width times height times number of frames, checked in the header before anything is decoded, "
+        "since all frames up to the last one taken have to be decoded. The default is about 160 s of 1920 x 1080 at "
+        "30 frames a second. Frames below 256 x 256 count as that; animations (GIF, WebP, PNG) count ten times.",
+        minimum=1,
+        unit="pixels",
+    ),
+    ConfigParameterSpec(
+        "AUDIO_MAX_SECONDS",
+        int,
+        600,
+        "Longest sound, counted while it is decoded. At more than 96,000 samples a second in all channels together "
+        "(48 kHz in stereo) it is accordingly shorter.",
+        minimum=1,
+        unit="seconds",
     ),
     ConfigParameterSpec(
         "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1

@@ -3,5 +3,15 @@
 from vllm_custom.media.connector import HandleTable, install_connector
 from vllm_custom.media.loader import DecodedMedia, MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
+from vllm_custom.media.sampling import FrameSampling
 
-__all__ = ["DecodedMedia", "HandleTable", "MediaLoader", "MediaMetrics", "ignore", "install_connector", "log_refusals"]
+__all__ = [
+    "DecodedMedia",
+    "FrameSampling",
+    "HandleTable",
+    "MediaLoader",
+    "MediaMetrics",
+    "ignore",
+    "install_connector",
+    "log_refusals",
+]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError, RefusedMediaError
+from vllm_custom.media.image import set_pixel_limit
 
 CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
@@ -82,11 +83,16 @@ class HandleTable:
             raise RefusedMediaError(str(error)) from error
 
 
-def install_connector(table: HandleTable) -> None:
-    """Make vLLM resolve media through ``table``. Call it before the engine starts: vLLM may cache its environment."""
+def install_connector(table: HandleTable, max_pixels: int) -> None:
+    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of the libraries that decode pictures.
+
+    Call it before the engine starts: vLLM may cache its environment.
+    """
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
     os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
+    os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
+    set_pixel_limit(max_pixels)
 
     @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
     class HandleConnector(MediaConnector):  # type: ignore[misc]

@@ -19,6 +19,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
+def set_pixel_limit(max_pixels: int) -> None:
+    """Make ``max_pixels`` the limit of Pillow, for the process, in place of its own.
+
+    Pillow checks at places that this module does not see, such as later frames and tiles, and refuses what is more
+    than twice its limit.
+    """
+    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
+
+
 def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     """The picture in mode RGB: EXIF orientation applied, transparency on white, first frame of an animation.
 
@@ -33,7 +42,7 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     image = open_image(data, field, max_pixels)
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
@@ -44,21 +53,27 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, for what is far beyond most settings
+    except Image.DecompressionBombError as error:  # Pillow's own check
         raise InvalidRequestError(
             f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}"
         ) from error
     except Exception as error:
         raise InvalidRequestError(f"{field}: the image's header is damaged") from error
-    width, height = image.size
+    check_pixels(image.size, field, max_pixels)
+    return image
+
+
+def check_pixels(size: tuple[int, int], field: str, max_pixels: int) -> None:
+    """Refuse a picture or frame of more than ``max_pixels``; ``size`` is its width and height."""
+    width, height = size
     if width * height > max_pixels:
         raise InvalidRequestError(
             f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}"
         )
-    return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The current frame in mode RGB, transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

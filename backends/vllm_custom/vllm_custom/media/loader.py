@@ -18,6 +18,7 @@ import aiohttp
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.audio import decode_audio
 from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
@@ -25,6 +26,7 @@ from vllm_custom.media.local import LocalFiles
 from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Target
 from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
+from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.media.video import decode_video
 
 _T = TypeVar("_T")
@@ -37,7 +39,8 @@ class DecodedMedia:
     """One item, ready for vLLM.
 
     Attributes:
-        data: a PIL image (RGB), or for video an array [frames, height, width, 3] with its metadata.
+        data: a PIL image (RGB), for video an array [frames, height, width, 3] with its metadata, for audio an array
+            [samples] with its rate in Hz.
         uuid: names everything that decides ``data``: modality, options, and a hash of the file. Our cache and vLLM's
             know the item by it and trust it, so no client may choose it.
     """
@@ -64,10 +67,22 @@ class MediaLoader:
         limits: Mapping[str, int],
         fetcher: Fetcher | None = None,
         observe: Observe | None = None,
+        audio_rate: int | None = None,
+        default_frames: FrameSampling | None = None,
     ) -> None:
-        """``limits`` is modality to the number of items that one prompt may hold; ``fetcher`` is for tests."""
+        """
+        Args:
+            settings: of the model.
+            limits: modality to the number of items that one prompt may hold.
+            fetcher: for tests.
+            observe: told what happens to each item.
+            audio_rate: samples per second that sounds are converted to; None leaves them as they are.
+            default_frames: which frames of a clip are taken where a request does not say.
+        """
         self._settings = settings
         self._limits = limits
+        self._audio_rate = audio_rate
+        self._default_frames = default_frames or FrameSampling()
         self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
         self._observe = observe or ignore
         self._cache = MediaCache(settings.media_cache_bytes, self._observe)
@@ -80,8 +95,20 @@ class MediaLoader:
         """What this model takes beside text."""
         return list(self._limits)
 
-    async def load(self, elements: Sequence[MediaElement]) -> list[DecodedMedia]:
+    def frames(self, requested: FrameSampling) -> FrameSampling:
+        """Which frames of clips are taken for a request.
+
+        Raises:
+            InvalidRequestError: more frames than VIDEO_MAX_FRAMES are asked for.
+        """
+        return requested.within(self._settings.video_max_frames, self._default_frames)
+
+    async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> list[DecodedMedia]:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
+
+        Args:
+            elements: what the client sent.
+            frames: which frames of clips are taken, from :meth:`frames`; None takes the default.
 
         Raises:
             InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
@@ -89,12 +116,13 @@ class MediaLoader:
         """
         self.check_counts(Counter(element.modality for element in elements))
         sources = [self._locate(element) for element in elements]
+        frames = frames or self.frames(FrameSampling())
         async with AsyncExitStack() as stack:
             session = None
             if self._fetcher is not None and any(isinstance(source, Target) for source in sources):
                 session = await stack.enter_async_context(self._fetcher.session())
             return await _in_order(
-                self._load(element, source, session) for element, source in zip(elements, sources, strict=True)
+                self._load(element, source, session, frames) for element, source in zip(elements, sources, strict=True)
             )
 
     def check_counts(self, counts: Mapping[str, int], *, embedded: bool = False) -> None:
@@ -137,35 +165,42 @@ class MediaLoader:
         return functools.partial(encoded_bytes, element.raw, element.field, max_bytes)
 
     async def _load(
-        self, element: MediaElement, source: Target | _Read, session: aiohttp.ClientSession | None
+        self,
+        element: MediaElement,
+        source: Target | _Read,
+        session: aiohttp.ClientSession | None,
+        frames: FrameSampling,
     ) -> DecodedMedia:
         if isinstance(source, Target):
             assert self._fetcher is not None
             assert session is not None
             body = await self._fetcher.fetch(session, source, element.field)
             source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
-        encoded, uuid = await self._in_thread(self._read, element, source)
-        data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded))
+        encoded, uuid = await self._in_thread(_read, element, source, frames)
+        data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded, frames))
         return DecodedMedia(data, uuid)
 
     def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
-    def _read(self, element: MediaElement, read: _Read) -> tuple[bytes, str]:
-        encoded = read()
-        # Modality and options are in front of the hash and not in it: no file can be made to have another item's name.
-        options = f"-{self._settings.video_max_frames}" if element.modality == "video" else ""
-        return encoded, f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
-
-    def _decode(self, element: MediaElement, encoded: bytes) -> Any:
-        settings = self._settings
+    def _decode(self, element: MediaElement, encoded: bytes, frames: FrameSampling) -> Any:
+        settings, field = self._settings, element.field
         began = time.perf_counter()
         try:
             if element.modality == "image":
-                return decode_image(encoded, element.field, settings.image_max_pixels)
-            return decode_video(encoded, element.field, settings.image_max_pixels, settings.video_max_frames)
+                return decode_image(encoded, field, settings.image_max_pixels)
+            if element.modality == "audio":
+                return decode_audio(encoded, field, settings.audio_max_seconds, self._audio_rate)
+            return decode_video(encoded, field, settings.image_max_pixels, settings.video_max_pixels, frames)
         finally:
             self._observe(DecodeRecord(element.modality, time.perf_counter() - began))
+
+
+def _read(element: MediaElement, read: _Read, frames: FrameSampling) -> tuple[bytes, str]:
+    encoded = read()
+    # Modality and options are in front of the hash and not in it: no file can be made to have another item's name.
+    options = f"-{frames.num_frames}-{frames.fps}" if element.modality == "video" else ""
+    return encoded, f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
 
 
 async def _in_order(jobs: Iterable[Coroutine[Any, Any, DecodedMedia]]) -> list[DecodedMedia]:

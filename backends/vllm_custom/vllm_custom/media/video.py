@@ -1,81 +1,125 @@
-"""Decode a clip to evenly spread frames with the metadata that vLLM's video models need."""
+"""Decode a clip to evenly spread frames with the metadata that vLLM's video models need.
+
+With PyAV, which vLLM has for sound, and not with vLLM's reader of clips: the OpenCV 5.0 in that one ends the process on
+some damaged files, and reads whatever FFmpeg reads. The frames and the metadata are those that it would give.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageSequence
 
-from vllm_custom import compat
-from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.image import open_image
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.animation import Video, decode_animation, is_animation
+from vllm_custom.media.containers import OPEN_OPTIONS
+from vllm_custom.media.image import check_pixels
+from vllm_custom.media.sampling import FrameSampling, check_work
 
-Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
-_DEFAULT_FRAME_MILLISECONDS = 100  # what browsers take for a GIF that gives no duration
-_ANIMATIONS = (b"GIF8",)
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+_CODECS = "h264,hevc,mpeg4,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d"
+_EXPECTED = "MP4 or WebM (H.264, H.265, MPEG-4, VP8, VP9, AV1), GIF, animated WebP or PNG"
+_UNKNOWN_RATE = 24  # frames a second; what transformers takes where a file does not say
+_THREADS = 4  # each holds a frame
 
 
-def decode_video(data: bytes, field: str, max_pixels: int, max_frames: int) -> Video:
-    """At most ``max_frames`` frames, uint8 [frames, height, width, 3], and their metadata.
+def decode_video(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> Video:
+    """The frames that ``sampling`` asks for, uint8 [frames, height, width, 3], and their metadata.
+
+    Args:
+        data: an encoded file.
+        field: name and index for messages, e.g. ``"video[0]"``.
+        max_pixels: width times height of a frame that is accepted.
+        max_work: pixels of all frames that would have to be decoded to reach the last one taken.
+        sampling: how many frames are taken.
 
     Raises:
-        InvalidRequestError: not a clip, too large, or damaged.
+        InvalidRequestError: not a clip, too large (both limits are checked before anything is decoded), or damaged.
+        UnsupportedError: PyAV is not installed.
     """
-    if data.startswith(_ANIMATIONS):
-        return _decode_animation(data, field, max_pixels, max_frames)
+    if is_animation(data):
+        return decode_animation(data, field, max_pixels, max_work, sampling)
     try:
-        frames, metadata = compat.read_video(data, max_frames)
-    except Exception as error:  # OpenCV and the readers around it raise nearly anything on damaged files
-        raise InvalidRequestError(f"{field}: not a clip that can be decoded; expected GIF, MP4 or WebM") from error
-    if len(frames) == 0:
-        raise InvalidRequestError(f"{field}: the clip has no frame that can be decoded")
-    if frames.shape[1] * frames.shape[2] > max_pixels:
-        raise InvalidRequestError(
-            f"{field}: frames of {frames.shape[2]} x {frames.shape[1]}; IMAGE_MAX_PIXELS of this model is {max_pixels}"
-        )
-    return frames, metadata | {"do_sample_frames": False}
-
-
-def _decode_animation(data: bytes, field: str, max_pixels: int, max_frames: int) -> Video:
-    image = open_image(data, field, max_pixels)
+        import av
+    except ImportError as error:
+        raise UnsupportedError(f"{field}: clips need the Python package av, which this server does not have") from error
+    options = OPEN_OPTIONS | {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
     try:
-        total = int(getattr(image, "n_frames", 1))
-        _check_work(image, field, total, max_pixels * max_frames)
-        wanted = set(np.linspace(0, total - 1, min(total, max_frames), dtype=int).tolist())
-        return _frames(image, total, wanted)
+        with av.open(io.BytesIO(data), "r", options=options) as container:
+            if not container.streams.video:
+                raise InvalidRequestError(f"{field}: has no pictures; expected {_EXPECTED}")
+            return _Film(container, field, max_pixels, max_work).decode(sampling)
     except InvalidRequestError:
         raise
-    except Exception as error:
-        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+    except Exception as error:  # FFmpeg's errors and those of the binding around it
+        raise InvalidRequestError(f"{field}: not a clip that can be decoded; expected {_EXPECTED}") from error
 
 
-def _check_work(image: Image.Image, field: str, total: int, max_pixels: int) -> None:
-    """Every frame has to be drawn to reach the next, and a frame of a few bytes can redraw a picture of many pixels."""
-    pixels = total * image.width * image.height
-    if pixels > max_pixels:
-        raise InvalidRequestError(
-            f"{field}: {total} frames of {image.width} x {image.height} = {pixels} pixels; "
-            f"IMAGE_MAX_PIXELS x VIDEO_MAX_FRAMES of this model is {max_pixels}"
-        )
+class _Film:
+    """The pictures of an open file."""
+
+    def __init__(self, container: InputContainer, field: str, max_pixels: int, max_work: int) -> None:
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._field = field
+        self._max_work = max_work
+        codec = self._stream.codec_context
+        self._size = (codec.width, codec.height)
+        check_pixels(self._size, field, max_pixels)
+        codec.thread_type = "AUTO"
+        codec.thread_count = _THREADS
+        codec.options = {"max_pixels": str(max_pixels)}  # a later frame may be larger than the header says
+
+    def decode(self, sampling: FrameSampling) -> Video:
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or _UNKNOWN_RATE)
+        total = self._stream.frames or self._from_duration(rate) or self._packets()
+        check_work(self._size, total, self._field, self._max_work)
+        pictures, shown = self._frames(sampling, total, rate)
+        if shown < total and len(pictures) < len(sampling.indices(total, total / rate)):
+            # Packets may hold no frame of their own, or one that is not to be shown.
+            total = shown
+            self._container.seek(0)
+            pictures, _ = self._frames(sampling, total, rate)
+        if not pictures:
+            raise InvalidRequestError(f"{self._field}: the clip has no frame that can be decoded")
+        metadata = {
+            "fps": rate,
+            "duration": total / rate,
+            "total_num_frames": total,
+            "frames_indices": sampling.indices(total, total / rate)[: len(pictures)],
+            "video_backend": "pyav",
+            "do_sample_frames": False,
+        }
+        return np.stack(pictures), metadata
+
+    def _frames(self, sampling: FrameSampling, total: int, rate: float) -> tuple[list[npt.NDArray[np.uint8]], int]:
+        """The frames to take of ``total``, and how many were gone through."""
+        wanted = set(sampling.indices(total, total / rate)) if total else set()
+        pictures: list[npt.NDArray[np.uint8]] = []
+        index = -1
+        for index, frame in enumerate(self._container.decode(self._stream)):
+            if index in wanted:
+                pictures.append(_upright(frame))
+            if len(pictures) == len(wanted):
+                break
+        return pictures, index + 1
+
+    def _from_duration(self, rate: float) -> int:
+        return round((self._container.duration or 0) / 1_000_000 * rate)
+
+    def _packets(self) -> int:
+        """For recordings that were written without going back to note how long they are."""
+        count = sum(packet.size > 0 for packet in self._container.demux(self._stream))
+        self._container.seek(0)
+        return count
 
 
-def _frames(image: Image.Image, total: int, wanted: set[int]) -> Video:
-    pictures: list[npt.NDArray[np.uint8]] = []
-    milliseconds = 0.0
-    for index, frame in enumerate(ImageSequence.Iterator(image)):
-        milliseconds += float(frame.info.get("duration", 0) or _DEFAULT_FRAME_MILLISECONDS)
-        if index in wanted:
-            pictures.append(np.asarray(frame.convert("RGB")))
-    seconds = milliseconds / 1000
-    metadata = {
-        "fps": total / seconds,
-        "duration": seconds,
-        "total_num_frames": total,
-        "frames_indices": sorted(wanted),
-        "video_backend": "opencv",
-        "do_sample_frames": False,
-    }
-    return np.stack(pictures), metadata
+def _upright(frame: Any) -> npt.NDArray[np.uint8]:
+    """The picture as it is to be shown: phones film across and note how the phone was held."""
+    picture: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from vllm_custom.errors import (
     BackendError,
     DeadlineExceededError,
+    InternalError,
     InvalidRequestError,
     NotFoundError,
     RequestCancelledError,
@@ -21,6 +22,7 @@ from vllm_custom.errors import (
 from vllm_custom.responses.sender import ResponseStream
 
 EVENT_STREAM = "text/event-stream"
+_FIRST_ERROR, _FIRST_DEFECT = 400, 500
 
 # OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
 _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
@@ -69,6 +71,8 @@ class OpenAIStream(ResponseStream):
 
     def start(self, status: int, headers: dict[str, str]) -> None:
         """Status and headers; they travel with the first piece of the body."""
+        if status >= _FIRST_ERROR and self.failure is None:
+            self.failure = _failure(status)
         self._status = status
         self._events = headers.get("content-type", "").startswith(EVENT_STREAM)
         self._head = headers
@@ -85,6 +89,7 @@ class OpenAIStream(ResponseStream):
 
     def fail(self, error: BackendError) -> None:
         """The error as the whole response, or as the last event of a stream that has begun."""
+        self.failure = error
         status, document = error_document(error)
         if not self._status:
             self.start(status, {"content-type": "application/json"})
@@ -93,6 +98,12 @@ class OpenAIStream(ResponseStream):
             self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
         else:  # part of a JSON document is out: what follows could only make it worse
             self.body(b"", more=False)
+
+
+def _failure(status: int) -> BackendError:
+    """What an error of vLLM's own app counts as."""
+    other = InvalidRequestError if status < _FIRST_DEFECT else InternalError
+    return next((cls for cls, known, _ in _STATUS if known == status), other)(f"HTTP status {status}")
 
 
 def error_document(error: BackendError) -> tuple[int, bytes]:

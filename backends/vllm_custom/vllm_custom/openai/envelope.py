@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.routes import OPENAI_PATHS
-from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, shorten
-from vllm_custom.request.parameters import parse_parameters
+from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid
+from vllm_custom.request.parameters import json_object, parse_parameters
 from vllm_custom.request.parse import text_of
 from vllm_custom.request.tensors import Tensors
 
 OPENAI_INPUT = "openai_request"
 
+# Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
+_STREAM_INPUT = "stream"
 _METHODS = ("GET", "POST")
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
@@ -62,10 +64,10 @@ def parse_openai_request(tensors: Tensors, parameters: str) -> OpenAICall:
     Raises:
         InvalidRequestError: not the JSON that is expected, or beside other inputs.
     """
-    others = sorted(set(tensors) - {OPENAI_INPUT})
+    others = sorted(set(tensors) - {OPENAI_INPUT, _STREAM_INPUT})
     if others:
         raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {', '.join(others)} beside it")
-    envelope = _object(text_of(tensors, OPENAI_INPUT) or "")
+    envelope = json_object(text_of(tensors, OPENAI_INPUT) or "", OPENAI_INPUT)
     for key in envelope:
         if key not in _KEYS:
             raise invalid(OPENAI_INPUT, key, f"only the keys {', '.join(sorted(_KEYS))}")
@@ -97,16 +99,6 @@ def check_policy(call: OpenAICall, *, decoupled: bool) -> None:
     """
     if call.streamed and not decoupled:
         raise UnsupportedError("stream: true needs the decoupled transaction policy; this model has decoupled: false")
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid(OPENAI_INPUT, text, f'JSON such as {{"path": "/v1/models"}} ({error})') from error
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{OPENAI_INPUT}: expected a JSON object, got {shorten(value)}")
-    return value
 
 
 def _headers(given: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
 from vllm_custom.media.loader import DecodedMedia, MediaElement
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
@@ -31,9 +31,10 @@ class FoundMedia:
 class MediaOfRequest:
     """The media of one request, loaded together when the first of them is asked for."""
 
-    def __init__(self, loader: MediaLoader, elements: list[MediaElement]) -> None:
+    def __init__(self, loader: MediaLoader, elements: list[MediaElement], frames: FrameSampling) -> None:
         self._loader = loader
         self._elements = elements
+        self._frames = frames
         self._loading: asyncio.Task[list[DecodedMedia]] | None = None
 
     async def get(self, index: int) -> Any:
@@ -43,7 +44,7 @@ class MediaOfRequest:
             InvalidRequestError: one of the request's media is refused.
         """
         if self._loading is None:
-            self._loading = asyncio.ensure_future(self._loader.load(self._elements))
+            self._loading = asyncio.ensure_future(self._loader.load(self._elements, self._frames))
         return (await asyncio.shield(self._loading))[index].data
 
     def close(self) -> None:
@@ -55,12 +56,18 @@ class MediaOfRequest:
 
 @contextlib.contextmanager
 def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTable) -> Iterator[None]:
-    """Replace each URL in ``body`` by a handle that is valid inside the ``with`` block."""
+    """Replace each URL in ``body`` by a handle that is valid inside the ``with`` block.
+
+    Raises:
+        InvalidRequestError: ``media_io_kwargs`` asks for what this backend does not do.
+    """
     found = find_media(body)
     if not found:
         yield
         return
-    media = MediaOfRequest(loader, [item.element for item in found])
+    asked = body.get("media_io_kwargs")  # of any other type than an object, vLLM refuses it
+    frames = loader.frames(FrameSampling.requested(None, None, asked if isinstance(asked, dict) else {}))
+    media = MediaOfRequest(loader, [item.element for item in found], frames)
     try:
         with handles.promise(media.get, len(found)) as names:
             for item, name in zip(found, names, strict=True):
@@ -88,6 +95,14 @@ def find_media(body: dict[str, Any]) -> list[FoundMedia]:
 
 
 def _media_of(part: dict[str, Any], where: str) -> Iterator[FoundMedia]:
+    audio = part.get("input_audio")
+    if isinstance(audio, dict) and isinstance(audio.get("data"), str) and audio["data"]:
+        # vLLM would make a data: URI of it; as a URL it can be a handle.
+        element = MediaElement("audio", f"{where}.input_audio.data", audio["data"].encode("utf-8", "surrogatepass"))
+        del part["input_audio"]
+        part |= {"type": "audio_url", "audio_url": {"url": ""}}
+        yield FoundMedia(element, part["audio_url"], "url")
+        return
     for key, modality in _MEDIA_KEYS.items():
         holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
         url = holder.get(inner)

@@ -35,7 +35,7 @@ class AdapterOfRequest(Mapping[str, Any]):
 
 @asynccontextmanager
 async def adapter_in_use(loras: LoraAdapters, name: str | None) -> AsyncIterator[None]:
-    """Let the request of this context use the adapter ``name``, if this model has one of that name.
+    """Let the request of this context use the adapter ``name``, if there is one of that name.
 
     Raises:
         InvalidRequestError, UnavailableError: the adapter cannot be loaded now.

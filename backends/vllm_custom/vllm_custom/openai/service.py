@@ -53,6 +53,7 @@ class OpenAIService:
         media: MediaLoader,
         handles: HandleTable,
         loras: LoraAdapters,
+        model_name: str,
         more_paths: Collection[str] = (),
     ) -> None:
         """
@@ -61,12 +62,14 @@ class OpenAIService:
             media: loads media within the model's rules.
             handles: through which vLLM asks for them.
             loras: the model's adapters.
+            model_name: the model's own name, which wins over an adapter's.
             more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
         """
         self._application = application
         self._media = media
         self._handles = handles
         self._loras = loras
+        self._model_name = model_name
         self._more_paths = frozenset(more_paths)
 
     @classmethod
@@ -87,7 +90,7 @@ class OpenAIService:
         arguments = application_arguments(settings, chat_template)
         application = await compat.build_openai_application(engine, [settings.model_name], arguments)
         serve_adapters(application.state.openai_serving_models, loras)
-        return cls(application, media, handles, loras, settings.openai_paths)
+        return cls(application, media, handles, loras, settings.model_name, settings.openai_paths)
 
     async def serve(self, call: OpenAICall, stream: OpenAIStream, request_id: str) -> None:
         """Answer ``call`` through ``stream``, to its end.
@@ -101,7 +104,8 @@ class OpenAIService:
             return
         headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(adapter_in_use(self._loras, call.model))
+            if call.model != self._model_name:
+                await stack.enter_async_context(adapter_in_use(self._loras, call.model))
             body = call.body
             if isinstance(body, dict):
                 stack.enter_context(media_by_handle(body, self._media, self._handles))

@@ -1,7 +1,15 @@
 """From a Triton request to a typed, checked call."""
 
-from vllm_custom.request.parse import GenerateCall, parse_request, split_batch
+from vllm_custom.request.parse import GenerateCall, parse_embedding_request, parse_request, split_batch
 from vllm_custom.request.tensors import Tensors, read_tensors
 from vllm_custom.request.typed import TypedInputs
 
-__all__ = ["GenerateCall", "Tensors", "TypedInputs", "parse_request", "read_tensors", "split_batch"]
+__all__ = [
+    "GenerateCall",
+    "Tensors",
+    "TypedInputs",
+    "parse_embedding_request",
+    "parse_request",
+    "read_tensors",
+    "split_batch",
+]

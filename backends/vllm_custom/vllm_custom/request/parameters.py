@@ -46,9 +46,12 @@ class ControlParameters(BaseModel):
     lora_name: str | None = None
     structured_outputs: JsonObject | None = None
     apply_chat_template: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
+    num_frames: int | None = Field(default=None, ge=1)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    media_io_kwargs: JsonObject = Field(default_factory=dict)
     priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
     guided_json: JsonObject | None = None
     guided_regex: str | None = None
@@ -85,10 +88,10 @@ def parse_parameters(
     Raises:
         InvalidRequestError: an unknown name, or a value of the wrong type.
     """
-    given = _object(request_parameters or "{}", "parameters")
+    given = json_object(request_parameters or "{}", "parameters")
     given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
-        given |= _object(sampling_parameters, "sampling_parameters")
+        given |= json_object(sampling_parameters, "sampling_parameters")
     given |= typed or {}
     ours = {key: value for key, value in given.items() if key in ControlParameters.model_fields}
     sampling = {key: value for key, value in given.items() if key not in ours}
@@ -112,7 +115,12 @@ def _is_tritons(key: str) -> bool:
     return key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX)
 
 
-def _object(text: str, name: str) -> Mapping[str, Any] | dict[str, Any]:
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """``text`` as a JSON object; ``name`` is the field in messages.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,9 @@ from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
 
-MEDIA_INPUTS = ("image", "video")
+MEDIA_INPUTS = ("image", "video", "audio")
+
+TOKEN_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
 
 # Input that asks for an output of the same name, less the prefix.
 _RETURN_PREFIX = "return_"
@@ -28,8 +30,10 @@ class GenerateCall:
         media: modality to the elements as the client sent them (bytes of base64, of a URI, or of the file itself).
         exclude_input: the client's choice, or None for the default.
         additional_outputs: names of the optional outputs that the client asked for.
-        sampling: request parameters that are fields of vLLM's SamplingParams, as sent.
+        sampling: request parameters that are fields of vLLM's SamplingParams or PoolingParams, as sent.
         control: the other request parameters.
+        token_ids: the prompt in place of text and messages.
+        embedding_request: whether it came in the input of that name.
         embeds: embeddings of images, in place of images.
     """
 
@@ -41,6 +45,8 @@ class GenerateCall:
     sampling: Mapping[str, Any]
     control: ControlParameters
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    token_ids: Sequence[int] | None = None
+    embedding_request: bool = False
     embeds: ImageEmbeds | None = None
 
     @property
@@ -72,7 +78,7 @@ def parse_request(
     Args:
         tensors: contract inputs by name, without a batch dimension.
         parameters: the request's parameters as JSON text (``request.parameters()``).
-        sampling_names: fields of the installed vLLM's SamplingParams.
+        sampling_names: fields of the installed vLLM's SamplingParams and PoolingParams.
         typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
 
     Raises:
@@ -89,11 +95,7 @@ def parse_request(
         media={name: _elements(tensors, name) for name in MEDIA_INPUTS if name in tensors and tensors[name].size},
         stream=bool(_flag(tensors, "stream")),
         exclude_input=_flag(tensors, "exclude_input_in_output"),
-        additional_outputs=frozenset(
-            name.removeprefix(_RETURN_PREFIX)
-            for name in tensors
-            if name.startswith(_RETURN_PREFIX) and _flag(tensors, name)
-        ),
+        additional_outputs=_additional_outputs(tensors),
         sampling=sampling,
         control=control,
         embeds=read_embeds(tensors.get(VALUES_INPUT), tensors.get(GRID_INPUT)),
@@ -102,13 +104,59 @@ def parse_request(
     return call
 
 
+def parse_embedding_request(tensors: Tensors) -> GenerateCall:
+    """Parse the official input ``embedding_request``: JSON with ``input`` and ``pooling_params``.
+
+    Raises:
+        InvalidRequestError: names the key, its value, and what is accepted.
+    """
+    field_name = "embedding_request"
+    body = _json(tensors, field_name, "a JSON object")
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"{field_name}: expected a JSON object, got {shorten(body)}")
+    prompt, options = body.get("input"), body.get("pooling_params") or {}
+    is_text = isinstance(prompt, str)
+    if not is_text and not _is_token_list(prompt):
+        raise invalid(f"{field_name}.input", prompt, "a string, or a list of token ids")
+    if not isinstance(options, dict):
+        raise invalid(f"{field_name}.pooling_params", options, "an object")
+    dimensions = options.get("dimensions")
+    # The frontend puts the number into a list.
+    number = dimensions[0] if isinstance(dimensions, list) and len(dimensions) == 1 else dimensions
+    if number is not None and (type(number) is not int or number < 1):
+        raise invalid(f"{field_name}.pooling_params.dimensions", dimensions, "a positive integer")
+    return GenerateCall(
+        text=prompt if is_text else None,
+        token_ids=None if is_text else prompt,
+        messages=None,
+        stream=False,
+        exclude_input=None,
+        additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
+        sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
+        control=ControlParameters(),
+        embedding_request=True,
+    )
+
+
+def _is_token_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+
+
+def _additional_outputs(tensors: Tensors) -> frozenset[str]:
+    return frozenset(
+        name.removeprefix(_RETURN_PREFIX)
+        for name in tensors
+        if name.startswith(_RETURN_PREFIX) and _flag(tensors, name)
+    )
+
+
 def _check_together(call: GenerateCall) -> None:
     """What each is right, but not beside the other."""
     if call.stream and call.exclude_input is False:
         raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
     if call.messages is not None and call.media:
         raise InvalidRequestError(
-            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url)"
+            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url, input_audio)"
         )
     if call.embeds is not None and call.messages is not None:
         raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")
@@ -152,13 +200,17 @@ def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:
 
 
 def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
-    text = text_of(tensors, "messages")
-    if text is None:
+    if "messages" not in tensors:
         return None
-    try:
-        messages = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: nested too deep, numbers too long
-        raise invalid("messages", text, f"a JSON list of chat messages ({error})") from error
+    messages = _json(tensors, "messages", "a JSON list of chat messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
         raise InvalidRequestError(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
     return messages
+
+
+def _json(tensors: Tensors, name: str, expected: str) -> Any:
+    text = text_of(tensors, name) or ""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: nested too deep, numbers too long
+        raise invalid(name, text, f"{expected} ({error})") from error

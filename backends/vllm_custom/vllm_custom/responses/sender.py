@@ -46,7 +46,7 @@ class ResponseStream:
         self,
         pool: SenderPool,
         response_sender: Any,
-        on_done: Callable[[bool], None],
+        on_done: Callable[[BackendError | None], None],
         *,
         on_final: Callable[[], None] = lambda: None,
         request_id: str = "",
@@ -55,7 +55,7 @@ class ResponseStream:
         Args:
             pool: sends what is handed in.
             response_sender: of the request.
-            on_done: called once, from a sender thread, after the final response; True if it was no error.
+            on_done: called once, from a sender thread, after the final response, with its error.
             on_final: called once, from a sender thread, before the final response is sent.
             request_id: for the log, and for the error where a response cannot be sent.
         """
@@ -72,6 +72,8 @@ class ResponseStream:
         self._busy = False
         self._started = False
         self.additional_outputs: frozenset[str] = frozenset()
+        # What the request ended with, where its answer is an error but not one of Triton's.
+        self.failure: BackendError | None = None
 
     @property
     def closed(self) -> bool:
@@ -147,7 +149,7 @@ class ResponseStream:
             error = InternalError(f"the response could not be built or sent, request id {self._request_id}")
             self._give_up(builder, error)
         if closing:
-            self._on_done(error is None)
+            self._on_done(error or self.failure)
             return False
         return self._stays_busy()
 

@@ -1,22 +1,22 @@
 """Build vLLM's SamplingParams from what a client sent.
 
-Types come from the installed vLLM's own field annotations, so every field of every version is accepted; strings
-that hold numbers, booleans, lists or objects are read as such. Defaults are those of ``vllm serve``: the model's
-generation_config, then 16 new tokens for a raw prompt and the rest of the context for a templated one.
+Types come from the installed vLLM's own field annotations, so every field of every version is accepted. Defaults are
+those of ``vllm serve``: the model's generation_config, then 16 new tokens for a raw prompt and the rest of the context
+for a templated one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError, invalid
+from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
+from vllm_custom.sampling.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
+# `vllm serve` brings larger biases to this one.
+_LARGEST_BIAS = 100.0
 
 
 def sampling_fields() -> dict[str, Any]:
@@ -33,17 +33,14 @@ class SamplingBuilder:
     """Knows the fields of SamplingParams and the model's defaults; one per model."""
 
     def __init__(self, engine: Any) -> None:
-        fields = sampling_fields()
-        self._adapters: dict[str, TypeAdapter[Any]] = {
-            name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False})
-            for name, annotation in fields.items()
-        }
+        self._fields = FieldReader(sampling_fields())
         self._defaults = compat.default_sampling(engine)
+        self._max_tokens_limit = compat.max_tokens_limit(engine)
 
     @property
     def names(self) -> list[str]:
         """Fields that a request may set."""
-        return list(self._adapters)
+        return self._fields.names
 
     def build(self, given: Mapping[str, Any], structured_outputs: Any, *, stream: bool, templated: bool) -> Any:
         """The SamplingParams of one request.
@@ -59,7 +56,7 @@ class SamplingBuilder:
         """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        values = {name: self._coerce(name, value) for name, value in given.items()}
+        values = self._fields.read(given)
         defaults = dict(self._defaults)
         if not templated:
             defaults["max_tokens"] = RAW_PROMPT_MAX_TOKENS
@@ -67,43 +64,21 @@ class SamplingBuilder:
             defaults.setdefault("max_tokens", None)
         if structured_outputs is not None:
             values["structured_outputs"] = structured_outputs
+        values = self._limited(defaults | values)
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         try:
-            return SamplingParams(**(defaults | values), output_kind=kind)
+            return SamplingParams(**values, output_kind=kind)
         except Exception as error:
             raise _refused(error) from error
 
-    def _coerce(self, name: str, value: Any) -> Any:
-        adapter = self._adapters[name]
-        problems: list[ValidationError] = []
-        for reading in _readings(value):
-            try:
-                return _in_range(name, adapter.validate_python(reading))
-            except ValidationError as error:
-                problems.append(error)
-        problem = problems[0].errors()[0]["msg"]
-        raise invalid(name, value, f"a value that vLLM's sampling parameter takes ({problem})") from problems[0]
-
-
-def _readings(value: Any) -> list[Any]:
-    """What a value as sent may mean, the likeliest first: a string may be JSON.
-
-    ``stop`` takes a string as well as a list, so the text of a list is read as a list first.
-    """
-    if not isinstance(value, str):
-        return [value]
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return [value]
-    return [parsed, value] if isinstance(parsed, list) else [value, parsed]
-
-
-def _in_range(name: str, value: Any) -> Any:
-    """vLLM sends its parameters to the engine as 64-bit integers."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise invalid(name, value, "an integer of 64 bits")
-    return value
+    def _limited(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What ``vllm serve`` cuts down instead of refusing it."""
+        limits = [limit for limit in (values["max_tokens"], self._max_tokens_limit) if limit is not None]
+        values["max_tokens"] = min(limits, default=None)
+        if values.get("logit_bias"):
+            bias = values["logit_bias"]
+            values["logit_bias"] = {token: max(-_LARGEST_BIAS, min(_LARGEST_BIAS, bias[token])) for token in bias}
+        return values
 
 
 def _refused(error: Exception) -> BackendError:

@@ -12,13 +12,14 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.sampling.schemas import escape_free_strings
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
@@ -117,9 +118,14 @@ def _as_text(source: str, value: Any) -> str:
 class ConstraintCompiler:
     """Makes vLLM's StructuredOutputsParams and has them checked, off the event loop, by the engine's own compilers."""
 
-    def __init__(self, check: Callable[[Any], None]) -> None:
-        """``check`` compiles a StructuredOutputsParams, which it may change, and raises when that fails."""
+    def __init__(self, check: Callable[[Any], None], *, xgrammar: bool = False) -> None:
+        """
+        Args:
+            check: compiles a StructuredOutputsParams, which it may change, and raises when that fails.
+            xgrammar: whether the engine compiles with xgrammar where it can.
+        """
         self._check = check
+        self._xgrammar = xgrammar
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
 
     async def compile(self, constraint: Constraint | None) -> Any:
@@ -130,6 +136,9 @@ class ConstraintCompiler:
         """
         if constraint is None:
             return None
+        if self._xgrammar and constraint.kind in ("json", "structural_tag"):
+            mended = await asyncio.to_thread(escape_free_strings, constraint.value)
+            constraint = replace(constraint, value=mended)
         params = _params(constraint)
         digest = constraint.digest
         if digest not in self._accepted:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, cast
 
 from vllm_custom.upstream import relied_on
-
-# Only the releases with this method know embedding requests.
-_INFER = "_infer"
 
 
 class UpstreamAdapter:
@@ -49,16 +45,6 @@ class UpstreamAdapter:
     def request_finished(self) -> None:
         """The counterpart of :meth:`request_started`. Call it on the event loop."""
         self._count(-1)
-
-    @property
-    def serves_embeddings(self) -> bool:
-        """Whether this release has embedding requests at all."""
-        return hasattr(self._model, _INFER)
-
-    async def infer(self, request: Any) -> None:
-        """Let the base serve ``request`` from start to end (embedding requests)."""
-        infer: Callable[[Any], Any] = getattr(self._model, _INFER)
-        await infer(request)
 
     def _count(self, change: int) -> None:
         name = _name(self._model, relied_on.REQUEST_COUNT)

@@ -1,0 +1,148 @@
+"""Decode a sound to mono samples at the model's rate; what it unpacks to is counted while it is decoded."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.containers import OPEN_OPTIONS
+
+Audio = tuple[npt.NDArray[np.float32], int]
+
+_EXPECTED = "WAV, FLAC, MP3, Ogg, or MP4 or WebM with a sound track"
+# What FFmpeg is opened with. The decoders are those of sound: it would also decode the picture on an MP3's cover to
+# learn its size, however large that is.
+OPTIONS = OPEN_OPTIONS | {
+    "format_whitelist": "wav,flac,mp3,ogg,mov,matroska,webm",
+    "codec_whitelist": "pcm_u8,pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_alaw,pcm_mulaw,adpcm_ms,"
+    "adpcm_ima_wav,flac,mp3,mp3float,vorbis,opus,libopus,aac,alac",
+}
+# Formats whose header says how much sound follows. MP3s and Ogg streams may end anywhere.
+_DECLARED_LENGTH = {"wav", "flac", "mov"}
+_CUT_OFF_SECONDS = 0.5  # tracks are padded to whole packets, so the last ones may differ from the header a little
+# As much as stereo at 48 kHz for the whole time: more channels or a higher rate make the time shorter.
+_DECODED_SAMPLES_PER_SECOND = 2 * 48_000
+_LOWEST_RATE = 1000  # in Hz; each sample of a lower rate would become many
+# Writers that cannot go back to their header put a size near the largest there. (RIFF's own sizes are 32 bits.)
+_RIFF_STREAMED = 0x7FFF_0000
+_LOUDEST = 2.0**31  # full scale is 1; some files hold integers as floats
+
+
+def decode_audio(data: bytes, field: str, max_seconds: int, rate: int | None) -> Audio:
+    """The first sound track of a file: float32 [samples], the mean of its channels, and their rate in Hz.
+
+    Args:
+        data: an encoded file.
+        field: name and index for messages, e.g. ``"audio[0]"``.
+        max_seconds: longest sound that is accepted.
+        rate: samples per second to convert to; None keeps the file's.
+
+    Raises:
+        InvalidRequestError: not a sound, too long, damaged or cut off.
+        UnsupportedError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{field}: sound needs the Python package av, which this server does not have"
+        ) from error
+    if _riff_is_cut_off(data):
+        raise _cut_off(field)
+    try:
+        with av.open(io.BytesIO(data), options=OPTIONS) as container:
+            if not container.streams.audio:
+                raise InvalidRequestError(f"{field}: has no sound track; expected {_EXPECTED}")
+            return _Track(container, field, max_seconds, rate).decode()
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # FFmpeg's errors and those of the binding around it
+        raise InvalidRequestError(f"{field}: not a sound that can be decoded; expected {_EXPECTED}") from error
+
+
+class _Track:
+    """The first sound track of an open file."""
+
+    def __init__(self, container: Any, field: str, max_seconds: int, rate: int | None) -> None:
+        self._container = container
+        self._stream = container.streams.audio[0]
+        self._field = field
+        self._max_seconds = max_seconds
+        self._rate = rate or int(self._stream.rate)
+
+    def decode(self) -> Audio:
+        declared = self._declared_seconds()
+        if declared is not None and declared > self._max_seconds:
+            raise _too_long(self._field, self._max_seconds)
+        chunks = self._chunks()
+        if not any(chunk.size for chunk in chunks):
+            raise InvalidRequestError(f"{self._field}: holds no sound")
+        samples = np.concatenate(chunks)
+        if declared is not None and len(samples) / self._rate < declared - _CUT_OFF_SECONDS:
+            raise _cut_off(self._field)
+        if not np.abs(samples).max() <= _LOUDEST:  # also where one is not a number
+            raise InvalidRequestError(f"{self._field}: holds samples that are no finite numbers")
+        return samples, self._rate
+
+    def _chunks(self) -> list[npt.NDArray[np.float32]]:
+        import av
+
+        codec = self._stream.codec_context
+        # Interleaved: PyAV 18.1 reads beyond its pointers where eight channels or more have a plane each.
+        resampler = av.AudioResampler(format="flt", layout=codec.layout, rate=self._rate)
+        if codec.rate < _LOWEST_RATE:
+            raise InvalidRequestError(
+                f"{self._field}: expected at least {_LOWEST_RATE} samples a second, got {codec.rate}"
+            )
+        chunks: list[npt.NDArray[np.float32]] = []
+        taken = 0
+        for frame in itertools.chain(self._container.decode(self._stream), [None]):  # None: what is left over
+            if frame is not None:
+                taken += frame.samples
+                self._check_work(taken, codec.rate, codec.channels)
+            chunks += [
+                part.to_ndarray().reshape(part.samples, -1).mean(axis=1, dtype=np.float32)
+                for part in resampler.resample(frame)
+            ]
+        return chunks
+
+    def _check_work(self, samples: int, rate: int, channels: int) -> None:
+        if samples > self._max_seconds * rate:
+            raise _too_long(self._field, self._max_seconds)
+        if samples * channels > self._max_seconds * _DECODED_SAMPLES_PER_SECOND:
+            raise InvalidRequestError(
+                f"{self._field}: {rate} Hz in {channels} channels are too much to decode; at most "
+                f"{_DECODED_SAMPLES_PER_SECOND} samples for each of the {self._max_seconds} seconds of "
+                f"AUDIO_MAX_SECONDS of this model"
+            )
+
+    def _declared_seconds(self) -> float | None:
+        if self._container.format.name.split(",")[0] not in _DECLARED_LENGTH or not self._stream.duration:
+            return None
+        return float(self._stream.duration * self._stream.time_base)
+
+
+def _too_long(field: str, max_seconds: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{field}: lasts longer than {max_seconds} seconds, which is AUDIO_MAX_SECONDS of this model"
+    )
+
+
+def _cut_off(field: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field}: the file is cut off: it holds less sound than its header says")
+
+
+def _riff_is_cut_off(data: bytes) -> bool:
+    """FFmpeg takes what is there of a WAV file for the whole."""
+    declared = int.from_bytes(data[4:8], "little")
+    return (
+        data.startswith(b"RIFF")
+        and data[8:12] == b"WAVE"
+        and declared < _RIFF_STREAMED
+        and len(data) - 8 < declared - 1
+    )

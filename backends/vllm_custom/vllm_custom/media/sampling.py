@@ -1,0 +1,96 @@
+"""Which frames of a clip are taken: how many, and how many for each second of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm_custom.errors import InvalidRequestError, invalid
+
+# Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
+_SMALLEST_FRAME_PIXELS = 256 * 256
+
+
+def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> None:
+    """Refuse a clip of ``total`` frames of ``size`` (width, height) that are more than ``max_work`` pixels.
+
+    All of them have to be decoded to reach the last one, and a file of few bytes can hold many large ones.
+    """
+    width, height = size
+    work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
+    if work > max_work:
+        raise InvalidRequestError(
+            f"{field}: {total} frames of {width} x {height} are {work} pixels to decode; VIDEO_MAX_PIXELS of this "
+            f"model allows {max_work} in this format"
+        )
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """At most ``num_frames`` frames and at most ``fps`` a second, spread evenly over the clip; None is no wish."""
+
+    num_frames: int | None = None
+    fps: float | None = None
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], field: str) -> FrameSampling:
+        """Read ``options`` in vLLM's terms.
+
+        Args:
+            options: ``num_frames`` and ``fps``; either may be absent.
+            field: what precedes the names in messages.
+
+        Raises:
+            InvalidRequestError: an unknown name, or a value that is not a positive number.
+        """
+        for name, value in options.items():
+            if name not in ("num_frames", "fps"):
+                raise InvalidRequestError(
+                    f"{field}{name}: is not an option of this backend; expected num_frames or fps"
+                )
+            numbers = int if name == "num_frames" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf:
+                kind = "a whole number of at least 1" if name == "num_frames" else "a number greater than 0"
+                raise invalid(f"{field}{name}", value, kind)
+        return cls(options.get("num_frames"), options.get("fps"))
+
+    @classmethod
+    def requested(cls, num_frames: int | None, fps: float | None, media_io_kwargs: Mapping[str, Any]) -> FrameSampling:
+        """What a request asks for, by parameters of their own or in ``media_io_kwargs`` as vLLM's server takes them.
+
+        Raises:
+            InvalidRequestError: anything but options of ``video`` in ``media_io_kwargs``, or an option given twice.
+        """
+        for modality, options in media_io_kwargs.items():
+            if modality != "video" or not isinstance(options, Mapping):
+                raise invalid("media_io_kwargs", media_io_kwargs, '{"video": {"num_frames": ..., "fps": ...}}')
+        nested = media_io_kwargs.get("video", {})
+        plain = {name: value for name, value in (("num_frames", num_frames), ("fps", fps)) if value is not None}
+        if twice := sorted(plain.keys() & nested.keys()):
+            raise InvalidRequestError(f"{twice[0]}: is in media_io_kwargs as well; expected it once")
+        return cls.parse({**nested, **plain}, "media_io_kwargs.video." if nested else "")
+
+    def within(self, limit: int, default: FrameSampling) -> FrameSampling:
+        """The same with an upper limit; ``default`` is what counts where nothing is asked for.
+
+        Raises:
+            InvalidRequestError: more frames than ``limit`` are asked for.
+        """
+        if self.num_frames is None and self.fps is None:
+            return FrameSampling(min(default.num_frames or limit, limit), default.fps)
+        if self.num_frames is not None and self.num_frames > limit:
+            raise InvalidRequestError(
+                f"num_frames: expected at most {limit} (VIDEO_MAX_FRAMES of this model), got {self.num_frames}"
+            )
+        return FrameSampling(self.num_frames or limit, self.fps)
+
+    def indices(self, total: int, seconds: float) -> list[int]:
+        """The frames to take of a clip of ``total`` frames, at least one; the same as vLLM's reader takes."""
+        count = min(total, self.num_frames or total)
+        if self.fps is not None:
+            count = min(count, math.floor(seconds * self.fps))
+        return [int(index) for index in np.linspace(0, total - 1, max(count, 1), dtype=int)]

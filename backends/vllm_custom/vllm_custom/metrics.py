@@ -1,0 +1,74 @@
+"""Count requests on Triton's metrics endpoint: Triton 24.10 itself counts those answered with an error as successes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vllm_custom.errors import BackendError
+
+SUCCESS = "vllm_custom:requests_success_total"
+FAILED = "vllm_custom:requests_failed_total"
+_FAMILIES = {
+    SUCCESS: "Requests that were answered to the end.",
+    FAILED: "Requests that were answered with an error, by Triton's error code.",
+}
+
+
+class RequestMetrics:
+    """Counts each final response once.
+
+    A report is a blocking exchange with the server, so a thread of its own makes them, and requests that end meanwhile
+    go into the next one together.
+    """
+
+    def __init__(self, pb_utils: Any, model_name: str, log_error: Callable[[str], None]) -> None:
+        self._model = model_name
+        self._log_error = log_error
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="vllm_custom_request_metrics")
+        self._executor.submit(self._register, pb_utils)
+
+    def observe(self, error: BackendError | None) -> None:
+        """Count one request, by the error that it ended with; returns at once."""
+        with self._lock:
+            first = not self._waiting
+            self._waiting[error.triton_code if error is not None else ""] += 1
+        if first:
+            self._executor.submit(self._report)
+
+    def close(self) -> None:
+        """Report what waits, and end the thread."""
+        self._executor.shutdown(wait=True)
+
+    def _register(self, pb_utils: Any) -> None:
+        try:
+            self._families = {
+                name: pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.COUNTER)
+                for name, text in _FAMILIES.items()
+            }
+        except Exception as error:  # tritonserver runs with its metrics off
+            self._log_error(f"[vllm_custom] requests are not counted: {error}")
+
+    def _report(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, Counter()
+        if not self._families:
+            return
+        try:
+            for code, count in waiting.items():
+                self._metric(code).increment(count)
+        except Exception as error:  # the next report may succeed
+            self._log_error(f"[vllm_custom] cannot report metrics: {error}")
+
+    def _metric(self, code: str) -> Any:
+        if code not in self._metrics:
+            labels = {"model": self._model} | ({"code": code} if code else {})
+            self._metrics[code] = self._families[FAILED if code else SUCCESS].Metric(labels=labels)
+        return self._metrics[code]

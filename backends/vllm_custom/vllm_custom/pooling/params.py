@@ -1,0 +1,85 @@
+"""What a request asks of a pooling model: vLLM's PoolingParams, and what only models that generate can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm_custom import compat
+from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.request import GenerateCall
+from vllm_custom.request.parse import TOKEN_COUNTS
+from vllm_custom.sampling import FieldReader
+
+_GUIDED = ("structured_outputs", "response_format")
+
+
+def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
+    """Refuse what a model that generates cannot do.
+
+    Raises:
+        UnsupportedError: the request is one for a pooling model.
+    """
+    asked = ["embedding_request"] if call.embedding_request else []
+    asked += [name for name in call.sampling if name in pooling_fields]
+    if asked:
+        raise UnsupportedError(
+            f"{asked[0]}: needs a pooling model (runner: pooling in model.json); this model generates text"
+        )
+
+
+class PoolingBuilder:
+    """Knows the tasks of one pooling model and the fields of PoolingParams."""
+
+    def __init__(self, engine: Any, tasks: Sequence[str]) -> None:
+        """``tasks``: what the engine says it supports."""
+        self._fields = FieldReader(compat.pooling_fields())
+        self._tasks = [task for task in compat.POOLING_TASKS if task in tasks]
+        self._default = compat.pooling_task(engine, tasks)
+
+    def check(self, calls: Sequence[GenerateCall]) -> None:
+        """Refuse what a pooling model cannot do; ``calls`` are the rows of one request.
+
+        Raises:
+            UnsupportedError: names the input or parameter.
+            InvalidRequestError: rows that do not fit into one tensor.
+        """
+        for call in calls:
+            unfit = [name for name in call.sampling if name not in self._fields.names]
+            unfit += [name for name in call.control.model_fields_set if name in _GUIDED or name.startswith("guided_")]
+            unfit += [f"return_{name}" for name in sorted(call.additional_outputs - TOKEN_COUNTS)]
+            unfit += ["stream: true"] if call.stream else []
+            if unfit:
+                raise UnsupportedError(
+                    f"{unfit[0]}: needs a model that generates text; this one pools ({listing(self._tasks)})"
+                )
+            if len(calls) > 1 and self.task(call).startswith("token_"):
+                raise InvalidRequestError(
+                    f"task: {self.task(call)} gives as many rows as a prompt has tokens; expected a batch of one row, "
+                    f"got {len(calls)}"
+                )
+
+    def task(self, call: GenerateCall) -> str:
+        """The task of a request.
+
+        Raises:
+            InvalidRequestError: one that this model does not have.
+        """
+        task = call.sampling.get("task", self._default)
+        if task not in self._tasks:
+            if call.embedding_request:
+                raise UnsupportedError(
+                    f"embedding_request: this model has no task embed; it has {listing(self._tasks)}"
+                )
+            raise invalid("task", task, f"one of those that this model has: {listing(self._tasks)}")
+        return str(task)
+
+    def build(self, given: Mapping[str, Any], task: str) -> Any:
+        """The PoolingParams of one request.
+
+        Raises:
+            InvalidRequestError: a value of the wrong type.
+        """
+        from vllm.pooling_params import PoolingParams
+
+        return PoolingParams(**(self._fields.read(given) | {"task": task}))
