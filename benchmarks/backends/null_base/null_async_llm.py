@@ -1,4 +1,4 @@
-"""An engine without a model: it has AsyncLLM's shape and gives every open request one token per step, at a fixed rate.
+"""An engine without a model: an AsyncLLM that gives every open request one token per step, at a fixed rate.
 
 Prompts are rendered by vLLM's real renderer, and outputs wait in vLLM's own collector, so all that is missing is the
 model and the process that runs it.
@@ -16,6 +16,8 @@ from typing import Any
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 INTERVAL_SECONDS = float(os.environ.get("NULL_ENGINE_INTERVAL_MS", "10")) / 1000
@@ -54,13 +56,16 @@ class _Sequence:
         return finished
 
 
-class NullEngine:
+class NullEngine(AsyncLLM):  # type: ignore[misc]
     """What a vLLM backend holds in the place of AsyncLLM."""
 
     def __init__(self, vllm_config: Any) -> None:
         self.vllm_config = vllm_config
         self.model_config = vllm_config.model_config
         self.renderer = renderer_from_config(vllm_config)
+        self.input_processor = InputProcessor(vllm_config, self.renderer)
+        self.log_stats = False
+        self.log_requests = False
         self._open: dict[str, _Sequence] = {}
         self._ticker: asyncio.Task[None] | None = None
 
@@ -102,6 +107,14 @@ class NullEngine:
                     _spin(WORK_SECONDS)
                 if sequence.step(request_id):
                     self._open.pop(request_id, None)
+
+    @property
+    def is_running(self) -> bool:
+        return True
+
+    @property
+    def errored(self) -> bool:
+        return False
 
     def get_tokenizer(self) -> Any:
         return self.renderer.get_tokenizer()
