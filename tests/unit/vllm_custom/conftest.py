@@ -5,6 +5,11 @@ import importlib.util
 import warnings
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine makes any example slow: none fails for its time.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
