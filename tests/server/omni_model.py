@@ -26,7 +26,7 @@ from transformers import (
 
 RATE = 16_000
 MAX_NEW_TOKENS = 12
-TOKENIZER = Path(__file__).parents[2] / "model_repository/shapes_vl/1/weights/tokenizer.json"
+SHAPES = Path(__file__).parents[2] / "model_repository/shapes_vl/1/weights"
 # The names that Qwen2.5-Omni has for them.
 SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -37,35 +37,23 @@ SPECIAL_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-TEMPLATE = """
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}
-{{- '<|vision_bos|><|IMAGE|><|vision_eos|>' -}}
-{%- elif part['type'] == 'video' -%}
-{{- '<|vision_bos|><|VIDEO|><|vision_eos|>' -}}
-{%- elif part['type'] == 'audio' -%}
-{{- '<|audio_bos|><|AUDIO|><|audio_eos|>' -}}
-{%- else -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-""".strip()
+HEARING = "{%- elif part['type'] == 'audio' -%}\n{{- '<|audio_bos|><|AUDIO|><|audio_eos|>' -}}\n"
+
+
+def chat_template() -> str:
+    """That of shapes_vl with Qwen2.5-Omni's names, and for sound."""
+    text = (SHAPES / "chat_template.jinja").read_text(encoding="utf-8")
+    names = {"<|vision_start|>": "<|vision_bos|>", "<|vision_end|>": "<|vision_eos|>"}
+    for ours, theirs in (names | {"<|image_pad|>": "<|IMAGE|>", "<|video_pad|>": "<|VIDEO|>"}).items():
+        text = text.replace(ours, theirs)
+    otherwise = "{%- else -%}\n{{- part['text']"
+    assert text.count(otherwise) == 1
+    return text.replace(otherwise, HEARING + otherwise)
 
 
 def make_processor() -> Qwen2_5OmniProcessor:
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(TOKENIZER),
+        tokenizer_file=str(SHAPES / "tokenizer.json"),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=SPECIAL_TOKENS,
@@ -77,7 +65,7 @@ def make_processor() -> Qwen2_5OmniProcessor:
         video_processor=Qwen2VLVideoProcessor(size=small),
         feature_extractor=WhisperFeatureExtractor(feature_size=128, sampling_rate=RATE, n_fft=400, hop_length=160),
         tokenizer=tokenizer,
-        chat_template=TEMPLATE,
+        chat_template=chat_template(),
     )
 
 

@@ -69,8 +69,7 @@ def _add(last: Any, event: Any) -> bool:
         return False
     holder[key] += other[key]
     _join(last["choices"][0], event["choices"][0])
-    if event.get("usage"):
-        last["usage"] = event["usage"]
+    last.update({field: value for field, value in event.items() if field != "choices"})
     return True
 
 

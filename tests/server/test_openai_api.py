@@ -163,7 +163,8 @@ async def test_openai_python_async(frontend: Frontend) -> None:
 
 def test_openai_python_tools_schema_logprobs_and_n(sync: openai.OpenAI) -> None:
     asked: Any = {"model": MODEL, "messages": user("2+3="), "temperature": 0}
-    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice="required", max_tokens=200)
+    paint: Any = {"type": "function", "function": {"name": "paint"}}
+    called = sync.chat.completions.create(**asked, tools=[TOOL], tool_choice=paint, max_tokens=200)
     (call,) = called.choices[0].message.tool_calls or ()
     assert call.function.name == "paint"
     assert set(json.loads(call.function.arguments)) == {"colour", "number"}

@@ -72,6 +72,7 @@ def expected(repository: Repository, load: Callable[[str], None], files: Files, 
         model=str(weights),
         dtype="float32",
         max_model_len=2048,
+        max_logprobs=-1,
         limit_mm_per_prompt={"audio": 2, "image": 1, "video": 1},
     )
     repository.add(MODEL, CONFIG.format(port=files.port, folder=folder), arguments)

@@ -99,7 +99,8 @@ class InferenceService:
         self._admission = Admission(settings.max_inflight_requests)
         folder = LoraFolder(lora_dir, copies=compat.on_one_host(engine)) if lora_dir else None
         self._loras = LoraAdapters(engine, upstream.adapters(), enabled=upstream.lora_enabled, folder=folder)
-        building = OpenAIService.build(engine, settings, chat_template, self._media, handles, self._loras)
+        media, log = self._media, self._log.log_error
+        building = OpenAIService.build(engine, settings, chat_template, media, handles, self._loras, log)
         self._openai = asyncio.run_coroutine_threadsafe(building, upstream.event_loop).result()
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)

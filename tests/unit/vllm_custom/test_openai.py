@@ -11,9 +11,12 @@ import fakes
 import numpy as np
 import pytest
 
+from vllm_custom import compat
+from vllm_custom.config import Settings
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import (
     BackendError,
+    ConfigError,
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
@@ -29,6 +32,7 @@ from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request
 from vllm_custom.openai.media import find_media
 from vllm_custom.openai.models import AdapterOfRequest, _in_use
+from vllm_custom.openai.service import OpenAIService
 from vllm_custom.responses import SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 
@@ -168,6 +172,66 @@ def test_a_request_sees_the_adapter_that_it_has_taken_only() -> None:
         assert (adapters["zh"], "caps" in adapters, dict(adapters)) == ("request", False, {"zh": "request"})
     finally:
         _in_use.reset(token)
+
+
+# Building
+
+
+def settings(**parameters: str) -> Settings:
+    given = {name: {"string_value": value} for name, value in parameters.items()}
+    return Settings.from_model_config({"name": "m", "parameters": given})
+
+
+async def build(log: list[str], **parameters: str) -> OpenAIService:
+    unused: Any = None
+    return await OpenAIService.build(unused, settings(**parameters), None, unused, unused, unused, log.append)
+
+
+@pytest.fixture
+def no_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise RuntimeError("no tokenizer")
+
+    monkeypatch.setattr("vllm_custom.compat.build_openai_application", refuse)
+
+
+@pytest.mark.usefixtures("no_application")
+async def test_a_model_serves_without_the_application_where_vllm_cannot_build_it() -> None:
+    log: list[str] = []
+    service = await build(log)
+    assert "no tokenizer" in log[0]
+    with pytest.raises(UnsupportedError, match="no OpenAI application"):
+        await service.serve(OpenAICall("/version", "GET", None), stream=None, request_id="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_application")
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"TOOL_CALL_PARSER": "hermes"}, "no tokenizer"),
+        ({"OPENAI_ARGS": '{"response_role": "bot"}'}, "no tokenizer"),
+        ({"OPENAI_ARGS": '{"api_key": "x"}'}, "unknown argument 'api_key'"),
+        ({"ENABLE_AUTO_TOOL_CHOICE": "true"}, "needs TOOL_CALL_PARSER"),
+    ],
+)
+async def test_wrong_parameters_stop_the_load(parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await build([], **parameters)
+
+
+@pytest.mark.parametrize("parameters", [{"OPENAI_ARGS": "[1]"}, {"OPENAI_ARGS": "{"}, {"OPENAI_PATHS": "v1/messages"}])
+def test_parameters_of_another_form_are_refused(parameters: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=f"^config.pbtxt: parameter {next(iter(parameters))}: expected"):
+        settings(**parameters)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, when it is imported
+def test_parsers_that_vllm_does_not_have_are_refused() -> None:
+    compat.check_parsers("hermes", "qwen3")
+    with pytest.raises(ConfigError, match=r"TOOL_CALL_PARSER: expected one of .*hermes"):
+        compat.check_parsers("zeus", "")
+    with pytest.raises(ConfigError, match=r"REASONING_PARSER: expected one of .*qwen3"):
+        compat.check_parsers("", "zeus")
 
 
 # The call

@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def set_pixel_limit(max_pixels: int) -> None:
-    """Make ``max_pixels`` the limit of Pillow, for the process, in place of its own.
+    """Make ``max_pixels`` the limit of Pillow, for the process, in place of its own of 179 million.
 
     Pillow checks at places that this module does not see, such as later frames and tiles, and refuses what is more
     than twice its limit.

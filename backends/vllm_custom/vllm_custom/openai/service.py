@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from vllm_custom import compat
 from vllm_custom.config import Settings
-from vllm_custom.errors import ConfigError, InternalError, listing
+from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.openai.answer import OpenAIStream
@@ -49,7 +49,7 @@ class OpenAIService:
 
     def __init__(
         self,
-        application: Application,
+        application: Application | None,
         media: MediaLoader,
         handles: HandleTable,
         loras: LoraAdapters,
@@ -58,7 +58,7 @@ class OpenAIService:
     ) -> None:
         """
         Args:
-            application: vLLM's.
+            application: vLLM's; None where it could not be built.
             media: loads media within the model's rules.
             handles: through which vLLM asks for them.
             loras: the model's adapters.
@@ -81,15 +81,24 @@ class OpenAIService:
         media: MediaLoader,
         handles: HandleTable,
         loras: LoraAdapters,
+        log_error: Callable[[str], None],
     ) -> OpenAIService:
         """Build vLLM's application as config.pbtxt asks for it; ``chat_template`` is the text of one, or None.
 
+        Where vLLM cannot, the model serves without it, unless config.pbtxt has parameters for it.
+
         Raises:
-            ConfigError: as :func:`application_arguments`.
+            ConfigError: as :func:`application_arguments`, or the application that was asked for cannot be built.
         """
         arguments = application_arguments(settings, chat_template)
-        application = await compat.build_openai_application(engine, [settings.model_name], arguments)
-        serve_adapters(application.state.openai_serving_models, loras)
+        application = None
+        try:
+            application = await compat.build_openai_application(engine, [settings.model_name], arguments)
+            serve_adapters(application.state.openai_serving_models, loras)
+        except Exception as error:
+            if settings.tool_call_parser or settings.openai_args:
+                raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error
+            log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
         return cls(application, media, handles, loras, settings.model_name, settings.openai_paths)
 
     async def serve(self, call: OpenAICall, stream: OpenAIStream, request_id: str) -> None:
@@ -98,6 +107,8 @@ class OpenAIService:
         Raises:
             BackendError: an adapter that cannot be loaded; what vLLM refuses is answered by its application.
         """
+        if self._application is None:
+            raise UnsupportedError("vLLM has no OpenAI application for this model; the server's log says why")
         if not call.is_allowed(self._more_paths):
             stream.start(404, {"content-type": "application/json"})
             stream.body(_NOT_FOUND, more=False)
