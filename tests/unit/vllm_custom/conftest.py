@@ -4,12 +4,12 @@ import importlib
 import importlib.util
 import warnings
 
-import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 
 # No test may depend on how busy the machine is.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
