@@ -1,4 +1,7 @@
-"""Writes tests/fuzz/corpus anew: one small file for each kind of input, ``python -m tests.fuzz.make_corpus``."""
+"""Writes tests/fuzz/corpus anew, one small file for each kind of input: ``python -m tests.fuzz.make_corpus``.
+
+What fuzzing found (``found_...``) is kept.
+"""
 
 from __future__ import annotations
 

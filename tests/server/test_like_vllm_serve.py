@@ -26,7 +26,8 @@ from tests.shapes import number_picture, picture
 from tools.installer import environment, ports
 from tools.installer.server import child_environment
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+# Two engines start within the first test's time.
+pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.timeout(900)]
 
 MODEL = "like_vllm_serve"
 CONFIG = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
