@@ -225,6 +225,14 @@ async def build_openai_application(engine: Any, served_names: Sequence[str], arg
     return application
 
 
+def has_failed(output: Any) -> bool:
+    """Whether an output (for text or pooling) says that the engine failed the request and may be asked again."""
+    if getattr(output, "error", None) is not None:
+        return True
+    completions = output.outputs if isinstance(output.outputs, list) else []
+    return any(completion.finish_reason == "error" for completion in completions)
+
+
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     """Compile a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
+from vllm_custom.attempts import engine_outputs
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.config import Settings
 from vllm_custom.contract import INPUTS
@@ -279,17 +280,21 @@ class InferenceService:
         """
         async with self._loras.use(call.control.lora_name) as lora:
             prompt = await self._prompts.render(call, plan)
-            running = compat.run(
-                self._upstream.engine,
-                prompt.engine_input,
-                params,
-                f"{arrival.request_id}-{compat.random_request_id()}",
-                pooling=self._pooling is not None,
-                lora_request=lora,
-                priority=call.control.priority,
-                trace_headers=arrival.trace_headers,
-            )
-            async with aclosing(running) as outputs:
+
+            async def begin(attempt: int) -> AsyncGenerator[Any, None]:
+                rendered = prompt if attempt == 0 else await self._prompts.render(call, plan)
+                return compat.run(
+                    self._upstream.engine,
+                    rendered.engine_input,
+                    params,
+                    f"{arrival.request_id}-{compat.random_request_id()}",
+                    pooling=self._pooling is not None,
+                    lora_request=lora,
+                    priority=call.control.priority,
+                    trace_headers=arrival.trace_headers,
+                )
+
+            async with aclosing(engine_outputs(begin, compat.has_failed)) as outputs:
                 yield outputs, prompt
 
     async def _check_health(self) -> None:

@@ -1,0 +1,42 @@
+"""A second attempt where the engine fails a request for no fault of its own.
+
+vLLM keeps processed media in two caches, beside its front and in its engine process, and sends only names of what both
+should have. A request that is refused between the two leaves them apart, and the next one with the same media ends with
+the finish reason "error"; by then vLLM has put the first cache right, so the media are sent in full the next time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from vllm_custom.errors import UnavailableError
+
+Begin = Callable[[int], Awaitable[AsyncGenerator[Any, None]]]
+_ATTEMPTS = 2
+
+
+async def engine_outputs(begin: Begin, failed: Callable[[Any], bool]) -> AsyncGenerator[Any, None]:
+    """The outputs of the first attempt that does not fail before its first output.
+
+    Args:
+        begin: renders the prompt and starts the engine on it; gets the number of the attempt, from 0.
+        failed: whether an output says that the engine failed the request.
+
+    Raises:
+        UnavailableError: the last attempt failed, or one that had given outputs.
+    """
+    for attempt in range(_ATTEMPTS):
+        begun = False
+        async with aclosing(await begin(attempt)) as outputs:
+            async for output in outputs:
+                if failed(output):
+                    break
+                begun = True
+                yield output
+            else:
+                return
+        if begun:
+            break
+    raise UnavailableError("the engine could not serve the request; try again")
