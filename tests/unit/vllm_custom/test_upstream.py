@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -243,6 +244,9 @@ class Old:
         self.validate_device_config()
         self.setup_lora()
 
+    def init_engine(self) -> None:
+        asyncio.set_event_loop(None)
+
     def validate_device_config(self) -> None:
         self.calls.append("old device")
 
@@ -274,6 +278,17 @@ def test_old_releases_end_their_engine_and_their_metrics() -> None:
     model.finalize()
     assert model.calls == ["finalize", "shutdown"]
     assert model.vllm_metrics is model.llm_engine is None
+
+
+def test_old_releases_find_an_event_loop_after_the_engine_has_started() -> None:
+    model: Any = with_current_hooks(Old)()
+
+    def initialize() -> asyncio.AbstractEventLoop:
+        model.init_engine()
+        return asyncio.get_event_loop()
+
+    with ThreadPoolExecutor(1) as pool:  # the event loop of this thread belongs to other tests
+        pool.submit(initialize).result().close()
 
 
 def test_a_base_with_the_hooks_of_today_is_taken_as_it_is() -> None:

@@ -76,6 +76,11 @@ def with_current_hooks(base: type) -> type:
         def _validate_device_config(self) -> None:
             official.validate_device_config(self)
 
+        def init_engine(self) -> None:
+            official.init_engine(self)
+            # The start of a pooling model leaves the thread without the loop that `initialize` asks for next.
+            asyncio.set_event_loop(asyncio.new_event_loop())
+
         def finalize(self) -> None:
             official.finalize(self)
             self.llm_engine.shutdown()
