@@ -26,6 +26,8 @@ _FOR_PROMPTS = frozenset(
         "media_io_kwargs",
     }
 )
+# Other requests need the renderer's threads, too.
+_RENDERED_AT_ONCE = 16
 _FOR_TEMPLATES = ("instruction", "chat_template_kwargs")
 
 
@@ -102,12 +104,14 @@ class PairScorer:
             options["chat_template_kwargs"] = call.control.chat_template_kwargs
         context = compat.scoring_context(self._processor, pairs.queries, pairs.documents, options)
         parts = await compat.parts_of_pairs(self._processor, context)
-        names = _names(pairs, len(parts))
-        return RenderedPairs(context, await gather_all(map(self._render_part, parts, names)))
+        turn = asyncio.Semaphore(_RENDERED_AT_ONCE)
+        named = zip(parts, _names(pairs, len(parts)), strict=True)
+        return RenderedPairs(context, await gather_all(self._render_part(part, name, turn) for part, name in named))
 
-    async def _render_part(self, part: Any, name: str) -> tuple[Mapping[str, Any], Any]:
+    async def _render_part(self, part: Any, name: str, turn: asyncio.Semaphore) -> tuple[Mapping[str, Any], Any]:
         try:
-            prompt, params = await compat.render_part(self._processor, part)
+            async with turn:
+                prompt, params = await compat.render_part(self._processor, part)
         except Exception as error:
             known = compat.engine_error(error)
             if known is None:
