@@ -5,15 +5,17 @@ The engine of this model serves one request at a time, so a request that runs ke
 
 from __future__ import annotations
 
+import http.client
 import json
+import select
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as grpcclient
 
@@ -159,6 +161,19 @@ def running(begin: Begin, request_id: str) -> Iterator[Call]:
     call.cancel()
 
 
+class Stream(NamedTuple):
+    """A stream that waits for its turn, over whatever protocol."""
+
+    has_begun: Callable[[], bool]
+    drop: Callable[[], None]
+
+
+def has_answered(connection: http.client.HTTPConnection) -> bool:
+    """Whether anything has come that nobody has read yet."""
+    assert connection.sock is not None
+    return bool(select.select([connection.sock], [], [], 0)[0])
+
+
 def failed(client: Client, code: str) -> float:
     """How many requests have failed with this code."""
     return client.metrics().get(f'vllm_custom:requests_failed_total{{code="{code}",model="{MODEL}"}}', 0)
@@ -231,31 +246,31 @@ class TestTimeout:
 class TestPriority:
     def test_lower_numbers_are_served_first(self, client: Client, triton: TritonServer, begin: Begin) -> None:
         """As a parameter over HTTP; KServe has a priority of its own, so over gRPC in sampling_parameters."""
-        short = LONG | {"max_tokens": 100}
-        order: list[str] = []
+        order = ("first", "second", "third", "fourth")
+        queued: dict[str, Stream] = {}
+        with ExitStack() as connections:
 
-        def over_http(name: str, priority: int) -> None:
-            client.generate(MODEL, text_input="2+3=", id=name, parameters=short | {"priority": priority})
-            order.append(name)
+            def over_http(name: str, priority: int) -> None:
+                parameters = LONG | {"priority": priority}
+                sent = client.sent_stream(MODEL, text_input="2+3=", id=name, parameters=parameters)
+                connection = connections.enter_context(sent)
+                queued[name] = Stream(lambda: has_answered(connection), connection.close)
 
-        def over_grpc(name: str, priority: int) -> None:
-            options = json.dumps(short | {"priority": priority})
-            assert begin(name, tensors={"sampling_parameters": options}).ended.wait(EVENT_SECONDS)
-            order.append(name)
+            def over_grpc(name: str, priority: int) -> None:
+                options = json.dumps(LONG | {"priority": priority})
+                call = begin(name, tensors={"stream": True, "sampling_parameters": options})
+                queued[name] = Stream(call.first.is_set, call.cancel)
 
-        with ThreadPoolExecutor(4) as pool:
             with running(begin, "holds-while-they-queue"):
-                jobs = [
-                    pool.submit(over_http, "third", 5),
-                    pool.submit(over_grpc, "first", -3),
-                    pool.submit(over_grpc, "fourth", 1_000_000),
-                    pool.submit(over_http, "second", 0),
-                ]
-                wait_for_engine(triton, "first", "second", "third", "fourth")
-                assert not order
-            for job in jobs:
-                job.result()
-        assert order == ["first", "second", "third", "fourth"]
+                over_http("third", 5)
+                over_grpc("first", -3)
+                over_grpc("fourth", 1_000_000)
+                over_http("second", 0)
+                wait_for_engine(triton, *order)
+            for turn, name in enumerate(order):
+                wait_until(queued[name].has_begun)
+                assert not [later for later in order[turn + 1 :] if queued[later].has_begun()]
+                queued[name].drop()
 
 
 class TestCounts:
@@ -272,3 +287,14 @@ class TestCounts:
         wait_until(lambda: failed(client, "INVALID_ARG") == refused + 2)
         wait_until(lambda: failed(client, "UNSUPPORTED") == unsupported + 1)
         assert failed(client, "NOT_FOUND") == absent
+
+
+def test_the_engine_ends_with_a_stub_that_is_killed(triton: TritonServer) -> None:
+    """The last one here: Triton kills a stub that gives no sign of life, the kernel one that takes too much memory."""
+    below = psutil.Process(triton.pid).children(recursive=True)
+    stub = next(process for process in below if MODEL in " ".join(process.cmdline()))
+    engines = stub.children(recursive=True)
+    assert [engine for engine in engines if "EngineCor" in engine.name()]
+    stub.kill()
+    psutil.wait_procs(engines, timeout=EVENT_SECONDS)
+    assert not [engine for engine in engines if engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE]
