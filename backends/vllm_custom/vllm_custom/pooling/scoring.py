@@ -114,9 +114,9 @@ class PairScorer:
                 prompt, params = await compat.render_part(self._processor, part)
         except Exception as error:
             known = compat.engine_error(error)
-            if known is None:
+            if not isinstance(known, InvalidRequestError):
                 raise
-            raise type(known)(f"{name}: {known}") from error
+            raise InvalidRequestError(f"{name}: {known}") from error
         if not prompt["prompt_token_ids"]:
             raise InvalidRequestError(f"{name}: expected text, got an empty prompt")
         return prompt, params
