@@ -37,6 +37,7 @@ IMAGE = base64.b64encode(PICTURE.encoded()).decode()
 MANY = 4000
 ADDED, ABORTED = r"Added request %s-", r"Request %s-\S+ aborted"  # vLLM's own log
 LIMIT = f'parameters {{ key: "SCORE_MAX_DOCUMENTS" value: {{ string_value: "{MANY}" }} }}\n'
+SMALL = {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.2}
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 Floats = npt.NDArray[np.float64]
 
@@ -75,29 +76,16 @@ def embed_model(repository: Repository, client: Client, load: Callable[[str], No
 
 @pytest.fixture(scope="class")
 def classify_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
-    arguments = {
-        "model": str(expected["classifier"]),
-        "dtype": "float32",
-        "enforce_eager": True,
-        "max_model_len": 512,
-        "gpu_memory_utilization": 0.2,
-    }
-    repository.add(CLASSIFY, BATCHED, arguments)
+    arguments = {"model": str(expected["classifier"]), "max_model_len": 512}
+    repository.add(CLASSIFY, BATCHED, SMALL | arguments)
     load(CLASSIFY)
 
 
 @pytest.fixture(scope="class")
 def rerank_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
-    arguments = {
-        "model": str(expected["cross_encoder"]),
-        "dtype": "float32",
-        "enforce_eager": True,
-        "gpu_memory_utilization": 0.2,
-        "max_num_seqs": 1,
-        "scheduling_policy": "priority",
-        "enable_log_requests": True,
-    }
-    repository.add(RERANK, BATCHED + METRICS + LIMIT, arguments)
+    one_at_a_time = {"max_num_seqs": 1, "scheduling_policy": "priority", "enable_log_requests": True}
+    arguments = {"model": str(expected["cross_encoder"]), **one_at_a_time}
+    repository.add(RERANK, BATCHED + METRICS + LIMIT, SMALL | arguments)
     load(RERANK)
 
 
