@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -399,5 +400,10 @@ def test_a_dead_engine_is_reported_and_unloaded(text: Client) -> None:
 
 
 def engines() -> list[psutil.Process]:
-    """vLLM's engine processes below this one."""
-    return [process for process in psutil.Process().children(recursive=True) if "EngineCor" in process.name()]
+    """vLLM's engine processes below this one that are alive."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "EngineCor" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
