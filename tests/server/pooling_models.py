@@ -1,10 +1,10 @@
-"""Weights of a small random classifier, and what transformers itself gives for the tests of pooling models.
+"""Weights of small random models, and what transformers itself gives for the tests of pooling models.
 
 Run as a program, in a process of its own, so that torch is loaded apart from the tests:
 
     python -m tests.server.pooling_models FOLDER PICTURE
 
-FOLDER gets `classifier/` and `expected.json`.
+FOLDER gets `classifier/`, `cross_encoder/` and `expected.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2Config, Qwen2ForSequenceClassification
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoProcessor,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+)
 
 from tests.server.standin_models import make_tokenizer
 from tools.installer.paths import DEFAULT_REPOSITORY
@@ -25,6 +34,11 @@ SHAPES_VL_WEIGHTS = DEFAULT_REPOSITORY / "shapes_vl/1/weights"
 QUESTION = "Describe the image."
 TEXTS = ("a red circle", "2+3=", "How many shapes are there?")
 CLASSES = 3
+CLS, SEP = "[CLS]", "[SEP]"
+QUERIES = ("a red circle", "How many shapes are there?")
+DOCUMENTS = ("a blue square and a red circle", "2+3=", "Two shapes: a star, 三角形.", "x" * 90)
+MAX_TOKENS = 256
+KEPT_TOKENS = 24
 
 
 def make_classifier(folder: Path) -> dict[str, list[float]]:
@@ -52,6 +66,51 @@ def make_classifier(folder: Path) -> dict[str, list[float]]:
     return {text: torch.softmax(values, dim=-1).tolist() for text, values in logits.items()}
 
 
+def make_cross_encoder(folder: Path) -> dict[str, Any]:
+    """Save the weights; tokens and logit of each pair of QUERIES and DOCUMENTS, and the logits of pairs cut short."""
+    backend = make_tokenizer(CLS, SEP).backend_tokenizer
+    # As BERT has it: the second text has a token type of its own.
+    backend.post_processor = TemplateProcessing(
+        single=f"{CLS} $A {SEP}",
+        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (CLS, SEP)],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|endoftext|>",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        num_labels=1,
+        initializer_range=0.3,  # scores far enough apart to tell the pairs
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).to(torch.float32).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    def score(query: str, document: str, **options: Any) -> dict[str, Any]:
+        inputs = tokenizer(query, document, return_tensors="pt", **options)
+        return {"tokens": inputs["input_ids"].shape[1], "logit": model(**inputs).logits.item()}
+
+    cut: dict[str, Any] = {"truncation": True, "max_length": KEPT_TOKENS}
+    with torch.inference_mode():
+        return {
+            query: {
+                document: {"whole": score(query, document), "cut": score(query, document, **cut)}
+                for document in DOCUMENTS
+            }
+            for query in QUERIES
+        }
+
+
 def hidden_states(picture: str) -> dict[str, list[list[float]]]:
     """The last hidden states of shapes_vl, [tokens, size], for each text and for a question about a picture."""
     processor = AutoProcessor.from_pretrained(SHAPES_VL_WEIGHTS)
@@ -66,7 +125,12 @@ def hidden_states(picture: str) -> dict[str, list[list[float]]]:
 
 
 def main(folder: str, picture: str) -> None:
-    expected = {"classes": make_classifier(Path(folder) / "classifier"), "hidden": hidden_states(picture)}
+    expected = {
+        "classes": make_classifier(Path(folder) / "classifier"),
+        "kept_tokens": KEPT_TOKENS,
+        "pairs": make_cross_encoder(Path(folder) / "cross_encoder"),
+        "hidden": hidden_states(picture),
+    }
     (Path(folder) / "expected.json").write_text(json.dumps(expected))
 
 

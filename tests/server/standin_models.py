@@ -40,8 +40,8 @@ ENGINE_ARGS: dict[str, Any] = {
 }
 
 
-def make_tokenizer() -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens: any text can be encoded."""
+def make_tokenizer(*more_tokens: str) -> Any:
+    """A byte-level BPE tokenizer with Qwen's special tokens and more: any text can be encoded."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -50,7 +50,7 @@ def make_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet))
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS, *more_tokens])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

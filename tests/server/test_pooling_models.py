@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from tools.installer.server import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
-EMBED, CLASSIFY = "embed_vl", "classify_text"
+EMBED, CLASSIFY, RERANK = "embed_vl", "classify_text", "rerank_text"
 DECOUPLED = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
 BATCHED = DECOUPLED + "model_transaction_policy { decoupled: false }\nmax_batch_size: 8\n"
 METRICS = 'parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }\n'
@@ -32,6 +33,11 @@ TEXTS = ("a red circle", "2+3=", "How many shapes are there?")
 QUESTION = "Describe the image."
 PICTURE = picture(25_000, (224, 224), count=2)
 IMAGE = base64.b64encode(PICTURE.encoded()).decode()
+# More than this engine, which takes one pair at a time, can score before it learns that the client has gone.
+MANY = 4000
+ADDED, ABORTED = r"Added request %s-", r"Request %s-\S+ aborted"  # vLLM's own log
+LIMIT = f'parameters {{ key: "SCORE_MAX_DOCUMENTS" value: {{ string_value: "{MANY}" }} }}\n'
+SMALL = {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.2}
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +53,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.server.pooling_models", str(folder), str(folder / "picture.png")]
     subprocess.run(command, check=True)
     found: dict[str, Any] = json.loads((folder / "expected.json").read_text())
-    return found | {"classifier": folder / "classifier"}
+    return found | {name: folder / name for name in ("classifier", "cross_encoder")}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +76,17 @@ def embed_model(repository: Repository, client: Client, load: Callable[[str], No
 
 @pytest.fixture(scope="class")
 def classify_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
-    arguments = {
-        "model": str(expected["classifier"]),
-        "dtype": "float32",
-        "enforce_eager": True,
-        "max_model_len": 512,
-        "gpu_memory_utilization": 0.2,
-    }
-    repository.add(CLASSIFY, BATCHED, arguments)
+    arguments = {"model": str(expected["classifier"]), "max_model_len": 512}
+    repository.add(CLASSIFY, BATCHED, SMALL | arguments)
     load(CLASSIFY)
+
+
+@pytest.fixture(scope="class")
+def rerank_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
+    one_at_a_time = {"max_num_seqs": 1, "scheduling_policy": "priority", "enable_log_requests": True}
+    arguments = {"model": str(expected["cross_encoder"]), **one_at_a_time}
+    repository.add(RERANK, BATCHED + METRICS + LIMIT, SMALL | arguments)
+    load(RERANK)
 
 
 @pytest.mark.usefixtures("embed_model")
@@ -159,6 +167,21 @@ class TestEmbeddings:
         assert answer.status == 400, answer.body
         assert [word for word in words if word not in answer.error] == [], answer.error
 
+    def test_scores_of_pairs_are_cosines(self, client: Client, hidden: dict[str, Floats]) -> None:
+        query, documents = TEXTS[0], list(TEXTS)
+        answer = client.generate(EMBED, queries=query, documents=documents, return_num_input_tokens=True)
+        assert answer.status == 200, answer.body
+        cosines = [normalised(hidden[query][-1]) @ normalised(hidden[text][-1]) for text in documents]
+        assert np.allclose(answer.body["scores"], cosines, **CLOSE)
+        assert answer.body["num_input_tokens"] == sum(len(hidden[text]) for text in [query, *documents])
+
+    def test_a_query_or_document_that_is_too_long_is_named(self, client: Client) -> None:
+        long = "1+1=" * 200
+        by_document = client.generate(EMBED, queries="a", documents=["b", long])
+        assert by_document.error.startswith("documents[1]: "), by_document.error
+        by_query = client.generate(EMBED, queries=["a", long], documents=["b", "c"])
+        assert by_query.error.startswith("queries[1]: "), by_query.error
+
     def test_a_stream_is_refused(self, client: Client) -> None:
         (event,) = client.stream(EMBED, text_input="a")
         assert "stream: true: needs a model that generates text" in event["error"]
@@ -186,10 +209,183 @@ class TestScores:
         assert answer.status == 501, answer.body
         assert "embedding_request: this model has no task embed" in answer.error
 
+    def test_pairs_are_refused(self, client: Client) -> None:
+        answer = client.infer(CLASSIFY, [strings("queries", [["a"]]), strings("documents", [["b"]])])
+        assert answer.status == 501, answer.body
+        words = ["queries, documents: needs a cross-encoder", "does classify with 3 labels"]
+        assert [word for word in words if word not in answer.error] == [], answer.error
+
     def test_dimensions_are_refused(self, triton: TritonServer) -> None:
         with pytest.raises(InferenceServerException, match="dimensions") as caught:
             infer(triton, grpcclient, TEXTS[:1], dimensions=5)
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.usefixtures("rerank_model")
+class TestPairs:
+    """A cross-encoder with token types, as BERT's; it answers one response per request, in batches."""
+
+    def test_one_query_for_all_documents(self, client: Client, expected: dict[str, Any]) -> None:
+        (query, *_), documents = pairs_of(expected)
+        answer = client.generate(RERANK, queries=query, documents=documents, return_num_input_tokens=True)
+        assert answer.status == 200, answer.body
+        logits, tokens = known(expected, query, documents)
+        assert np.allclose(answer.body["scores"], 1 / (1 + np.exp(-logits)), **CLOSE)
+        assert answer.body["num_input_tokens"] == tokens
+        assert not {"text_output", "embedding"} & set(answer.body)
+
+    def test_a_query_for_each_document_over_infer(self, client: Client, expected: dict[str, Any]) -> None:
+        queries, documents = pairs_of(expected)
+        sent = [strings("queries", [queries]), strings("documents", [documents[: len(queries)]])]
+        answer = client.infer(RERANK, [*sent, strings("sampling_parameters", [['{"use_activation": false}']])])
+        assert answer.status == 200, answer.body
+        (output,) = answer.body["outputs"]
+        logits = [known(expected, query, [document])[0][0] for query, document in zip(queries, documents, strict=False)]
+        assert (output["name"], output["datatype"], output["shape"]) == ("scores", "FP32", [1, len(queries)])
+        assert np.allclose(output["data"], logits, **CLOSE)
+
+    def test_rows_of_a_batch_over_grpc(self, triton: TritonServer, expected: dict[str, Any]) -> None:
+        queries, documents = pairs_of(expected)
+        tensors = [grpc_strings("queries", [[query] for query in queries])]
+        tensors += [grpc_strings("documents", [documents, documents[::-1]])]
+        with grpcclient.InferenceServerClient(triton.grpc_url) as connection:
+            found = connection.infer(RERANK, tensors, parameters={"use_activation": False}).as_numpy("scores")
+        assert found.dtype == np.float32
+        rows = [known(expected, queries[0], documents)[0], known(expected, queries[1], documents[::-1])[0]]
+        assert np.allclose(found, rows, **CLOSE)
+
+    def test_cut_to_a_number_of_tokens(self, client: Client, expected: dict[str, Any]) -> None:
+        (query, *_), documents = pairs_of(expected)
+        options = {"truncate_prompt_tokens": expected["kept_tokens"], "use_activation": "false", "priority": 3}
+        answer = client.generate(RERANK, queries=[query], documents=documents, return_num_input_tokens=True, **options)
+        logits, tokens = known(expected, query, documents, "cut")
+        assert not np.allclose(logits, known(expected, query, documents)[0], **CLOSE)
+        assert np.allclose(answer.body["scores"], logits, **CLOSE)
+        assert answer.body["num_input_tokens"] == tokens
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"use_activation": False},
+            {"max_tokens_per_doc": 5},
+            {"max_tokens_per_query": 2, "max_tokens_per_doc": 3},
+            {"truncate_prompt_tokens": 12, "truncation_side": "left"},
+            {"truncate_prompt_tokens": -1},
+        ],
+    )
+    def test_the_numbers_of_vllms_own_score_and_rerank(
+        self, client: Client, expected: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        (query, *_), documents = pairs_of(expected)
+        answer = client.generate(RERANK, queries=query, documents=documents, return_num_input_tokens=True, **options)
+        scores = answer.body["scores"]
+        body = {"model": RERANK, "documents": documents, **options}
+        score = openai(client, "/v1/score", body | {"queries": query})
+        assert scores == pytest.approx([item["score"] for item in score["data"]], abs=1e-6)
+        assert answer.body["num_input_tokens"] == score["usage"]["prompt_tokens"]
+        ranked = openai(client, "/v1/rerank", body | {"query": query})["results"]
+        order = sorted(range(len(documents)), key=lambda index: -scores[index])
+        assert [item["index"] for item in ranked] == order
+        assert [item["relevance_score"] for item in ranked] == pytest.approx([scores[i] for i in order], abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ({"queries": "a"}, ["queries and documents go together", "only queries"]),
+            ({"text_input": "c"}, ["exactly one", "text_input", "documents"]),
+            ({"queries": ["a", "b"], "documents": ["c", "d", "e"]}, ["queries", "as documents has (3)", "2 elements"]),
+            ({"documents": []}, ["documents", "at least 1 element", "0 elements"]),
+            ({"documents": ["b"] * (MANY + 1)}, ["documents", f"at most {MANY}", "SCORE_MAX_DOCUMENTS"]),
+            ({"image": [IMAGE]}, ["image: goes with text_input", "documents"]),
+            ({"dimensions": 5}, ["dimensions", "no effect", "use_activation"]),
+            ({"temperature": 1}, ["temperature", "generates text"]),
+            ({"instruction": "c"}, ["instruction", "score template"]),
+            ({"lora_name": "zh"}, ["lora_name", "'zh'"]),
+            ({"truncate_prompt_tokens": -2}, ["truncate_prompt_tokens", "-2"]),
+            ({"truncate_prompt_tokens": 999}, ["truncate_prompt_tokens", "999", "256"]),
+            ({"truncate_prompt_tokens": 0}, ["documents[0]", "empty prompt"]),
+            ({"truncation_side": "up"}, ["truncation_side", "'up'"]),
+            ({"max_tokens_per_doc": 999}, ["max_tokens_per_doc", "999", "256"]),
+            ({"stream": True}, ["stream: true", "generates text"]),
+        ],
+    )
+    def test_mistakes_are_explained(self, client: Client, body: dict[str, Any], words: list[str]) -> None:
+        pairs = {} if body == {"queries": "a"} else {"queries": "a", "documents": ["b"]}
+        answer = client.generate(RERANK, **pairs | body)
+        assert answer.status == 400, answer.body
+        assert [word for word in words if word not in answer.error] == [], answer.error
+
+    def test_an_option_of_pairs_without_them(self, client: Client) -> None:
+        answer = client.generate(RERANK, text_input="a", max_tokens_per_doc=5)
+        assert "max_tokens_per_doc: goes with the inputs queries and documents only" in answer.error
+
+    def test_one_pair_that_is_too_long_keeps_all_from_the_engine(self, client: Client, triton: TritonServer) -> None:
+        answer = client.generate(RERANK, id="one-too-long", queries="a", documents=["b", "1+1=" * 200, "c"])
+        assert answer.error.startswith("documents[1] with its query: "), answer.error
+        assert "256" in answer.error
+        assert client.generate(RERANK, id="all-short", queries="a", documents=["b", "c"]).status == 200
+        wait_until(lambda: triton.log_text().count("Added request all-short-") == 2)
+        assert "Added request one-too-long-" not in triton.log_text()
+
+    def test_all_pairs_of_a_cancelled_request_leave_the_engine(self, client: Client, triton: TritonServer) -> None:
+        connection = grpcclient.InferenceServerClient(triton.grpc_url)
+        connection.start_stream(lambda result, error: None)
+        connection.async_stream_infer(RERANK, many_documents(), request_id="gone")
+        wait_until(lambda: "Added request gone-" in triton.log_text())
+        connection.stop_stream(cancel_requests=True)
+        connection.close()
+        cancelled = f'vllm_custom:requests_failed_total{{code="CANCELLED",model="{RERANK}"}}'
+        wait_until(lambda: client.metrics().get(cancelled, 0) == 1)
+        added, aborted = (len(re.findall(line % "gone", triton.log_text())) for line in (ADDED, ABORTED))
+        assert aborted >= added / 2, f"{added} were added, {aborted} aborted"
+        assert client.generate(RERANK, queries="a", documents="b").status == 200
+
+    def test_a_request_whose_time_is_over(self, client: Client, triton: TritonServer) -> None:
+        options = json.dumps({"timeout": 500_000})
+        with grpcclient.InferenceServerClient(triton.grpc_url) as connection:
+            tensors = [*many_documents(), grpc_strings("sampling_parameters", [[options]])]
+            with pytest.raises(InferenceServerException, match="timeout: the request did not finish") as caught:
+                connection.infer(RERANK, tensors)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert client.generate(RERANK, queries="a", documents="b").status == 200
+
+
+def pairs_of(expected: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The queries and the documents whose scores are known."""
+    queries = list(expected["pairs"])
+    return queries, list(expected["pairs"][queries[0]])
+
+
+def known(expected: dict[str, Any], query: str, documents: list[str], form: str = "whole") -> tuple[Floats, int]:
+    """Logits of a query with each document, and the tokens of all."""
+    found = [expected["pairs"][query][document][form] for document in documents]
+    return np.array([pair["logit"] for pair in found]), sum(pair["tokens"] for pair in found)
+
+
+def strings(name: str, rows: list[list[str]]) -> dict[str, Any]:
+    """A tensor of text, [rows, elements], as KServe's JSON."""
+    data = [text for row in rows for text in row]
+    return {"name": name, "datatype": "BYTES", "shape": [len(rows), len(rows[0])], "data": data}
+
+
+def grpc_strings(name: str, rows: list[list[str]]) -> grpcclient.InferInput:
+    """The same for gRPC."""
+    tensor = grpcclient.InferInput(name, [len(rows), len(rows[0])], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode() for text in row] for row in rows], dtype=np.object_))
+    return tensor
+
+
+def many_documents() -> list[grpcclient.InferInput]:
+    return [grpc_strings("queries", [["a"]]), grpc_strings("documents", [[f"{n} " + "x" * 200 for n in range(MANY)]])]
+
+
+def openai(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A call of vLLM's own application on the same engine."""
+    answer = client.generate(RERANK, openai_request=json.dumps({"path": path, "body": body}))
+    assert (answer.status, answer.body["openai_status"]) == (200, 200), answer.body
+    found: dict[str, Any] = json.loads(answer.body["openai_response"])
+    return found
 
 
 def infer(triton: TritonServer, library: Any, texts: tuple[str, ...], **parameters: Any) -> Any:

@@ -50,6 +50,7 @@ class Settings(BaseModel):
     reasoning_parser: str = ""
     openai_args: dict[str, Any] = Field(default_factory=dict)
     openai_paths: tuple[str, ...] = ()
+    score_max_documents: int = 1000
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.

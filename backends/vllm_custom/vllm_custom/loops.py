@@ -8,12 +8,20 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_STEP = 32
 
 
 async def gather_all(jobs: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Results in order; when one fails, the others are cancelled and awaited."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
+    """Results in order; when one fails, the others are cancelled and awaited.
+
+    Many jobs start in steps, between which everything else on the loop has its turn; ``jobs`` is then best a generator.
+    """
+    tasks: list[asyncio.Future[Result]] = []
     try:
+        for job in jobs:
+            tasks.append(asyncio.ensure_future(job))
+            if len(tasks) % _STEP == 0:
+                await asyncio.sleep(0)
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:

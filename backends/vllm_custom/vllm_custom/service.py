@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from vllm_custom.openai import (
     check_policy,
     parse_openai_request,
 )
-from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
+from vllm_custom.pooling import PairScorer, PooledOutput, PoolingBuilder, RenderedPairs, check_generating
 from vllm_custom.request import (
     GenerateCall,
     Tensors,
@@ -86,8 +86,11 @@ class InferenceService:
             default_frames=FrameSampling.parse(compat.frame_sampling(engine), "model.json: media_io_kwargs.video."),
         )
         tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
-        self._pooling = None if "generate" in tasks else PoolingBuilder(engine, tasks)
-        self._pooling_fields = compat.pooling_fields()
+        self._pooling = None
+        if "generate" not in tasks:
+            pairs = PairScorer(engine, tasks, chat_template, settings.score_max_documents)
+            self._pooling = PoolingBuilder(engine, tasks, pairs)
+        self._pooling_fields = compat.pooling_fields() | compat.scoring_fields()
         self._prompts = PromptBuilder(
             engine, self._media, handles, chat_template, add_generation_prompt=self._pooling is None
         )
@@ -226,6 +229,8 @@ class InferenceService:
     async def _generate(self, calls: Sequence[GenerateCall], stream: ResponseStream, arrival: Arrival) -> None:
         if calls[0].stream:
             await self._serve_stream(calls[0], stream, arrival)
+        elif self._pooling is not None and calls[0].pairs is not None:
+            stream.finish(await self._scored(calls, arrival, self._pooling.pairs))
         else:
             stream.finish(await gather_all(self._final(call, arrival) for call in calls))
 
@@ -260,6 +265,28 @@ class InferenceService:
                 return PooledOutput.of(output, task, as_text=call.embedding_request)
         raise UnavailableError("the engine ended the request without an output")
 
+    async def _scored(self, calls: Sequence[GenerateCall], arrival: Arrival, scorer: PairScorer) -> list[ResponseDelta]:
+        """The scores of each row. All pairs are rendered before the first goes to the engine: one may be refused."""
+        for call in calls:
+            await self._loras.check(call.control.lora_name)
+        rows = await gather_all(scorer.render(call, call.pairs) for call in calls if call.pairs is not None)
+        return await gather_all(self._score(call, arrival, row, scorer) for call, row in zip(calls, rows, strict=True))
+
+    async def _score(
+        self, call: GenerateCall, arrival: Arrival, row: RenderedPairs, scorer: PairScorer
+    ) -> ResponseDelta:
+        async def encode(prompt: Mapping[str, Any], params: Any) -> Any:
+            async def begin(_: int) -> AsyncGenerator[Any, None]:
+                return self._run(call, arrival, prompt, params, lora)
+
+            async with aclosing(engine_outputs(begin, compat.has_failed)) as outputs:
+                async for output in outputs:
+                    return output
+            raise UnavailableError("the engine ended the request without an output")
+
+        async with self._loras.use(call.control.lora_name) as lora:
+            return await scorer.output(row, await gather_all(encode(*prompt) for prompt in row.prompts))
+
     @asynccontextmanager
     async def _outputs(self, call: GenerateCall, arrival: Arrival) -> AsyncIterator[tuple[Any, Any, int]]:
         """Cheap checks first, then what :meth:`_engine_outputs` does: the engine's outputs, the prompt and n."""
@@ -283,19 +310,24 @@ class InferenceService:
 
             async def begin(attempt: int) -> AsyncGenerator[Any, None]:
                 rendered = prompt if attempt == 0 else await self._prompts.render(call, plan)
-                return compat.run(
-                    self._upstream.engine,
-                    rendered.engine_input,
-                    params,
-                    f"{arrival.request_id}-{compat.random_request_id()}",
-                    pooling=self._pooling is not None,
-                    lora_request=lora,
-                    priority=call.control.priority,
-                    trace_headers=arrival.trace_headers,
-                )
+                return self._run(call, arrival, rendered.engine_input, params, lora)
 
             async with aclosing(engine_outputs(begin, compat.has_failed)) as outputs:
                 yield outputs, prompt
+
+    def _run(
+        self, call: GenerateCall, arrival: Arrival, engine_input: Mapping[str, Any], params: Any, lora: Any
+    ) -> AsyncGenerator[Any, None]:
+        return compat.run(
+            self._upstream.engine,
+            engine_input,
+            params,
+            f"{arrival.request_id}-{compat.random_request_id()}",
+            pooling=self._pooling is not None,
+            lora_request=lora,
+            priority=call.control.priority,
+            trace_headers=arrival.trace_headers,
+        )
 
     async def _check_health(self) -> None:
         """With ENABLE_VLLM_HEALTH_CHECK: refuse, and unload the model, once the engine has died (as official)."""

@@ -32,7 +32,9 @@ def embedding(body: Any, **tensors: Any) -> GenerateCall:
 
 def builder(*tasks: str, default: str | None = None) -> PoolingBuilder:
     config = SimpleNamespace(get_pooling_task=lambda found: default) if default else SimpleNamespace()
-    return PoolingBuilder(SimpleNamespace(model_config=config), tasks or EMBED)
+    engine = SimpleNamespace(model_config=config)
+    no_pairs: Any = SimpleNamespace(field_names=[])
+    return PoolingBuilder(engine, tasks or EMBED, no_pairs)
 
 
 class TestEmbeddingRequest:

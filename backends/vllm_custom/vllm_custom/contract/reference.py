@@ -42,6 +42,12 @@ A pooling model takes the fields of vLLM's `PoolingParams` instead: `task` (`emb
 `token_classify`, as far as the model has it; default: the model's first), `dimensions`, and `use_activation` (false:
 neither normalised nor turned into probabilities).
 
+With `queries` and `documents` it takes those of vLLM's score request: `use_activation`, `truncate_prompt_tokens` (the
+most tokens of a prompt, which is a pair for a cross-encoder; -1: as many as the model takes), `truncation_side` (`left`
+or `right`), `max_tokens_per_query` and `max_tokens_per_doc` (0: no limit), and `instruction`, which like
+`chat_template_kwargs` is for the score template in CHAT_TEMPLATE. Of the table below `lora_name`, `priority`,
+`timeout`, `traceparent` and `tracestate` go with them.
+
 A parameter may also be a typed tensor: declare an input of its name in config.pbtxt, such as
 `{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }` or `stop` as `TYPE_STRING` with dims `[ -1 ]`
 (a list takes all elements). What comes in it wins over the other ways.

@@ -95,7 +95,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
-        "Exactly one of text_input, messages and openai_request is given.",
+        "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
     ),
     TensorSpec(
         "image",
@@ -162,6 +162,20 @@ INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "Ask for num_input_tokens.", official=True),
     TensorSpec("return_num_output_tokens", "TYPE_BOOL", (1,), "Ask for num_output_tokens.", official=True),
     TensorSpec(
+        "queries",
+        "TYPE_STRING",
+        (-1,),
+        "For a model that scores pairs of texts, in place of text_input: one query for all documents, or one for each.",
+    ),
+    TensorSpec(
+        "documents",
+        "TYPE_STRING",
+        (-1,),
+        "The texts that queries are paired with, at most SCORE_MAX_DOCUMENTS; the output scores has one number for "
+        "each, in this order. Both inputs are named as in vLLM's score request, and documents as in its and Jina's "
+        "rerank request.",
+    ),
+    TensorSpec(
         "embedding_request",
         "TYPE_STRING",
         (1,),
@@ -225,7 +239,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "TYPE_FP32",
         (-1,),
         "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
-        "per token, [tokens, classes].",
+        "per token, [tokens, classes]. For documents: one number for each of them, the score of its pair.",
     ),
     TensorSpec(
         "openai_response",
@@ -520,6 +534,13 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "by commas, such as `/v1/messages`. Some change the engine for everybody; see [OpenAI](openai.md).",
         parse=_route,
         allowed="a list of paths such as /v1/messages",
+    ),
+    ConfigParameterSpec(
+        "SCORE_MAX_DOCUMENTS",
+        int,
+        1000,
+        "Elements that the input documents may have; each is a prompt of its own for the engine.",
+        minimum=1,
     ),
 )
 

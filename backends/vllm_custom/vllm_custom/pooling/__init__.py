@@ -2,5 +2,6 @@
 
 from vllm_custom.pooling.output import PooledOutput
 from vllm_custom.pooling.params import PoolingBuilder, check_generating
+from vllm_custom.pooling.scoring import PairScorer, RenderedPairs
 
-__all__ = ["PooledOutput", "PoolingBuilder", "check_generating"]
+__all__ = ["PairScorer", "PooledOutput", "PoolingBuilder", "RenderedPairs", "check_generating"]

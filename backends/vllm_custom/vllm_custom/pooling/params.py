@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm_custom import compat
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.pooling.scoring import PairScorer
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.parse import TOKEN_COUNTS
 from vllm_custom.sampling import FieldReader
@@ -21,6 +22,7 @@ def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
         UnsupportedError: the request is one for a pooling model.
     """
     asked = ["embedding_request"] if call.embedding_request else []
+    asked += ["queries, documents"] if call.pairs is not None else []
     asked += [name for name in call.sampling if name in pooling_fields]
     if asked:
         raise UnsupportedError(
@@ -31,8 +33,14 @@ def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
 class PoolingBuilder:
     """Knows the tasks of one pooling model and the fields of PoolingParams."""
 
-    def __init__(self, engine: Any, tasks: Sequence[str]) -> None:
-        """``tasks``: what the engine says it supports."""
+    def __init__(self, engine: Any, tasks: Sequence[str], pairs: PairScorer) -> None:
+        """
+        Args:
+            engine: the AsyncLLM.
+            tasks: what the engine says it supports.
+            pairs: for requests with queries and documents.
+        """
+        self.pairs = pairs
         self._fields = FieldReader(compat.pooling_fields())
         self._tasks = [task for task in compat.POOLING_TASKS if task in tasks]
         self._default = compat.pooling_task(engine, tasks)
@@ -42,10 +50,10 @@ class PoolingBuilder:
 
         Raises:
             UnsupportedError: names the input or parameter.
-            InvalidRequestError: rows that do not fit into one tensor.
+            InvalidRequestError: rows that do not fit into one tensor, or pairs as :meth:`PairScorer.check` says.
         """
         for call in calls:
-            unfit = [name for name in call.sampling if name not in self._fields.names]
+            unfit = [name for name in call.sampling if name not in (*self._fields.names, *self.pairs.field_names)]
             unfit += [name for name in call.control.model_fields_set if name in _GUIDED or name.startswith("guided_")]
             unfit += [f"return_{name}" for name in sorted(call.additional_outputs - TOKEN_COUNTS)]
             unfit += ["stream: true"] if call.stream else []
@@ -53,6 +61,12 @@ class PoolingBuilder:
                 raise UnsupportedError(
                     f"{unfit[0]}: needs a model that generates text; this one pools ({listing(self._tasks)})"
                 )
+            if call.pairs is not None:
+                self.pairs.check(call, call.pairs)
+                continue
+            for_pairs = [name for name in call.sampling if name not in self._fields.names]
+            if for_pairs:
+                raise InvalidRequestError(f"{for_pairs[0]}: goes with the inputs queries and documents only")
             if len(calls) > 1 and self.task(call).startswith("token_"):
                 raise InvalidRequestError(
                     f"task: {self.task(call)} gives as many rows as a prompt has tokens; expected a batch of one row, "

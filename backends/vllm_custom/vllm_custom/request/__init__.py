@@ -1,5 +1,6 @@
 """From a Triton request to a typed, checked call."""
 
+from vllm_custom.request.pairs import TextPairs
 from vllm_custom.request.parse import GenerateCall, parse_embedding_request, parse_request, split_batch
 from vllm_custom.request.tensors import Tensors, read_tensors
 from vllm_custom.request.typed import TypedInputs
@@ -7,6 +8,7 @@ from vllm_custom.request.typed import TypedInputs
 __all__ = [
     "GenerateCall",
     "Tensors",
+    "TextPairs",
     "TypedInputs",
     "parse_embedding_request",
     "parse_request",

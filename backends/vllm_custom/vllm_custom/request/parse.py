@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.request.tensors import Tensors
+from vllm_custom.request.text import decode
 
 MEDIA_INPUTS = ("image", "video", "audio")
 
@@ -22,7 +24,7 @@ _RETURN_PREFIX = "return_"
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """One prompt to generate for.
+    """One prompt to generate for, or what a pooling model reads in its place.
 
     Attributes:
         text: the prompt, or None where messages are given.
@@ -30,11 +32,12 @@ class GenerateCall:
         media: modality to the elements as the client sent them (bytes of base64, of a URI, or of the file itself).
         exclude_input: the client's choice, or None for the default.
         additional_outputs: names of the optional outputs that the client asked for.
-        sampling: request parameters that are fields of vLLM's SamplingParams or PoolingParams, as sent.
+        sampling: request parameters that are fields of vLLM's SamplingParams, PoolingParams or score request, as sent.
         control: the other request parameters.
         token_ids: the prompt in place of text and messages.
         embedding_request: whether it came in the input of that name.
         embeds: embeddings of images, in place of images.
+        pairs: texts to score, in place of a prompt.
     """
 
     text: str | None
@@ -48,6 +51,7 @@ class GenerateCall:
     token_ids: Sequence[int] | None = None
     embedding_request: bool = False
     embeds: ImageEmbeds | None = None
+    pairs: TextPairs | None = None
 
     @property
     def templated(self) -> bool | None:
@@ -78,7 +82,7 @@ def parse_request(
     Args:
         tensors: contract inputs by name, without a batch dimension.
         parameters: the request's parameters as JSON text (``request.parameters()``).
-        sampling_names: fields of the installed vLLM's SamplingParams and PoolingParams.
+        sampling_names: fields of the installed vLLM's SamplingParams, PoolingParams and score request.
         typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
 
     Raises:
@@ -86,8 +90,11 @@ def parse_request(
     """
     text = text_of(tensors, "text_input")
     messages = _messages(tensors)
-    if (text is None) == (messages is None):
-        raise InvalidRequestError("exactly one of the inputs text_input and messages is required")
+    pairs = read_pairs(tensors)
+    if [text, messages, pairs].count(None) != 2:
+        raise InvalidRequestError(
+            f"exactly one of the inputs text_input, messages, and {QUERIES_INPUT} with {DOCUMENTS_INPUT} is required"
+        )
     sampling, control = parse_parameters(parameters, text_of(tensors, "sampling_parameters"), sampling_names, typed)
     call = GenerateCall(
         text=text,
@@ -99,6 +106,7 @@ def parse_request(
         sampling=sampling,
         control=control,
         embeds=read_embeds(tensors.get(VALUES_INPUT), tensors.get(GRID_INPUT)),
+        pairs=pairs,
     )
     _check_together(call)
     return call
@@ -158,6 +166,11 @@ def _check_together(call: GenerateCall) -> None:
         raise InvalidRequestError(
             f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url, input_audio)"
         )
+    if call.pairs is not None and (call.media or call.embeds is not None):
+        name = next(iter(call.media), VALUES_INPUT)
+        raise InvalidRequestError(
+            f"{name}: goes with text_input, not with {QUERIES_INPUT} and {DOCUMENTS_INPUT}, which are text"
+        )
     if call.embeds is not None and call.messages is not None:
         raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")
     if call.embeds is not None and "image" in call.media:
@@ -183,15 +196,7 @@ def text_of(tensors: Tensors, name: str) -> str | None:
     Raises:
         InvalidRequestError: another number of elements, or not UTF-8.
     """
-    if name not in tensors:
-        return None
-    value = _single(tensors, name)
-    if isinstance(value, str):
-        return value
-    try:
-        return cast(bytes, value).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise invalid(name, value, f"UTF-8 text (byte {error.start} is not)") from error
+    return decode(name, _single(tensors, name)) if name in tensors else None
 
 
 def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:

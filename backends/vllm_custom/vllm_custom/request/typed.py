@@ -10,9 +10,10 @@ from typing import Annotated, Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.request.tensors import Tensors
+from vllm_custom.request.text import decode
 
 
 class TypedInputs:
@@ -64,10 +65,7 @@ def takes_list(annotation: Any) -> bool:
 def _plain(name: str, element: Any) -> Any:
     """A Python value. FP32 and FP16 give the shortest decimal: 0.7 is the 0.7 that JSON would have carried."""
     if isinstance(element, bytes):
-        try:
-            return element.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise invalid(name, element, f"UTF-8 text (byte {error.start} is not)") from error
+        return decode(name, element)
     if isinstance(element, (np.float32, np.float16)):
         return float(str(element))
     return element.item() if isinstance(element, np.generic) else element

@@ -1,0 +1,137 @@
+"""Scores of pairs of texts, by vLLM's own means for its score request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm_custom import compat
+from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.loops import gather_all
+from vllm_custom.pooling.output import PooledOutput
+from vllm_custom.request import GenerateCall, TextPairs
+from vllm_custom.sampling import FieldReader
+
+_FOR_PROMPTS = frozenset(
+    {
+        "apply_chat_template",
+        "add_generation_prompt",
+        "mm_processor_kwargs",
+        "num_frames",
+        "fps",
+        "media_io_kwargs",
+    }
+)
+# Other requests need the renderer's threads, too.
+_RENDERED_AT_ONCE = 16
+_FOR_TEMPLATES = ("instruction", "chat_template_kwargs")
+
+
+@dataclass(frozen=True)
+class RenderedPairs:
+    """What the engine reads for the pairs of one row: as many prompts as the kind of model needs.
+
+    Attributes:
+        context: vLLM's own account of the request.
+        prompts: the engine's inputs, each with its PoolingParams.
+    """
+
+    context: Any
+    prompts: Sequence[tuple[Mapping[str, Any], Any]]
+
+
+class PairScorer:
+    """Makes prompts of queries and documents for one model, and scores of what the engine gives for them."""
+
+    def __init__(self, engine: Any, tasks: Sequence[str], template: str | None, max_documents: int) -> None:
+        """
+        Args:
+            engine: the AsyncLLM.
+            tasks: what the engine says it supports.
+            template: of pairs, in place of the tokenizer's way to join two texts.
+            max_documents: SCORE_MAX_DOCUMENTS.
+        """
+        self._fields = FieldReader(compat.scoring_fields())
+        self._max_documents = max_documents
+        self._processor: Any = None
+        self._refusal = ""
+        try:
+            self._processor = compat.pair_processor(engine, tasks, template)
+        except UnsupportedError as error:
+            self._refusal = str(error)
+
+    @property
+    def field_names(self) -> list[str]:
+        """Request parameters that say how pairs are scored."""
+        return self._fields.names
+
+    def check(self, call: GenerateCall, pairs: TextPairs) -> None:
+        """Refuse what cannot be scored.
+
+        Raises:
+            UnsupportedError: the model scores no pairs.
+            InvalidRequestError: too many documents, or a parameter that has no effect on pairs.
+        """
+        if self._processor is None:
+            raise UnsupportedError(f"queries, documents: {self._refusal}")
+        number = len(pairs.documents)
+        if number > self._max_documents:
+            raise invalid(
+                "documents", f"{number} elements", f"at most {self._max_documents} elements (SCORE_MAX_DOCUMENTS)"
+            )
+        given = call.control.model_fields_set
+        unfit = [name for name in call.sampling if name not in self._fields.names] + sorted(given & _FOR_PROMPTS)
+        if unfit:
+            raise InvalidRequestError(
+                f"{unfit[0]}: has no effect on queries and documents (what has: {listing(self._fields.names)})"
+            )
+        unused = [name for name in _FOR_TEMPLATES if name in call.sampling or name in given]
+        if unused and not compat.pairs_are_templated(self._processor):
+            raise InvalidRequestError(f"{unused[0]}: is for a score template, which this model is served without")
+
+    async def render(self, call: GenerateCall, pairs: TextPairs) -> RenderedPairs:
+        """The prompts of all pairs.
+
+        Raises:
+            InvalidRequestError: a parameter, or a pair that makes too long a prompt or none; named by its document.
+        """
+        options = self._fields.read(call.sampling)
+        if call.control.chat_template_kwargs:
+            options["chat_template_kwargs"] = call.control.chat_template_kwargs
+        context = compat.scoring_context(self._processor, pairs.queries, pairs.documents, options)
+        parts = await compat.parts_of_pairs(self._processor, context)
+        turn = asyncio.Semaphore(_RENDERED_AT_ONCE)
+        named = zip(parts, _names(pairs, len(parts)), strict=True)
+        return RenderedPairs(context, await gather_all(self._render_part(part, name, turn) for part, name in named))
+
+    async def _render_part(self, part: Any, name: str, turn: asyncio.Semaphore) -> tuple[Mapping[str, Any], Any]:
+        try:
+            async with turn:
+                prompt, params = await compat.render_part(self._processor, part)
+        except Exception as error:
+            known = compat.engine_error(error)
+            if not isinstance(known, InvalidRequestError):
+                raise
+            raise InvalidRequestError(f"{name}: {known}") from error
+        if not prompt["prompt_token_ids"]:
+            raise InvalidRequestError(f"{name}: expected text, got an empty prompt")
+        return prompt, params
+
+    async def output(self, rendered: RenderedPairs, outputs: Sequence[Any]) -> PooledOutput:
+        """The scores, from the engine's outputs for ``rendered.prompts`` in their order."""
+        tokens = sum(len(prompt["prompt_token_ids"]) for prompt, _ in rendered.prompts)
+        scores = await asyncio.to_thread(compat.pair_scores, self._processor, rendered.context, outputs)
+        return PooledOutput(tokens, name="scores", data=np.array(scores, dtype=np.float32))
+
+
+def _names(pairs: TextPairs, parts: int) -> list[str]:
+    """What the parts are called in messages: a cross-encoder reads pairs, others queries and documents apart."""
+    documents = [f"documents[{index}]" for index in range(len(pairs.documents))]
+    if parts == len(documents):
+        return [f"{name} with its query" for name in documents]
+    queries = [f"queries[{index}]" for index in range(len(pairs.queries))]
+    return [*queries, *documents] if parts == len(queries) + len(documents) else ["documents"] * parts

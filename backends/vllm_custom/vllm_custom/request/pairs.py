@@ -1,0 +1,46 @@
+"""Pairs of texts to score: the inputs ``queries`` and ``documents``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.request.tensors import Tensors
+from vllm_custom.request.text import decode
+
+QUERIES_INPUT = "queries"
+DOCUMENTS_INPUT = "documents"
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """One query for all documents, or one for each of them; there is at least one document."""
+
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+
+
+def read_pairs(tensors: Tensors) -> TextPairs | None:
+    """The pairs among ``tensors`` (one row, no batch dimension); None where both inputs are absent.
+
+    Raises:
+        InvalidRequestError: one input without the other, no elements, numbers that do not match, or not UTF-8.
+    """
+    given = [name for name in (QUERIES_INPUT, DOCUMENTS_INPUT) if name in tensors]
+    if not given:
+        return None
+    if len(given) == 1:
+        raise InvalidRequestError(f"{QUERIES_INPUT} and {DOCUMENTS_INPUT} go together; the request has only {given[0]}")
+    queries, documents = (_texts(tensors, name) for name in given)
+    if len(queries) not in (1, len(documents)):
+        raise invalid(
+            QUERIES_INPUT, f"{len(queries)} elements", f"1 element, or as many as documents has ({len(documents)})"
+        )
+    return TextPairs(queries, documents)
+
+
+def _texts(tensors: Tensors, name: str) -> tuple[str, ...]:
+    elements = tensors[name].reshape(-1)
+    if not elements.size:
+        raise invalid(name, "0 elements", "at least 1 element")
+    return tuple(decode(f"{name}[{index}]", element) for index, element in enumerate(elements))
