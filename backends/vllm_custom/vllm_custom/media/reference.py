@@ -5,10 +5,12 @@ Pure: nothing is fetched or decoded beyond base64.
 
 from __future__ import annotations
 
-import base64
 import binascii
+import contextlib
 import re
 from urllib.parse import unquote_to_bytes
+
+import pybase64
 
 from vllm_custom.errors import InvalidRequestError, invalid
 
@@ -78,8 +80,12 @@ def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
         raise InvalidRequestError(
             f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}"
         )
+    # Python's own decoder would keep the interpreter from the event loop for 60 ms with a file of 15 MB.
+    with contextlib.suppress(binascii.Error):
+        return pybase64.b64decode(text, validate=True)
+    # Line breaks, the URL-safe alphabet, no padding.
     compact = text.translate(None, _WHITESPACE).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
-        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+        return pybase64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(field, text, f"{_ACCEPTED}; it is not valid base64 ({error})") from error
