@@ -62,24 +62,35 @@ def is_alive(process: Process) -> bool:
     return now is not None and (now.pid, now.start) == (process.pid, process.start) and now.state != "Z"
 
 
-def end(processes: Iterable[Process], grace_seconds: float) -> list[int]:
+def end(processes: Iterable[Process], grace_seconds: float, *, wait_seconds: float = 0.0) -> list[int]:
     """Ask them to end, wait, and end by force what is left. Returns the ids of those that had to be asked.
 
     Orphans among them that have come to us and ended by themselves are reaped too: nothing stays behind as a zombie.
+
+    Args:
+        processes: whom it is about.
+        grace_seconds: between asking and force.
+        wait_seconds: before asking, for those that are about to end by themselves.
     """
     given = list(processes)
-    asked = [process for process in given if is_alive(process)]
+    asked = _alive_after(given, wait_seconds)
     for signal_number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         remaining = [process for process in asked if is_alive(process)]
         for process in remaining:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal_number)
-        deadline = time.monotonic() + patience
-        while any(is_alive(process) for process in remaining) and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        _alive_after(remaining, patience)
     for process in given:
         reap(process.pid)
     return [process.pid for process in asked]
+
+
+def _alive_after(processes: Iterable[Process], seconds: float) -> list[Process]:
+    """Those that are still alive after so long; returns as soon as there are none."""
+    deadline = time.monotonic() + seconds
+    while (alive := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return alive
 
 
 def reap(pid: int) -> None:

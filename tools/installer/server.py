@@ -20,6 +20,8 @@ from tools.installer.paths import BACKENDS
 # tritonserver waits this long for requests in flight before it gives up on them.
 DRAIN_SECONDS = 30
 _POLL_SECONDS = 0.1
+# What a model that was killed leaves behind ends by itself, a little later than tritonserver.
+_ORPHANS_SECONDS = 10.0
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 
@@ -208,7 +210,7 @@ class TritonServer:
     def clean_up(self) -> list[int]:
         """After the end of tritonserver: end what it left running, and free its shared memory."""
         self._look_at_family()
-        left = processes.end(self._family, grace_seconds=5.0)
+        left = processes.end(self._family, grace_seconds=5.0, wait_seconds=_ORPHANS_SECONDS)
         for region in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
             region.unlink(missing_ok=True)
         return left

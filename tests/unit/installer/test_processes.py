@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_one_that_does_not_listen_is_ended_by_force() -> None:
     assert found is not None
     assert processes.end([found], grace_seconds=0.3) == [child.pid]
     assert not processes.is_alive(found)
+    child.wait()
+
+
+def test_one_that_ends_by_itself_is_not_asked() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    found = processes.read(child.pid)
+    assert found is not None
+    assert child.stdin is not None
+    threading.Timer(0.2, child.stdin.close).start()
+    assert processes.end([found], grace_seconds=5.0, wait_seconds=60.0) == []
     child.wait()
 
 
