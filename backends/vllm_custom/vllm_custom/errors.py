@@ -26,6 +26,15 @@ class RefusedMediaError(InvalidRequestError, ValueError):
     """Media that are refused inside vLLM's renderer; its OpenAI application takes a ValueError for a client's fault."""
 
 
+class MediaLimitError(InvalidRequestError):
+    """Media beyond one of this model's limits."""
+
+    def __init__(self, message: str, rule: str) -> None:
+        """``rule`` is what metrics call the limit: items, bytes, pixels or seconds."""
+        super().__init__(message)
+        self.rule = rule
+
+
 class NotFoundError(BackendError):
     """The request names something (a LoRA adapter) that this model does not have."""
 

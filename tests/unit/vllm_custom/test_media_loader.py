@@ -17,6 +17,7 @@ from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, loader
 from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.metrics import LimitRecord, Record
 
 COLOURS = [RED, GREEN, BLUE]
 
@@ -100,6 +101,30 @@ async def test_a_film_has_other_ids_as_a_sound_and_as_a_clip(media: MediaLoader,
     data = film(greys(), audio=tone(rate=48_000))
     heard, seen = await media.load([*elements(data, modality="audio"), *elements(data, modality="video")])
     assert heard.uuid != seen.uuid
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "given", "rule"),
+    [
+        ("MEDIA_MAX_BYTES", "20", elements(pictures()[0]), "bytes"),
+        ("IMAGE_MAX_PIXELS", "63", elements(pictures()[0]), "pixels"),
+        ("VIDEO_MAX_PIXELS", "100", elements(gif(COLOURS), modality="video"), "pixels"),
+        ("AUDIO_MAX_SECONDS", "1", elements(sound(tone(seconds=1.5)), modality="audio"), "seconds"),
+        ("MEDIA_MAX_ITEMS", "2", elements(*pictures()), "items"),
+        ("MEDIA_MAX_ITEMS", "9", elements(*pictures(), *pictures()), "items"),  # limit_mm_per_prompt
+    ],
+)
+async def test_media_beyond_a_limit_are_counted(
+    parameter: str, value: str, given: list[MediaElement], rule: str
+) -> None:
+    records: list[Record] = []
+    config = {"name": "model", "parameters": {parameter: {"string_value": value}}}
+    limits = {"image": 3, "video": 1, "audio": 2}
+    media = MediaLoader(Settings.from_model_config(config), limits, observe=records.append)
+    with pytest.raises(InvalidRequestError):
+        await media.load(given)
+    media.close()
+    assert [record.rule for record in records if isinstance(record, LimitRecord)] == [rule]
 
 
 async def test_nothing_is_loaded_for_a_prompt_without_media(media: MediaLoader) -> None:

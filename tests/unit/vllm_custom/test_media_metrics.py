@@ -10,6 +10,7 @@ from vllm_custom.media.metrics import (
     CacheSizeRecord,
     DecodeRecord,
     FetchRecord,
+    LimitRecord,
     LookupRecord,
     MediaMetrics,
     ignore,
@@ -65,6 +66,8 @@ def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
         FetchRecord("refused", Refusal.HOST),
         FetchRecord("refused", Refusal.ADDRESS, seconds=0.25),
         FetchRecord("failed", seconds=1.0),
+        LimitRecord("pixels"),
+        LimitRecord("pixels"),
     ):
         metrics.observe(record)
     metrics.close()
@@ -75,6 +78,7 @@ def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
         ("vllm_custom:media_fetches_total", (model, ("result", "failed"))): 1,
         ("vllm_custom:media_refusals_total", (model, ("rule", "host"))): 1,
         ("vllm_custom:media_refusals_total", (model, ("rule", "address"))): 1,
+        ("vllm_custom:media_refusals_total", (model, ("rule", "pixels"))): 2,
         ("vllm_custom:media_fetched_bytes_total", (model,)): 150,
         ("vllm_custom:media_fetch_seconds", (model,)): [0.5, 0.25, 0.25, 1.0],
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
 from vllm_custom.media.containers import OPEN_OPTIONS
 
 Audio = tuple[npt.NDArray[np.float32], int]
@@ -115,10 +115,11 @@ class _Track:
         if samples > self._max_seconds * rate:
             raise _too_long(self._field, self._max_seconds)
         if samples * channels > self._max_seconds * _DECODED_SAMPLES_PER_SECOND:
-            raise InvalidRequestError(
+            raise MediaLimitError(
                 f"{self._field}: {rate} Hz in {channels} channels are too much to decode; at most "
                 f"{_DECODED_SAMPLES_PER_SECOND} samples for each of the {self._max_seconds} seconds of "
-                f"AUDIO_MAX_SECONDS of this model"
+                f"AUDIO_MAX_SECONDS of this model",
+                "seconds",
             )
 
     def _declared_seconds(self) -> float | None:
@@ -127,9 +128,9 @@ class _Track:
         return float(self._stream.duration * self._stream.time_base)
 
 
-def _too_long(field: str, max_seconds: int) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{field}: lasts longer than {max_seconds} seconds, which is AUDIO_MAX_SECONDS of this model"
+def _too_long(field: str, max_seconds: int) -> MediaLimitError:
+    return MediaLimitError(
+        f"{field}: lasts longer than {max_seconds} seconds, which is AUDIO_MAX_SECONDS of this model", "seconds"
     )
 
 

@@ -23,7 +23,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address, loggable
 from vllm_custom.media.url_cache import UrlCache
@@ -72,6 +72,13 @@ class FetchError(Exception):
         self.rule = rule
 
 
+class TooLargeError(FetchError):
+    """The file is not fetched to its end."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the URL's file has more than {max_bytes} bytes, which is MEDIA_MAX_BYTES of this model")
+
+
 @dataclass(frozen=True)
 class Body:
     """What a server sent; ``coding`` is its Content-Encoding, empty for none. ``kept`` says that it came earlier."""
@@ -97,7 +104,7 @@ class Body:
         except zlib.error as error:
             raise InvalidRequestError(f"{field}: the URL's server sent a damaged {self.coding} body") from error
         if len(data) > max_bytes:
-            raise InvalidRequestError(f"{field}: {_too_large(max_bytes)}")
+            raise MediaLimitError(f"{field}: {TooLargeError(max_bytes)}", "bytes")
         if not unpacker.eof:
             raise InvalidRequestError(f"{field}: the URL's server sent a {self.coding} body that is cut off")
         return data
@@ -172,6 +179,8 @@ class Fetcher:
                     body = await asyncio.wait_for(self._follow(session, target), seconds)
                     done(body)
                 return body
+            except TooLargeError as error:
+                raise MediaLimitError(f"{field}: {error}", "bytes") from error
             except FetchError as error:
                 raise InvalidRequestError(f"{field}: {error}") from error
             except asyncio.TimeoutError as error:  # before ClientError: aiohttp's timeouts are both
@@ -258,11 +267,11 @@ class Fetcher:
         limit = self._limits.max_bytes
         data = bytearray()
         if (response.content_length or 0) > limit:
-            raise FetchError(_too_large(limit))
+            raise TooLargeError(limit)
         async for chunk in response.content.iter_any():
             data += chunk
             if len(data) > limit:
-                raise FetchError(_too_large(limit))
+                raise TooLargeError(limit)
         return Body(data, coding)
 
 
@@ -291,10 +300,6 @@ class _CheckedAddresses(AbstractResolver):
 def _explain(rule: Refusal, *, redirected: bool) -> str:
     about_redirects = rule in (Refusal.DOWNGRADE, Refusal.REDIRECTS)
     return f"the URL {'is redirected to a URL that ' if redirected and not about_redirects else ''}{rule.reason}"
-
-
-def _too_large(max_bytes: int) -> str:
-    return f"the URL's file has more than {max_bytes} bytes, which is MEDIA_MAX_BYTES of this model"
 
 
 def _transport_failure(error: Exception) -> str:

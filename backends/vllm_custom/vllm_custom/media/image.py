@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
 # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log. For the process and not
@@ -54,8 +54,8 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:  # Pillow's own check
-        raise InvalidRequestError(
-            f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}"
+        raise MediaLimitError(
+            f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}", "pixels"
         ) from error
     except Exception as error:
         raise InvalidRequestError(f"{field}: the image's header is damaged") from error
@@ -67,8 +67,9 @@ def check_pixels(size: tuple[int, int], field: str, max_pixels: int) -> None:
     """Refuse a picture or frame of more than ``max_pixels``; ``size`` is its width and height."""
     width, height = size
     if width * height > max_pixels:
-        raise InvalidRequestError(
-            f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}"
+        raise MediaLimitError(
+            f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}",
+            "pixels",
         )
 
 

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import aiohttp
 
 from vllm_custom.config import Settings
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.media.audio import decode_audio
 from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.fetch import Fetcher, FetchLimits
 from vllm_custom.media.image import decode_image
 from vllm_custom.media.local import LocalFiles
-from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
+from vllm_custom.media.metrics import DecodeRecord, LimitRecord, Observe, ignore
 from vllm_custom.media.policy import MediaPolicy, Target
 from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
 from vllm_custom.media.sampling import FrameSampling
@@ -137,12 +137,15 @@ class MediaLoader:
             if limit == 0 and not embedded:
                 raise InvalidRequestError(f"{modality}: this model takes no {modality} input")
             if count > limit > 0:
-                raise InvalidRequestError(
-                    f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
-                )
+                message = f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
+                raise self._too_many(message)
         total, most = sum(counts.values()), self._settings.media_max_items
         if total > most:
-            raise InvalidRequestError(f"{total} media items; MEDIA_MAX_ITEMS of this model is {most}")
+            raise self._too_many(f"{total} media items; MEDIA_MAX_ITEMS of this model is {most}")
+
+    def _too_many(self, message: str) -> MediaLimitError:
+        self._observe(LimitRecord("items"))
+        return MediaLimitError(message, "items")
 
     def close(self) -> None:
         """Stop the threads; items that wait are dropped."""
@@ -171,13 +174,17 @@ class MediaLoader:
         session: aiohttp.ClientSession | None,
         frames: FrameSampling,
     ) -> DecodedMedia:
-        if isinstance(source, Target):
-            assert self._fetcher is not None
-            assert session is not None
-            body = await self._fetcher.fetch(session, source, element.field)
-            source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
-        encoded, uuid = await self._in_thread(_read, element, source, frames)
-        data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded, frames))
+        try:
+            if isinstance(source, Target):
+                assert self._fetcher is not None
+                assert session is not None
+                body = await self._fetcher.fetch(session, source, element.field)
+                source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
+            encoded, uuid = await self._in_thread(_read, element, source, frames)
+            data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded, frames))
+        except MediaLimitError as error:
+            self._observe(LimitRecord(error.rule))
+            raise
         return DecodedMedia(data, uuid)
 
     def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:

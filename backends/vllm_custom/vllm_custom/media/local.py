@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 # RFC 8089: file:/path, file:///path and file://localhost/path
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(?P<path>/[^?#]*)", re.IGNORECASE)
@@ -40,7 +40,7 @@ class LocalFiles:
                 f"{field}: no such file, or not readable, below ALLOWED_LOCAL_MEDIA_PATH"
             ) from error
         if len(data) > max_bytes:
-            raise InvalidRequestError(f"{field}: the file has more than {max_bytes} bytes (MEDIA_MAX_BYTES)")
+            raise MediaLimitError(f"{field}: the file has more than {max_bytes} bytes (MEDIA_MAX_BYTES)", "bytes")
         return data
 
     def _steps(self, url: str, field: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class _Family(NamedTuple):
 
 _FAMILIES: Mapping[str, _Family] = {
     "media_fetches_total": _Family("COUNTER", "URLs of media, by result: fetched, cached, refused, failed, cancelled."),
-    "media_refusals_total": _Family("COUNTER", "URLs of media that were refused, by rule."),
+    "media_refusals_total": _Family("COUNTER", "Media that were refused, by rule."),
     "media_fetched_bytes_total": _Family("COUNTER", "Bytes of media fetched by URL, as they were sent."),
     "media_fetch_seconds": _Family("HISTOGRAM", "Seconds spent on a URL of media, waiting for a place not included."),
     "media_decode_seconds": _Family("HISTOGRAM", "Seconds in which an item was decoded, by modality."),
@@ -49,6 +49,13 @@ class FetchRecord:
 
 
 @dataclass(frozen=True)
+class LimitRecord:
+    """Media beyond a limit of the model were refused: items, bytes, pixels or seconds."""
+
+    rule: str
+
+
+@dataclass(frozen=True)
 class DecodeRecord:
     """One item that was decoded or found damaged."""
 
@@ -70,7 +77,7 @@ class CacheSizeRecord:
     size: int
 
 
-Record: TypeAlias = FetchRecord | DecodeRecord | LookupRecord | CacheSizeRecord
+Record: TypeAlias = FetchRecord | LimitRecord | DecodeRecord | LookupRecord | CacheSizeRecord
 Observe: TypeAlias = Callable[[Record], None]
 
 
@@ -124,6 +131,8 @@ class MediaMetrics:
         try:
             if isinstance(record, FetchRecord):
                 self._report_fetch(record)
+            elif isinstance(record, LimitRecord):
+                self._metric("media_refusals_total", "rule", record.rule).increment(1)
             elif isinstance(record, DecodeRecord):
                 self._metric("media_decode_seconds", "modality", record.modality).observe(record.seconds)
             elif isinstance(record, LookupRecord):

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import pybase64
 
-from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
 
 # RFC 3986, section 3.1. At least two characters, so that nothing of base64 before a colon can be a scheme by chance.
 _SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
@@ -52,7 +52,7 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
         raise InvalidRequestError(f"{field}: is empty; expected {_ACCEPTED}")
     data = _decode(element, field, max_bytes)
     if len(data) > max_bytes:
-        raise InvalidRequestError(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}")
+        raise MediaLimitError(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes")
     return data
 
 
@@ -77,8 +77,8 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
 
 def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
     if len(text) > max_bytes * 2:  # base64 is 4/3 of the data, and line breaks are few
-        raise InvalidRequestError(
-            f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}"
+        raise MediaLimitError(
+            f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes"
         )
     # Python's own decoder would keep the interpreter from the event loop for 60 ms with a file of 15 MB.
     with contextlib.suppress(binascii.Error):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
 
 # Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
 _SMALLEST_FRAME_PIXELS = 256 * 256
@@ -23,9 +23,10 @@ def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> 
     width, height = size
     work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
     if work > max_work:
-        raise InvalidRequestError(
+        raise MediaLimitError(
             f"{field}: {total} frames of {width} x {height} are {work} pixels to decode; VIDEO_MAX_PIXELS of this "
-            f"model allows {max_work} in this format"
+            f"model allows {max_work} in this format",
+            "pixels",
         )
 
 
