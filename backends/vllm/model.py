@@ -46,7 +46,7 @@ from vllm_backend_lib.errors import (  # noqa: E402
     from_engine_error,
 )
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
-from vllm_backend_lib.orphans import OrphanGuard  # noqa: E402
+from vllm_backend_lib.orphans import guard_against_orphans  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
 from vllm_backend_lib.responses import TextEncoder, encode_embedding  # noqa: E402
@@ -87,7 +87,7 @@ class TritonPythonModel:
 
         self._init_engine_args()
         self._enable_metrics = report_metrics and not self._aync_engine_args.disable_log_stats
-        self._guard = OrphanGuard(self.logger)
+        guard_against_orphans(self.logger.log_warn)
         try:
             self._setup_metrics()
             self._init_engine()
@@ -295,7 +295,6 @@ class TritonPythonModel:
         # go before Triton's shared memory does, or the stub ends in a segmentation fault.
         self._vllm_metrics = []
         gc.collect()
-        self._guard.stop()
 
     def _finalize_metrics(self) -> None:
         for factory in self._vllm_metrics:

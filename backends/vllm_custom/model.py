@@ -20,7 +20,7 @@ from vllm_custom import compat, engine_args, process  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.contract import auto_complete  # noqa: E402
 from vllm_custom.media import HandleTable, install_connector  # noqa: E402
-from vllm_custom.orphans import OrphanGuard  # noqa: E402
+from vllm_custom.orphans import guard_against_orphans  # noqa: E402
 from vllm_custom.service import InferenceService  # noqa: E402
 from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream, with_current_hooks  # noqa: E402
 
@@ -49,7 +49,7 @@ class Extension:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()
-        self._guard = OrphanGuard(pb_utils.Logger.log_warn)
+        guard_against_orphans(pb_utils.Logger.log_warn)
         with process.fast_event_loops():
             base.initialize({**args, "model_config": json.dumps(model_config)})
         self.using_decoupled = settings.decoupled
@@ -76,7 +76,6 @@ class Extension:
         del self._service
         self._vllm_metrics = None
         process.collect_everything()
-        self._guard.stop()
 
     def _validate_device_config(self) -> None:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)

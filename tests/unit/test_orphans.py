@@ -1,4 +1,4 @@
-"""The guard that ends what a killed process leaves behind; both backends have one."""
+"""The guard that ends what a killed process leaves behind."""
 
 from __future__ import annotations
 
@@ -12,31 +12,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-BACKENDS = Path(__file__).parents[2] / "backends"
-# What each backend gives it to complain to: a function, or Triton's logger.
-GUARDS = {
-    "vllm_custom": (BACKENDS / "vllm_custom/vllm_custom/orphans.py", "print"),
-    "vllm": (BACKENDS / "vllm/vllm_backend_lib/orphans.py", "None"),
-}
+GUARD = Path(__file__).parents[2] / "backends/vllm_custom/vllm_custom/orphans.py"  # the stand-in has a link to it
 # A stub with an engine below it, which has a worker below it; then it says that all is up, and what to do comes in.
 STUB = """
 import importlib.util, subprocess, sys
 spec = importlib.util.spec_from_file_location("orphans", {path!r})
 orphans = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(orphans)
-guard = orphans.OrphanGuard({complain})
+orphans.guard_against_orphans(print)
 engine = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
 print("up", flush=True)
 sys.stdin.readline()
-engine.kill()
-guard.stop()
 """
 
 
-@pytest.fixture(params=GUARDS.values(), ids=GUARDS.keys())
-def stub(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    path, complain = request.param
-    command = [sys.executable, "-c", STUB.format(path=str(path), complain=complain)]
+@pytest.fixture
+def stub() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", STUB.format(path=str(GUARD))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -71,10 +63,28 @@ def test_nothing_outlives_a_process_that_was_killed(stub: subprocess.Popen[str],
     wait_until(lambda: all(is_gone(process) for process in processes))
 
 
-def test_the_guard_goes_with_a_good_end_and_touches_nothing(stub: subprocess.Popen[str]) -> None:
+def test_what_ends_by_itself_is_let(stub: subprocess.Popen[str]) -> None:
     processes = below(stub, 3)
-    worker = next(process for process in processes if process.name() == "sleep")
+    engine = next(process for process in processes if process.name() == "sh")
+    guard = next(process for process in processes if process.name() not in ("sh", "sleep"))
+    for process in (*engine.children(), engine):
+        process.kill()
     stub.communicate("stop\n")
     assert stub.returncode == 0
-    assert [process for process in processes if not is_gone(process)] == [worker]  # this stub has not ended it
-    worker.kill()
+    wait_until(lambda: is_gone(guard))
+
+
+def test_a_second_guard_is_not_started(stub: subprocess.Popen[str]) -> None:
+    """The group has its leader: a subclass and its base may both ask."""
+    program = "import os; os.setpgid(0, 0); " + STUB.format(path=str(GUARD))
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        unguarded = below(process, 2)
+        process.kill()
+    for one in unguarded:
+        one.kill()
+    assert len(below(stub, 3)) == 3
+    stub.kill()
