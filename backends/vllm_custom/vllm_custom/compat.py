@@ -34,6 +34,25 @@ def engine_argument_names() -> list[str]:
     return [field.name for field in dataclasses.fields(AsyncEngineArgs)]
 
 
+def prepare_reasoning(arguments: dict[str, Any]) -> None:
+    """Make ``structured_outputs_config`` of model.json vLLM's own object where a parser for reasoning is given too.
+
+    vLLM 0.32 writes the parser's name into it before it turns JSON objects into its own.
+
+    Raises:
+        ConfigError: vLLM refuses its content.
+    """
+    given = arguments.get("structured_outputs_config")
+    if not arguments.get("reasoning_parser") or not isinstance(given, dict):
+        return
+    from vllm.config import StructuredOutputsConfig
+
+    try:
+        arguments["structured_outputs_config"] = StructuredOutputsConfig(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.json: structured_outputs_config: {error}") from error
+
+
 def random_request_id() -> str:
     """A request id that no other request of the engine has."""
     from vllm.utils import random_uuid
