@@ -5,7 +5,8 @@
 
 `streams` opens many streams at a time. The server at the other end of the gRPC connection sends each of them an event
 every --interval-ms, as a model would, and needs no time for it. `direct` is a gRPC client in the frontend's place.
-`serving` starts one server after the other, since both need the machine's cores for the engine.
+`serving` starts one server after the other, since both need the machine's cores for the engine; in each pair the other
+one goes first. All processes are of one session: where cores are scarce, Linux does not treat sessions alike.
 """
 
 from __future__ import annotations
@@ -102,12 +103,13 @@ class Sender(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 def _response(body: bytes, status: int, kind: str) -> Any:
     response = service_pb2.ModelStreamInferResponse()
     inner = response.infer_response
-    headers = json.dumps({"content-type": kind} if status else {}).encode()
-    for name, datatype, raw in (
+    headers = json.dumps({"content-type": kind}).encode()
+    outputs = [
         ("openai_response", "BYTES", struct.pack("<I", len(body)) + body),
         ("openai_status", "INT32", struct.pack("<i", status)),
         ("openai_headers", "BYTES", struct.pack("<I", len(headers)) + headers),
-    ):
+    ]
+    for name, datatype, raw in outputs if status else outputs[:1]:
         inner.outputs.add(name=name, datatype=datatype).shape.extend([1])
         inner.raw_output_contents.append(raw)
     return response
@@ -285,8 +287,9 @@ def _without_lora(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serving(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for name, server in (("vllm serve", _vllm_serve), ("triton + frontend", _triton)):
+    rows: list[dict[str, Any]] = []
+    servers = [("vllm serve", _vllm_serve), ("triton + frontend", _triton)]
+    for name, server in [one for pair in range(options.pairs) for one in servers[:: -1 if pair % 2 else 1]]:
         with server() as url:
             asyncio.run(_wait_ready(url))
             for cell, streamed in (("whole", False), ("streamed", True)):
@@ -329,7 +332,8 @@ def main() -> None:
     parser.add_argument("--interval-ms", type=float, default=100.0, help="time between a stream's events")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--requests", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of each start of a server")
+    parser.add_argument("--pairs", type=int, default=2, help="for `serving`: how often both servers are started")
     parser.add_argument("--out", type=Path, help="write all rows as JSON")
     options = parser.parse_args()
     rows = _streams(options) if options.what == "streams" else _serving(options)

@@ -81,6 +81,7 @@ class Extension:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
         if self._reasoning_parser:
             self.vllm_engine_config["reasoning_parser"] = self._reasoning_parser
+        compat.prepare_reasoning(self.vllm_engine_config)
         base: Any = super()
         base._validate_device_config()
 

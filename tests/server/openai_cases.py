@@ -33,6 +33,11 @@ TOOL = {
     "type": "function",
     "function": {"name": "paint", "description": "Paint a shape.", "parameters": SCHEMA},
 }
+# What the parser "granite" takes for reasoning and for the answer. The model says it where it has no other choice.
+REASONING, ANSWER = " two and three are five. ", " 5"
+THOUGHT = f"Here is my thought process:{REASONING}Here is my response:{ANSWER}"
+# A route that the model's configuration opens.
+MESSAGES = "/v1/messages"
 OTHER_TOOL = {"type": "function", "function": {"name": "erase", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -135,6 +140,10 @@ def _chats() -> list[Case]:
         chat("text as response_format", response_format={"type": "text"}),
         chat("a choice", structured_outputs={"choice": ["yes", "no"]}),
         chat("a regular expression", structured_outputs={"regex": "[a-c]{3}"}),
+        chat("reasoning", structured_outputs={"choice": [THOUGHT]}, max_tokens=200),
+        chat(
+            "reasoning is left out", structured_outputs={"choice": [THOUGHT]}, max_tokens=200, include_reasoning=False
+        ),
         chat(
             "a tool by name",
             tools=[TOOL],
@@ -198,6 +207,7 @@ def _responses() -> list[Case]:
         response("a picture", asked),
         response("a schema", text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}),
         response("metadata", metadata={"a": "b"}, store=False),
+        response("reasoning", structured_outputs={"choice": [THOUGHT]}, max_output_tokens=200),
         response("streamed", stream=True),
         response("streamed picture", asked, stream=True),
     ]
@@ -212,6 +222,9 @@ def _others() -> list[Case]:
         Case("tokenize a picture", "/tokenize", {**named, "messages": user(image(), text("What?"))}),
         Case("detokenize", "/detokenize", {**named, "tokens": [17, 10, 18, 28]}),
         Case("version", "/version"),
+        Case(
+            "a path of OPENAI_PATHS", MESSAGES, {**named, "messages": user("2+3="), "temperature": 0, "max_tokens": 9}
+        ),
     ]
 
 
@@ -263,6 +276,8 @@ def _errors() -> list[Case]:
         Case("error: embeddings of a model that generates", "/v1/embeddings", {"model": MODEL, "input": "a"}),
         Case("error: an unknown path", "/v1/nothing", {"model": MODEL}),
         Case("error: the wrong method", CHAT),
+        Case("error: a path of OPENAI_PATHS", MESSAGES, {"model": MODEL, "messages": user("2+3=")}),
+        Case("error: the wrong method of a path of OPENAI_PATHS", MESSAGES),
         Case("error: detokenize", "/detokenize", {"model": MODEL, "tokens": "x"}),
         Case("error: tokenize", "/tokenize", {"model": "nobody", "prompt": "a"}),
     ]

@@ -39,10 +39,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
-def response(body, status=0, kind=None):
-    values = {"openai_response": body, "openai_headers": json.dumps({"content-type": kind} if kind else {})}
+def response(body, status=None, kind=None):
+    values = {"openai_response": body} | ({"openai_headers": json.dumps({"content-type": kind})} if kind else {})
     tensors = [pb_utils.Tensor(name, np.array([text.encode()], dtype=object)) for name, text in values.items()]
-    return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("openai_status", np.array([status], np.int32))])
+    if status:
+        tensors.append(pb_utils.Tensor("openai_status", np.array([status], np.int32)))
+    return pb_utils.InferenceResponse(tensors)
 
 
 class TritonPythonModel:
@@ -187,11 +189,27 @@ def test_of_several_models_the_body_names_one(frontend: Frontend, client: Client
     wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
 
 
-def test_routes_that_nobody_serves(frontend: Frontend) -> None:
-    for method, path, status in (("POST", "/v1/load_lora_adapter", 404), ("GET", "/nope", 404), ("GET", CHAT, 405)):
-        answer = frontend.call(method, path, None)
-        assert (answer.status, set(answer.json)) == (status, {"detail"})
+@pytest.mark.parametrize("path", ["/v1/messages", "/invocations", "/v1/responses/1/cancel", "/v1/../sleep", "/%6Eope"])
+def test_which_other_routes_there_are_the_model_says(frontend: Frontend, path: str) -> None:
+    for method, body in (("POST", ask(status=404)), ("GET", None)):
+        answer = frontend.call(method, path, None if body is None else json.dumps(body))
+        asked = answer.json["asked"]
+        assert (answer.status, asked["method"], asked.get("body")) == (404 if body else 200, method, body)
+        assert asked["path"] == path.replace("%6E", "n")
         assert "x-request-id" in answer.headers
+
+
+@pytest.mark.parametrize("path", [CHAT, "/nope"])
+def test_other_methods_end_here(frontend: Frontend, path: str) -> None:
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"):
+        answer = frontend.call(method, path, None)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+        assert answer.body == b"" if method == "HEAD" else answer.json == {"detail": "Method Not Allowed"}
+
+
+def test_a_body_over_the_limit_is_refused_on_every_route(frontend: Frontend) -> None:
+    answer = frontend.post("/v1/messages", json.dumps(ask(text="x" * 1024 * 1024)))
+    assert (answer.status, answer.json["error"]["type"]) == (413, "RequestTooLargeError")
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -245,7 +263,8 @@ def test_keys(triton: TritonServer, tmp_path: Path) -> None:
             answer = keyed.post(CHAT, ask(), authorization=header)
             assert (answer.status, answer.json["error"]["type"]) == (401, "AuthenticationError")
         assert keyed.get("/v1/models").status == 401
-        assert keyed.get("/v1/load_lora_adapter").status == 401
+        assert keyed.post("/v1/messages", ask()).status == 401
+        assert keyed.post("/v1/messages", ask(), authorization="Bearer one").status == 200
         assert (keyed.get("/health").status, keyed.get("/metrics").status) == (200, 200)
         assert "given" not in keyed.log.read_text()
 

@@ -43,8 +43,8 @@ class Frontend:
             self.command,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom")},
-            start_new_session=True,  # Ctrl-C reaches us alone
-            preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
+            # Its own group: Ctrl-C reaches us alone.
+            preexec_fn=processes.end_with_parent(own_group=True),  # noqa: PLW1509 - calls bound before the fork
         )
 
     def ask_to_stop(self) -> None:

@@ -20,7 +20,7 @@ class Process:
 
     pid: int
     parent: int = field(compare=False)
-    session: int = field(compare=False)
+    group: int = field(compare=False)
     state: str = field(compare=False)
     start: int
 
@@ -43,15 +43,15 @@ def read(pid: int) -> Process | None:
         return None
     # The name stands in brackets and may itself hold brackets and spaces.
     fields = text[text.rindex(")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0], int(fields[19]))
 
 
 def family(root: int, processes: dict[int, Process]) -> set[Process]:
-    """Those below the root and those of its session, without the root itself."""
+    """Those below the root and those of its process group, without the root itself."""
     members = {root}
     grown = True
     while grown:
-        more = {p.pid for p in processes.values() if p.parent in members or p.session == root} - members
+        more = {p.pid for p in processes.values() if p.parent in members or p.group == root} - members
         members |= more
         grown = bool(more)
     return {processes[pid] for pid in members if pid in processes and pid != root}
@@ -104,12 +104,19 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_with_parent() -> Callable[[], None]:
-    """What a child calls before it starts its program: SIGTERM when the thread that started it is gone."""
+def end_with_parent(*, own_group: bool = False) -> Callable[[], None]:
+    """What a child calls before it starts its program: SIGTERM when the thread that started it is gone.
+
+    With `own_group` Ctrl-C does not reach it or its children. A session of its own would do that too, but Linux shares
+    the processor out between sessions first (sched_autogroup): an engine that keeps every core busy has then been seen
+    to keep a frontend in another session waiting for 0.2 s at a time.
+    """
     parent = os.getpid()
-    prctl = _libc().prctl  # looked up before the fork: afterwards only the call itself is safe
+    prctl, setpgid = _libc().prctl, os.setpgid  # looked up before the fork: afterwards only the call itself is safe
 
     def in_child() -> None:
+        if own_group:
+            setpgid(0, 0)
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it died in between
             os._exit(1)

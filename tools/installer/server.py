@@ -148,9 +148,8 @@ class TritonServer:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 env=child_environment(self.environment, self._env),
-                # Its own session: Ctrl-C must reach us alone, and not vLLM's engine in the middle of a drain.
-                start_new_session=True,
-                preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
+                # Its own group: Ctrl-C must reach us alone, and not vLLM's engine in the middle of a drain.
+                preexec_fn=processes.end_with_parent(own_group=True),  # noqa: PLW1509 - calls bound before the fork
             )
         return self
 

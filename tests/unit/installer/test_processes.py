@@ -13,8 +13,8 @@ from tools.installer import processes
 from tools.installer.processes import Process
 
 
-def process(pid: int, parent: int, session: int = 1) -> Process:
-    return Process(pid, parent, session, "S", 0)
+def process(pid: int, parent: int, group: int = 1) -> Process:
+    return Process(pid, parent, group, "S", 0)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -30,17 +30,17 @@ def test_this_process_can_be_read() -> None:
     me = processes.read(os.getpid())
     assert me is not None
     assert me.parent == os.getppid()
-    assert me.session == os.getsid(0)
+    assert me.group == os.getpgid(0)
     assert processes.is_alive(me)
 
 
-def test_the_family_is_what_is_below_and_what_shares_the_session() -> None:
+def test_the_family_is_what_is_below_and_what_shares_the_group() -> None:
     everyone = [
         process(10, 1),
         process(11, 10),
         process(12, 11),
-        process(13, 1, session=10),
-        process(14, 13, session=14),
+        process(13, 1, group=10),
+        process(14, 13, group=14),
     ]
     others = [process(20, 1), process(21, 20)]
     found = processes.family(10, {one.pid: one for one in everyone + others})
@@ -48,14 +48,14 @@ def test_the_family_is_what_is_below_and_what_shares_the_session() -> None:
 
 
 def test_the_family_is_known_after_the_root_is_gone() -> None:
-    left = [process(13, 1, session=10), process(14, 13, session=14)]
+    left = [process(13, 1, group=10), process(14, 13, group=14)]
     assert {one.pid for one in processes.family(10, {one.pid: one for one in left})} == {13, 14}
 
 
 def test_an_id_that_was_given_to_another_process_is_not_alive() -> None:
     me = processes.read(os.getpid())
     assert me is not None
-    assert not processes.is_alive(Process(me.pid, me.parent, me.session, me.state, me.start - 1))
+    assert not processes.is_alive(Process(me.pid, me.parent, me.group, me.state, me.start - 1))
 
 
 def test_one_that_does_not_listen_is_ended_by_force() -> None:

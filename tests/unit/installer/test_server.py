@@ -116,7 +116,8 @@ def test_children_get_the_environments_python_and_a_utf8_locale(
 
 def test_started_drained_and_cleaned_up(fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
     it = server(fake_triton, folders, tmp_path).start().wait_ready(20)
-    assert os.getsid(it.pid) == it.pid, "a session of its own: Ctrl-C must not reach it"
+    assert os.getpgid(it.pid) == it.pid, "a group of its own: Ctrl-C must not reach it"
+    assert os.getsid(it.pid) == os.getsid(0), "Linux may give another session less of the processor"
     left = it.stop(10)
     assert it.returncode == 0
     assert "drained" in it.log_text()

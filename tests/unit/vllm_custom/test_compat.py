@@ -7,7 +7,7 @@ import fakes
 import pytest
 
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+from vllm_custom.errors import BackendError, ConfigError, InvalidRequestError, UnavailableError, UnsupportedError
 from vllm_custom.media import HandleTable, install_connector
 
 pytestmark = pytest.mark.usefixtures("vllm")
@@ -15,6 +15,20 @@ pytestmark = pytest.mark.usefixtures("vllm")
 
 def test_engine_arguments_are_those_of_the_installed_vllm() -> None:
     assert {"model", "max_model_len", "enable_lora", "limit_mm_per_prompt"} <= set(compat.engine_argument_names())
+
+
+def test_a_parser_for_reasoning_goes_with_constraints_in_model_json() -> None:
+    given = {"backend": "xgrammar", "enable_in_reasoning": True}
+    arguments = {"reasoning_parser": "granite", "structured_outputs_config": dict(given)}
+    compat.prepare_reasoning(arguments)
+    made: Any = arguments["structured_outputs_config"]
+    assert (made.backend, made.enable_in_reasoning) == ("xgrammar", True)
+    for untouched in ({"structured_outputs_config": given}, {"reasoning_parser": "granite"}, {}):
+        before = dict(untouched)
+        compat.prepare_reasoning(untouched)
+        assert untouched == before
+    with pytest.raises(ConfigError, match=r"(?s)model.json: structured_outputs_config: .*nonsense"):
+        compat.prepare_reasoning({"reasoning_parser": "granite", "structured_outputs_config": {"nonsense": 1}})
 
 
 def test_request_ids_differ() -> None:

@@ -251,13 +251,13 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "openai_status",
         "TYPE_INT32",
         (1,),
-        "For openai_request: the HTTP status, in the first response; 0 in those that follow.",
+        "For openai_request: the HTTP status; in the first response only.",
     ),
     TensorSpec(
         "openai_headers",
         "TYPE_STRING",
         (1,),
-        "For openai_request: the HTTP headers as a JSON object, in the first response; {} in those that follow.",
+        "For openai_request: the HTTP headers as a JSON object; in the first response only.",
     ),
 )
 

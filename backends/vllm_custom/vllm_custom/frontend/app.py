@@ -8,6 +8,7 @@ import hmac
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -15,7 +16,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.frontend import errors
 from vllm_custom.frontend.directory import Directory
 from vllm_custom.frontend.metrics import CONTENT_TYPE, Metrics
@@ -26,6 +26,8 @@ from vllm_custom.frontend.visits import Visits
 
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/metrics"})
+# What a model takes.
+_METHODS = ("GET", "POST")
 
 
 class _Endpoint:
@@ -84,6 +86,8 @@ def make_app(options: Options) -> Starlette:
                 await triton.close()
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in _METHODS:
+            raise HTTPException(405, headers={"Allow": ", ".join(_METHODS)})
         await scope["app"].state.proxy.serve(scope, receive, send)
 
     async def models(scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,11 +106,8 @@ def make_app(options: Options) -> Starlette:
             Route("/metrics", exposition),
             Route("/v1/models", _Endpoint(models), methods=["GET"]),
             Route("/v1/models/{model:path}", _Endpoint(models), methods=["GET"]),
-            Route("/version", _Endpoint(serve), methods=["GET"]),
-            *(
-                Route(path, _Endpoint(serve), methods=["POST"])
-                for path in sorted(OPENAI_PATHS - {"/v1/models", "/version"})
-            ),
+            # Which others there are the model says: its configuration may open more of them.
+            Route("/{path:path}", _Endpoint(serve)),
         ],
         middleware=_middleware(options, metrics),
         exception_handlers={404: _plain, 405: _plain},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import struct
@@ -20,6 +21,8 @@ _UNLIMITED = -1
 # A server that has gone without a word (a machine, a network) is noticed after this time.
 _KEEPALIVE_MILLISECONDS = 20_000
 _LOOK_SECONDS = 10.0
+# How long a stream that has failed may take to end.
+_ENDING_SECONDS = 5.0
 
 
 class TritonError(Exception):
@@ -126,11 +129,26 @@ class Triton:
                 await stream.done_writing()
                 while (response := await stream.read()) is not grpc.aio.EOF:
                     if response.error_message:
+                        await _read_on(stream)
                         raise TritonError(response.error_message)
                     yield _part(response.infer_response)
         finally:
             self.open_calls -= 1
             stream.cancel()
+
+
+async def _read_on(stream: Any) -> None:
+    """Let a stream end by itself after an error, which as a rule is its last response.
+
+    Where a cancellation meets the end of a failed request, Triton 24.10 never unloads the model.
+    """
+
+    async def read() -> None:
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), _ENDING_SECONDS)
 
 
 @contextlib.contextmanager
@@ -158,6 +176,8 @@ def _part(response: Any) -> Part:
     raw = dict(zip((tensor.name for tensor in response.outputs), response.raw_output_contents, strict=True))
     if not raw:  # only says that there are no more
         return Part(0, {}, b"")
+    body = raw["openai_response"][4:]
+    if "openai_status" not in raw:
+        return Part(0, {}, body)
     (status,) = struct.unpack("<i", raw["openai_status"])
-    headers = json.loads(raw["openai_headers"][4:]) if status else {}
-    return Part(status, headers, raw["openai_response"][4:])
+    return Part(status, json.loads(raw["openai_headers"][4:]), body)

@@ -48,15 +48,18 @@ class ResponsePiece:
         """Append what came later: more events of a stream travel together."""
         self.body.extend(later.body)
         self.status = self.status or later.status
-        self.headers = self.headers or later.headers
+        self.headers = later.headers if self.headers is None else self.headers
 
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-        """The outputs, each with one element; status 0 and empty headers in all pieces but the first."""
-        return {
-            "openai_response": np.array([b"".join(self.body)], dtype=np.object_),
-            "openai_status": np.array([self.status], dtype=np.int32),
-            "openai_headers": np.array([json.dumps(self.headers or {}).encode()], dtype=np.object_),
-        }
+        """The outputs, each with one element; status and headers with the first piece only.
+
+        Each output of a response costs as much as the next, so a stream's events travel without the other two.
+        """
+        found: dict[str, npt.NDArray[Any]] = {"openai_response": np.array([b"".join(self.body)], dtype=np.object_)}
+        if self.headers is not None:
+            found["openai_status"] = np.array([self.status], dtype=np.int32)
+            found["openai_headers"] = np.array([json.dumps(self.headers).encode()], dtype=np.object_)
+        return found
 
 
 class OpenAIStream(ResponseStream):

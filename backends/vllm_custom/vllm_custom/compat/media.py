@@ -1,0 +1,76 @@
+"""Which media a model takes, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
+from vllm_custom.errors import (
+    UnsupportedError,
+    listing,
+)
+
+
+def media_limits(engine: Any) -> dict[str, int]:
+    """How many items of each modality one prompt may hold: the model's own limits and limit_mm_per_prompt."""
+    if not engine.model_config.is_multimodal_model:
+        return {}
+    return dict(engine.renderer.get_mm_processor().info.allowed_mm_limits)
+
+
+def embeds_layout(engine: Any) -> EmbedsLayout | None:
+    """What this model takes as embeddings of images; None where enable_mm_embeds is off.
+
+    Raises:
+        UnsupportedError: the model needs more than embeddings and a grid.
+    """
+    model_config = engine.model_config
+    if not model_config.is_multimodal_model or not model_config.multimodal_config.enable_mm_embeds:
+        return None
+    parser = engine.renderer.get_mm_processor().info.data_parser
+    fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {VALUES_INPUT}
+    if fields - {GRID_INPUT}:
+        raise UnsupportedError(f"{VALUES_INPUT}: this model needs {listing(fields)} with it, which is not supported")
+    vision = getattr(model_config.hf_config, "vision_config", None)
+    # Qwen3-VL: features of several depths side by side.
+    depths = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    merge = int(vision.spatial_merge_size) if fields and vision is not None else None
+    return EmbedsLayout(model_config.get_inputs_embeds_size() * depths, merge)
+
+
+def join_embeds(pictures: Sequence[Mapping[str, Any]]) -> Any:
+    """Embedded pictures (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
+    import torch
+
+    if all(set(picture) == {VALUES_INPUT} for picture in pictures):
+        return [picture[VALUES_INPUT] for picture in pictures]
+    return {
+        VALUES_INPUT: torch.cat([picture[VALUES_INPUT] for picture in pictures]),
+        GRID_INPUT: torch.stack([picture[GRID_INPUT] for picture in pictures]),
+    }
+
+
+def as_tensor(array: npt.NDArray[Any]) -> Any:
+    """A torch tensor on the array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def audio_rate(engine: Any) -> int | None:
+    """Samples per second that the model's processor wants; None where it takes none or any."""
+    if not engine.model_config.is_multimodal_model:
+        return None
+    resampler = getattr(engine.renderer.get_mm_processor().data_parser, "audio_resampler", None)
+    rate = getattr(resampler, "target_sr", None)
+    return None if rate is None else round(rate)
+
+
+def frame_sampling(engine: Any) -> dict[str, Any]:
+    """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
+    config = getattr(engine.model_config, "multimodal_config", None)
+    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit

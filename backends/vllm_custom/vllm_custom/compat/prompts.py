@@ -1,0 +1,76 @@
+"""Prompts, by vLLM's renderers and the model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+
+async def render_text(engine: Any, prompt: Mapping[str, Any], *, templated: bool) -> Mapping[str, Any]:
+    """Tokenise a prompt dictionary and process its media off the event loop.
+
+    Args:
+        engine: the AsyncLLM.
+        prompt: ``prompt`` with optional ``multi_modal_data``, ``multi_modal_uuids`` and ``mm_processor_kwargs``.
+        templated: the prompt already holds the special tokens of a chat template.
+
+    Returns:
+        The engine's input, with ``prompt_token_ids``.
+    """
+    from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+    renderer = engine.renderer
+    tokenise = renderer.default_chat_tok_params if templated else renderer.default_cmpl_tok_params
+    (rendered,) = await renderer.render_cmpl_async([parse_model_prompt(engine.model_config, dict(prompt))], tokenise)
+    return cast(Mapping[str, Any], rendered)
+
+
+async def render_chat(
+    engine: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    template: str | None,
+    template_kwargs: Mapping[str, Any],
+    processor_kwargs: Mapping[str, Any],
+    keep_text: bool,
+) -> Mapping[str, Any]:
+    """Put messages whose media are decoded (parts ``image_pil``, ``video_url`` with a handle) through the template.
+
+    Returns:
+        The engine's input, with ``prompt_token_ids``, and the text as ``prompt`` where ``keep_text`` asks for it.
+    """
+    from vllm.renderers.params import ChatParams
+
+    params = ChatParams(
+        chat_template=template,
+        # The template gives tokens or text; vLLM then tokenises the text by itself.
+        chat_template_kwargs={**template_kwargs, "tokenize": not keep_text},
+        mm_processor_kwargs=dict(processor_kwargs) or None,
+    )
+    extras = {"mm_processor_kwargs": dict(processor_kwargs)} if processor_kwargs else None
+    _, (rendered,) = await engine.renderer.render_chat_async([list(messages)], params, prompt_extras=extras)
+    return cast(Mapping[str, Any], rendered)
+
+
+def chat_template_of(engine: Any) -> str | None:
+    """The chat template that vLLM would use for this model, or None if it has none."""
+    from vllm.renderers.hf import resolve_chat_template
+
+    return cast(
+        "str | None",
+        resolve_chat_template(engine.get_tokenizer(), chat_template=None, tools=None, model_config=engine.model_config),
+    )
+
+
+def placeholder(engine: Any, modality: str, number: int) -> str | None:
+    """The text that stands for the ``number``-th (from 1) item of ``modality`` in a prompt of this model.
+
+    It is what the model's processor looks for. None where it looks for nothing, and puts the media in by itself.
+    """
+    dummy = engine.renderer.get_mm_processor().dummy_inputs
+    before, all_of_them = (dummy.get_dummy_text({modality: count}) for count in (number - 1, number))
+    text = cast(str, all_of_them).removeprefix(before)
+    token_id = getattr(engine.model_config.hf_config, f"{modality}_token_id", None)
+    token = engine.get_tokenizer().decode([token_id]) if isinstance(token_id, int) else None
+    # Without the marks around it where there are any: a prompt that has the token alone counts as well.
+    return token if token and text.count(token) == 1 else text or None

@@ -1,0 +1,52 @@
+"""SamplingParams and structured outputs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+
+def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
+    """Compile a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
+
+    Blocks. Raises whatever vLLM or the compiler raises.
+    """
+    from vllm.sampling_params import SamplingParams
+
+    config = engine.vllm_config
+    SamplingParams(structured_outputs=structured_outputs).verify(
+        engine.model_config, config.speculative_config, config.structured_outputs_config, engine.get_tokenizer()
+    )
+
+
+def prefers_xgrammar(engine: Any) -> bool:
+    """Whether guided decoding is compiled by xgrammar where that can do it (``auto`` begins with it)."""
+    return engine.vllm_config.structured_outputs_config.backend in ("auto", "xgrammar")
+
+
+def default_sampling(engine: Any) -> dict[str, Any]:
+    """The sampling parameters of the model's generation_config, as ``vllm serve`` merges them."""
+    return dict(engine.model_config.get_diff_sampling_param())
+
+
+def max_tokens_limit(engine: Any) -> int | None:
+    """The most tokens that any request may generate: a max_new_tokens that the operator set, or None.
+
+    ``vllm serve`` takes the one of the model's own generation_config as a default only, and the one of
+    ``override_generation_config`` or of a generation_config given by its folder as a limit as well.
+    """
+    config = engine.model_config
+    if getattr(config, "generation_config", "auto") not in ("auto", "vllm"):
+        return cast("int | None", default_sampling(engine).get("max_tokens"))
+    return cast("int | None", (getattr(config, "override_generation_config", None) or {}).get("max_new_tokens"))
+
+
+def sampling_fields() -> dict[str, Any]:
+    """Name to type of every public field of SamplingParams that a request may set."""
+    from typing import get_type_hints
+
+    from vllm.sampling_params import SamplingParams
+
+    internal = {"output_kind", "output_text_buffer_length", "skip_clone"}
+    hints = get_type_hints(SamplingParams, include_extras=False)
+    names = SamplingParams.__struct_fields__
+    return {name: hints[name] for name in names if not name.startswith("_") and name not in internal}
