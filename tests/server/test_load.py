@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import io
 import threading
@@ -141,10 +140,12 @@ class TestLife:
 
     def test_nothing_is_left_after_unload(self, client: Client, triton: TritonServer) -> None:
         assert client.is_ready(MODEL)
-        assert _engines(triton)
+        stub = _newest_stub(triton)
+        below = stub.children(recursive=True)
+        assert [process for process in below if "EngineCor" in process.name()]
         client.unload(MODEL)
         wait_until(lambda: not client.is_ready(MODEL))
-        wait_until(lambda: not _engines(triton))
+        wait_until(lambda: not any(_is_alive(process) for process in (stub, *below)))
 
 
 def _assert_ended_early(client: Client, before: float) -> None:
@@ -153,10 +154,14 @@ def _assert_ended_early(client: Client, before: float) -> None:
     assert client.metrics()[GENERATED] - before < LONG["max_tokens"]
 
 
-def _engines(triton: TritonServer) -> list[str]:
-    """Processes under the server beside Triton's own: vLLM's engine and what it started."""
-    names = []
-    for child in psutil.Process(triton.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, or gone since
-            names.append(" ".join(child.cmdline()))
-    return [name for name in names if "EngineCore" in name]
+def _newest_stub(triton: TritonServer) -> psutil.Process:
+    """The model's process of now, whatever may be left of those before it."""
+    stubs = [child for child in psutil.Process(triton.pid).children() if MODEL in " ".join(child.cmdline())]
+    return max(stubs, key=psutil.Process.create_time)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
