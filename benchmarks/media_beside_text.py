@@ -1,12 +1,13 @@
 """Text streams alone, and beside slow downloads and large decodes: does media work hold text requests up?
 
-    python -m benchmarks.media_beside_text --rounds 5
+    python -m benchmarks.media_beside_text --engine null --rounds 5
 
-Starts a tritonserver with shapes_vl and an HTTP server that sends pictures slowly. In each round every condition has a
-turn, in an order that changes; the figure of a condition is its ratio to "alone" in the same round. The large picture
-is cut off at its end, so that all of it is decoded and nothing of it reaches the engine. "decodes elsewhere" is the
-control: a process beside the server decodes the same picture as often as it can, which takes a core and 200 MB of fresh
-memory each time. The results are printed and written to build/benchmarks.
+Starts a tritonserver with shapes_vl and an HTTP server that sends pictures slowly. The engine is vLLM's, or one without
+a model that makes a token for each stream every 10 ms and leaves the cores to the rest. In each round every condition
+has a turn, in an order that changes; the figure of a condition is its ratio to "alone" in the same round. The large
+picture is cut off at its end, so that all of it is decoded and nothing of it reaches the engine. "decodes elsewhere" is
+the control: a process beside the server decodes the same picture as often as it can, which takes a core and 200 MB of
+fresh memory each time. The results are printed and written to build/benchmarks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import base64
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,7 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -42,6 +44,7 @@ from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
 MODEL = "shapes_vl"
+NULL_BASE = Path(__file__).parent / "backends" / "null_base"
 SLOW_PIECES = 40
 SMALL_SIDE = 112
 LARGE_SIDE = 7000
@@ -97,6 +100,25 @@ def png(side: int, detail: int) -> bytes:
     return buffer.getvalue()
 
 
+class Window(NamedTuple):
+    """What reached the clients of all streams in a stretch of time; gaps are those between pieces of one stream."""
+
+    tokens_per_second: float
+    gap_p99_ms: float
+    gap_max_ms: float
+
+    @classmethod
+    def of(cls, arrivals: list[list[tuple[float, int]]], began: float, ended: float) -> Window:
+        """``arrivals``: for each stream, when a piece came and how many tokens it held."""
+        inside = [[(at, tokens) for at, tokens in one if began <= at < ended] for one in arrivals]
+        total = sum(tokens for one in inside for _, tokens in one)
+        gaps: list[float] = []
+        for one in inside:
+            times = [began, *(at for at, _ in one), ended]
+            gaps += (later - earlier for earlier, later in itertools.pairwise(times))
+        return cls(total / (ended - began), 1000 * float(np.quantile(gaps, 0.99)), 1000 * max(gaps))
+
+
 class Bench:
     """One server, and what is sent to it."""
 
@@ -118,8 +140,8 @@ class Bench:
             "decodes elsewhere": [self.decode_elsewhere],
         }
 
-    def tokens_per_second(self, beside: list[Callable[[threading.Event], None]]) -> float:
-        """Of all streams together, as they reach the client in the window."""
+    def stream(self, beside: list[Callable[[threading.Event], None]]) -> Window:
+        """All streams for the length of the window, with these beside them."""
         stop, failures = threading.Event(), []
 
         def guarded(work: Callable[[threading.Event], None]) -> None:
@@ -128,21 +150,23 @@ class Bench:
             except Exception as error:
                 failures.append(error)
 
-        counts = [0] * self._streams
-        readers = [threading.Thread(target=self._read, args=(counts, index, stop)) for index in range(self._streams)]
+        arrivals: list[list[tuple[float, int]]] = [[] for _ in range(self._streams)]
+        readers = [
+            threading.Thread(target=self._read, args=(index, arrivals[index], stop)) for index in range(self._streams)
+        ]
         workers = [threading.Thread(target=guarded, args=(work,)) for work in beside]
         for thread in (*readers, *workers):
             thread.start()
         time.sleep(1.0)  # until all of it is under way
-        before, began = sum(counts), time.monotonic()
+        began = time.monotonic()
         time.sleep(self._window)
-        rate = (sum(counts) - before) / (time.monotonic() - began)
+        ended = time.monotonic()
         stop.set()
         for thread in (*readers, *workers):
             thread.join()
         if failures:
             raise failures[0]
-        return rate
+        return Window.of(arrivals, began, ended)
 
     def download(self, stop: threading.Event) -> None:
         """All slow URLs in one request, again and again."""
@@ -175,7 +199,7 @@ class Bench:
         with self._post("generate", request) as response:
             return response.status, response.read().decode()
 
-    def _read(self, counts: list[int], index: int, stop: threading.Event) -> None:
+    def _read(self, index: int, arrivals: list[tuple[float, int]], stop: threading.Event) -> None:
         options = {"stream": True, "temperature": 0, "ignore_eos": True, "max_tokens": 6000}
         request = json.dumps({"text_input": f"{index}+1=", "return_num_output_tokens": True, **options}).encode()
         while not stop.is_set():
@@ -183,7 +207,7 @@ class Bench:
                 rest = b""
                 while not stop.is_set() and (block := response.read1()):
                     whole, _, rest = (rest + block).rpartition(b"\n\n")
-                    counts[index] += sum(map(int, TOKENS.findall(whole)))
+                    arrivals.append((time.monotonic(), sum(map(int, TOKENS.findall(whole)))))
 
     @contextmanager
     def _post(self, endpoint: str, request: bytes) -> Iterator[http.client.HTTPResponse]:
@@ -211,25 +235,34 @@ def media_server(seconds: float) -> Iterator[int]:
         process.join()
 
 
-def model_repository(folder: Path, port: int) -> Path:
-    """shapes_vl, with URLs of the slow server allowed."""
+def model_repository(folder: Path, port: int, base: Path | None) -> Path:
+    """shapes_vl, with URLs of the slow server allowed; ``base`` is the backend to build on, None for the usual one."""
     shutil.copytree(DEFAULT_REPOSITORY / MODEL, folder / MODEL)
-    (folder / MODEL / "config.pbtxt").write_text(CONFIG.format(port=port))
+    config = CONFIG.format(port=port)
+    if base is not None:
+        config += f'parameters {{ key: "VLLM_BACKEND_DIR" value: {{ string_value: "{base}" }} }}\n'
+    (folder / MODEL / "config.pbtxt").write_text(config)
     return folder
 
 
-def table(rates: dict[str, list[float]]) -> str:
-    """Markdown: tokens/s of each condition, and the ratio to "alone" of the same round: median, lowest and highest."""
-    lines = ["| beside the streams | tokens/s | ratio to alone | lowest | highest |", "| --- | --- | --- | --- | --- |"]
-    for name, values in rates.items():
-        ratios = [value / alone for value, alone in zip(values, rates["alone"], strict=True)]
+def table(windows: dict[str, list[Window]]) -> str:
+    """Markdown: medians of each condition, and tokens/s over those of "alone" in the same round, with its range."""
+    lines = [
+        "| beside the streams | tokens/s | ratio to alone | lowest | highest | gap p99 ms | longest gap ms |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, values in windows.items():
+        pairs = zip(values, windows["alone"], strict=True)
+        ratios = [value.tokens_per_second / alone.tokens_per_second for value, alone in pairs]
+        rate, gap, longest = (statistics.median(column) for column in zip(*values, strict=True))
         figures = (f"{figure:.2f}" for figure in (statistics.median(ratios), min(ratios), max(ratios)))
-        lines.append(f"| {name} | {statistics.median(values):,.0f} | {' | '.join(figures)} |")
+        lines.append(f"| {name} | {rate:,.0f} | {' | '.join(figures)} | {gap:.0f} | {longest:.0f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=["vllm", "null"], default="vllm")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=4, help="text streams at a time")
     parser.add_argument("--downloads", type=int, default=20, help="slow URLs at a time, in one request")
@@ -241,25 +274,30 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(media_server(options.download_seconds))
-        repository = model_repository(folder / "repository", port)
-        server = TritonServer(
-            repository, environment=found, backends=backends.assemble(found, folder / "backends"), log=folder / "log"
-        )
+        assembled = backends.assemble(found, folder / "backends")
+        base = None
+        if options.engine == "null":
+            base = Path(shutil.copytree(NULL_BASE, assembled / NULL_BASE.name))
+        repository = model_repository(folder / "repository", port, base)
+        server = TritonServer(repository, environment=found, backends=assembled, log=folder / "log")
         stack.enter_context(server)
         bench = Bench(server, port, options.downloads, options.streams, options.window)
         conditions = bench.conditions()
-        bench.tokens_per_second([])  # warms up
-        rates: dict[str, list[float]] = {name: [] for name in conditions}
+        bench.stream([])  # warms up
+        windows: dict[str, list[Window]] = {name: [] for name in conditions}
         order = list(conditions)
         for turn in range(options.rounds):
             random.Random(turn).shuffle(order)
             for name in order:
-                rates[name].append(bench.tokens_per_second(conditions[name]))
-            print(f"round {turn + 1}: { ({name: round(values[-1]) for name, values in rates.items()}) }", flush=True)
+                windows[name].append(bench.stream(conditions[name]))
+            print(
+                f"round {turn + 1}:", {name: [*map(round, values[-1])] for name, values in windows.items()}, flush=True
+            )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     facts = {"cores": os.cpu_count(), "machine": platform.platform(), "streams": options.streams}
-    options.out.write_text(json.dumps({**facts, "tokens_per_second": rates}, indent=1) + "\n")
-    print(table(rates))
+    rows = {name: [window._asdict() for window in values] for name, values in windows.items()}
+    options.out.write_text(json.dumps({**facts, "engine": options.engine, "windows": rows}, indent=1) + "\n")
+    print(table(windows))
 
 
 if __name__ == "__main__":
