@@ -115,6 +115,8 @@ def end_with_parent(*, own_group: bool = False) -> Callable[[], None]:
     prctl, setpgid = _libc().prctl, os.setpgid  # looked up before the fork: afterwards only the call itself is safe
 
     def in_child() -> None:
+        # A shell has what it starts in the background ignore SIGINT, which is how tests are told to stop.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if own_group:
             setpgid(0, 0)
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -1,5 +1,6 @@
 """The `test` command: what runs, and the exit status."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,13 +50,18 @@ def test_a_failure_does_not_hide_the_rest(
     assert runs.modules[-1] == ("pytest",)
 
 
-def test_what_runs_is_told_to_stop_and_awaited(environment: Environment, tmp_path: Path) -> None:
-    """A build.py that gets SIGTERM lets pytest take its servers down first."""
+@pytest.mark.parametrize("background", [False, True])
+def test_what_runs_is_told_to_stop_and_awaited(environment: Environment, tmp_path: Path, background: bool) -> None:
+    """A build.py that gets SIGTERM lets pytest take its servers down first; also one that a shell has put aside."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
     (environment.folder / "bin/python").write_text(
         f"#!{sys.executable}\nimport time, pathlib, os, signal\n"
         f"try:\n    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(30)\n"
         f"except KeyboardInterrupt:\n    pathlib.Path({str(tmp_path / 'cleaned')!r}).touch()\n"
     )
-    with pytest.raises(KeyboardInterrupt):
-        testing._python(environment, ("pytest",))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            testing._python(environment, ("pytest",))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "cleaned").exists()
