@@ -34,12 +34,12 @@ parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/3
 parameters {{ key: "MEDIA_FETCH_TIMEOUT_SECONDS" value: {{ string_value: "240" }} }}
 parameters {{ key: "REPORT_CUSTOM_METRICS" value: {{ string_value: "true" }} }}
 """
-LONG_TOKENS = 8000
+LONG_TOKENS = 24_000
 LONG = {"temperature": 0.0, "ignore_eos": True, "max_tokens": LONG_TOKENS}
 TIMEOUT_US = 500_000
 GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
 SUCCESS = f'vllm_custom:requests_success_total{{model="{MODEL}"}}'
-EVENT_SECONDS = 60
+EVENT_SECONDS = 120
 
 
 class HeldMedia:
@@ -83,7 +83,9 @@ def media() -> Iterator[HeldMedia]:
 
 @pytest.fixture(scope="module", autouse=True)
 def model(repository: Repository, load: Callable[[str], None], media: HeldMedia) -> None:
-    arguments = repository.shapes_args(max_num_seqs=1, scheduling_policy="priority", enable_log_requests=True)
+    arguments = repository.shapes_args(
+        max_num_seqs=1, max_model_len=32_768, scheduling_policy="priority", enable_log_requests=True
+    )
     repository.add(MODEL, CONFIG.format(port=media.port), arguments)
     load(MODEL)
 
