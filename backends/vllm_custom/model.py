@@ -16,12 +16,13 @@ if str(BACKEND_DIR) not in sys.path:
 
 import triton_python_backend_utils as pb_utils  # noqa: E402  (the paths above come first)
 
-from vllm_custom import compat, engine_args, process  # noqa: E402
+from vllm_custom import engine_args, process  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
-from vllm_custom.contract import auto_complete  # noqa: E402
-from vllm_custom.media import HandleTable, install_connector  # noqa: E402
+from vllm_custom.engine import vllm as engine  # noqa: E402
+from vllm_custom.media import HandleTable  # noqa: E402
 from vllm_custom.orphans import guard_against_orphans  # noqa: E402
-from vllm_custom.service import InferenceService  # noqa: E402
+from vllm_custom.serving.service import ModelFiles, Service, wait_on  # noqa: E402
+from vllm_custom.triton.autocomplete import auto_complete  # noqa: E402
 from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream, with_current_hooks  # noqa: E402
 
 
@@ -29,6 +30,8 @@ class Extension:
     """What is put in front of the base class: the mixin through which Triton's calls come."""
 
     vllm_engine_config: dict[str, Any]
+    # Whether the responses of a stream that wait are sent as one.
+    merge = True
 
     @classmethod
     def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
@@ -39,13 +42,13 @@ class Extension:
         settings = Settings.from_model_config(model_config)
         self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
         self._version_dir = Path(pb_utils.get_model_dir())
-        arguments = engine_args.load_engine_args(self._version_dir, compat.engine_argument_names())
-        compat.check_parsers(settings.tool_call_parser, settings.reasoning_parser)
+        arguments = engine_args.load_engine_args(self._version_dir, engine.engine_argument_names())
+        engine.check_parsers(settings.tool_call_parser, settings.reasoning_parser)
         self._reasoning_parser = settings.reasoning_parser
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
-        install_connector(handles, settings.image_max_pixels)
+        engine.install_connector(handles, settings.image_max_pixels)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()
@@ -54,9 +57,10 @@ class Extension:
             base.initialize({**args, "model_config": json.dumps(model_config)})
         self.using_decoupled = settings.decoupled
         try:
-            self._service = InferenceService(
-                UpstreamAdapter(self), settings, handles, chat_template, self._lora_dir, pb_utils
-            )
+            base_model = UpstreamAdapter(self)
+            files = ModelFiles(chat_template, self._lora_dir, base_model.adapters(), base_model.lora_enabled)
+            running = wait_on(base_model.event_loop, engine.VllmEngine.attach(base_model.engine))
+            self._service = Service(running, base_model, settings, files, handles, pb_utils, merge=self.merge)
         except BaseException:
             base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
@@ -65,7 +69,10 @@ class Extension:
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            self._service.submit(request)
+            try:
+                self._service.runner.submit(request)
+            except Exception as error:  # Triton gives no way to answer it; the others are served
+                pb_utils.Logger.log_error(f"[vllm_custom] a request cannot be answered: {error!r}")
 
     def finalize(self) -> None:
         base: Any = super()
@@ -81,7 +88,7 @@ class Extension:
         self.vllm_engine_config = engine_args.resolve_paths(self.vllm_engine_config, self._version_dir)
         if self._reasoning_parser:
             self.vllm_engine_config["reasoning_parser"] = self._reasoning_parser
-        compat.prepare_reasoning(self.vllm_engine_config)
+        engine.prepare_reasoning(self.vllm_engine_config)
         base: Any = super()
         base._validate_device_config()
 

@@ -19,7 +19,7 @@ async def gather_all(jobs: Iterable[Coroutine[Any, Any, Result]]) -> list[Result
     tasks: list[asyncio.Future[Result]] = []
     try:
         for job in jobs:
-            tasks.append(asyncio.ensure_future(job))
+            tasks.append(asyncio.ensure_future(_contained(job)))
             if len(tasks) % _STEP == 0:
                 await asyncio.sleep(0)
         return await asyncio.gather(*tasks)
@@ -33,3 +33,11 @@ def call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> 
     """Call ``function`` on ``loop``, from any thread; not at all once the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function)
+
+
+async def _contained(job: Coroutine[Any, Any, Result]) -> Result:
+    """A task that ends with one of these would end the whole event loop, and with it every other request."""
+    try:
+        return await job
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"{error!r} in a request") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 _CUSTOM = Path(__file__).resolve().parent.parent / "vllm_custom"
 sys.path.append(str(_CUSTOM))
 
-from vllm_custom import service  # noqa: E402
-from vllm_custom.responses import SenderPool  # noqa: E402
-
-vars(service)["SenderPool"] = functools.partial(SenderPool, merge=False)
-
 _spec = importlib.util.spec_from_file_location("vllm_custom_model", _CUSTOM / "model.py")
 assert _spec is not None
 assert _spec.loader is not None
 _module = importlib.util.module_from_spec(_spec)
 sys.modules["vllm_custom_model"] = _module
 _spec.loader.exec_module(_module)
-TritonPythonModel = _module.TritonPythonModel
+
+
+class TritonPythonModel(_module.TritonPythonModel):  # type: ignore[misc,name-defined]
+    """What Triton loads."""
+
+    merge = False

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vllm_custom import compat
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.embeds import ImageEmbeds
+from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import UnsupportedError
 from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
@@ -54,7 +54,7 @@ class PromptBuilder:
 
     def __init__(
         self,
-        engine: Any,
+        engine: Engine,
         media: MediaLoader,
         handles: HandleTable,
         template: str | None,
@@ -63,7 +63,7 @@ class PromptBuilder:
     ) -> None:
         """
         Args:
-            engine: the AsyncLLM.
+            engine: tokenizes, and applies the template.
             media: loads what a prompt needs.
             handles: where decoded media wait for the template.
             template: replaces the model's own chat template.
@@ -74,9 +74,9 @@ class PromptBuilder:
         self._media = media
         self._handles = handles
         self._template = template
-        self._embeds_layout = functools.cache(functools.partial(compat.embeds_layout, engine))
-        self._placeholders = Placeholders(functools.partial(compat.placeholder, engine), media.modalities)
-        self._has_template = template is not None or compat.chat_template_of(engine) is not None
+        self._embeds_layout = functools.cache(engine.embeds_layout)
+        self._placeholders = Placeholders(engine.placeholder, media.modalities)
+        self._has_template = template is not None or engine.facts.has_chat_template
 
     def plan(self, call: GenerateCall) -> PromptPlan:
         """Decide, before any media are decoded, how the prompt is made.
@@ -134,7 +134,9 @@ class PromptBuilder:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
         decoded = await self._media.load(plan.elements, plan.frames)
-        embedded = [{name: compat.as_tensor(field) for name, field in picture.items()} for picture in plan.embedded]
+        embedded = [
+            {name: self._engine.embeds_tensor(field) for name, field in picture.items()} for picture in plan.embedded
+        ]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
         tensors = [tensor for picture in embedded for tensor in picture.values()]
@@ -158,22 +160,20 @@ class PromptBuilder:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
         if embedded:
-            prompt.setdefault("multi_modal_data", {})["image"] = compat.join_embeds(embedded)
+            prompt.setdefault("multi_modal_data", {})["image"] = self._engine.join_embeds(embedded)
             prompt.setdefault("multi_modal_uuids", {})["image"] = [None] * len(embedded)  # vLLM hashes them itself
         if call.control.mm_processor_kwargs:
             prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
-        return RenderedPrompt(await compat.render_text(self._engine, prompt, templated=False), templated=False)
+        return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
     async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
         add = call.control.add_generation_prompt
         opening = {"add_generation_prompt": self._add_generation_prompt if add is None else add}
-        rendered = await compat.render_chat(
-            self._engine,
+        rendered = await self._engine.render_chat(
             messages,
             template=self._template,
             template_kwargs=opening | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
-            keep_text=call.exclude_input is False,
         )
         return RenderedPrompt(rendered, templated=True)
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
+from vllm_custom.engine.protocol import Adapter, Engine
 from vllm_custom.errors import InvalidRequestError, NotFoundError, listing
 from vllm_custom.lora.folder import FoundAdapter, LoraFolder
 
@@ -40,16 +40,21 @@ class _Version:
     loaded: bool = False
     loading: asyncio.Task[None] | None = None
 
+    @property
+    def adapter(self) -> Adapter:
+        """What the engine is asked for."""
+        return Adapter(self.engine_name, self.number, self.path)
+
 
 class LoraAdapters:
     """The adapters of one engine. To be used on its event loop."""
 
     def __init__(
-        self, engine: Any, paths: Mapping[str, str], *, enabled: bool, folder: LoraFolder | None = None
+        self, engine: Engine, paths: Mapping[str, str], *, enabled: bool, folder: LoraFolder | None = None
     ) -> None:
         """
         Args:
-            engine: vLLM's AsyncLLM.
+            engine: loads them.
             paths: adapter name to folder of multi_lora.json, in the order of the ids that the official backend gives
                 them. They win over adapters of the same name in ``folder``.
             enabled: whether the engine runs with enable_lora.
@@ -84,8 +89,8 @@ class LoraAdapters:
             await self._version(name)
 
     @asynccontextmanager
-    async def use(self, name: str | None) -> AsyncIterator[Any]:
-        """vLLM's LoRARequest for ``name``, its weights loaded and kept while the context lasts; None for None.
+    async def use(self, name: str | None) -> AsyncIterator[Adapter | None]:
+        """The adapter ``name`` as the engine knows it, its weights loaded and kept meanwhile; None for None.
 
         The first use loads the adapter by itself: a broken one that first shows up inside ``generate`` would end
         the engine for everybody.
@@ -97,13 +102,11 @@ class LoraAdapters:
         if name is None:
             yield None
             return
-        from vllm.lora.request import LoRARequest
-
         version = await self._version(name)
         version.users += 1
         try:
             await self._load(version)
-            yield LoRARequest(version.engine_name, version.number, version.path)
+            yield version.adapter
         finally:
             version.users -= 1
             self._clean_up(version)
@@ -149,10 +152,8 @@ class LoraAdapters:
         version.loaded = True
 
     async def _add(self, version: _Version) -> None:
-        from vllm.lora.request import LoRARequest
-
         try:
-            await self._engine.add_lora(LoRARequest(version.engine_name, version.number, version.path))
+            await self._engine.load_adapter(version.adapter)
         except Exception as error:
             raise InvalidRequestError(
                 f"lora_name: the adapter {version.name!r} cannot be loaded by this engine: {_reason(error, version)}"
@@ -170,7 +171,7 @@ class LoraAdapters:
             await asyncio.wait([version.loading])
         if version.loaded:
             with contextlib.suppress(Exception):  # evicted by the engine itself, or the engine has died
-                await self._engine.remove_lora(version.number)
+                await self._engine.remove_adapter(version.number)
         if self._folder is not None:
             await self._folder.drop(version.number)
 

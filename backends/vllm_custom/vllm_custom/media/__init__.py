@@ -1,6 +1,6 @@
 """Where media come from, what is allowed, and how they are decoded; never on the engine's event loop."""
 
-from vllm_custom.media.connector import HandleTable, install_connector
+from vllm_custom.media.handles import HandleTable
 from vllm_custom.media.loader import DecodedMedia, MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
 from vllm_custom.media.sampling import FrameSampling
@@ -12,6 +12,5 @@ __all__ = [
     "MediaLoader",
     "MediaMetrics",
     "ignore",
-    "install_connector",
     "log_refusals",
 ]

@@ -19,7 +19,7 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.responses.sender import ResponseStream
+from vllm_custom.triton.sender import ResponseStream
 
 EVENT_STREAM = "text/event-stream"
 _FIRST_ERROR, _FIRST_DEFECT = 400, 500

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vllm_custom import compat
 from vllm_custom.config import Settings
+from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable, MediaLoader
@@ -16,8 +16,28 @@ from vllm_custom.openai.answer import OpenAIStream
 from vllm_custom.openai.asgi import Application, call_application
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
-from vllm_custom.openai.models import adapter_in_use, serve_adapters
+from vllm_custom.openai.models import AdaptersOfRequests
 
+# Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
+# or opens what this backend guards by itself.
+OPENAI_ARGUMENTS = frozenset(
+    {
+        "chat_template_content_format",
+        "default_chat_template_kwargs",
+        "enable_force_include_usage",
+        "enable_per_request_metrics",
+        "enable_prompt_tokens_details",
+        "exclude_tools_when_tool_choice_none",
+        "fingerprint_mode",
+        "fingerprint_value",
+        "response_role",
+        "return_tokens_as_token_ids",
+        "sse_keep_alive_interval",
+        "tool_strict_level",
+        "trust_request_chat_template",
+        "trust_request_mm_kwargs",
+    }
+)
 # What the application says of a route that it does not have.
 _NOT_FOUND = b'{"detail":"Not Found"}'
 
@@ -29,10 +49,9 @@ def application_arguments(settings: Settings, chat_template: str | None) -> dict
         ConfigError: an argument that may not be given, or parsers that do not go together.
     """
     for name in settings.openai_args:
-        if name not in compat.OPENAI_ARGUMENTS:
+        if name not in OPENAI_ARGUMENTS:
             raise ConfigError(
-                f"config.pbtxt: parameter OPENAI_ARGS: unknown argument {name!r} (known: "
-                f"{listing(compat.OPENAI_ARGUMENTS)})"
+                f"config.pbtxt: parameter OPENAI_ARGS: unknown argument {name!r} (known: {listing(OPENAI_ARGUMENTS)})"
             )
     if settings.enable_auto_tool_choice and not settings.tool_call_parser:
         raise ConfigError("config.pbtxt: parameter ENABLE_AUTO_TOOL_CHOICE needs TOOL_CALL_PARSER")
@@ -52,7 +71,7 @@ class OpenAIService:
         application: Application | None,
         media: MediaLoader,
         handles: HandleTable,
-        loras: LoraAdapters,
+        adapters: AdaptersOfRequests,
         model_name: str,
         more_paths: Collection[str] = (),
     ) -> None:
@@ -61,21 +80,21 @@ class OpenAIService:
             application: vLLM's; None where it could not be built.
             media: loads media within the model's rules.
             handles: through which vLLM asks for them.
-            loras: the model's adapters.
+            adapters: of the model.
             model_name: the model's own name, which wins over an adapter's.
             more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
         """
         self._application = application
         self._media = media
         self._handles = handles
-        self._loras = loras
+        self._adapters = adapters
         self._model_name = model_name
         self._more_paths = frozenset(more_paths)
 
     @classmethod
     async def build(
         cls,
-        engine: Any,
+        engine: Engine,
         settings: Settings,
         chat_template: str | None,
         media: MediaLoader,
@@ -91,15 +110,15 @@ class OpenAIService:
             ConfigError: as :func:`application_arguments`, or the application that was asked for cannot be built.
         """
         arguments = application_arguments(settings, chat_template)
+        adapters = AdaptersOfRequests(loras)
         application = None
         try:
-            application = await compat.build_openai_application(engine, [settings.model_name], arguments)
-            serve_adapters(application.state.openai_serving_models, loras)
+            application = await engine.openai_application([settings.model_name], arguments, adapters)
         except Exception as error:
             if settings.tool_call_parser or settings.openai_args:
                 raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error
             log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
-        return cls(application, media, handles, loras, settings.model_name, settings.openai_paths)
+        return cls(application, media, handles, adapters, settings.model_name, settings.openai_paths)
 
     async def serve(self, call: OpenAICall, stream: OpenAIStream, request_id: str) -> None:
         """Answer ``call`` through ``stream``, to its end.
@@ -116,7 +135,7 @@ class OpenAIService:
         headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
         async with contextlib.AsyncExitStack() as stack:
             if call.model != self._model_name:
-                await stack.enter_async_context(adapter_in_use(self._loras, call.model))
+                await stack.enter_async_context(self._adapters.use(call.model))
             body = call.body
             if isinstance(body, dict):
                 stack.enter_context(media_by_handle(body, self._media, self._handles))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_custom import compat
+from vllm_custom.engine.protocol import POOLING_TASKS, Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
 from vllm_custom.pooling.scoring import PairScorer
 from vllm_custom.request import GenerateCall
@@ -33,17 +33,13 @@ def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
 class PoolingBuilder:
     """Knows the tasks of one pooling model and the fields of PoolingParams."""
 
-    def __init__(self, engine: Any, tasks: Sequence[str], pairs: PairScorer) -> None:
-        """
-        Args:
-            engine: the AsyncLLM.
-            tasks: what the engine says it supports.
-            pairs: for requests with queries and documents.
-        """
+    def __init__(self, engine: Engine, pairs: PairScorer) -> None:
+        """``pairs``: for requests with queries and documents."""
         self.pairs = pairs
-        self._fields = FieldReader(compat.pooling_fields())
-        self._tasks = [task for task in compat.POOLING_TASKS if task in tasks]
-        self._default = compat.pooling_task(engine, tasks)
+        self._engine = engine
+        self._fields = FieldReader(engine.facts.pooling_fields)
+        self._tasks = [task for task in POOLING_TASKS if task in engine.facts.tasks]
+        self._default = engine.facts.pooling_task
 
     def check(self, calls: Sequence[GenerateCall]) -> None:
         """Refuse what a pooling model cannot do; ``calls`` are the rows of one request.
@@ -94,6 +90,4 @@ class PoolingBuilder:
         Raises:
             InvalidRequestError: a value of the wrong type.
         """
-        from vllm.pooling_params import PoolingParams
-
-        return PoolingParams(**(self._fields.read(given) | {"task": task}))
+        return self._engine.pooling_params(self._fields.read(given) | {"task": task})

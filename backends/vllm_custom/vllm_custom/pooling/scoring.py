@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_custom import compat
+from vllm_custom.engine.protocol import Engine, PairScoring
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
 from vllm_custom.loops import gather_all
 from vllm_custom.pooling.output import PooledOutput
@@ -36,33 +36,39 @@ class RenderedPairs:
     """What the engine reads for the pairs of one row: as many prompts as the kind of model needs.
 
     Attributes:
-        context: vLLM's own account of the request.
+        account: the engine's account of the request.
         prompts: the engine's inputs, each with its PoolingParams.
     """
 
-    context: Any
+    account: Any
     prompts: Sequence[tuple[Mapping[str, Any], Any]]
 
 
 class PairScorer:
     """Makes prompts of queries and documents for one model, and scores of what the engine gives for them."""
 
-    def __init__(self, engine: Any, tasks: Sequence[str], template: str | None, max_documents: int) -> None:
+    def __init__(self, engine: Engine, template: str | None, max_documents: int) -> None:
         """
         Args:
-            engine: the AsyncLLM.
-            tasks: what the engine says it supports.
+            engine: runs the pooling model.
             template: of pairs, in place of the tokenizer's way to join two texts.
             max_documents: SCORE_MAX_DOCUMENTS.
         """
-        self._fields = FieldReader(compat.scoring_fields())
+        self._engine = engine
+        self._fields = FieldReader(engine.facts.scoring_fields)
         self._max_documents = max_documents
-        self._processor: Any = None
+        self._given: PairScoring | None = None
         self._refusal = ""
         try:
-            self._processor = compat.pair_processor(engine, tasks, template)
+            self._given = engine.pair_scoring(template)
         except UnsupportedError as error:
             self._refusal = str(error)
+
+    @property
+    def _scoring(self) -> PairScoring:
+        if self._given is None:
+            raise UnsupportedError(f"queries, documents: {self._refusal}")
+        return self._given
 
     @property
     def field_names(self) -> list[str]:
@@ -76,8 +82,7 @@ class PairScorer:
             UnsupportedError: the model scores no pairs.
             InvalidRequestError: too many documents, or a parameter that has no effect on pairs.
         """
-        if self._processor is None:
-            raise UnsupportedError(f"queries, documents: {self._refusal}")
+        scoring = self._scoring
         number = len(pairs.documents)
         if number > self._max_documents:
             raise invalid(
@@ -90,7 +95,7 @@ class PairScorer:
                 f"{unfit[0]}: has no effect on queries and documents (what has: {listing(self._fields.names)})"
             )
         unused = [name for name in _FOR_TEMPLATES if name in call.sampling or name in given]
-        if unused and not compat.pairs_are_templated(self._processor):
+        if unused and not scoring.templated:
             raise InvalidRequestError(f"{unused[0]}: is for a score template, which this model is served without")
 
     async def render(self, call: GenerateCall, pairs: TextPairs) -> RenderedPairs:
@@ -102,18 +107,18 @@ class PairScorer:
         options = self._fields.read(call.sampling)
         if call.control.chat_template_kwargs:
             options["chat_template_kwargs"] = call.control.chat_template_kwargs
-        context = compat.scoring_context(self._processor, pairs.queries, pairs.documents, options)
-        parts = await compat.parts_of_pairs(self._processor, context)
+        account = self._scoring.begin(pairs.queries, pairs.documents, options)
+        parts = await self._scoring.parts(account)
         turn = asyncio.Semaphore(_RENDERED_AT_ONCE)
         named = zip(parts, _names(pairs, len(parts)), strict=True)
-        return RenderedPairs(context, await gather_all(self._render_part(part, name, turn) for part, name in named))
+        return RenderedPairs(account, await gather_all(self._render_part(part, name, turn) for part, name in named))
 
     async def _render_part(self, part: Any, name: str, turn: asyncio.Semaphore) -> tuple[Mapping[str, Any], Any]:
         try:
             async with turn:
-                prompt, params = await compat.render_part(self._processor, part)
+                prompt, params = await self._scoring.render(part)
         except Exception as error:
-            known = compat.engine_error(error)
+            known = self._engine.explain(error)
             if not isinstance(known, InvalidRequestError):
                 raise
             raise InvalidRequestError(f"{name}: {known}") from error
@@ -124,7 +129,7 @@ class PairScorer:
     async def output(self, rendered: RenderedPairs, outputs: Sequence[Any]) -> PooledOutput:
         """The scores, from the engine's outputs for ``rendered.prompts`` in their order."""
         tokens = sum(len(prompt["prompt_token_ids"]) for prompt, _ in rendered.prompts)
-        scores = await asyncio.to_thread(compat.pair_scores, self._processor, rendered.context, outputs)
+        scores = await asyncio.to_thread(self._scoring.scores, rendered.account, outputs)
         return PooledOutput(tokens, name="scores", data=np.array(scores, dtype=np.float32))
 
 

@@ -1,7 +1,5 @@
-"""The way out: deltas, tensors, ordered delivery, cancellation."""
+"""What is new in a response, as arrays."""
 
-from vllm_custom.responses.cancellation import CancellationWatcher
 from vllm_custom.responses.delta import ResponseDelta
-from vllm_custom.responses.sender import ResponseStream, SenderPool
 
-__all__ = ["CancellationWatcher", "ResponseDelta", "ResponseStream", "SenderPool"]
+__all__ = ["ResponseDelta"]

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
+from vllm_custom.engine.protocol import Engine
 from vllm_custom.sampling.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
@@ -19,23 +18,14 @@ RAW_PROMPT_MAX_TOKENS = 16
 _LARGEST_BIAS = 100.0
 
 
-def sampling_fields() -> dict[str, Any]:
-    """Name to type of the fields of SamplingParams that a request may set by name.
-
-    ``structured_outputs`` is not among them: it is one of several ways to ask for guided decoding.
-    """
-    fields = compat.sampling_fields()
-    fields.pop("structured_outputs", None)
-    return fields
-
-
 class SamplingBuilder:
     """Knows the fields of SamplingParams and the model's defaults; one per model."""
 
-    def __init__(self, engine: Any) -> None:
-        self._fields = FieldReader(sampling_fields())
-        self._defaults = compat.default_sampling(engine)
-        self._max_tokens_limit = compat.max_tokens_limit(engine)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._fields = FieldReader(engine.facts.sampling_fields)
+        self._defaults = engine.facts.default_sampling
+        self._max_tokens_limit = engine.facts.max_tokens_limit
 
     @property
     def names(self) -> list[str]:
@@ -54,8 +44,6 @@ class SamplingBuilder:
         Raises:
             InvalidRequestError: a value of the wrong type or outside vLLM's limits.
         """
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
         values = self._fields.read(given)
         defaults = dict(self._defaults)
         if not templated:
@@ -64,12 +52,7 @@ class SamplingBuilder:
             defaults.setdefault("max_tokens", None)
         if structured_outputs is not None:
             values["structured_outputs"] = structured_outputs
-        values = self._limited(defaults | values)
-        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
-        try:
-            return SamplingParams(**values, output_kind=kind)
-        except Exception as error:
-            raise _refused(error) from error
+        return self._engine.sampling_params(self._limited(defaults | values), stream=stream)
 
     def _limited(self, values: dict[str, Any]) -> dict[str, Any]:
         """What ``vllm serve`` cuts down instead of refusing it."""
@@ -79,11 +62,3 @@ class SamplingBuilder:
             bias = values["logit_bias"]
             values["logit_bias"] = {token: max(-_LARGEST_BIAS, min(_LARGEST_BIAS, bias[token])) for token in bias}
         return values
-
-
-def _refused(error: Exception) -> BackendError:
-    if isinstance(error, NotImplementedError):
-        return UnsupportedError(str(error))
-    if isinstance(error, (ValueError, TypeError)):
-        return InvalidRequestError(str(error))
-    return compat.engine_error(error) or InvalidRequestError(f"sampling parameters were refused: {error}")

@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.sampling.schemas import escape_free_strings
@@ -118,14 +119,9 @@ def _as_text(source: str, value: Any) -> str:
 class ConstraintCompiler:
     """Makes vLLM's StructuredOutputsParams and has them checked, off the event loop, by the engine's own compilers."""
 
-    def __init__(self, check: Callable[[Any], None], *, xgrammar: bool = False) -> None:
-        """
-        Args:
-            check: compiles a StructuredOutputsParams, which it may change, and raises when that fails.
-            xgrammar: whether the engine compiles with xgrammar where it can.
-        """
-        self._check = check
-        self._xgrammar = xgrammar
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._xgrammar = engine.facts.prefers_xgrammar
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
 
     async def compile(self, constraint: Constraint | None) -> Any:
@@ -139,7 +135,7 @@ class ConstraintCompiler:
         if self._xgrammar and constraint.kind in ("json", "structural_tag"):
             mended = await asyncio.to_thread(escape_free_strings, constraint.value)
             constraint = replace(constraint, value=mended)
-        params = _params(constraint)
+        params = _params(self._engine, constraint)
         digest = constraint.digest
         if digest not in self._accepted:
             await asyncio.to_thread(self._compile, constraint)
@@ -150,21 +146,19 @@ class ConstraintCompiler:
 
     def _compile(self, constraint: Constraint) -> None:
         try:
-            self._check(_params(constraint))
+            self._engine.check_structured_outputs(_params(self._engine, constraint))
         except Exception as error:
             where = _place(constraint) or _reasons(error)
             raise InvalidRequestError(f"{constraint.source}: cannot be compiled: {where}") from error
 
 
-def _params(constraint: Constraint) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    names = [name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")]
+def _params(engine: Engine, constraint: Constraint) -> Any:
+    names = engine.structured_output_options
     for name in constraint.options:
         if name not in names:
             raise invalid("structured_outputs", name, f"keys among {', '.join(names)}")
     try:
-        return StructuredOutputsParams(**{constraint.kind: constraint.value}, **constraint.options)
+        return engine.structured_outputs({constraint.kind: constraint.value, **constraint.options})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from vllm_custom.responses.sender import ResponseStream
+from vllm_custom.handlers import Responder
 
 _INTERVAL_SECONDS = 0.1
 # Each question is a blocking exchange with the server; more than this many a second would slow the responses.
@@ -18,17 +18,17 @@ class CancellationWatcher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watched: dict[ResponseStream, Callable[[], None]] = {}
+        self._watched: dict[Responder, Callable[[], None]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vllm_custom_cancellation", daemon=True)
         self._thread.start()
 
-    def watch(self, stream: ResponseStream, on_cancel: Callable[[], None]) -> None:
+    def watch(self, stream: Responder, on_cancel: Callable[[], None]) -> None:
         """Call ``on_cancel`` once, from the watcher's thread, when the client has gone."""
         with self._lock:
             self._watched[stream] = on_cancel
 
-    def forget(self, stream: ResponseStream) -> None:
+    def forget(self, stream: Responder) -> None:
         """The request is finished."""
         with self._lock:
             self._watched.pop(stream, None)
@@ -49,7 +49,7 @@ class CancellationWatcher:
             enough = len(streams) / _MAX_QUESTIONS_PER_SECOND
             pause = max(_INTERVAL_SECONDS, enough) - min(time.monotonic() - began, _INTERVAL_SECONDS)
 
-    def _ask(self, stream: ResponseStream) -> None:
+    def _ask(self, stream: Responder) -> None:
         try:
             cancelled = stream.is_cancelled()
         except Exception:  # the request ended between the question and the answer

@@ -1,13 +1,7 @@
-"""Hand decoded media to vLLM's chat renderer, and keep vLLM from fetching anything by itself.
-
-vLLM resolves the URLs in chat messages through a "media connector". Ours knows only handles: URLs of a private
-scheme that stand for media this backend has decoded already. Every other URL is refused, so vLLM's own fetcher,
-which would follow any URL, never runs.
-"""
+"""Handles: URLs of a private scheme that stand for media which this backend has decoded, or will decode."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError, RefusedMediaError
-from vllm_custom.media.image import set_pixel_limit
 
-CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
 
 
@@ -81,29 +73,3 @@ class HandleTable:
             return await item.get(item.index)
         except InvalidRequestError as error:
             raise RefusedMediaError(str(error)) from error
-
-
-def install_connector(table: HandleTable, max_pixels: int) -> None:
-    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of the libraries that decode pictures.
-
-    Call it before the engine starts: vLLM may cache its environment.
-    """
-    from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
-
-    os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
-    os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
-    set_pixel_limit(max_pixels)
-
-    @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
-    class HandleConnector(MediaConnector):  # type: ignore[misc]
-        def load_from_url(self, url: str, *_args: Any, **_options: Any) -> Any:
-            return table.take(url)
-
-        async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
-            return await table.take_async(url)
-
-        def fetch_image_embedding(self, data: str) -> Any:
-            return table.take(data)
-
-        async def fetch_image_embedding_async(self, data: str) -> Any:
-            return table.take(data)

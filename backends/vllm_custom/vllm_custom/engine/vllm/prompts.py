@@ -6,49 +6,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 
-async def render_text(engine: Any, prompt: Mapping[str, Any], *, templated: bool) -> Mapping[str, Any]:
-    """Tokenise a prompt dictionary and process its media off the event loop.
+async def render_text(llm: Any, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Tokenize a prompt dictionary and process its media off the event loop.
 
     Args:
-        engine: the AsyncLLM.
-        prompt: ``prompt`` with optional ``multi_modal_data``, ``multi_modal_uuids`` and ``mm_processor_kwargs``.
-        templated: the prompt already holds the special tokens of a chat template.
+        llm: the AsyncLLM.
+        prompt: ``prompt`` or ``prompt_token_ids``, with optional ``multi_modal_data``, ``multi_modal_uuids`` and
+            ``mm_processor_kwargs``.
 
     Returns:
         The engine's input, with ``prompt_token_ids``.
     """
     from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-    renderer = engine.renderer
-    tokenise = renderer.default_chat_tok_params if templated else renderer.default_cmpl_tok_params
-    (rendered,) = await renderer.render_cmpl_async([parse_model_prompt(engine.model_config, dict(prompt))], tokenise)
+    renderer = llm.renderer
+    parsed = parse_model_prompt(llm.model_config, dict(prompt))
+    (rendered,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
     return cast(Mapping[str, Any], rendered)
 
 
 async def render_chat(
-    engine: Any,
+    llm: Any,
     messages: Sequence[Mapping[str, Any]],
     *,
     template: str | None,
     template_kwargs: Mapping[str, Any],
     processor_kwargs: Mapping[str, Any],
-    keep_text: bool,
 ) -> Mapping[str, Any]:
-    """Put messages whose media are decoded (parts ``image_pil``, ``video_url`` with a handle) through the template.
+    """Put messages whose media are handles through the template.
 
     Returns:
-        The engine's input, with ``prompt_token_ids``, and the text as ``prompt`` where ``keep_text`` asks for it.
+        The engine's input, with ``prompt_token_ids``, and the text after the template as ``prompt``.
     """
     from vllm.renderers.params import ChatParams
 
     params = ChatParams(
         chat_template=template,
-        # The template gives tokens or text; vLLM then tokenises the text by itself.
-        chat_template_kwargs={**template_kwargs, "tokenize": not keep_text},
+        # The template gives text, whose length vLLM compares with the context before it tokenizes.
+        chat_template_kwargs={**template_kwargs, "tokenize": False},
         mm_processor_kwargs=dict(processor_kwargs) or None,
     )
     extras = {"mm_processor_kwargs": dict(processor_kwargs)} if processor_kwargs else None
-    _, (rendered,) = await engine.renderer.render_chat_async([list(messages)], params, prompt_extras=extras)
+    _, (rendered,) = await llm.renderer.render_chat_async([list(messages)], params, prompt_extras=extras)
     return cast(Mapping[str, Any], rendered)
 
 

@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
+
+from vllm_custom.engine.vllm import errors
+from vllm_custom.errors import InvalidRequestError
+
+
+def sampling_params(values: Mapping[str, Any], *, stream: bool) -> Any:
+    """SamplingParams; with ``stream`` each output holds what is new, else the only output is the last one.
+
+    Raises:
+        BackendError: vLLM refuses a value.
+    """
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+    try:
+        return SamplingParams(**values, output_kind=kind)
+    except Exception as error:
+        known = errors.explain(error)
+        raise known or InvalidRequestError(f"sampling parameters were refused: {error}") from error
+
+
+def structured_outputs(values: Mapping[str, Any]) -> Any:
+    """StructuredOutputsParams, of :func:`structured_output_options`; raises what pydantic and vLLM raise."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(**values)
+
+
+def structured_output_options() -> Sequence[str]:
+    """Fields of StructuredOutputsParams."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return [name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")]
 
 
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
@@ -46,7 +80,8 @@ def sampling_fields() -> dict[str, Any]:
 
     from vllm.sampling_params import SamplingParams
 
-    internal = {"output_kind", "output_text_buffer_length", "skip_clone"}
+    # structured_outputs is one of several ways to ask for a constraint, and read with the others.
+    internal = {"output_kind", "output_text_buffer_length", "skip_clone", "structured_outputs"}
     hints = get_type_hints(SamplingParams, include_extras=False)
     names = SamplingParams.__struct_fields__
     return {name: hints[name] for name in names if not name.startswith("_") and name not in internal}

@@ -13,30 +13,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-import numpy.typing as npt
+from typing import Any
 
 from vllm_custom.errors import BackendError, InternalError
-from vllm_custom.responses.build import ResponseBuilder
-
-
-class Log(Protocol):
-    """What we use of ``pb_utils.Logger``."""
-
-    def log_info(self, message: str) -> None: ...
-    def log_warn(self, message: str) -> None: ...
-    def log_error(self, message: str) -> None: ...
-
-
-class Delta(Protocol):
-    """What is new of one row of a request."""
-
-    def add(self, later: Any) -> None:
-        """Append what came later."""
-
-    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-        """Output name to array."""
+from vllm_custom.handlers import Delta
+from vllm_custom.serving.protocols import Log
+from vllm_custom.triton.responses import ResponseBuilder
 
 
 class ResponseStream:
@@ -114,44 +96,50 @@ class ResponseStream:
             first = not self._started
         self._pool.schedule(self, first=first)
 
-    def _take(self, *, merge: bool) -> Sequence[Delta] | None:
-        """What is pending, as one response; only the oldest of it without ``merge``."""
-        if not self._pending:
-            return None
-        rows = self._pending.popleft()
-        while merge and self._pending:
-            for mine, theirs in zip(rows, self._pending.popleft(), strict=True):
-                mine.add(theirs)
-        return rows
+    def _take(self, *, merge: bool) -> list[Sequence[Delta]]:
+        """What is pending; only the oldest of it without ``merge``."""
+        if not merge:
+            return [self._pending.popleft()] if self._pending else []
+        taken = list(self._pending)
+        self._pending.clear()
+        return taken
 
     def send_next(self, builder: ResponseBuilder, log: Log, *, merge: bool = True) -> bool:
         """Send what is pending, as one response (an error after it, as another). True if more is to be sent."""
         with self._lock:
-            rows = self._take(merge=merge)
+            taken = self._take(merge=merge)
             closing = self._closed and not self._pending
             error = self._error if closing else None
             self._started = True
         if closing:
-            self._on_final()
-            with self._asking:  # a question that is under way gets its answer before the final response goes out
-                pass
+            self._prepare_final()
         try:
-            if rows is not None:
+            if taken:
+                rows = _merged(taken)
                 response = builder.outputs([row.arrays(self.additional_outputs) for row in rows])
                 self._sender.send(response, builder.final_flag if closing and error is None else 0)
             if error is not None:
                 self._sender.send(builder.error(error), builder.final_flag)
-        except Exception as problem:
-            log.log_error(f"[vllm_custom] request {self._request_id}: a response could not be sent: {problem!r}")
+        except BaseException as problem:
             if not closing:
-                self._on_final()
+                self._prepare_final()
             closing = True
             error = InternalError(f"the response could not be built or sent, request id {self._request_id}")
             self._give_up(builder, error)
+            _say(log, f"[vllm_custom] request {self._request_id}: a response could not be sent: {problem!r}")
         if closing:
-            self._on_done(error or self.failure)
+            _safely(log, lambda: self._on_done(error or self.failure))
             return False
         return self._stays_busy()
+
+    def _prepare_final(self) -> None:
+        """Nothing that is said here may keep the final response from being sent."""
+        with contextlib.suppress(Exception):
+            self._on_final()
+        with self._lock:
+            self._closed = True
+        with self._asking:  # a question that is under way gets its answer before the final response goes out
+            pass
 
     def _stays_busy(self) -> bool:
         with self._lock:
@@ -160,7 +148,6 @@ class ResponseStream:
 
     def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
         """The request must get a final response whatever happened, or the client waits for ever."""
-        self._closed = True
         # It fails where the final flag has been sent, or the request is gone: then nobody waits.
         with contextlib.suppress(Exception):
             self._sender.send(builder.error(error), builder.final_flag)
@@ -210,3 +197,25 @@ class SenderPool:
             stream = self._later.popleft()
         if stream.send_next(self._builder, self._log, merge=self._merge):
             self.schedule(stream, first=False)
+
+
+def _merged(taken: list[Sequence[Delta]]) -> Sequence[Delta]:
+    """Several responses as one. Outside the stream's lock: with many sequences it takes a while."""
+    rows, *later = taken
+    for following in later:
+        for mine, theirs in zip(rows, following, strict=True):
+            mine.add(theirs)
+    return rows
+
+
+def _safely(log: Log, function: Callable[[], object]) -> None:
+    """Call ``function``; a thread that sends must outlive whatever it raises."""
+    try:
+        function()
+    except Exception as problem:
+        _say(log, f"[vllm_custom] after the final response: {problem!r}")
+
+
+def _say(log: Log, line: str) -> None:
+    with contextlib.suppress(Exception):  # a line in the log is worth no request
+        log.log_error(line)

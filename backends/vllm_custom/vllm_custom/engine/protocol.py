@@ -1,0 +1,198 @@
+"""What this backend asks of an engine. :mod:`vllm_custom.engine.vllm` answers with vLLM, the tests also with a fake.
+
+vLLM's own names are kept where its objects pass through: outputs have the attributes of its RequestOutput and
+PoolingRequestOutput, prompts are its prompt dictionaries, parameters its SamplingParams and PoolingParams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.errors import BackendError
+
+Application = Any  # an ASGI application
+
+# One vector of numbers for the whole prompt, or one for each of its tokens; the first that a model has is its default.
+POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model once its engine runs, and does not change.
+
+    Attributes:
+        tasks: ``generate``, or tasks of pooling models such as ``embed`` and ``classify``.
+        pooling_task: the task of a pooling model where a request names none.
+        media_limits: modality to the number of items that one prompt may hold; empty for text models.
+        audio_rate: samples per second that the model's processor wants; None where it takes none or any.
+        frame_sampling: ``num_frames`` and ``fps`` of media_io_kwargs in model.json.
+        default_sampling: sampling parameters of the model's generation_config.
+        max_tokens_limit: the most tokens that any request may generate, set by the operator; None for no limit.
+        sampling_fields, pooling_fields, scoring_fields: name to type of what a request may set.
+        has_chat_template: whether the model brings a chat template.
+        traces: whether the engine reports spans (otlp_traces_endpoint).
+        on_one_host: whether all workers of the engine see the files of this machine.
+        prefers_xgrammar: whether structured outputs are compiled by xgrammar where that can do it.
+    """
+
+    tasks: tuple[str, ...] = ("generate",)
+    pooling_task: str | None = None
+    media_limits: Mapping[str, int] = field(default_factory=dict)
+    audio_rate: int | None = None
+    frame_sampling: Mapping[str, Any] = field(default_factory=dict)
+    default_sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens_limit: int | None = None
+    sampling_fields: Mapping[str, Any] = field(default_factory=dict)
+    pooling_fields: Mapping[str, Any] = field(default_factory=dict)
+    scoring_fields: Mapping[str, Any] = field(default_factory=dict)
+    has_chat_template: bool = False
+    traces: bool = False
+    on_one_host: bool = True
+    prefers_xgrammar: bool = True
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text; else it is a pooling model."""
+        return "generate" in self.tasks
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter as the engine knows it; ``number`` is its id."""
+
+    name: str
+    number: int
+    path: str
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What goes with a prompt to the engine beside its parameters."""
+
+    request_id: str
+    adapter: Adapter | None = None
+    priority: int = 0
+    trace_headers: Mapping[str, str] | None = None
+
+
+class PairScoring(Protocol):
+    """How a model scores pairs of texts."""
+
+    @property
+    def templated(self) -> bool:
+        """Whether ``instruction`` and ``chat_template_kwargs`` reach the prompts."""
+
+    def begin(self, queries: Sequence[str], documents: Sequence[str], options: Mapping[str, Any]) -> Any:
+        """The engine's account of one score request."""
+
+    async def parts(self, account: Any) -> Sequence[Any]:
+        """What becomes one prompt each, in order."""
+
+    async def render(self, part: Any) -> tuple[Mapping[str, Any], Any]:
+        """The prompt and the PoolingParams of one part."""
+
+    def scores(self, account: Any, outputs: Sequence[Any]) -> list[float]:
+        """One score for each document, from the outputs of all parts in their order. Blocks."""
+
+
+class AdaptersInUse(Protocol):
+    """The adapters of a model, and which one the request of this context uses."""
+
+    async def names(self) -> list[str]:
+        """Those that requests may name."""
+
+    def current(self) -> tuple[str, Adapter] | None:
+        """Its name as requests write it, and what the engine knows it by; None for a request without one."""
+
+
+class Engine(Protocol):
+    """An engine that serves one model. Coroutines and generators belong to the engine's event loop."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine has died. Cheap; from any thread."""
+
+    async def check_health(self) -> None:
+        """Raises: UnavailableError: the engine has died."""
+
+    def run(self, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
+        """The outputs for a rendered prompt: RequestOutputs, or one PoolingRequestOutput.
+
+        Closing the generator aborts the request in the engine.
+        """
+
+    def has_failed(self, output: Any) -> bool:
+        """Whether ``output`` says that the engine failed the request."""
+
+    def explain(self, error: BaseException) -> BackendError | None:
+        """An error of the engine as one of ours: the client's fault or a dead engine; None when it is neither."""
+
+    async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tokenize a prompt dictionary and process its media, off the event loop."""
+
+    async def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None,
+        template_kwargs: Mapping[str, Any],
+        processor_kwargs: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
+        """Put messages, their media given as handles, through the chat template; then as :meth:`render_text`.
+
+        The text after the template is in the result as ``prompt``.
+        """
+
+    def placeholder(self, modality: str, number: int) -> str | None:
+        """The text that stands for the ``number``-th (from 1) item of ``modality`` in a prompt; None if none does."""
+
+    def embeds_layout(self) -> EmbedsLayout | None:
+        """What the model takes as embeddings of images; None where enable_mm_embeds is off.
+
+        Raises: UnsupportedError: the model needs more than embeddings and a grid.
+        """
+
+    def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
+        """An array in the form in which the engine takes embeddings."""
+
+    def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
+        """Embedded images (fields by name, as :meth:`embeds_tensor`) in the form of ``multi_modal_data``."""
+
+    def sampling_params(self, values: Mapping[str, Any], *, stream: bool) -> Any:
+        """SamplingParams. Raises: BackendError: a value that the engine refuses."""
+
+    def pooling_params(self, values: Mapping[str, Any]) -> Any:
+        """PoolingParams. Raises: BackendError: a value that the engine refuses."""
+
+    def structured_outputs(self, values: Mapping[str, Any]) -> Any:
+        """StructuredOutputsParams. Raises: whatever the engine raises."""
+
+    @property
+    def structured_output_options(self) -> Sequence[str]:
+        """Fields of StructuredOutputsParams."""
+
+    def check_structured_outputs(self, params: Any) -> None:
+        """Check StructuredOutputsParams with the configured backend. Blocks. Raises: whatever the backend raises."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Load a LoRA adapter, so that no request can find it broken. Raises: whatever the engine raises."""
+
+    async def remove_adapter(self, number: int) -> None:
+        """Forget a LoRA adapter. Raises: whatever the engine raises."""
+
+    def pair_scoring(self, template: str | None) -> PairScoring:
+        """How pairs are scored; ``template`` joins their texts. Raises: UnsupportedError: the model scores none."""
+
+    async def openai_application(
+        self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+    ) -> Application:
+        """vLLM's OpenAI application on this engine; ``arguments`` are those of its server."""

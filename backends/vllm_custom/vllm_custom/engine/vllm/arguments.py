@@ -1,0 +1,52 @@
+"""model.json's engine arguments, and parsers by name: what is looked at before the engine starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vllm_custom.errors import ConfigError, listing
+
+
+def engine_argument_names() -> list[str]:
+    """Every key that model.json may hold."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+
+
+def prepare_reasoning(arguments: dict[str, Any]) -> None:
+    """Make ``structured_outputs_config`` of model.json vLLM's own object where a parser for reasoning is given too.
+
+    vLLM 0.32 writes the parser's name into it before it turns JSON objects into its own.
+
+    Raises:
+        ConfigError: vLLM refuses its content.
+    """
+    given = arguments.get("structured_outputs_config")
+    if not arguments.get("reasoning_parser") or not isinstance(given, dict):
+        return
+    from vllm.config import StructuredOutputsConfig
+
+    try:
+        arguments["structured_outputs_config"] = StructuredOutputsConfig(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.json: structured_outputs_config: {error}") from error
+
+
+def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
+    """Refuse names of parsers that this vLLM does not have.
+
+    Raises:
+        ConfigError: names the parameter, and those there are.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for parameter, name, manager in (
+        ("TOOL_CALL_PARSER", tool_call_parser, ToolParserManager),
+        ("REASONING_PARSER", reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name and name not in known:
+            raise ConfigError(f"config.pbtxt: parameter {parameter}: expected one of {listing(known)}, got {name!r}")

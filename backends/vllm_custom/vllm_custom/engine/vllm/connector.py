@@ -1,0 +1,42 @@
+"""Hand decoded media to vLLM's chat renderer, and keep vLLM from fetching anything by itself.
+
+vLLM resolves the URLs in chat messages through a "media connector". Ours knows only handles
+(:mod:`vllm_custom.media.handles`). Every other URL is refused, so vLLM's own fetcher, which would follow any URL,
+never runs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.image import set_pixel_limit
+
+CONNECTOR_NAME = "vllm_custom"
+
+
+def install_connector(table: HandleTable, max_pixels: int) -> None:
+    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of the libraries that decode pictures.
+
+    Call it before the engine starts: vLLM may cache its environment.
+    """
+    from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+
+    os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
+    os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
+    set_pixel_limit(max_pixels)
+
+    @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
+    class HandleConnector(MediaConnector):  # type: ignore[misc]
+        def load_from_url(self, url: str, *_args: Any, **_options: Any) -> Any:
+            return table.take(url)
+
+        async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
+            return await table.take_async(url)
+
+        def fetch_image_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_image_embedding_async(self, data: str) -> Any:
+            return table.take(data)

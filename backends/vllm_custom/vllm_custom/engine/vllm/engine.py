@@ -1,0 +1,130 @@
+"""vLLM behind the protocol of :mod:`vllm_custom.engine.protocol`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.engine.protocol import Adapter, AdaptersInUse, Application, ModelFacts, PairScoring, RunOptions
+from vllm_custom.engine.vllm import errors, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.errors import BackendError, UnavailableError
+
+
+class VllmEngine:
+    """An AsyncLLM that runs, seen through the protocol. To be used on its event loop, but for ``is_dead``."""
+
+    def __init__(self, llm: Any, facts: ModelFacts) -> None:
+        self._llm = llm
+        self._facts = facts
+
+    @classmethod
+    async def attach(cls, llm: Any) -> VllmEngine:
+        """``llm``: the AsyncLLM, on whose event loop this runs."""
+        tasks = tuple(await llm.get_supported_tasks())
+        generates = "generate" in tasks
+        return cls(
+            llm,
+            ModelFacts(
+                tasks=tasks,
+                pooling_task=None if generates else pooling.pooling_task(llm, tasks),
+                media_limits=media.media_limits(llm),
+                audio_rate=media.audio_rate(llm),
+                frame_sampling=media.frame_sampling(llm),
+                default_sampling=sampling.default_sampling(llm),
+                max_tokens_limit=sampling.max_tokens_limit(llm),
+                sampling_fields=sampling.sampling_fields(),
+                pooling_fields=pooling.pooling_fields(),
+                scoring_fields=pooling.scoring_fields(),
+                has_chat_template=prompts.chat_template_of(llm) is not None,
+                traces=requests.traces(llm),
+                on_one_host=requests.on_one_host(llm),
+                prefers_xgrammar=sampling.prefers_xgrammar(llm),
+            ),
+        )
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self._facts
+
+    @property
+    def is_dead(self) -> bool:
+        return bool(self._llm.errored)
+
+    async def check_health(self) -> None:
+        try:
+            await self._llm.check_health()
+        except Exception as error:  # whatever it is, the engine is not well
+            raise errors.explain(error) or UnavailableError("the vLLM engine is not healthy") from error
+
+    def run(self, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
+        return requests.run(self._llm, prompt, params, options)
+
+    def has_failed(self, output: Any) -> bool:
+        return requests.has_failed(output)
+
+    def explain(self, error: BaseException) -> BackendError | None:
+        return errors.explain(error)
+
+    async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await prompts.render_text(self._llm, prompt)
+
+    async def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template: str | None,
+        template_kwargs: Mapping[str, Any],
+        processor_kwargs: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
+        return await prompts.render_chat(
+            self._llm,
+            messages,
+            template=template,
+            template_kwargs=template_kwargs,
+            processor_kwargs=processor_kwargs,
+        )
+
+    def placeholder(self, modality: str, number: int) -> str | None:
+        return prompts.placeholder(self._llm, modality, number)
+
+    def embeds_layout(self) -> EmbedsLayout | None:
+        return media.embeds_layout(self._llm)
+
+    def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
+        return media.as_tensor(array)
+
+    def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
+        return media.join_embeds(images)
+
+    def sampling_params(self, values: Mapping[str, Any], *, stream: bool) -> Any:
+        return sampling.sampling_params(values, stream=stream)
+
+    def pooling_params(self, values: Mapping[str, Any]) -> Any:
+        return pooling.pooling_params(values)
+
+    def structured_outputs(self, values: Mapping[str, Any]) -> Any:
+        return sampling.structured_outputs(values)
+
+    @property
+    def structured_output_options(self) -> Sequence[str]:
+        return sampling.structured_output_options()
+
+    def check_structured_outputs(self, params: Any) -> None:
+        sampling.check_structured_outputs(self._llm, params)
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        await self._llm.add_lora(requests.lora_request(adapter))
+
+    async def remove_adapter(self, number: int) -> None:
+        await self._llm.remove_lora(number)
+
+    def pair_scoring(self, template: str | None) -> PairScoring:
+        return pooling.VllmPairScoring.of(self._llm, self._facts.tasks, template)
+
+    async def openai_application(
+        self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+    ) -> Application:
+        return await openai.build_openai_application(self._llm, served_names, arguments, adapters)

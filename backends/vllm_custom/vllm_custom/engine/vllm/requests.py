@@ -1,0 +1,75 @@
+"""Requests of vLLM's engine: how they are made, and what their outputs say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from vllm_custom.engine.protocol import Adapter, RunOptions
+
+
+async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
+    """The outputs for a rendered prompt: RequestOutputs, or one PoolingRequestOutput for PoolingParams.
+
+    Whatever ends this early aborts the request: vLLM's own generator does not where it is cancelled while the request
+    is on its way to the engine, or ended by what is no Exception.
+    """
+    common = {
+        "lora_request": lora_request(options.adapter) if options.adapter is not None else None,
+        "priority": options.priority,
+        "trace_headers": options.trace_headers,
+    }
+    if _is_pooling(params):
+        outputs = llm.encode(prompt, params, options.request_id, **common)
+    else:
+        outputs = llm.generate(prompt, params, options.request_id, **common, **_constrained_from_start(llm, params))
+    finished = False
+    try:
+        async with aclosing(outputs):
+            async for output in outputs:
+                finished = output.finished
+                yield output
+    finally:
+        if not finished and not llm.errored:
+            with contextlib.suppress(Exception):  # the engine dies at this moment
+                await llm.abort(options.request_id)
+
+
+def lora_request(adapter: Adapter) -> Any:
+    """vLLM's LoRARequest."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.name, adapter.number, adapter.path)
+
+
+def has_failed(output: Any) -> bool:
+    """Whether an output (for text or pooling) says that the engine failed the request."""
+    if getattr(output, "error", None) is not None:
+        return True
+    completions = output.outputs if isinstance(output.outputs, list) else []
+    return any(completion.finish_reason == "error" for completion in completions)
+
+
+def traces(llm: Any) -> bool:
+    """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
+    return bool(getattr(llm.vllm_config.observability_config, "otlp_traces_endpoint", None))
+
+
+def on_one_host(llm: Any) -> bool:
+    """Whether all workers of the engine see the files of this machine."""
+    config = llm.vllm_config.parallel_config
+    return getattr(config, "nnodes", 1) == 1 and config.distributed_executor_backend != "ray"
+
+
+def _is_pooling(params: Any) -> bool:
+    from vllm.pooling_params import PoolingParams
+
+    return isinstance(params, PoolingParams)
+
+
+def _constrained_from_start(llm: Any, sampling: Any) -> dict[str, bool]:
+    """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
+    parser = llm.vllm_config.structured_outputs_config.reasoning_parser
+    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}

@@ -1,0 +1,108 @@
+"""What a handler is: it serves one kind of request. The runner calls it, and answers whatever it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy.typing as npt
+
+from vllm_custom.errors import BackendError, UnsupportedError
+from vllm_custom.request import Tensors
+from vllm_custom.request.context import RequestContext
+
+_Call = TypeVar("_Call")
+
+
+class Delta(Protocol):
+    """What is new of one row of a request."""
+
+    def add(self, later: Any) -> None:
+        """Append what came later."""
+
+    def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+        """Output name to array."""
+
+
+class Responder(Protocol):
+    """Where the responses of one request go; after the final response the last three do nothing, and none blocks."""
+
+    additional_outputs: frozenset[str]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the final response has been handed in."""
+
+    def is_cancelled(self) -> bool:
+        """Ask whether the client has gone. Blocks for one exchange with the server."""
+
+    def push(self, rows: Sequence[Delta]) -> None:
+        """Hand in a response: one delta per row of the request."""
+
+    def finish(self, rows: Sequence[Delta]) -> None:
+        """Hand in the final response."""
+
+    def fail(self, error: BackendError) -> None:
+        """Hand in an error as the final response, after what is waiting already."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request as Triton handed it over.
+
+    Attributes:
+        tensors: input name to array, with the batch dimension where the model has one.
+        parameters: JSON text.
+        timeout_us: of the KServe request, in microseconds; 0 is none.
+        span: W3C Trace Context of Triton's own span, where it traces.
+    """
+
+    tensors: Tensors
+    parameters: str = "{}"
+    timeout_us: int = 0
+    span: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a handler read.
+
+    Attributes:
+        call: what :meth:`Handler.run` gets.
+        timeout_us: microseconds from the request's arrival, 0 for none.
+        sequences: how many the engine will run at once for this request.
+        additional_outputs: optional outputs that the client asked for.
+        trace_headers: W3C Trace Context for the engine's spans.
+    """
+
+    call: Any
+    timeout_us: int = 0
+    sequences: int = 1
+    additional_outputs: frozenset[str] = frozenset()
+    trace_headers: Mapping[str, str] | None = None
+
+
+class Handler(Protocol):
+    """One kind of request. Both methods may raise anything; BackendErrors are meant for the client."""
+
+    def parse(self, incoming: Incoming) -> Parsed:
+        """Check the request and give it types. Runs off the event loop, and does no work that grows without bound."""
+
+    async def run(self, call: Any, responder: Responder, context: RequestContext) -> None:
+        """Serve the request through ``responder``, to its final response."""
+
+
+def check_stream(*, decoupled: bool) -> None:
+    """Refuse ``stream: true`` where the model gives one response per request.
+
+    Raises:
+        UnsupportedError: as said.
+    """
+    if not decoupled:
+        raise UnsupportedError("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+
+
+def shortest(*timeouts_us: int) -> int:
+    """The shortest of several timeouts in microseconds, of which 0 and less mean none; 0 if there is none."""
+    return min((timeout for timeout in timeouts_us if timeout > 0), default=0)

@@ -1,0 +1,86 @@
+"""What generating and pooling have in common: adapter, prompt, engine, and a second attempt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
+from vllm_custom.engine import Adapter, Engine, RunOptions
+from vllm_custom.engine.attempts import engine_outputs
+from vllm_custom.errors import UnavailableError
+from vllm_custom.lora import LoraAdapters
+from vllm_custom.request import GenerateCall
+from vllm_custom.request.context import RequestContext, random_id
+
+
+@dataclass(frozen=True)
+class EngineCalls:
+    """Runs calls on the engine."""
+
+    engine: Engine
+    prompts: PromptBuilder
+    loras: LoraAdapters
+
+    @asynccontextmanager
+    async def outputs(
+        self, call: GenerateCall, context: RequestContext, plan: PromptPlan, params: Any
+    ) -> AsyncIterator[tuple[AsyncGenerator[Any, None], RenderedPrompt]]:
+        """Adapter, media and prompt, then the engine's outputs.
+
+        Leaving the context early closes the engine's generator, which aborts the request there.
+        """
+        async with self.loras.use(call.control.lora_name) as adapter:
+            prompt = await self.prompts.render(call, plan)
+
+            async def begin(attempt: int) -> AsyncGenerator[Any, None]:
+                rendered = prompt if attempt == 0 else await self.prompts.render(call, plan)
+                return self.run(call, context, rendered.engine_input, params, adapter)
+
+            async with aclosing(engine_outputs(begin, self.engine.has_failed)) as outputs:
+                yield outputs, prompt
+
+    async def first_output(
+        self,
+        call: GenerateCall,
+        context: RequestContext,
+        prompt: Mapping[str, Any],
+        params: Any,
+        adapter: Adapter | None,
+    ) -> Any:
+        """The only output for a prompt that is rendered already."""
+
+        async def begin(_: int) -> AsyncGenerator[Any, None]:
+            return self.run(call, context, prompt, params, adapter)
+
+        async with aclosing(engine_outputs(begin, self.engine.has_failed)) as outputs:
+            return await only(outputs)
+
+    def run(
+        self,
+        call: GenerateCall,
+        context: RequestContext,
+        prompt: Mapping[str, Any],
+        params: Any,
+        adapter: Adapter | None,
+    ) -> AsyncGenerator[Any, None]:
+        """The engine's outputs for a rendered prompt, under an id that no other request has."""
+        request_id = f"{context.request_id}-{random_id()}"
+        options = RunOptions(request_id, adapter, call.control.priority, context.trace_headers)
+        return self.engine.run(prompt, params, options)
+
+
+async def only(outputs: AsyncGenerator[Any, None]) -> Any:
+    """The last of ``outputs``.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    last = None
+    async for output in outputs:
+        last = output
+    if last is None:
+        raise UnavailableError("the engine ended the request without an output; try again")
+    return last

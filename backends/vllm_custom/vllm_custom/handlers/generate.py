@@ -1,0 +1,86 @@
+"""Generate text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vllm_custom.chat import RenderedPrompt
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.handlers.base import Incoming, Parsed, Responder, check_stream
+from vllm_custom.handlers.calls import EngineCalls, only
+from vllm_custom.handlers.rows import RowReader
+from vllm_custom.loops import gather_all
+from vllm_custom.pooling import check_generating
+from vllm_custom.request import GenerateCall
+from vllm_custom.request.context import RequestContext
+from vllm_custom.responses import ResponseDelta
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint
+
+
+class GenerateHandler:
+    """Serves models that generate."""
+
+    def __init__(
+        self,
+        calls: EngineCalls,
+        rows: RowReader,
+        sampling: SamplingBuilder,
+        constraints: ConstraintCompiler,
+        *,
+        decoupled: bool,
+    ) -> None:
+        """``decoupled``: whether a request may have several responses."""
+        self._calls = calls
+        self._rows = rows
+        self._sampling = sampling
+        self._constraints = constraints
+        self._decoupled = decoupled
+        facts = calls.engine.facts
+        self._pooling_names = (*facts.pooling_fields, *facts.scoring_fields)
+
+    def parse(self, incoming: Incoming) -> Parsed:
+        """All rows, and what holds for the request as a whole."""
+        calls = self._rows.read(incoming)
+        for call in calls:
+            check_generating(call, self._pooling_names)
+        if calls[0].stream:
+            check_stream(decoupled=self._decoupled)
+            if len(calls) > 1:
+                raise InvalidRequestError(f"stream: expected one row with stream: true, got a batch of {len(calls)}")
+        return self._rows.parsed(incoming, calls)
+
+    async def run(self, calls: Sequence[GenerateCall], responder: Responder, context: RequestContext) -> None:
+        """One response for all rows, or a stream for the only one."""
+        if calls[0].stream:
+            await self._stream(calls[0], responder, context)
+        else:
+            responder.finish(await gather_all(self._final(call, context) for call in calls))
+
+    async def _stream(self, call: GenerateCall, responder: Responder, context: RequestContext) -> None:
+        async with self._outputs(call, context) as (outputs, _, n):
+            async for output in outputs:
+                delta = [ResponseDelta.from_output(output, n)]
+                responder.finish(delta) if output.finished else responder.push(delta)
+
+    async def _final(self, call: GenerateCall, context: RequestContext) -> ResponseDelta:
+        """The one output of a request that is not streamed, the prompt before it where that is asked for."""
+        async with self._outputs(call, context) as (outputs, prompt, n):
+            delta = ResponseDelta.from_output(await only(outputs), n)
+        exclude = prompt.templated if call.exclude_input is None else call.exclude_input
+        if not exclude:
+            delta.prepend(prompt.text)
+        return delta
+
+    @asynccontextmanager
+    async def _outputs(
+        self, call: GenerateCall, context: RequestContext
+    ) -> AsyncIterator[tuple[Any, RenderedPrompt, int]]:
+        """Cheap checks first; then the engine's outputs, the prompt and n."""
+        await self._calls.loras.check(call.control.lora_name)
+        plan = self._calls.prompts.plan(call)
+        structured = await self._constraints.compile(read_constraint(call.control))
+        sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
+        async with self._calls.outputs(call, context, plan, sampling) as (outputs, prompt):
+            yield outputs, prompt, sampling.n

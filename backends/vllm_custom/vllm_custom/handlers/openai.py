@@ -1,0 +1,43 @@
+"""Calls of the OpenAI API."""
+
+from __future__ import annotations
+
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.handlers.base import Incoming, Parsed, Responder, check_stream, shortest
+from vllm_custom.openai import OPENAI_INPUT, OpenAIService, OpenAIStream, parse_openai_request
+from vllm_custom.openai.envelope import OpenAICall
+from vllm_custom.request import split_batch
+from vllm_custom.request.context import RequestContext
+
+
+class OpenAIHandler:
+    """Serves the input openai_request."""
+
+    def __init__(self, service: OpenAIService, *, decoupled: bool, batched: bool) -> None:
+        """``decoupled``: whether a request may have several responses; ``batched``: whether tensors have rows."""
+        self._service = service
+        self._decoupled = decoupled
+        self._batched = batched
+
+    def parse(self, incoming: Incoming) -> Parsed:
+        """The only row: path, method, headers and body."""
+        rows = split_batch(incoming.tensors) if self._batched else [incoming.tensors]
+        if len(rows) > 1:
+            raise InvalidRequestError(f"{OPENAI_INPUT}: expected one row, got a batch of {len(rows)}")
+        call = parse_openai_request(rows[0], incoming.parameters)
+        if call.streamed:
+            check_stream(decoupled=self._decoupled)
+        return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=_sequences(call))
+
+    async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
+        """vLLM's own application answers."""
+        assert isinstance(responder, OpenAIStream)
+        await self._service.serve(call, responder, context.request_id)
+
+
+def _sequences(call: OpenAICall) -> int:
+    """n of each prompt; what is none of the two is the application's to refuse."""
+    body = call.body if isinstance(call.body, dict) else {}
+    n, prompts = body.get("n"), body.get("prompt")
+    several = prompts if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else [None]
+    return max(1, n if type(n) is int else 1) * len(several)

@@ -1,0 +1,83 @@
+"""From a request's tensors to one typed call per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_custom.config import Settings
+from vllm_custom.contract import INPUTS
+from vllm_custom.engine import Engine
+from vllm_custom.handlers.base import Incoming, Parsed, shortest
+from vllm_custom.request import (
+    GenerateCall,
+    Tensors,
+    TypedInputs,
+    parse_embedding_request,
+    parse_request,
+    split_batch,
+)
+
+_EMBEDDING_INPUT = "embedding_request"
+
+
+class RowReader:
+    """Reads the rows of requests to one model."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        facts = engine.facts
+        fields = {**facts.pooling_fields, **facts.scoring_fields, **facts.sampling_fields}
+        self._field_names = list(fields)
+        self._typed = TypedInputs(settings.declared_inputs - {spec.name for spec in INPUTS}, fields)
+        self._batched = settings.max_batch_size > 0
+        self._traces = facts.traces
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Tensors that a request may have."""
+        return (*(spec.name for spec in INPUTS), *self._typed.names)
+
+    def read(self, incoming: Incoming) -> list[GenerateCall]:
+        """One call per row, one row where the model has no batch dimension.
+
+        Raises:
+            InvalidRequestError: names the input or parameter, its value, and what is expected.
+        """
+        rows = split_batch(incoming.tensors) if self._batched else [incoming.tensors]
+        return [self._call(row, incoming.parameters) for row in rows]
+
+    def parsed(self, incoming: Incoming, calls: Sequence[GenerateCall]) -> Parsed:
+        """What the runner has to know of ``calls``."""
+        return Parsed(
+            calls,
+            timeout_us=shortest(incoming.timeout_us, *(call.control.timeout for call in calls)),
+            sequences=sum(_sequences(call) for call in calls),
+            additional_outputs=calls[0].additional_outputs,
+            trace_headers=_trace(incoming, calls[0]) if self._traces else None,
+        )
+
+    def _call(self, row: Tensors, parameters: str) -> GenerateCall:
+        if _EMBEDDING_INPUT in row:
+            return parse_embedding_request(row)
+        return parse_request(row, parameters, self._field_names, self._typed.values(row))
+
+
+def _sequences(call: GenerateCall) -> int:
+    n: Any = call.sampling.get("n", 1)
+    try:
+        return max(1, int(n))
+    except (TypeError, ValueError):  # the sampling parameters say what is wrong with it
+        return 1
+
+
+def _trace(incoming: Incoming, call: GenerateCall) -> Any:
+    """Triton's span, unless the client named another trace than the one that this span is part of."""
+    given, span = call.control.trace_headers, incoming.span
+    if span is None or (given is not None and _trace_id(given) != _trace_id(span)):
+        return given
+    return span
+
+
+def _trace_id(headers: Any) -> str:
+    parts = headers.get("traceparent", "").split("-")
+    return parts[1] if len(parts) > 1 else ""

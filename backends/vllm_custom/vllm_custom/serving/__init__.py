@@ -1,0 +1,1 @@
+"""The life of requests, and what a model is put together from."""

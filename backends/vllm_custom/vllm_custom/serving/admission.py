@@ -1,0 +1,77 @@
+"""How many requests there may be at once."""
+
+from __future__ import annotations
+
+import threading
+
+from vllm_custom.errors import UnavailableError, invalid
+
+
+class Admission:
+    """Counts the sequences under way (a request has n of them) and refuses those beyond a limit. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: MAX_INFLIGHT_REQUESTS; 0 is no limit."""
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    @property
+    def inside(self) -> int:
+        """Sequences under way."""
+        return self._inside
+
+    def enter(self) -> Ticket:
+        """Count a request as one sequence.
+
+        Raises:
+            UnavailableError: there are too many; this one is not counted.
+        """
+        self._take(1)
+        return Ticket(self)
+
+    def _take(self, sequences: int) -> None:
+        with self._lock:
+            if self._limit and self._inside + sequences > self._limit:
+                raise UnavailableError(
+                    f"too many requests: {self._inside} are under way and MAX_INFLIGHT_REQUESTS is {self._limit}; "
+                    "try again later"
+                )
+            self._inside += sequences
+
+    def _give_back(self, sequences: int) -> None:
+        with self._lock:
+            self._inside -= sequences
+
+    def _check_possible(self, sequences: int) -> None:
+        if self._limit and sequences > self._limit:
+            limit = f"at most {self._limit} sequences in one request (MAX_INFLIGHT_REQUESTS)"
+            raise invalid("n", f"{sequences} sequences", limit)
+
+
+class Ticket:
+    """What one request holds of an :class:`Admission`. Thread-safe."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._lock = threading.Lock()
+        self._held = 1
+
+    def grow(self, sequences: int) -> None:
+        """The request turns out to ask for ``sequences`` of them.
+
+        Raises:
+            InvalidRequestError: more than there may ever be at once.
+            UnavailableError: more than there may be now; the request still holds one.
+        """
+        self._admission._check_possible(sequences)
+        with self._lock:
+            if self._held and sequences > self._held:
+                self._admission._take(sequences - self._held)
+                self._held = sequences
+
+    def leave(self) -> None:
+        """The request has its final response. Further calls do nothing."""
+        with self._lock:
+            held, self._held = self._held, 0
+        self._admission._give_back(held)

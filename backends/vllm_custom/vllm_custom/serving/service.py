@@ -1,0 +1,184 @@
+"""The composition root: what a model is put together from once its engine runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vllm_custom.chat import PromptBuilder
+from vllm_custom.config import Settings
+from vllm_custom.engine import Engine
+from vllm_custom.errors import BackendError, ConfigError
+from vllm_custom.handlers import (
+    EngineCalls,
+    GenerateHandler,
+    Handler,
+    OpenAIHandler,
+    PoolingHandler,
+    Router,
+    RowReader,
+    ScoringHandler,
+)
+from vllm_custom.lora import LoraAdapters, LoraFolder
+from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.openai import OpenAIService
+from vllm_custom.pooling import PairScorer, PoolingBuilder
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder
+from vllm_custom.serving.admission import Admission
+from vllm_custom.serving.health import Health
+from vllm_custom.serving.life import Surroundings
+from vllm_custom.serving.protocols import Base
+from vllm_custom.serving.runner import Runner
+from vllm_custom.triton.cancellation import CancellationWatcher
+from vllm_custom.triton.door import TritonDoor
+from vllm_custom.triton.metrics import RequestMetrics
+from vllm_custom.triton.responses import ResponseBuilder
+from vllm_custom.triton.sender import SenderPool
+
+_SENDER_THREADS = 2
+_START_SECONDS = 600.0
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What was read beside config.pbtxt: the text of CHAT_TEMPLATE, multi_lora.json, and LORA_DIR."""
+
+    chat_template: str | None = None
+    lora_dir: Path | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    lora_enabled: bool = False
+
+
+class Service:
+    """Everything that serves one model. ``runner`` takes its requests."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        base: Base,
+        settings: Settings,
+        files: ModelFiles,
+        handles: HandleTable,
+        pb_utils: Any,
+        *,
+        merge: bool = True,
+    ) -> None:
+        """
+        Args:
+            engine: runs.
+            base: the model class that owns the engine and its event loop.
+            settings: of config.pbtxt.
+            files: beside it.
+            handles: through which the engine's renderer finds decoded media.
+            pb_utils: Triton's module.
+            merge: whether what waits of a stream is sent as one response.
+        """
+        log = pb_utils.Logger
+        self._media, self._media_metrics = _media(engine, settings, pb_utils)
+        self._loras = _loras(engine, files)
+        rows = RowReader(engine, settings)
+        builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
+        openai = wait_on(
+            base.event_loop,
+            OpenAIService.build(
+                engine, settings, files.chat_template, self._media, handles, self._loras, log.log_error
+            ),
+        )
+        router = _router(engine, settings, files, rows, self._media, handles, self._loras, openai)
+        counted = settings.report_custom_metrics
+        self._counts = RequestMetrics(pb_utils, settings.model_name, log.log_error) if counted else None
+        self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
+        self._watch = CancellationWatcher()
+        unload = functools.partial(pb_utils.unload_model, settings.model_name)
+        surroundings = Surroundings(
+            model_name=settings.model_name,
+            base=base,
+            engine=engine,
+            door=TritonDoor(self._senders, rows.input_names, decoupled=settings.decoupled),
+            router=router,
+            admission=Admission(settings.max_inflight_requests),
+            health=Health(engine, unload if settings.enable_vllm_health_check else None, log.log_error),
+            watch=self._watch,
+            log=log,
+            observe=self._counts.observe if self._counts is not None else _uncounted,
+        )
+        self.runner = Runner(surroundings)
+
+    def close(self) -> None:
+        """Let the threads finish. The base has drained its requests before."""
+        self._watch.close()
+        self._senders.close()
+        self._media.close()
+        self._loras.close()
+        for metrics in (self._media_metrics, self._counts):
+            if metrics is not None:
+                metrics.close()
+
+
+def wait_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of ``work`` on the engine's event loop.
+
+    Raises:
+        ConfigError: it does not come; the model cannot be loaded.
+    """
+    running = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return running.result(_START_SECONDS)
+    except (TimeoutError, FutureTimeoutError) as error:
+        running.cancel()
+        raise ConfigError(f"the engine did not answer within {_START_SECONDS:g} seconds of its start") from error
+
+
+def _uncounted(error: BackendError | None) -> None:
+    """Without REPORT_CUSTOM_METRICS nothing is counted."""
+
+
+def _media(engine: Engine, settings: Settings, pb_utils: Any) -> tuple[MediaLoader, MediaMetrics | None]:
+    facts, log = engine.facts, pb_utils.Logger
+    counted = settings.report_custom_metrics and bool(facts.media_limits)
+    metrics = MediaMetrics(pb_utils, settings.model_name, log.log_error) if counted else None
+    loader = MediaLoader(
+        settings,
+        facts.media_limits,
+        observe=log_refusals(log.log_warn, metrics.observe if metrics else ignore),
+        audio_rate=facts.audio_rate,
+        default_frames=FrameSampling.parse(facts.frame_sampling, "model.json: media_io_kwargs.video."),
+    )
+    return loader, metrics
+
+
+def _loras(engine: Engine, files: ModelFiles) -> LoraAdapters:
+    folder = LoraFolder(files.lora_dir, copies=engine.facts.on_one_host) if files.lora_dir else None
+    return LoraAdapters(engine, files.adapters, enabled=files.lora_enabled, folder=folder)
+
+
+def _router(
+    engine: Engine,
+    settings: Settings,
+    files: ModelFiles,
+    rows: RowReader,
+    media: MediaLoader,
+    handles: HandleTable,
+    loras: LoraAdapters,
+    openai: OpenAIService,
+) -> Router:
+    """The handlers that this model needs."""
+    generates = engine.facts.generates
+    prompts = PromptBuilder(engine, media, handles, files.chat_template, add_generation_prompt=generates)
+    calls = EngineCalls(engine, prompts, loras)
+    batched = settings.max_batch_size > 0
+    openai_handler = OpenAIHandler(openai, decoupled=settings.decoupled, batched=batched)
+    if generates:
+        sampling, constraints = SamplingBuilder(engine), ConstraintCompiler(engine)
+        main: Handler = GenerateHandler(calls, rows, sampling, constraints, decoupled=settings.decoupled)
+        return Router(main, openai_handler)
+    scorer = PairScorer(engine, files.chat_template, settings.score_max_documents)
+    pooling = PoolingBuilder(engine, scorer)
+    main = PoolingHandler(calls, rows, pooling)
+    return Router(main, openai_handler, ScoringHandler(calls, rows, pooling, scorer))

@@ -1,0 +1,1 @@
+"""Triton's objects: requests in, responses out, metrics. The only package that touches them."""

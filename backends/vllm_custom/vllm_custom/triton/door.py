@@ -1,0 +1,62 @@
+"""Reads Triton's requests, and opens the way for their responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vllm_custom.errors import BackendError
+from vllm_custom.handlers import Incoming
+from vllm_custom.openai import OPENAI_INPUT, OpenAIStream
+from vllm_custom.triton.sender import ResponseStream, SenderPool
+from vllm_custom.triton.tracing import span_of
+
+
+class TritonDoor:
+    """Knows ``pb_utils.InferenceRequest``."""
+
+    def __init__(self, senders: SenderPool, input_names: tuple[str, ...], *, decoupled: bool) -> None:
+        """
+        Args:
+            senders: deliver responses.
+            input_names: tensors that a request may have.
+            decoupled: whether a request may have several responses.
+        """
+        self._senders = senders
+        self._names = frozenset(input_names)
+        self._decoupled = decoupled
+
+    def client_id(self, request: Any) -> str:
+        """The request's own id, or an empty text."""
+        return str(request.request_id())
+
+    def read(self, request: Any) -> Incoming:
+        """The tensors that the request has (BYTES elements are ``bytes`` objects), and its parameters."""
+        found = {tensor.name(): tensor for tensor in request.inputs()}
+        return Incoming(
+            {name: np.asarray(tensor.as_numpy()) for name, tensor in found.items() if name in self._names},
+            parameters=request.parameters(),
+            timeout_us=request.timeout(),
+            span=span_of(request),
+        )
+
+    def open(
+        self,
+        request: Any,
+        request_id: str,
+        *,
+        before_final: Callable[[], None],
+        after_final: Callable[[BackendError | None], None],
+    ) -> ResponseStream:
+        """The way out: errors in OpenAI's form for calls of its API, else in Triton's."""
+        is_openai = any(tensor.name() == OPENAI_INPUT for tensor in request.inputs())
+        kind = OpenAIStream if is_openai else ResponseStream
+        return kind(
+            self._senders,
+            request.get_response_sender(),
+            on_done=after_final,
+            on_final=before_final,
+            request_id=request_id,
+        )

@@ -1,0 +1,24 @@
+"""W3C Trace Context of the span that Triton has opened for a request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_HEADERS = ("traceparent", "tracestate")
+
+
+def span_of(request: Any) -> dict[str, str] | None:
+    """The headers; None where tritonserver does not trace in OpenTelemetry's mode.
+
+    ``request`` is a ``pb_utils.InferenceRequest``.
+    """
+    trace = getattr(request, "trace", None)
+    context = trace().get_context() if trace is not None else None
+    if not context:
+        return None
+    try:
+        found = json.loads(context)
+    except ValueError:
+        return None
+    return {name: found[name] for name in _HEADERS if found.get(name)} or None
