@@ -196,7 +196,8 @@ class FakeEngine:
     def sampling_params(self, values: Mapping[str, Any], *, stream: bool) -> Params:
         if not 0 <= values.get("temperature", 1.0) <= 100 or not 0 < values.get("top_p", 1.0) <= 1:
             raise InvalidRequestError("temperature or top_p: out of range")
-        if values.get("n", 1) < 1 or (values.get("max_tokens") or 1) < 1:
+        max_tokens = values.get("max_tokens")
+        if values.get("n", 1) < 1 or (max_tokens is not None and max_tokens < 1):
             raise InvalidRequestError("n and max_tokens: expected at least 1")
         return Params(values, stream=stream)
 

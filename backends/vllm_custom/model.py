@@ -20,6 +20,7 @@ from vllm_custom import engine_args, process  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
 from vllm_custom.engine import vllm as engine  # noqa: E402
 from vllm_custom.media import HandleTable  # noqa: E402
+from vllm_custom.media.image import set_pixel_limit  # noqa: E402
 from vllm_custom.orphans import guard_against_orphans  # noqa: E402
 from vllm_custom.serving.service import ModelFiles, Service, wait_on  # noqa: E402
 from vllm_custom.triton.autocomplete import auto_complete  # noqa: E402
@@ -49,6 +50,7 @@ class Extension:
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
         engine.install_connector(handles, settings.image_max_pixels)
+        set_pixel_limit(settings.image_max_pixels)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()

@@ -148,7 +148,7 @@ def test_an_engine_that_dies(model: Model, stream: bool) -> None:
     async def wait_for_death(number: int) -> None:
         if number == 2:
             reached.set()
-            while not model.engine.died:
+            while not model.engine.died:  # noqa: ASYNC110  # an engine tells nobody
                 await asyncio.sleep(0.001)
 
     model.engine.before_token = wait_for_death
@@ -256,14 +256,14 @@ def test_a_log_that_is_broken_keeps_nobody_from_an_answer(model: Model) -> None:
 
 
 def test_an_error_that_cannot_be_looked_at(model: Model) -> None:
-    class Unprintable(RuntimeError):
+    class UnprintableError(RuntimeError):
         def __str__(self) -> str:
             raise Panic("no text")
 
         __repr__ = __str__
 
     model.engine.explain = _raising(Panic("cannot explain"))  # type: ignore[method-assign]
-    model.engine.before_token = _raising(Unprintable())
+    model.engine.before_token = _raising(UnprintableError())
     assert code(model.submit().wait()) == CODES.INTERNAL
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from vllm_custom.media.handles import HandleTable
-from vllm_custom.media.image import set_pixel_limit
+from vllm_custom.engine.protocol import MediaHandles
 
 CONNECTOR_NAME = "vllm_custom"
 
 
-def install_connector(table: HandleTable, max_pixels: int) -> None:
-    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of the libraries that decode pictures.
+def install_connector(table: MediaHandles, max_pixels: int) -> None:
+    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of its own image reader.
 
     Call it before the engine starts: vLLM may cache its environment.
     """
@@ -25,7 +24,6 @@ def install_connector(table: HandleTable, max_pixels: int) -> None:
 
     os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
     os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
-    set_pixel_limit(max_pixels)
 
     @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
     class HandleConnector(MediaConnector):  # type: ignore[misc]
@@ -35,8 +33,12 @@ def install_connector(table: HandleTable, max_pixels: int) -> None:
         async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
             return await table.take_async(url)
 
-        def fetch_image_embedding(self, data: str) -> Any:
+        def fetch_image_embedding(self, data: str, *_args: Any, **_options: Any) -> Any:
             return table.take(data)
 
-        async def fetch_image_embedding_async(self, data: str) -> Any:
+        async def fetch_image_embedding_async(self, data: str, *_args: Any, **_options: Any) -> Any:
             return table.take(data)
+
+        # Since vLLM 0.32 these two exist as well; nothing is checked that came as such embeddings, so none passes.
+        fetch_audio_embedding = fetch_video_embedding = fetch_image_embedding
+        fetch_audio_embedding_async = fetch_video_embedding_async = fetch_image_embedding_async
