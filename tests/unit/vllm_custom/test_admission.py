@@ -1,75 +1,108 @@
-"""A request's id, the limit on requests under way, and deadlines."""
+"""The limit on sequences under way, and what each request holds of it."""
 
-import asyncio
-from types import SimpleNamespace
+from __future__ import annotations
+
+import contextlib
+import threading
 
 import pytest
 
-from vllm_custom.errors import UnavailableError
-from vllm_custom.lifecycle import Admission, Arrival, Deadline, shortest
+from vllm_custom.errors import InvalidRequestError, UnavailableError
+from vllm_custom.serving.admission import Admission, Ticket
 
-
-@pytest.mark.parametrize(
-    ("sent", "request_id"),
-    [("mine-7", "mine-7"), ("", "random"), ("a\nb\x1b", "a?b?"), ("x" * 5000, "x" * 128), ("图", "图")],
-)
-def test_a_request_has_the_clients_id_or_a_random_one(sent: str, request_id: str) -> None:
-    arrival = Arrival.of(SimpleNamespace(request_id=lambda: sent), lambda: "random")
-    assert arrival.request_id == request_id
-
-
-@pytest.mark.parametrize(("timeouts", "expected"), [((), 0), ((0,), 0), ((0, 5), 5), ((9, 5, 0), 5), ((-1, 3), 3)])
-def test_the_shortest_timeout_counts_and_zero_is_none(timeouts: tuple[int, ...], expected: int) -> None:
-    assert shortest(*timeouts) == expected
+FULL = "too many requests: 2 are under way and MAX_INFLIGHT_REQUESTS is 2; try again later"
 
 
 def test_requests_beyond_the_limit_are_refused_and_not_counted() -> None:
     admission = Admission(2)
-    admission.enter()
-    admission.enter()
+    first, _ = admission.enter(), admission.enter()
     for _ in range(2):
-        with pytest.raises(UnavailableError, match="too many requests: 2 are under way and MAX_INFLIGHT_REQUESTS is 2"):
+        with pytest.raises(UnavailableError, match=FULL):
             admission.enter()
-    admission.leave()
+    assert admission.inside == 2
+    first.leave()
     admission.enter()
+    assert admission.inside == 2
 
 
 def test_zero_is_no_limit() -> None:
     admission = Admission(0)
-    for _ in range(1000):
+    tickets = [admission.enter() for _ in range(1000)]
+    tickets[0].grow(10**6)
+    assert admission.inside == 10**6 + 999
+
+
+def test_a_request_counts_as_often_as_the_sequences_that_it_asks_for() -> None:
+    admission = Admission(4)
+    ticket = admission.enter()
+    ticket.grow(1)
+    assert admission.inside == 1
+    ticket.grow(3)
+    assert admission.inside == 3
+    ticket.grow(2)  # no place is given back before the end
+    assert admission.inside == 3
+    admission.enter()
+    with pytest.raises(UnavailableError, match="too many requests: 4 are under way and MAX_INFLIGHT_REQUESTS is 4"):
         admission.enter()
+    ticket.leave()
+    assert admission.inside == 1
 
 
-async def run(timeout_us: int, seconds: float, *, earlier: float = 0.0) -> Deadline:
-    """Wait for ``seconds`` under a deadline of a request that arrived ``earlier`` seconds ago."""
-    arrival = Arrival("x")
-    deadline = Deadline(Arrival("x", arrival.at - earlier), timeout_us)
-    with deadline:
-        await asyncio.sleep(seconds)
-    return deadline
+def test_a_request_that_cannot_grow_keeps_its_one_place() -> None:
+    admission = Admission(2)
+    first, second = admission.enter(), admission.enter()
+    with pytest.raises(UnavailableError, match=FULL):
+        first.grow(2)
+    assert admission.inside == 2
+    second.leave()
+    first.grow(2)
+    assert admission.inside == 2
+    first.leave()
+    assert admission.inside == 0
 
 
-async def test_a_deadline_cancels_the_task_that_waits() -> None:
-    deadline = Deadline(Arrival("x"), 20_000)
-
-    async def work() -> None:
-        with deadline:
-            await asyncio.sleep(60)
-
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.ensure_future(work())
-    assert deadline.expired
-    assert str(deadline.error()) == "timeout: the request did not finish within 20000 microseconds of its arrival"
-    assert deadline.error().triton_code == "UNAVAILABLE"
+def test_more_sequences_than_there_may_ever_be_are_the_clients_mistake() -> None:
+    """Not UNAVAILABLE: to try again later would never help."""
+    admission = Admission(2)
+    message = r"^n: expected at most 2 sequences in one request \(MAX_INFLIGHT_REQUESTS\), got '3 sequences'"
+    with pytest.raises(InvalidRequestError, match=message):
+        admission.enter().grow(3)
+    assert admission.inside == 1
 
 
-async def test_time_counts_from_the_arrival() -> None:
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(asyncio.ensure_future(run(1_000_000, 0.5, earlier=5)), 10)
+def test_leaving_twice_gives_back_once() -> None:
+    admission = Admission(3)
+    left, _ = admission.enter(), admission.enter()
+    for _ in range(2):
+        left.leave()
+    assert admission.inside == 1
+    left.grow(3)  # it has its answer already, and holds nothing
+    assert admission.inside == 1
 
 
-@pytest.mark.parametrize("timeout_us", [0, 500_000])
-async def test_work_that_is_done_in_time_is_left_alone(timeout_us: int) -> None:
-    deadline = await asyncio.ensure_future(run(timeout_us, 0.001))
-    await asyncio.sleep(0.6)
-    assert not deadline.expired
+def test_places_are_neither_lost_nor_given_twice_by_threads() -> None:
+    admission = Admission(8)
+    most: list[int] = []
+
+    def work() -> None:
+        for round_ in range(300):
+            try:
+                ticket = admission.enter()
+            except UnavailableError:
+                continue
+            grow(ticket, 1 + round_ % 3)
+            most.append(admission.inside)
+            ticket.leave()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert admission.inside == 0
+    assert 1 <= max(most) <= 8
+
+
+def grow(ticket: Ticket, sequences: int) -> None:
+    with contextlib.suppress(UnavailableError):
+        ticket.grow(sequences)

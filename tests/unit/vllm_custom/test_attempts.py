@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from vllm_custom.attempts import engine_outputs
+from vllm_custom.engine.attempts import engine_outputs
 from vllm_custom.errors import UnavailableError
 
 FAILED = "failed"

@@ -1,12 +1,12 @@
 """How a prompt is made is decided before any media are decoded."""
 
+from dataclasses import replace
 from typing import Any
 
-import fakes
 import numpy as np
 import pytest
 
-from vllm_custom import compat
+from tests.fake_engine import FACTS, FakeEngine
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
@@ -21,9 +21,17 @@ def media():
     loader.close()
 
 
+def engine(placeholder: str | None = "<{modality}>") -> FakeEngine:
+    """One whose model brings no chat template; ``placeholder`` is what stands for an item in its prompts."""
+    return FakeEngine(
+        facts=replace(FACTS, has_chat_template=False),
+        spell=lambda modality, number: placeholder and placeholder.format(modality=modality, number=number),
+    )
+
+
 @pytest.fixture
 def builder(media: MediaLoader) -> PromptBuilder:
-    return PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
+    return PromptBuilder(engine(), media, HandleTable(), "{{ messages }}")
 
 
 def call(text: str, images: int = 0, videos: int = 0, parameters: str = "{}") -> GenerateCall:
@@ -118,19 +126,19 @@ def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: 
 @pytest.mark.parametrize(
     "request_", [call("hi", images=1), call("hi", parameters='{"apply_chat_template": true}')], ids=["media", "asked"]
 )
-def test_a_model_without_a_template_says_so(
-    media: MediaLoader, request_: GenerateCall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compat, "chat_template_of", lambda engine: None)
-    builder = PromptBuilder(fakes.Engine(), media, HandleTable(), None)
+def test_a_model_without_a_template_says_so(media: MediaLoader, request_: GenerateCall) -> None:
+    builder = PromptBuilder(engine(), media, HandleTable(), None)
     with pytest.raises(UnsupportedError, match="this model has no chat template"):
         builder.plan(request_)
     assert not builder.plan(call("<image>", images=1)).templated
 
 
-def test_numbered_placeholders_are_counted_up(media: MediaLoader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, number: f"<|{modality}_{number}|>")
-    builder = PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
+def test_a_template_that_the_model_brings_is_one(media: MediaLoader) -> None:
+    assert PromptBuilder(FakeEngine(), media, HandleTable(), None).plan(call("hi", images=1)).templated
+
+
+def test_numbered_placeholders_are_counted_up(media: MediaLoader) -> None:
+    builder = PromptBuilder(engine("<|{modality}_{number}|>"), media, HandleTable(), "{{ messages }}")
     assert not builder.plan(call("<|image_1|> and <|image_2|>", images=2)).templated
     with pytest.raises(InvalidRequestError, match=r"expected 1 image placeholder\(s\) \(<\|image_1\|>\), .* got 2"):
         builder.plan(call("<|image_1|> and <|image_2|>", images=1))
@@ -138,13 +146,9 @@ def test_numbered_placeholders_are_counted_up(media: MediaLoader, monkeypatch: p
         builder.plan(call("<|image_1|> and <|image_2|>", images=3))
 
 
-def test_a_model_that_puts_media_in_by_itself_needs_neither_placeholders_nor_a_template(
-    media: MediaLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compat, "placeholder", lambda engine, modality, number: None)
-    assert PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}").plan(call("hi", images=1)).templated
-    monkeypatch.setattr(compat, "chat_template_of", lambda engine: None)
-    assert not PromptBuilder(fakes.Engine(), media, HandleTable(), None).plan(call("hi", images=1)).templated
+def test_a_model_that_puts_media_in_by_itself_needs_neither_placeholders_nor_a_template(media: MediaLoader) -> None:
+    assert PromptBuilder(engine(None), media, HandleTable(), "{{ messages }}").plan(call("hi", images=1)).templated
+    assert not PromptBuilder(engine(None), media, HandleTable(), None).plan(call("hi", images=1)).templated
 
 
 def test_messages_are_taken_with_their_media(builder: PromptBuilder) -> None:

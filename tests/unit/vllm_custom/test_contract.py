@@ -9,9 +9,10 @@ from typing import Any
 import fakes
 import pytest
 
-from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, auto_complete
+from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS
 from vllm_custom.contract.reference import reference
 from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.triton.autocomplete import auto_complete
 
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference.md"
 # What the official backend (r26.01) completes: name, type, dims.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vllm_custom import compat
+from tests.fake_engine import FakeEngine
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.config import Settings
@@ -133,10 +133,9 @@ def test_what_embeddings_do_not_go_with(more: dict[str, Any], message: str) -> N
 
 
 @pytest.fixture
-def builder(monkeypatch: pytest.MonkeyPatch) -> Any:
+def builder() -> Any:
     media = MediaLoader(Settings.from_model_config({"name": "model"}), {"image": 2, "video": 1})
-    monkeypatch.setattr(compat, "embeds_layout", lambda engine: GRID)
-    yield PromptBuilder(fakes.Engine(), media, HandleTable(), "{{ messages }}")
+    yield PromptBuilder(FakeEngine(layout=GRID), media, HandleTable(), "{{ messages }}")
     media.close()
 
 

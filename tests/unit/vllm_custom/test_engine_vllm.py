@@ -1,54 +1,70 @@
 """What we know of vLLM: names, errors, and the places where it lets us in."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
 import fakes
 import pytest
 
-from vllm_custom import compat
-from vllm_custom.errors import BackendError, ConfigError, InvalidRequestError, UnavailableError, UnsupportedError
-from vllm_custom.media import HandleTable, install_connector
+from vllm_custom.engine import Adapter, ModelFacts, RunOptions
+from vllm_custom.engine.vllm import (
+    VllmEngine,
+    engine_argument_names,
+    errors,
+    install_connector,
+    media,
+    prepare_reasoning,
+    prompts,
+    requests,
+)
+from vllm_custom.errors import (
+    BackendError,
+    ConfigError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
+from vllm_custom.media import HandleTable
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
 
 def test_engine_arguments_are_those_of_the_installed_vllm() -> None:
-    assert {"model", "max_model_len", "enable_lora", "limit_mm_per_prompt"} <= set(compat.engine_argument_names())
+    assert {"model", "max_model_len", "enable_lora", "limit_mm_per_prompt"} <= set(engine_argument_names())
 
 
 def test_a_parser_for_reasoning_goes_with_constraints_in_model_json() -> None:
     given = {"backend": "xgrammar", "enable_in_reasoning": True}
     arguments = {"reasoning_parser": "granite", "structured_outputs_config": dict(given)}
-    compat.prepare_reasoning(arguments)
+    prepare_reasoning(arguments)
     made: Any = arguments["structured_outputs_config"]
     assert (made.backend, made.enable_in_reasoning) == ("xgrammar", True)
     for untouched in ({"structured_outputs_config": given}, {"reasoning_parser": "granite"}, {}):
         before = dict(untouched)
-        compat.prepare_reasoning(untouched)
+        prepare_reasoning(untouched)
         assert untouched == before
     with pytest.raises(ConfigError, match=r"(?s)model.json: structured_outputs_config: .*nonsense"):
-        compat.prepare_reasoning({"reasoning_parser": "granite", "structured_outputs_config": {"nonsense": 1}})
-
-
-def test_request_ids_differ() -> None:
-    assert len({compat.random_request_id() for _ in range(100)}) == 100
+        prepare_reasoning({"reasoning_parser": "granite", "structured_outputs_config": {"nonsense": 1}})
 
 
 @pytest.mark.parametrize(("modality", "expected"), [("image", "<image>"), ("video", "<video>")])
 def test_placeholders_are_what_the_models_processor_looks_for(modality: str, expected: str) -> None:
-    assert compat.placeholder(fakes.Engine(), modality, 1) == expected
-    assert compat.placeholder(fakes.Engine(), modality, 2) == expected
+    assert prompts.placeholder(fakes.Engine(), modality, 1) == expected
+    assert prompts.placeholder(fakes.Engine(), modality, 2) == expected
 
 
 def test_limits_are_the_processors_and_none_for_text_models() -> None:
-    assert compat.media_limits(fakes.Engine()) == {}
+    assert media.media_limits(fakes.Engine()) == {}
     info = SimpleNamespace(allowed_mm_limits={"image": 30})
     engine = SimpleNamespace(
         model_config=SimpleNamespace(is_multimodal_model=True),
         renderer=SimpleNamespace(get_mm_processor=lambda: SimpleNamespace(info=info)),
     )
-    assert compat.media_limits(engine) == {"image": 30}
+    assert media.media_limits(engine) == {"image": 30}
 
 
 def _dead() -> Exception:
@@ -71,6 +87,24 @@ def _client_error() -> Exception:
     return VLLMValidationError("bad top_p", parameter="top_p")
 
 
+def _not_found() -> Exception:
+    from vllm.exceptions import LoRAAdapterNotFoundError
+
+    return LoRAAdapterNotFoundError("zh", "a/zh")
+
+
+def _overflow() -> Exception:
+    from vllm.exceptions import QueueOverflowError
+
+    return QueueOverflowError()
+
+
+def _retryable() -> Exception:
+    from vllm.exceptions import RetryableRequestError
+
+    return RetryableRequestError()
+
+
 def _template_error() -> Exception:
     import jinja2
 
@@ -87,25 +121,35 @@ def _template_error() -> Exception:
         (_template_error, InvalidRequestError, "roles must alternate"),
         (lambda: NotImplementedError("not with this model"), UnsupportedError, "not with this model"),
         (NotImplementedError, UnsupportedError, "does not support"),
+        (_not_found, NotFoundError, "Loading lora zh failed"),
+        (_overflow, UnavailableError, "currently busy"),
+        (_retryable, UnavailableError, "please retry"),
         (lambda: _generate_error(ValueError("bad image")), InvalidRequestError, "bad image"),
         (lambda: _generate_error(_dead()), UnavailableError, "has died"),
     ],
 )
 def test_vllms_errors_are_translated(make, kind: type[BackendError], message: str) -> None:
-    translated = compat.engine_error(make())
+    translated = errors.explain(make())
     assert type(translated) is kind
     assert message in str(translated)
 
 
-@pytest.mark.parametrize("make", [RuntimeError, ValueError, lambda: KeyError("x"), lambda: _generate_error(None)])
+def _failed_generation() -> Exception:
+    from vllm.exceptions import GenerationError
+
+    return GenerationError()
+
+
+@pytest.mark.parametrize(
+    "make", [RuntimeError, ValueError, lambda: KeyError("x"), lambda: _generate_error(None), _failed_generation]
+)
 def test_other_errors_are_left_to_be_defects(make) -> None:
-    assert compat.engine_error(make()) is None
+    assert errors.explain(make()) is None
 
 
 async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
     monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
     table = HandleTable()
     install_connector(table, 1000)
     from vllm import envs
@@ -122,6 +166,8 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
         assert await connector.fetch_audio_async(handle) == "picture"
         assert connector.fetch_image_embedding(handle) == "picture"
         assert await connector.fetch_image_embedding_async(handle) == "picture"
+        assert connector.fetch_audio_embedding(handle) == "picture"
+        assert await connector.fetch_video_embedding_async(handle) == "picture"
         for url in ("http://127.0.0.1:1/a.png", "data:image/png;base64,aGk=", "file:///etc/hostname", handle + "0"):
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 connector.fetch_image(url)
@@ -131,42 +177,166 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
                 await connector.fetch_audio_async(url)
             with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
                 await connector.fetch_image_embedding_async(url)
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                await connector.fetch_audio_embedding_async(url)
+            with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+                connector.fetch_video_embedding(url)
 
 
-def _engine(seen: dict[str, Any], method: str = "generate", parser: str = "") -> Any:
-    return SimpleNamespace(
-        vllm_config=SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser)),
-        **{method: lambda *args, **options: seen.update(options)},
-    )
+class Llm:
+    """What is used of AsyncLLM to run a request: notes its calls, gives ``outputs``, then waits for ``gate``."""
+
+    def __init__(self, *outputs: Any, parser: str = "", gate: asyncio.Event | None = None) -> None:
+        self.vllm_config = SimpleNamespace(structured_outputs_config=SimpleNamespace(reasoning_parser=parser))
+        self.errored = False
+        self.calls: list[dict[str, Any]] = []
+        self.closed = False
+        self.aborted: list[str] = []
+        self._outputs = outputs
+        self._gate = gate
+
+    async def generate(self, prompt: Any, params: Any, request_id: str, **options: Any) -> AsyncGenerator[Any, None]:
+        self.calls.append(dict(options, method="generate", prompt=prompt, params=params, request_id=request_id))
+        try:
+            for output in self._outputs:
+                yield output
+            if self._gate is not None:
+                await self._gate.wait()
+        finally:
+            self.closed = True
+
+    async def encode(self, prompt: Any, params: Any, request_id: str, **options: Any) -> AsyncGenerator[Any, None]:
+        async for output in self.generate(prompt, params, request_id, **options):
+            self.calls[-1]["method"] = "encode"
+            yield output
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+
+PIECE, LAST = fakes.RequestOutput([]), fakes.RequestOutput([], finished=True)
+
+
+async def ran(llm: Llm, params: Any, options: RunOptions, prompt: Any = None) -> dict[str, Any]:
+    """The only call of ``llm``, whose outputs all arrived."""
+    outputs = [output async for output in requests.run(llm, prompt or {}, params, options)]
+    assert outputs == [PIECE, LAST]
+    assert (llm.closed, llm.aborted) == (True, [])
+    (call,) = llm.calls
+    return call
 
 
 @pytest.mark.parametrize(
     ("parser", "constraint", "ended"), [("qwen3", "x", True), ("qwen3", None, None), ("", "x", None)]
 )
-def test_a_constraint_holds_from_the_start_with_a_parser_for_reasoning_too(
+async def test_a_constraint_holds_from_the_start_with_a_parser_for_reasoning_too(
     parser: str, constraint: str | None, ended: bool | None
 ) -> None:
-    seen: dict[str, Any] = {}
     sampling = SimpleNamespace(structured_outputs=constraint)
-    compat.run(_engine(seen, parser=parser), {}, sampling, "id", pooling=False, lora_request=None, priority=0)
-    assert seen.get("reasoning_ended") == ended
+    call = await ran(Llm(PIECE, LAST, parser=parser), sampling, RunOptions("id"))
+    assert call.get("reasoning_ended") == ended
 
 
-@pytest.mark.parametrize(("pooling", "method"), [(False, "generate"), (True, "encode")])
-def test_the_engine_is_called_in_full(pooling: bool, method: str) -> None:
-    seen: dict[str, Any] = {}
-    engine = _engine(seen, method)
-    headers = {"traceparent": "00-1-2-01"}
-    params = SimpleNamespace(structured_outputs=None)
-    compat.run(engine, {}, params, "id", pooling=pooling, lora_request=None, priority=3, trace_headers=headers)
-    assert seen == {"lora_request": None, "priority": 3, "trace_headers": headers}
+def _params(method: str) -> Any:
+    from vllm import PoolingParams, SamplingParams
+
+    return PoolingParams() if method == "encode" else SamplingParams()
+
+
+METHODS = pytest.mark.parametrize("method", ["generate", "encode"])
+
+
+@METHODS
+async def test_the_engine_is_called_in_full(method: str) -> None:
+    prompt, headers, params = {"prompt_token_ids": [1]}, {"traceparent": "00-1-2-01"}, _params(method)
+    call = await ran(Llm(PIECE, LAST), params, RunOptions("id", priority=3, trace_headers=headers), prompt)
+    expected = {"method": method, "prompt": prompt, "params": params, "request_id": "id"}
+    assert call == expected | {"lora_request": None, "priority": 3, "trace_headers": headers}
+
+
+@METHODS
+async def test_an_adapter_reaches_vllm_by_its_name_number_and_path(method: str) -> None:
+    call = await ran(Llm(PIECE, LAST), _params(method), RunOptions("id", Adapter("zh@2", 2, "/adapters/zh")))
+    made = call["lora_request"]
+    assert (made.lora_name, made.lora_int_id, made.lora_path) == ("zh@2", 2, "/adapters/zh")
+
+
+async def test_who_leaves_early_aborts_the_request() -> None:
+    llm = Llm(PIECE, LAST)
+    async with aclosing(requests.run(llm, {}, _params("generate"), RunOptions("id"))) as outputs:
+        assert await anext(outputs) is PIECE
+        assert llm.aborted == []
+    assert (llm.closed, llm.aborted) == (True, ["id"])
+
+
+async def test_a_task_that_is_cancelled_aborts_the_request() -> None:
+    llm, began = Llm(PIECE, gate=asyncio.Event()), asyncio.Event()
+
+    async def consume() -> None:
+        async with aclosing(requests.run(llm, {}, _params("generate"), RunOptions("id"))) as outputs:
+            async for _ in outputs:
+                began.set()
+
+    task = asyncio.ensure_future(consume())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (llm.closed, llm.aborted) == (True, ["id"])
+
+
+async def test_a_dead_engine_is_not_asked_to_abort() -> None:
+    llm = Llm(PIECE, LAST)
+    async with aclosing(requests.run(llm, {}, _params("generate"), RunOptions("id"))) as outputs:
+        await anext(outputs)
+        llm.errored = True
+    assert (llm.closed, llm.aborted) == (True, [])
+
+
+async def test_adapters_are_loaded_and_removed_by_number() -> None:
+    llm = fakes.Engine()
+    engine = VllmEngine(llm, ModelFacts())
+    for number, name in enumerate(("zh", "caps"), 1):
+        await engine.load_adapter(Adapter(name, number, f"/adapters/{name}"))
+    assert [(item.lora_name, item.lora_int_id, item.lora_path) for item in llm.loaded] == [
+        ("zh", 1, "/adapters/zh"),
+        ("caps", 2, "/adapters/caps"),
+    ]
+    await engine.remove_adapter(1)
+    assert [item.lora_name for item in llm.loaded] == ["caps"]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"), [(_dead, "the vLLM engine has died"), (RuntimeError, "the vLLM engine is not healthy")]
+)
+async def test_an_engine_that_is_not_well_is_unavailable(found: Any, message: str) -> None:
+    async def check() -> None:
+        raise found()
+
+    engine = VllmEngine(SimpleNamespace(check_health=check, errored=True), ModelFacts())
+    assert engine.is_dead
+    with pytest.raises(UnavailableError, match=message):
+        await engine.check_health()
+
+
+@pytest.mark.parametrize(
+    ("output", "failed"),
+    [
+        (fakes.RequestOutput([fakes.CompletionOutput(finish_reason="stop")]), False),
+        (fakes.RequestOutput([fakes.CompletionOutput(), fakes.CompletionOutput(finish_reason="error")]), True),
+        (SimpleNamespace(outputs=SimpleNamespace(data=[1.0])), False),
+        (SimpleNamespace(outputs=SimpleNamespace(data=[1.0]), error="full"), True),
+    ],
+)
+def test_an_output_says_whether_the_engine_failed(output: Any, failed: bool) -> None:
+    assert VllmEngine(None, ModelFacts()).has_failed(output) is failed
 
 
 @pytest.mark.parametrize(("endpoint", "expected"), [("http://collector", True), (None, False)])
 def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
     observability = SimpleNamespace(otlp_traces_endpoint=endpoint)
     engine = SimpleNamespace(vllm_config=SimpleNamespace(observability_config=observability))
-    assert compat.traces(engine) is expected
+    assert requests.traces(engine) is expected
 
 
 @pytest.mark.parametrize(
@@ -180,4 +350,4 @@ def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
 )
 def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
     engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
-    assert compat.on_one_host(engine) is expected
+    assert requests.on_one_host(engine) is expected

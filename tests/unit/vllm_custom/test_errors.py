@@ -24,14 +24,16 @@ OURS = {name for name, value in vars(errors).items() if isinstance(value, type) 
 # Functions that make one of our errors; each returns a BackendError.
 MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many"}
 # Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
-# a mapping has to raise, a broken patch file, and an unknown base class.
+# a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal errors to clients.
 INTERNAL = {
     ("contract/table.py", "ValueError"),
-    ("openai/models.py", "KeyError"),
+    ("engine/vllm/openai.py", "KeyError"),
     ("hosts.py", "ValueError"),
+    ("loops.py", "RuntimeError"),
     ("media/fetch.py", "FetchError"),
     ("media/fetch.py", "TooLargeError"),
     ("request/parameters.py", "ValueError"),
+    ("serving/life.py", "RuntimeError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),
 }

@@ -15,12 +15,13 @@ import tiny_models
 from pictures import BLUE, RED, encode
 from PIL import Image
 
-from vllm_custom import compat
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.config import Settings
 from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.vllm import VllmEngine, install_connector, media, prompts
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import HandleTable, MediaLoader, install_connector
+from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.request import GenerateCall, parse_request
 
 pytestmark = [
@@ -38,8 +39,10 @@ class Model:
     def __init__(self, family: str, folder: Path, **options: Any) -> None:
         make, self.placeholder = tiny_models.FAMILIES[family]
         make(folder)
-        self.engine = tiny_models.engine(folder, **options)
-        self.limits = compat.media_limits(self.engine)
+        llm = tiny_models.engine(folder, **options)
+        self.limits = media.media_limits(llm)
+        has_template = prompts.chat_template_of(llm) is not None
+        self.engine = VllmEngine(llm, ModelFacts(media_limits=self.limits, has_chat_template=has_template))
         self.media = MediaLoader(Settings.from_model_config({"name": family}), self.limits)
         self.prompts = PromptBuilder(self.engine, self.media, HANDLES, None)
 
@@ -58,7 +61,6 @@ def models(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         patch.setenv("VLLM_MEDIA_CONNECTOR", "http")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
-        patch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1)
         install_connector(HANDLES, 50_000_000)
         made = {family: Model(family, tmp_path_factory.mktemp(family)) for family in tiny_models.FAMILIES}
     yield made
@@ -83,7 +85,7 @@ WITH_PLACEHOLDERS = pytest.mark.parametrize(
 def test_the_placeholder_is_what_the_processor_looks_for(models: dict[str, Model], family: str) -> None:
     model = models[family]
     for number in (1, 2):
-        assert compat.placeholder(model.engine, "image", number) == model.placeholder
+        assert model.engine.placeholder("image", number) == model.placeholder
 
 
 @FAMILIES
@@ -142,8 +144,8 @@ async def test_embeddings_take_the_place_of_a_picture(
     models: dict[str, Model], tmp_path: Path, family: str, layout: EmbedsLayout, grid: Any, own: bool
 ) -> None:
     model = Model(family, tmp_path, enable_mm_embeds=True)
-    assert compat.embeds_layout(models[family].engine) is None
-    assert compat.embeds_layout(model.engine) == layout
+    assert models[family].engine.embeds_layout() is None
+    assert model.engine.embeds_layout() == layout
     values = np.random.default_rng(1).random((4, layout.hidden_size), np.float32)
     text = f"hi {model.placeholder}" if own else "hi"
     rendered = await asyncio.wait_for(model.render(embeds_call(values, grid, text)), 60)

@@ -5,14 +5,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import fakes
 import pytest
 
+from tests.fake_engine import FakeEngine
+from vllm_custom.engine import Adapter
 from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.lora.folder import scan
 
-pytestmark = pytest.mark.usefixtures("vllm")
 PATHS = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
 
 
@@ -27,20 +27,20 @@ async def used(adapters: LoraAdapters, name: str | None) -> Any:
 
 
 async def test_an_adapter_is_loaded_once_under_the_id_of_its_place() -> None:
-    engine = fakes.Engine()
+    engine = FakeEngine()
     adapters = LoraAdapters(engine, PATHS, enabled=True)
     requests = [await used(adapters, name) for name in ("caps", "caps", "zh")]
-    assert [(item.lora_name, item.lora_int_id, item.lora_path) for item in requests] == [
-        ("caps", 2, "/adapters/caps"),
-        ("caps", 2, "/adapters/caps"),
-        ("zh", 1, "/adapters/zh"),
+    assert requests == [
+        Adapter("caps", 2, "/adapters/caps"),
+        Adapter("caps", 2, "/adapters/caps"),
+        Adapter("zh", 1, "/adapters/zh"),
     ]
-    assert [item.lora_name for item in engine.loaded] == ["caps", "zh"]
+    assert [item.name for item in engine.adapters] == ["caps", "zh"]
     assert await used(adapters, None) is None
 
 
 async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
-    engine = fakes.Engine()
+    engine = FakeEngine()
     engine.adapter_error = RuntimeError("rank 512 at /secret/path of q/k/v in /adapters/zh/x")
     adapters = LoraAdapters(engine, PATHS, enabled=True)
     with pytest.raises(InvalidRequestError) as error:
@@ -49,7 +49,7 @@ async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
         "lora_name: the adapter 'zh' cannot be loaded by this engine: rank 512 at ... of q/k/v in zh/x"
     )
     engine.adapter_error = None
-    assert (await used(adapters, "zh")).lora_name == "zh"
+    assert (await used(adapters, "zh")).name == "zh"
 
 
 @pytest.mark.parametrize(
@@ -62,25 +62,25 @@ async def test_an_adapter_that_cannot_be_loaded_is_tried_again() -> None:
 async def test_an_adapter_that_is_not_there_is_refused(
     enabled: bool, name: str, kind: type[BackendError], message: str
 ) -> None:
-    adapters = LoraAdapters(fakes.Engine(), PATHS if enabled else {}, enabled=enabled)
+    adapters = LoraAdapters(FakeEngine(), PATHS if enabled else {}, enabled=enabled)
     await adapters.check(None)
     with pytest.raises(kind, match=message):
         await adapters.check(name)
 
 
 async def test_requests_that_come_together_share_one_load_and_a_cancelled_one_does_not_stop_it() -> None:
-    class Slow(fakes.Engine):
-        async def add_lora(self, request: Any) -> None:
+    class Slow(FakeEngine):
+        async def load_adapter(self, adapter: Adapter) -> None:
             await asyncio.sleep(0.05)
-            await super().add_lora(request)
+            await super().load_adapter(adapter)
 
     engine = Slow()
     adapters = LoraAdapters(engine, PATHS, enabled=True)
     first, *others = [asyncio.ensure_future(used(adapters, "zh")) for _ in range(3)]
     await asyncio.sleep(0.01)
     first.cancel()
-    assert [(await other).lora_int_id for other in others] == [1, 1]
-    assert len(engine.loaded) == 1
+    assert [(await other).number for other in others] == [1, 1]
+    assert len(engine.adapters) == 1
 
 
 class Clock:
@@ -96,7 +96,7 @@ class Folder:
     def __init__(self, path: Path, *, copies: bool = True) -> None:
         self.path = path
         self.clock = Clock()
-        self.engine = fakes.Engine()
+        self.engine = FakeEngine()
         self.adapters = LoraAdapters(
             self.engine, {"zh": "/a/zh"}, enabled=True, folder=LoraFolder(path, copies=copies, clock=self.clock)
         )
@@ -111,7 +111,7 @@ class Folder:
         """The id, and the weights that the engine finds at the request's path."""
         self.clock.now += 2
         request = await used(self.adapters, name)
-        return request.lora_int_id, (Path(request.lora_path) / "adapter_model.safetensors").read_text()
+        return request.number, (Path(request.path) / "adapter_model.safetensors").read_text()
 
     async def settle(self) -> None:
         await asyncio.gather(*self.adapters._cleaning)
@@ -139,7 +139,7 @@ async def test_adapters_come_change_and_go_and_no_id_comes_back(folder: Folder) 
     (folder.path / "b").rename(folder.path / "a")
     assert await folder.use("a") == (5, "other")
     await folder.settle()
-    assert [(item.lora_int_id, item.lora_name) for item in folder.engine.loaded] == [(5, "a@5")]
+    assert [(item.number, item.name) for item in folder.engine.adapters] == [(5, "a@5")]
 
 
 async def test_a_request_keeps_the_weights_it_began_with(folder: Folder) -> None:
@@ -149,25 +149,25 @@ async def test_a_request_keeps_the_weights_it_began_with(folder: Folder) -> None
         folder.write("a", "other")
         assert await folder.use("a") == (3, "other")
         await folder.settle()
-        assert (Path(before.lora_path) / "adapter_model.safetensors").read_text() == "one"
-        assert [item.lora_int_id for item in folder.engine.loaded] == [2, 3]
+        assert (Path(before.path) / "adapter_model.safetensors").read_text() == "one"
+        assert [item.number for item in folder.engine.adapters] == [2, 3]
     await folder.settle()
-    assert [item.lora_int_id for item in folder.engine.loaded] == [3]
-    assert files(before.lora_path) == []
+    assert [item.number for item in folder.engine.adapters] == [3]
+    assert files(before.path) == []
 
 
 async def test_the_copy_holds_what_the_engine_reads_and_goes_at_the_end(folder: Folder) -> None:
     folder.write("a", "one")
     request = await used(folder.adapters, "a")
-    assert files(request.lora_path) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files(request.path) == ["adapter_config.json", "adapter_model.safetensors"]
     folder.adapters.close()
-    assert files(request.lora_path) == []
+    assert files(request.path) == []
 
 
 async def test_workers_on_other_hosts_get_the_folder_itself(tmp_path: Path) -> None:
     folder = Folder(tmp_path, copies=False)
     folder.write("a", "one")
-    assert (await used(folder.adapters, "a")).lora_path == str(tmp_path / "a")
+    assert (await used(folder.adapters, "a")).path == str(tmp_path / "a")
 
 
 async def test_an_adapter_that_changes_while_it_is_copied_is_not_served(folder: Folder) -> None:
@@ -208,13 +208,13 @@ async def test_the_folder_is_looked_at_about_once_a_second(folder: Folder) -> No
     with pytest.raises(NotFoundError):
         await used(folder.adapters, "a")
     folder.clock.now += 1
-    assert (await used(folder.adapters, "a")).lora_int_id == 2
+    assert (await used(folder.adapters, "a")).number == 2
 
 
 async def test_names_of_multi_lora_json_win(folder: Folder) -> None:
     folder.write("zh", "other")
     request = await used(folder.adapters, "zh")
-    assert (request.lora_int_id, request.lora_path) == (1, "/a/zh")
+    assert (request.number, request.path) == (1, "/a/zh")
 
 
 def test_a_scan_takes_folders_with_an_adapter_only(tmp_path: Path) -> None:

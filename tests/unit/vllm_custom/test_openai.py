@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
 import numpy as np
 import pytest
 
-from vllm_custom import compat
+from tests.fake_engine import FakeEngine
 from vllm_custom.config import Settings
 from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.engine.vllm import check_parsers
+from vllm_custom.engine.vllm.openai import _LoraRequests, _serve_adapters
 from vllm_custom.errors import (
     BackendError,
     ConfigError,
@@ -25,16 +28,18 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
+from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable
 from vllm_custom.media.loader import MediaElement
 from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
-from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request
+from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.media import find_media
-from vllm_custom.openai.models import AdapterOfRequest, _in_use
+from vllm_custom.openai.models import AdaptersOfRequests
 from vllm_custom.openai.service import OpenAIService
-from vllm_custom.responses import SenderPool
-from vllm_custom.responses.build import ResponseBuilder
+from vllm_custom.triton.responses import ResponseBuilder
+from vllm_custom.triton.sender import SenderPool
 
 
 def parse(text: str, parameters: str = "{}", **others: Any) -> OpenAICall:
@@ -97,11 +102,50 @@ def test_listed_paths_only() -> None:
         assert OpenAICall(path, "POST", {}).is_allowed({path})
 
 
+def handled(body: Any, *, rows: int = 1, decoupled: bool = True, parameters: str = "{}", timeout_us: int = 0) -> Parsed:
+    """What the handler of a model with batches reads."""
+    envelope = json.dumps({"path": "/v1/completions", "body": body})
+    unused: Any = None
+    handler = OpenAIHandler(unused, decoupled=decoupled, batched=True)
+    tensors = {"openai_request": np.array([[envelope]] * rows, dtype=object)}
+    return handler.parse(Incoming(tensors, parameters, timeout_us))
+
+
 def test_a_stream_needs_the_decoupled_policy() -> None:
-    call = OpenAICall("/v1/completions", "POST", {"stream": True})
-    check_policy(call, decoupled=True)
+    assert handled({"stream": True}).call == OpenAICall("/v1/completions", "POST", {"stream": True})
+    assert not handled({"stream": False}, decoupled=False).call.streamed
     with pytest.raises(UnsupportedError, match="decoupled"):
-        check_policy(call, decoupled=False)
+        handled({"stream": True}, decoupled=False)
+
+
+def test_one_row_makes_one_call() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^openai_request: expected one row, got a batch of 2"):
+        handled({}, rows=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "sequences"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": "a", "n": 3}, 3),
+        ({"prompt": ["a", "b"], "n": 3}, 6),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [], "n": 2}, 2),
+        ({"messages": [], "n": "many"}, 1),
+        ({"messages": [], "n": True}, 1),
+        ({"messages": [], "n": -4}, 1),
+        ("no JSON", 1),
+        (None, 1),
+    ],
+)
+def test_a_call_counts_as_n_sequences_of_each_prompt(body: Any, sequences: int) -> None:
+    assert handled(body).sequences == sequences
+
+
+def test_the_shorter_timeout_of_a_call_counts() -> None:
+    assert handled({}, parameters='{"timeout": 5}', timeout_us=7).timeout_us == 5
+    assert handled({}, timeout_us=7).timeout_us == 7
 
 
 # Media
@@ -164,14 +208,57 @@ async def test_promised_media_come_when_they_are_asked_for() -> None:
         await table.take_async(first)
 
 
-def test_a_request_sees_the_adapter_that_it_has_taken_only() -> None:
-    adapters = AdapterOfRequest()
-    assert ("zh" in adapters, len(adapters), list(adapters)) == (False, 0, [])
-    token = _in_use.set(("zh", "request"))
-    try:
-        assert (adapters["zh"], "caps" in adapters, dict(adapters)) == ("request", False, {"zh": "request"})
-    finally:
-        _in_use.reset(token)
+# Adapters
+
+
+@pytest.fixture
+def adapters() -> AdaptersOfRequests:
+    paths = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
+    return AdaptersOfRequests(LoraAdapters(FakeEngine(), paths, enabled=True))
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_a_request_sees_the_adapter_that_it_has_taken_only(adapters: AdaptersOfRequests) -> None:
+    seen = _LoraRequests(adapters)
+    assert ("zh" in seen, len(seen), list(seen)) == (False, 0, [])
+    async with adapters.use("zh"):
+        made = seen["zh"]
+        assert (made.lora_name, made.lora_int_id, made.lora_path) == ("zh", 1, "/adapters/zh")
+        assert ("caps" in seen, len(seen), dict(seen)) == (False, 1, {"zh": made})
+    assert ("zh" in seen, len(seen), list(seen)) == (False, 0, [])
+
+
+async def test_requests_at_once_see_an_adapter_of_their_own(adapters: AdaptersOfRequests) -> None:
+    async def used(name: str | None) -> str | None:
+        async with adapters.use(name):
+            await asyncio.sleep(0.01)
+            taken = adapters.current()
+            return taken and taken[0]
+
+    assert await asyncio.gather(*map(used, ("zh", None, "caps", "other"))) == ["zh", None, "caps", None]
+
+
+class Card(SimpleNamespace):
+    """vLLM's ModelCard."""
+
+    def model_copy(self, update: dict[str, Any]) -> Card:
+        return Card(**{**vars(self), **update})
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_adapters_are_models_by_their_own_names(adapters: AdaptersOfRequests) -> None:
+    async def base_models() -> Any:
+        return SimpleNamespace(data=[Card(id="vl", root="vl", parent=None, max_model_len=9)])
+
+    models = SimpleNamespace(show_available_models=base_models, base_model_paths=[SimpleNamespace(name="vl")])
+    _serve_adapters(models, adapters)
+    base, *others = (await models.show_available_models()).data
+    assert (base.id, base.parent) == ("vl", None)
+    assert others == [Card(id=name, root=name, parent="vl", max_model_len=9) for name in ("zh", "caps")]
+    assert models.model_name() == "vl"
+    async with adapters.use("zh"):
+        assert models.model_name(models.lora_requests["zh"]) == "zh"
+        assert models.model_name() == "vl"
 
 
 # Building
@@ -183,19 +270,17 @@ def settings(**parameters: str) -> Settings:
 
 
 async def build(log: list[str], **parameters: str) -> OpenAIService:
+    """On an engine that has no application."""
     unused: Any = None
-    return await OpenAIService.build(unused, settings(**parameters), None, unused, unused, unused, log.append)
+    engine = NoApplication()
+    return await OpenAIService.build(engine, settings(**parameters), None, unused, unused, unused, log.append)
 
 
-@pytest.fixture
-def no_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(*_: Any) -> Any:
+class NoApplication(FakeEngine):
+    async def openai_application(self, *_: Any) -> Any:
         raise RuntimeError("no tokenizer")
 
-    monkeypatch.setattr("vllm_custom.compat.build_openai_application", refuse)
 
-
-@pytest.mark.usefixtures("no_application")
 async def test_a_model_serves_without_the_application_where_vllm_cannot_build_it() -> None:
     log: list[str] = []
     service = await build(log)
@@ -204,7 +289,6 @@ async def test_a_model_serves_without_the_application_where_vllm_cannot_build_it
         await service.serve(OpenAICall("/version", "GET", None), stream=None, request_id="1")  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("no_application")
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -227,11 +311,11 @@ def test_parameters_of_another_form_are_refused(parameters: dict[str, str]) -> N
 
 @pytest.mark.filterwarnings("ignore")  # of torch, when it is imported
 def test_parsers_that_vllm_does_not_have_are_refused() -> None:
-    compat.check_parsers("hermes", "qwen3")
+    check_parsers("hermes", "qwen3")
     with pytest.raises(ConfigError, match=r"TOOL_CALL_PARSER: expected one of .*hermes"):
-        compat.check_parsers("zeus", "")
+        check_parsers("zeus", "")
     with pytest.raises(ConfigError, match=r"REASONING_PARSER: expected one of .*qwen3"):
-        compat.check_parsers("", "zeus")
+        check_parsers("", "zeus")
 
 
 # The call

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllm_custom import compat
+from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.vllm import VllmEngine
+from vllm_custom.engine.vllm import pooling as vllm_pooling
 from vllm_custom.errors import InvalidRequestError, UnavailableError, UnsupportedError
 from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
 from vllm_custom.request import GenerateCall, parse_embedding_request, parse_request
@@ -32,9 +34,14 @@ def embedding(body: Any, **tensors: Any) -> GenerateCall:
 
 def builder(*tasks: str, default: str | None = None) -> PoolingBuilder:
     config = SimpleNamespace(get_pooling_task=lambda found: default) if default else SimpleNamespace()
-    engine = SimpleNamespace(model_config=config)
+    llm, found = SimpleNamespace(model_config=config), tasks or EMBED
     no_pairs: Any = SimpleNamespace(field_names=[])
-    return PoolingBuilder(engine, tasks or EMBED, no_pairs)
+    facts = ModelFacts(
+        tasks=found,
+        pooling_task=vllm_pooling.pooling_task(llm, found),
+        pooling_fields=vllm_pooling.pooling_fields(),
+    )
+    return PoolingBuilder(VllmEngine(llm, facts), no_pairs)
 
 
 class TestEmbeddingRequest:
@@ -100,8 +107,8 @@ class TestParams:
             builder().build({"dimensions": "many"}, "embed")
 
     def test_the_engines_own_fields_are_no_parameters(self) -> None:
-        assert {"task", "dimensions", "use_activation"} <= set(compat.pooling_fields())
-        assert not {"requires_token_ids", "extra_kwargs", "output_kind"} & set(compat.pooling_fields())
+        assert {"task", "dimensions", "use_activation"} <= set(vllm_pooling.pooling_fields())
+        assert not {"requires_token_ids", "extra_kwargs", "output_kind"} & set(vllm_pooling.pooling_fields())
 
 
 class TestChecks:
@@ -135,8 +142,8 @@ class TestChecks:
     )
     def test_what_models_that_generate_cannot_do(self, made: GenerateCall, name: str) -> None:
         with pytest.raises(UnsupportedError, match=f"{name}: needs a pooling model"):
-            check_generating(made, tuple(compat.pooling_fields()))
-        check_generating(call('{"temperature": 1}'), tuple(compat.pooling_fields()))
+            check_generating(made, tuple(vllm_pooling.pooling_fields()))
+        check_generating(call('{"temperature": 1}'), tuple(vllm_pooling.pooling_fields()))
 
 
 def pooled(data: Any, **fields: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vllm_custom.errors import InvalidRequestError, UnavailableError
-from vllm_custom.metrics import FAILED, SUCCESS, RequestMetrics
+from vllm_custom.triton.metrics import FAILED, SUCCESS, RequestMetrics
 
 MODEL = ("model", "vl")
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom.responses import ResponseDelta
-from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.delta import ADDITIONAL_OUTPUTS
+from vllm_custom.triton.responses import ResponseBuilder
 
 ALL = frozenset(ADDITIONAL_OUTPUTS)
 

@@ -8,8 +8,11 @@ import pytest
 from fakes import CompletionOutput, RequestOutput
 
 from vllm_custom.errors import BackendError, InvalidRequestError
-from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool, cancellation
-from vllm_custom.responses.build import ResponseBuilder
+from vllm_custom.responses import ResponseDelta
+from vllm_custom.triton import cancellation
+from vllm_custom.triton.cancellation import CancellationWatcher
+from vllm_custom.triton.responses import ResponseBuilder
+from vllm_custom.triton.sender import ResponseStream, SenderPool
 
 FINAL = 1
 

@@ -9,15 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.vllm import VllmEngine
+from vllm_custom.engine.vllm import sampling as vllm_sampling
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.sampling import SamplingBuilder
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
 
+def on(llm: fakes.Engine) -> SamplingBuilder:
+    """The builder of the model that ``llm`` serves."""
+    facts = ModelFacts(
+        default_sampling=vllm_sampling.default_sampling(llm),
+        max_tokens_limit=vllm_sampling.max_tokens_limit(llm),
+        sampling_fields=vllm_sampling.sampling_fields(),
+    )
+    return SamplingBuilder(VllmEngine(llm, facts))
+
+
 @pytest.fixture(scope="module")
 def builder(vllm: None) -> SamplingBuilder:
-    return SamplingBuilder(fakes.Engine())
+    return on(fakes.Engine())
 
 
 def build(
@@ -53,7 +66,7 @@ def test_outputs_are_deltas_in_streams_and_one_otherwise(builder: SamplingBuilde
 def test_defaults_are_those_of_vllm_serve(
     generation_config: dict[str, Any], templated: bool, given_: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    made = build(SamplingBuilder(fakes.Engine(generation_config)), templated=templated, **given_)
+    made = build(on(fakes.Engine(generation_config)), templated=templated, **given_)
     assert {name: getattr(made, name) for name in expected} == expected
 
 
@@ -72,12 +85,12 @@ def test_defaults_are_those_of_vllm_serve(
 def test_max_new_tokens_that_the_operator_set_is_a_limit(
     where: str, templated: bool, given_: dict[str, Any], max_tokens: int
 ) -> None:
-    engine = fakes.Engine({"max_tokens": 99})
+    llm = fakes.Engine({"max_tokens": 99})
     if where == "an override":
-        engine.model_config.override_generation_config = {"max_new_tokens": 50}
+        llm.model_config.override_generation_config = {"max_new_tokens": 50}
     else:
-        engine.model_config.generation_config = where
-    assert build(SamplingBuilder(engine), templated=templated, **given_).max_tokens == max_tokens
+        llm.model_config.generation_config = where
+    assert build(on(llm), templated=templated, **given_).max_tokens == max_tokens
 
 
 def test_biases_are_brought_to_the_range_of_vllm_serve(builder: SamplingBuilder) -> None:

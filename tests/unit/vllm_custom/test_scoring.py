@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from vllm_custom import compat
+from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.vllm import VllmEngine
+from vllm_custom.engine.vllm import pooling as vllm_pooling
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.pooling import PairScorer, PoolingBuilder, RenderedPairs, check_generating
 from vllm_custom.request import GenerateCall, TextPairs, parse_request
@@ -36,7 +38,7 @@ def text(*values: str | bytes) -> Any:
 
 
 def call(queries: Any, documents: Any, parameters: dict[str, Any] | None = None, **tensors: Any) -> GenerateCall:
-    names = [*compat.pooling_fields(), *compat.scoring_fields(), "temperature"]
+    names = [*vllm_pooling.pooling_fields(), *vllm_pooling.scoring_fields(), "temperature"]
     pairs = {"queries": text(*queries), "documents": text(*documents)}
     return parse_request(pairs | tensors, json.dumps(parameters or {}), names)
 
@@ -89,9 +91,20 @@ def make_tokenizer(folder: Path) -> None:
 def scorer(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Scorer:
     def make(tasks: tuple[str, ...] = CROSS_ENCODER, labels: int = 1, template: str | None = None) -> PairScorer:
         monkeypatch.setattr(engine.model_config.hf_config, "num_labels", labels)
-        return PairScorer(engine, tasks, template, max_documents=3)
+        return PairScorer(seen(engine, tasks), template, max_documents=3)
 
     return make
+
+
+def seen(llm: Any, tasks: tuple[str, ...]) -> VllmEngine:
+    """``llm`` as an engine of a model with ``tasks``."""
+    facts = ModelFacts(
+        tasks=tasks,
+        pooling_task=vllm_pooling.pooling_task(llm, tasks),
+        pooling_fields=vllm_pooling.pooling_fields(),
+        scoring_fields=vllm_pooling.scoring_fields(),
+    )
+    return VllmEngine(llm, facts)
 
 
 async def render(scorer: PairScorer, made: GenerateCall) -> RenderedPairs:
@@ -155,7 +168,7 @@ class TestChecks:
     def test_a_vllm_that_scores_in_another_way(self, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in ("io_processor", "protocol"):
             monkeypatch.setitem(sys.modules, f"vllm.entrypoints.pooling.scoring.{module}", None)
-        assert compat.scoring_fields() == {}
+        assert vllm_pooling.scoring_fields() == {}
         made = call(["a"], ["b"])
         with pytest.raises(UnsupportedError, match="this version of vLLM scores pairs in another way"):
             scorer().check(made, pairs(made))
@@ -189,13 +202,13 @@ class TestChecks:
         with pytest.raises(InvalidRequestError, match=f"{next(iter(parameters))}: is for a score template"):
             scorer(tasks).check(made, pairs(made))
 
-    def test_what_goes_with_pairs(self, scorer: Scorer) -> None:
+    def test_what_goes_with_pairs(self, engine: Any, scorer: Scorer) -> None:
         options = {"use_activation": False, "truncate_prompt_tokens": 8, "truncation_side": "left", "priority": 1}
         made = call(["a"], ["b"], options | {"max_tokens_per_query": 3, "max_tokens_per_doc": 3, "timeout": 5})
-        PoolingBuilder(SimpleNamespace(model_config=SimpleNamespace()), CROSS_ENCODER, scorer()).check([made, made])
+        PoolingBuilder(seen(engine, CROSS_ENCODER), scorer()).check([made, made])
 
-    def test_options_of_pairs_without_them(self, scorer: Scorer) -> None:
-        builder = PoolingBuilder(SimpleNamespace(model_config=SimpleNamespace()), CROSS_ENCODER, scorer())
+    def test_options_of_pairs_without_them(self, engine: Any, scorer: Scorer) -> None:
+        builder = PoolingBuilder(seen(engine, CROSS_ENCODER), scorer())
         made = parse_request({"text_input": text("a")}, '{"max_tokens_per_doc": 5}', ["max_tokens_per_doc"])
         with pytest.raises(InvalidRequestError, match="max_tokens_per_doc: goes with the inputs queries and documents"):
             builder.check([made])

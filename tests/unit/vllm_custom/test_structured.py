@@ -1,7 +1,7 @@
 """Guided decoding: every way to ask, one constraint, and refusals that say where. The compilers are vLLM's own."""
 
-import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vllm_custom import compat
+from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.vllm import VllmEngine, sampling
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.sampling import ConstraintCompiler, read_constraint
@@ -107,15 +108,24 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
     from vllm.config import StructuredOutputsConfig
 
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
-    engine = SimpleNamespace(
+    llm = SimpleNamespace(
         model_config=SimpleNamespace(max_logprobs=20, is_diffusion=False, logits_processors=None),
         vllm_config=SimpleNamespace(
             speculative_config=None, structured_outputs_config=StructuredOutputsConfig(backend=request.param)
         ),
         get_tokenizer=lambda: tokenizer,
     )
-    check = functools.partial(compat.check_structured_outputs, engine)
-    return ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
+    return ConstraintCompiler(VllmEngine(llm, ModelFacts(prefers_xgrammar=sampling.prefers_xgrammar(llm))))
+
+
+def checked_by(check: Callable[[Any], None], *, xgrammar: bool = False) -> ConstraintCompiler:
+    """One whose engine compiles by ``check``."""
+
+    class Engine(VllmEngine):
+        def check_structured_outputs(self, params: Any) -> None:
+            check(params)
+
+    return ConstraintCompiler(Engine(None, ModelFacts(prefers_xgrammar=xgrammar)))
 
 
 async def compiled(compiler: ConstraintCompiler, **parameters: Any) -> Any:
@@ -199,7 +209,7 @@ async def test_a_grammars_place_is_told(vllm: None) -> None:
             raise ValueError("Invalid grammar specification.") from error
 
     with pytest.raises(InvalidRequestError) as refused:
-        await compiled(ConstraintCompiler(check), guided_grammar="root ::= b")
+        await compiled(checked_by(check), guided_grammar="root ::= b")
     assert str(refused.value) == (
         "guided_grammar: cannot be compiled: Invalid grammar specification.: EBNF parser error at line 1, column 10"
     )
@@ -213,7 +223,7 @@ async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: N
         if params.regex == "bad":
             raise ValueError("no")
 
-    compiler = ConstraintCompiler(check)
+    compiler = checked_by(check)
     for _ in range(2):
         await compiled(compiler, guided_regex="good")
         with pytest.raises(InvalidRequestError, match="guided_regex: cannot be compiled: no"):
@@ -224,7 +234,7 @@ async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: N
 @pytest.mark.parametrize("xgrammar", [True, False])
 async def test_lengths_become_patterns_for_xgrammar_alone(vllm: None, xgrammar: bool) -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}
-    made = await compiled(ConstraintCompiler(lambda params: None, xgrammar=xgrammar), guided_json=schema)
+    made = await compiled(checked_by(lambda params: None, xgrammar=xgrammar), guided_json=schema)
     assert ("pattern" in made.json) == xgrammar
     assert ("maxLength" in made.json) != xgrammar
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
-from vllm_custom import compat
+from vllm_custom.engine.vllm import sampling
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request import TypedInputs
 from vllm_custom.request.typed import takes_list
@@ -83,6 +83,6 @@ def test_list_fields_are_told_by_their_type(annotation: Any, expected: bool) -> 
 
 
 def test_list_fields_of_the_installed_vllm(vllm: None) -> None:
-    lists = {name for name, annotation in compat.sampling_fields().items() if takes_list(annotation)}
+    lists = {name for name, annotation in sampling.sampling_fields().items() if takes_list(annotation)}
     assert {"stop", "stop_token_ids", "bad_words", "allowed_token_ids"} <= lists
     assert not {"max_tokens", "temperature", "seed", "ignore_eos", "logit_bias", "top_k"} & lists

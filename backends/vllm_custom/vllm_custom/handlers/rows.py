@@ -66,7 +66,7 @@ def _sequences(call: GenerateCall) -> int:
     n: Any = call.sampling.get("n", 1)
     try:
         return max(1, int(n))
-    except (TypeError, ValueError):  # the sampling parameters say what is wrong with it
+    except (TypeError, ValueError, OverflowError):  # the sampling parameters say what is wrong with it
         return 1
 
 
