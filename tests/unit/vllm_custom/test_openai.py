@@ -24,6 +24,7 @@ from vllm_custom.errors import (
     RequestCancelledError,
     UnavailableError,
     UnsupportedError,
+    invalid,
 )
 from vllm_custom.media import HandleTable
 from vllm_custom.media.loader import MediaElement
@@ -331,6 +332,7 @@ def test_pieces_that_wait_become_one() -> None:
     ("error", "status", "kind"),
     [
         (InvalidRequestError("a"), 400, "BadRequestError"),
+        (invalid("n", 0, "at least 1"), 400, "BadRequestError"),
         (RefusedMediaError("a"), 400, "BadRequestError"),
         (NotFoundError("a"), 404, "NotFoundError"),
         (UnsupportedError("a"), 501, "NotImplementedError"),
@@ -341,7 +343,7 @@ def test_pieces_that_wait_become_one() -> None:
     ],
 )
 def test_errors_in_openais_form(error: BackendError, status: int, kind: str) -> None:
-    content = {"message": str(error), "type": kind, "param": None, "code": status}
+    content = {"message": str(error), "type": kind, "param": error.param, "code": status}
     assert (error_document(error)[0], json.loads(error_document(error)[1])) == (status, {"error": content})
 
 

@@ -112,5 +112,5 @@ def _failure(status: int) -> BackendError:
 def error_document(error: BackendError) -> tuple[int, bytes]:
     """HTTP status and OpenAI's JSON for ``error``."""
     status, kind = next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
-    content = {"error": {"message": str(error), "type": kind, "param": None, "code": status}}
+    content = {"error": {"message": str(error), "type": kind, "param": error.param, "code": status}}
     return status, json.dumps(content, ensure_ascii=False).encode()
