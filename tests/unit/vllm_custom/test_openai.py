@@ -358,10 +358,16 @@ def _broken(stream: OpenAIStream) -> None:
     stream.fail(UnavailableError("gone"))
 
 
+def _late(stream: OpenAIStream) -> None:
+    _answered(stream, 200)
+    stream.fail(RequestCancelledError("gone"))
+
+
 @pytest.mark.parametrize(
     ("act", "code"),
     [
         (lambda stream: _answered(stream, 200), None),
+        (_late, None),
         (lambda stream: _answered(stream, 404), "NOT_FOUND"),
         (lambda stream: _answered(stream, 422), "INVALID_ARG"),
         (lambda stream: _answered(stream, 500), "INTERNAL"),
@@ -375,3 +381,39 @@ def test_what_an_answer_is_counted_as(act: Callable[[OpenAIStream], None], code:
     act(OpenAIStream(pool, fakes.ResponseSender(), on_done=outcomes.append))
     pool.close()
     assert [None if error is None else error.triton_code for error in outcomes] == [code]
+
+
+def answers(act: Callable[[OpenAIStream], None], *, decoupled: bool) -> list[dict[str, Any]]:
+    """The outputs of each response, the last of which is final."""
+    names = frozenset({"openai_response", "openai_status", "openai_headers"})
+    pool = SenderPool(ResponseBuilder(fakes.pb_utils, names, batched=False), fakes.Log(), 1, merge=False)
+    sender = fakes.ResponseSender()
+    act(OpenAIStream(pool, sender, on_done=lambda error: None, decoupled=decoupled))
+    pool.close()
+    assert sender.flags == [0] * (len(sender.sent) - 1) + [1]
+    return [
+        {tensor.name(): tensor.as_numpy()[0] for tensor in response.output_tensors()} for response, _ in sender.sent
+    ]
+
+
+def _in_parts(stream: OpenAIStream) -> None:
+    stream.start(200, {"content-type": "application/json"})
+    for part in (b"", b"[1,", b"2", b"]"):
+        stream.body(part, more=True)
+    stream.body(b"", more=False)
+
+
+def test_an_answer_in_parts_is_one_response_where_the_model_is_not_decoupled() -> None:
+    """Triton refuses a second response there, and with it the final one: the client waited for ever."""
+    (answer,) = answers(_in_parts, decoupled=False)
+    assert (answer["openai_status"], answer["openai_response"]) == (200, b"[1,2]")
+    first, *others = answers(_in_parts, decoupled=True)
+    assert (first["openai_status"], first["openai_response"]) == (200, b"[1,")
+    assert b"".join(other["openai_response"] for other in others) == b"2]"
+
+
+def test_a_failure_takes_the_place_of_what_was_collected() -> None:
+    (answer,) = answers(_broken, decoupled=False)
+    assert answer["openai_status"] == 503
+    assert json.loads(answer["openai_response"])["error"]["message"] == "gone"
+    assert json.loads(answer["openai_headers"]) == {"content-type": "application/json", "retry-after": "1"}

@@ -23,6 +23,7 @@ from vllm_custom.responses.sender import ResponseStream
 
 EVENT_STREAM = "text/event-stream"
 _FIRST_ERROR, _FIRST_DEFECT = 400, 500
+_UNAVAILABLE, _RETRY_AFTER_SECONDS = 503, "1"
 
 # OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
 _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
@@ -63,14 +64,19 @@ class ResponsePiece:
 
 
 class OpenAIStream(ResponseStream):
-    """The way out of one call. Errors go out in OpenAI's form with their status, not as Triton errors.
+    """The responses of one call. Errors go out in OpenAI's form with their status, not as Triton errors.
 
     A gRPC stream carries the message of a Triton error without its code, so a frontend could not tell them apart.
     """
 
-    _status = 0
-    _events = False
-    _head: dict[str, str] | None = None
+    def __init__(self, *arguments: Any, decoupled: bool = True, **options: Any) -> None:
+        """``decoupled``: whether Triton takes several responses; else the whole body goes into one."""
+        super().__init__(*arguments, **options)
+        self._decoupled = decoupled
+        self._status = 0
+        self._events = False
+        self._head: dict[str, str] | None = None
+        self._kept: list[bytes] = []
 
     def start(self, status: int, headers: dict[str, str]) -> None:
         """Status and headers; they travel with the first piece of the body."""
@@ -82,20 +88,24 @@ class OpenAIStream(ResponseStream):
 
     def body(self, chunk: bytes, *, more: bool) -> None:
         """The next bytes of the body; ``more`` is false for the last."""
-        piece = ResponsePiece([chunk])
+        if more and not (chunk and self._decoupled):
+            self._kept.append(chunk)
+            return
+        piece = ResponsePiece([*self._kept, chunk])
+        self._kept.clear()
         if self._head is not None:
             piece.status, piece.headers, self._head = self._status, self._head, None
-        if not more:
-            self.finish([piece])
-        elif chunk:
-            self.push([piece])
+        self.push([piece]) if more else self.finish([piece])
 
     def fail(self, error: BackendError) -> None:
-        """The error as the whole response, or as the last event of a stream that has begun."""
+        """The error as the whole response, or as the last event of a stream that has begun. Ignored after the end."""
+        if self.closed:
+            return
         self.failure = error
         status, document = error_document(error)
-        if not self._status:
-            self.start(status, {"content-type": "application/json"})
+        if not self._status or self._head is not None:  # nothing is out yet
+            self._kept.clear()
+            self.start(status, _error_headers(status))
             self.body(document, more=False)
         elif self._events:
             self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
@@ -107,6 +117,11 @@ def _failure(status: int) -> BackendError:
     """What an error of vLLM's own app counts as."""
     other = InvalidRequestError if status < _FIRST_DEFECT else InternalError
     return next((cls for cls, known, _ in _STATUS if known == status), other)(f"HTTP status {status}")
+
+
+def _error_headers(status: int) -> dict[str, str]:
+    waiting = {"retry-after": _RETRY_AFTER_SECONDS} if status == _UNAVAILABLE else {}
+    return {"content-type": "application/json", **waiting}
 
 
 def error_document(error: BackendError) -> tuple[int, bytes]:
