@@ -269,6 +269,22 @@ async def test_a_call_is_answered_piece_by_piece() -> None:
     assert kept.parts == [(201, {"content-type": "text/plain"}), (b"/a", True), (b"body", True), (b"", False)]
 
 
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [("abc-1", b"abc-1"), ("é 1", "é 1".encode("latin-1")), ("请求1", b"%E8%AF%B7%E6%B1%821"), ("\ud800", b"%3F")],
+)
+async def test_a_request_id_of_any_characters_reaches_the_application(value: str, sent: bytes) -> None:
+    """Ids beyond Latin-1 ended in "'latin-1' codec can't encode characters"."""
+    seen: list[Any] = []
+
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call_application(application, "GET", f"/{value}", {"x-request-id": value}, b"", Kept())
+    assert seen[0]["headers"] == [(b"x-request-id", sent)]
+    assert seen[0]["raw_path"].isascii()
+
+
 async def test_an_error_of_the_application_is_raised() -> None:
     async def broken(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         raise RuntimeError("broken")
