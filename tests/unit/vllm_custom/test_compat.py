@@ -181,3 +181,29 @@ def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
 def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
     engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
     assert compat.on_one_host(engine) is expected
+
+
+async def test_a_key_in_the_servers_environment_is_not_asked_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With VLLM_API_KEY set, every call of openai_request was answered 401: Triton's clients send no keys."""
+    import warnings
+
+    from vllm import envs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from vllm.entrypoints.openai import api_server
+
+    async def tasks() -> tuple[str, ...]:
+        return ("generate",)
+
+    async def nothing(*_: Any) -> None: ...
+
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert envs.VLLM_API_KEY == "secret"
+    monkeypatch.setattr(api_server, "init_app_state", nothing)
+    config = SimpleNamespace(structured_outputs_config=None)
+    engine = SimpleNamespace(vllm_config=config, log_stats=False, model_config=None, get_supported_tasks=tasks)
+    application = await compat.build_openai_application(engine, ["m"], {})
+    names = [middleware.cls.__name__ for middleware in application.user_middleware]
+    assert "CORSMiddleware" in names
+    assert "AuthenticationMiddleware" not in names
