@@ -76,7 +76,8 @@ class InferenceService:
         engine = upstream.engine
         limits = compat.media_limits(engine)
         counted = settings.report_custom_metrics and bool(limits)
-        self._metrics = MediaMetrics(pb_utils, settings.model_name, self._log.log_error) if counted else None
+        labels = {"model": settings.model_name, "version": Path(pb_utils.get_model_dir()).name}
+        self._metrics = MediaMetrics(pb_utils, labels, self._log.log_error) if counted else None
         observe = log_refusals(self._log.log_warn, self._metrics.observe if self._metrics else ignore)
         self._media = MediaLoader(
             settings,
@@ -110,7 +111,7 @@ class InferenceService:
         self._senders = SenderPool(builder, self._log, _SENDER_THREADS)
         self._cancellation = CancellationWatcher()
         counts = settings.report_custom_metrics
-        self._counts = RequestMetrics(pb_utils, settings.model_name, self._log.log_error) if counts else None
+        self._counts = RequestMetrics(pb_utils, labels, self._log.log_error) if counts else None
         self._unloading = False
 
     def submit(self, request: Any) -> None:
