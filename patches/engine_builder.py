@@ -19,7 +19,7 @@ from typing import Any
 NAME = "engine_builder"
 BEFORE_VLLM = False
 
-_RELEASES = (
+RELEASES = (
     "official r25.01",
     "official r25.02 to r25.03",
     "official r25.04 to r25.09",
@@ -33,7 +33,7 @@ _BUILDER = "build_async_engine_client_from_engine_args"
 
 def applies(upstream: str, vllm_version: str) -> bool:
     """For the releases that call vLLM's builder, where it lacks one of the two arguments."""
-    if upstream not in _RELEASES:
+    if upstream not in RELEASES:
         return False
     accepted = inspect.signature(getattr(_api_server(), _BUILDER)).parameters
     return not {"disable_frontend_multiprocessing", "stat_loggers"} <= accepted.keys()

@@ -1,9 +1,10 @@
 """Let official releases find names that later vLLM versions moved or renamed.
 
 What breaks: the imports of official releases, with an ImportError at load. r25.11 to r26.01 import
-`vllm.inputs.data.TokensPrompt`, r25.10 to r26.01 `vllm.v1.metrics.loggers.build_1_2_5_buckets` (both moved in vLLM
-0.20), r25.01 to r25.10 `vllm.sampling_params.GuidedDecodingParams`, which is StructuredOutputsParams since then. The
-names are put back where the releases look for them; nothing else changes.
+`vllm.inputs.data.TokensPrompt` (moved before vLLM 0.20.2), r25.10 to r26.01 import
+`vllm.v1.metrics.loggers.build_1_2_5_buckets` (moved after it), r25.01 to r25.10 import
+`vllm.sampling_params.GuidedDecodingParams`, which is StructuredOutputsParams since then. The names are put back where
+the releases look for them; nothing else changes.
 """
 
 from __future__ import annotations

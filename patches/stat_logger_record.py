@@ -15,13 +15,13 @@ from typing import Any
 NAME = "stat_logger_record"
 BEFORE_VLLM = False
 
-_RELEASES = ("official r25.10", "official r25.11", "unknown")
+RELEASES = ("official r25.10", "official r25.11", "unknown")
 _ARGUMENT = "mm_cache_stats"
 
 
 def applies(upstream: str, vllm_version: str) -> bool:
     """For the releases whose loggers lack the argument, where vLLM passes it."""
-    if upstream not in _RELEASES:
+    if upstream not in RELEASES:
         return False
     from vllm.v1.metrics.loggers import StatLoggerBase
 

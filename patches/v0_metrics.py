@@ -7,6 +7,7 @@ is put back as far as they use it, and a logger that is added gets the figures o
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ NAME = "v0_metrics"
 BEFORE_VLLM = False
 
 _MODULE = "vllm.engine.metrics"
-_RELEASES = ("official r23.", "official r24.", "official r25.0", "unknown")
+# Beginnings of their names.
+RELEASES = ("official r23.", "official r24.", "official r25.0", "unknown")
 
 
 @dataclass
@@ -45,24 +47,31 @@ class StatLoggerBase:
 
 def applies(upstream: str, vllm_version: str) -> bool:
     """For the releases that want the module, where vLLM has it no more."""
-    return upstream.startswith(_RELEASES) and importlib.util.find_spec(_MODULE) is None
+    return upstream.startswith(RELEASES) and importlib.util.find_spec(_MODULE) is None
 
 
 def apply() -> None:
     """Put the module in its place, and let engines take a logger after their start."""
     from vllm.config import SupportsMetricsInfo
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.buckets import build_1_2_5_buckets
 
     module: Any = ModuleType(_MODULE, "The metrics interface of vLLM's first engine, as far as it is used.")
     module.__spec__ = importlib.util.spec_from_loader(_MODULE, loader=None)
     module.Stats = Stats
     module.StatLoggerBase = StatLoggerBase
     module.SupportsMetricsInfo = SupportsMetricsInfo
-    module.build_1_2_5_buckets = build_1_2_5_buckets
+    module.build_1_2_5_buckets = _bucket_builder()
     sys.modules[_MODULE] = module
     AsyncLLM.engine = property(lambda engine: engine)
     AsyncLLM.add_logger = _add_logger
+
+
+def _bucket_builder() -> Any:
+    """It has a module of its own after vLLM 0.20.2."""
+    try:
+        return importlib.import_module("vllm.v1.metrics.buckets").build_1_2_5_buckets
+    except ImportError:
+        return importlib.import_module("vllm.v1.metrics.loggers").build_1_2_5_buckets
 
 
 def _add_logger(engine: Any, name: str, logger: Any) -> None:

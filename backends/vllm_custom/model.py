@@ -23,7 +23,7 @@ from vllm_custom.media import HandleTable  # noqa: E402
 from vllm_custom.media.image import set_pixel_limit  # noqa: E402
 from vllm_custom.orphans import guard_against_orphans  # noqa: E402
 from vllm_custom.serving.service import ModelFiles, Service, wait_on  # noqa: E402
-from vllm_custom.triton.autocomplete import auto_complete  # noqa: E402
+from vllm_custom.triton.autocomplete import auto_complete, check_response_cache  # noqa: E402
 from vllm_custom.upstream import LoadedUpstream, UpstreamAdapter, load_upstream, with_current_hooks  # noqa: E402
 
 
@@ -40,6 +40,7 @@ class Extension:
 
     def initialize(self, args: dict[str, str]) -> None:
         model_config = json.loads(args["model_config"])
+        check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
         settings = Settings.from_model_config(model_config)
         self._build_on(load_upstream(BACKEND_DIR, settings.vllm_backend_dir))
         self._version_dir = Path(pb_utils.get_model_dir())
@@ -60,7 +61,9 @@ class Extension:
         self.using_decoupled = settings.decoupled
         try:
             base_model = UpstreamAdapter(self)
-            files = ModelFiles(chat_template, self._lora_dir, base_model.adapters(), base_model.lora_enabled)
+            files = ModelFiles(
+                self._version_dir.name, chat_template, self._lora_dir, base_model.adapters(), base_model.lora_enabled
+            )
             running = wait_on(base_model.event_loop, engine.VllmEngine.attach(base_model.engine))
             self._service = Service(running, base_model, settings, files, handles, pb_utils, merge=self.merge)
         except BaseException:

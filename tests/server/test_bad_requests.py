@@ -252,9 +252,10 @@ def test_they_are_counted_by_code(found: Found, client: Client) -> None:
     expected = Counter(TRITON_CODE.get(case.status, case.status) for case in BAD)
 
     def counted() -> dict[str, float]:
-        names = {code: f'vllm_custom:requests_failed_total{{code="{code}",model="{MODEL}"}}' for code in expected}
+        labels = f'model="{MODEL}",version="1"'
+        names = {code: f'vllm_custom:requests_failed_total{{code="{code}",{labels}}}' for code in expected}
         samples = client.metrics()
         return {code: samples.get(name, 0) for code, name in names.items()}
 
     wait_until(lambda: counted() == dict(expected))
-    assert client.metrics()[f'vllm_custom:requests_success_total{{model="{MODEL}"}}'] == len(found.good)
+    assert client.metrics()[f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'] == len(found.good)

@@ -39,6 +39,11 @@ WRONG: dict[str, tuple[str, Any, list[str]]] = {
     "no_lora_file": (BACKEND, {"model": "x", "enable_lora": True}, ["multi_lora.json", "missing"]),
     "no_base": (parameter("VLLM_BACKEND_DIR", "/nowhere"), {"model": "x"}, ["VLLM_BACKEND_DIR", "model.py"]),
     "bad_template": (parameter("CHAT_TEMPLATE", "none.jinja"), {"model": "x"}, ["CHAT_TEMPLATE", "none.jinja"]),
+    "response_cache": (
+        f"{BACKEND}model_transaction_policy {{ decoupled: false }} response_cache {{ enable: true }}\n",
+        {"model": "x"},
+        ["config.pbtxt: response_cache: expected no such line", "max_tokens, seed, lora_name"],
+    ),
 }
 
 

@@ -248,7 +248,7 @@ def test_a_text_stream_goes_on_while_twenty_downloads_are_slow(client: Client, f
 
 
 def sample(client: Client, name: str, **labels: str) -> float:
-    told = ",".join(f'{key}="{value}"' for key, value in sorted({"model": MODEL, **labels}.items()))
+    told = ",".join(f'{key}="{value}"' for key, value in sorted({"model": MODEL, "version": "1", **labels}.items()))
     return client.metrics().get(f"vllm_custom:{name}{{{told}}}", 0)
 
 

@@ -335,7 +335,7 @@ class TestPairs:
         wait_until(lambda: "Added request gone-" in triton.log_text())
         connection.stop_stream(cancel_requests=True)
         connection.close()
-        cancelled = f'vllm_custom:requests_failed_total{{code="CANCELLED",model="{RERANK}"}}'
+        cancelled = f'vllm_custom:requests_failed_total{{code="CANCELLED",model="{RERANK}",version="1"}}'
         wait_until(lambda: client.metrics().get(cancelled, 0) == 1)
         added, aborted = (len(re.findall(line % "gone", triton.log_text())) for line in (ADDED, ABORTED))
         assert aborted >= added / 2, f"{added} were added, {aborted} aborted"

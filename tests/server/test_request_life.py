@@ -38,7 +38,7 @@ LONG_TOKENS = 24_000
 LONG = {"temperature": 0.0, "ignore_eos": True, "max_tokens": LONG_TOKENS}
 TIMEOUT_US = 500_000
 GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
-SUCCESS = f'vllm_custom:requests_success_total{{model="{MODEL}"}}'
+SUCCESS = f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'
 EVENT_SECONDS = 120
 
 
@@ -178,7 +178,7 @@ def has_answered(connection: http.client.HTTPConnection) -> bool:
 
 def failed(client: Client, code: str) -> float:
     """How many requests have failed with this code."""
-    return client.metrics().get(f'vllm_custom:requests_failed_total{{code="{code}",model="{MODEL}"}}', 0)
+    return client.metrics().get(f'vllm_custom:requests_failed_total{{code="{code}",model="{MODEL}",version="1"}}', 0)
 
 
 def wait_for_engine(triton: TritonServer, *request_ids: str) -> None:

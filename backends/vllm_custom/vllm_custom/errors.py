@@ -7,13 +7,44 @@ which HTTP and gRPC status Triton makes of each code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+
+from vllm_custom.text import bounded_repr, safe_text
+
+# gRPC writes each byte beyond ASCII of an error's message as three characters, into trailers of 8 KiB.
+_MAX_MESSAGE_BYTES = 2_400
+_MAX_CONFIG_MESSAGE_BYTES = 8_000
+_MAX_PARAM_BYTES = 128
+_MAX_CAUSES = 20
+
+# "<field>: ..." is the form of our messages, "image[0]: expected base64, got 'x'" for one.
+_FIELD = re.compile(r"([A-Za-z_][\w.\[\]]{0,127}): ")
+# Messages of libraries that say what was being done, with all of its data, and not what went wrong.
+_WRAPPER = re.compile(r"Failed to apply \w+ on data=|.*\bat 0x[0-9a-fA-F]", re.DOTALL)
 
 
 class BackendError(Exception):
-    """Base class. The message is shown to the client, so it never holds paths, addresses or tracebacks."""
+    """Base class. The message is shown to the client, so it never holds paths, addresses or tracebacks.
+
+    Attributes:
+        param: the input, the parameter or the part of one that is wrong; None where there is none.
+    """
 
     triton_code = "INTERNAL"
+    max_bytes = _MAX_MESSAGE_BYTES
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        """
+        Args:
+            message: passes through :func:`~vllm_custom.text.safe_text`, so that it can always be logged and sent.
+            param: for OpenAI's ``param``; without it the field with which ``message`` begins, if it does.
+        """
+        text = safe_text(message, self.max_bytes)
+        super().__init__(text)
+        field = _FIELD.match(text)
+        named = field[1] if param is None and field is not None else param
+        self.param = None if named is None else safe_text(named, _MAX_PARAM_BYTES)
 
 
 class InvalidRequestError(BackendError):
@@ -29,9 +60,9 @@ class RefusedMediaError(InvalidRequestError, ValueError):
 class MediaLimitError(InvalidRequestError):
     """Media beyond one of this model's limits."""
 
-    def __init__(self, message: str, rule: str) -> None:
+    def __init__(self, message: str = "", rule: str = "", *, param: str | None = None) -> None:
         """``rule`` is what metrics call the limit: items, bytes, pixels or seconds."""
-        super().__init__(message)
+        super().__init__(message, param=param)
         self.rule = rule
 
 
@@ -75,6 +106,7 @@ class ConfigError(BackendError):
     """config.pbtxt, model.json or multi_lora.json is wrong: the model load fails with this message."""
 
     triton_code = "INVALID_ARG"
+    max_bytes = _MAX_CONFIG_MESSAGE_BYTES
 
 
 def invalid(field: str, got: object, expected: str) -> InvalidRequestError:
@@ -85,7 +117,7 @@ def invalid(field: str, got: object, expected: str) -> InvalidRequestError:
         got: the offending value; shown by ``repr``, shortened.
         expected: what is accepted, as a phrase that follows the word "expected".
     """
-    return InvalidRequestError(f"{field}: expected {expected}, got {shorten(got)}")
+    return InvalidRequestError(f"{field}: expected {expected}, got {shorten(got)}", param=field)
 
 
 def shorten(value: object, limit: int = 80) -> str:
@@ -93,10 +125,42 @@ def shorten(value: object, limit: int = 80) -> str:
     if isinstance(value, (bytes, str)) and len(value) > limit:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         return f"{value[: limit // 2]!r}... ({len(value)} {unit})"
-    text = repr(value)
+    text = bounded_repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def listing(names: Iterable[str]) -> str:
     """Names in sorted order for an error message, or ``(none)``."""
     return ", ".join(sorted(names)) or "(none)"
+
+
+def root_cause(error: BaseException) -> str:
+    """What went wrong, in the words of the library that noticed it: the first message that is no mere wrapper.
+
+    vLLM wraps an error of a model's processor in one that shows all media and arguments, and that one in another
+    without a word. Paths of this machine are left out. An error without any text gives the name of its class.
+    """
+    chain = list(_chain(error))
+    texts = [text for text in map(_text_of, chain) if text]
+    plain = next((text for text in texts if not _WRAPPER.match(text[:_MAX_MESSAGE_BYTES])), "")
+    text = plain or next(reversed(texts), "") or type(chain[-1]).__name__
+    return safe_text(text, _MAX_MESSAGE_BYTES, hide_paths=True)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, from the outside in."""
+    current: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if current is None:
+            return
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _text_of(error: BaseException) -> str:
+    """``str(error)``; vLLM's validation errors append to it, a second time, what their sentence says."""
+    try:
+        first = error.args[0] if len(error.args) == 1 else None
+        return (first if isinstance(first, str) and first else str(error)).strip()
+    except Exception:  # a __str__ of somebody else's
+        return ""

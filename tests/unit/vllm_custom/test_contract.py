@@ -11,6 +11,7 @@ import pytest
 
 from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS
 from vllm_custom.contract.reference import reference
+from vllm_custom.errors import ConfigError
 from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.triton.autocomplete import auto_complete
 
@@ -139,3 +140,15 @@ def test_the_users_transaction_policy_stays(make_config: MakeConfig, decoupled: 
 @pytest.mark.parametrize("size", [0, 8])
 def test_the_batch_size_is_left_alone(make_config: MakeConfig, size: int) -> None:
     assert auto_complete(make_config({"max_batch_size": size})).as_dict()["max_batch_size"] == size
+
+
+def test_the_response_cache_of_triton_is_refused(make_config: MakeConfig) -> None:
+    """It gave the answer of max_tokens 1 to a request with max_tokens 16: parameters are not in its key."""
+    config = make_config({"response_cache": {"enable": True}, "model_transaction_policy": {"decoupled": False}})
+    with pytest.raises(ConfigError, match="response_cache: expected no such line, got enable: true"):
+        auto_complete(config)
+
+
+@pytest.mark.parametrize("config", [{}, {"response_cache": {"enable": False}}, {"response_cache": {}}])
+def test_a_cache_that_is_off_is_none(make_config: MakeConfig, config: dict[str, Any]) -> None:
+    assert "output" in auto_complete(make_config(config)).as_dict()

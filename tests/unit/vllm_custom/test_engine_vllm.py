@@ -16,6 +16,7 @@ from vllm_custom.engine.vllm import (
     errors,
     install_connector,
     media,
+    openai,
     prepare_reasoning,
     prompts,
     requests,
@@ -351,3 +352,32 @@ def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
 def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
     engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
     assert requests.on_one_host(engine) is expected
+
+
+async def test_a_key_in_the_servers_environment_is_not_asked_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With VLLM_API_KEY set, every call of openai_request was answered 401: Triton's clients send no keys."""
+    import warnings
+
+    from vllm import envs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from vllm.entrypoints.openai import api_server
+
+    async def tasks() -> tuple[str, ...]:
+        return ("generate",)
+
+    async def nothing(engine: Any, state: Any, *_: Any) -> None:
+        state.openai_serving_models = None
+
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert envs.VLLM_API_KEY == "secret"
+    monkeypatch.setattr(api_server, "init_app_state", nothing)
+    monkeypatch.setattr(openai, "_serve_adapters", lambda models, adapters: None)
+    config = SimpleNamespace(structured_outputs_config=None)
+    engine: Any = SimpleNamespace(vllm_config=config, log_stats=False, model_config=None, get_supported_tasks=tasks)
+    adapters: Any = None
+    application = await openai.build_openai_application(engine, ["m"], {}, adapters)
+    names = [middleware.cls.__name__ for middleware in application.user_middleware]
+    assert "CORSMiddleware" in names
+    assert "AuthenticationMiddleware" not in names

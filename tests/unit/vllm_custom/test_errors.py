@@ -1,6 +1,7 @@
 """Errors: each has a code of Triton's, and the package raises no others."""
 
 import ast
+import pickle
 from pathlib import Path
 
 import fakes
@@ -22,7 +23,7 @@ TRITON_CODES = {
 }
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
-MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many"}
+MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many", "_differs"}
 # Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
 # a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal errors to clients.
 INTERNAL = {
@@ -76,6 +77,64 @@ def test_the_common_form_names_field_value_and_what_is_allowed() -> None:
     error = errors.invalid("image[0]", "x", "base64")
     assert isinstance(error, errors.InvalidRequestError)
     assert str(error) == "image[0]: expected base64, got 'x'"
+    assert error.param == "image[0]"
+
+
+@pytest.mark.parametrize(
+    ("error", "param"),
+    [
+        (errors.invalid("a field", 1, "2"), "a field"),
+        (errors.NotFoundError("lora_name: no adapter 'x'"), "lora_name"),
+        (errors.InvalidRequestError("too many rows: 3"), None),
+        (errors.InvalidRequestError("stream takes one row", param="stream"), "stream"),
+        (errors.invalid("x" * 1000, 1, "2"), "x" * 107 + "... (1000 characters)"),
+        (errors.BackendError(), None),
+    ],
+)
+def test_the_field_is_there_for_programs(error: errors.BackendError, param: str | None) -> None:
+    assert error.param == param
+
+
+@pytest.mark.parametrize("error", [errors.invalid("n", 0, "1"), errors.MediaLimitError("image: large", "pixels")])
+def test_an_error_comes_out_of_another_process_as_it_was(error: errors.BackendError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def _raise_wrapped() -> None:
+    try:
+        try:
+            raise ValueError("absolute aspect ratio must be smaller than 200, got 218.6")
+        except ValueError as error:
+            data = "{'images': [<PIL.Image.Image image mode=RGB size=1093x5 at 0x7FC4D0A1B2C3>]}"
+            raise ValueError(f"Failed to apply Qwen2_5_VLProcessor on data={data} with kwargs={{}}") from error
+    except ValueError as error:
+        raise RuntimeError from error
+
+
+def test_the_cause_is_told_and_not_the_wrapper() -> None:
+    """An image of 1093 x 5 was refused with the repr of the image, and without the reason."""
+    with pytest.raises(RuntimeError) as caught:
+        _raise_wrapped()
+    assert errors.root_cause(caught.value) == "absolute aspect ratio must be smaller than 200, got 218.6"
+
+
+def test_a_message_that_says_what_is_wrong_is_kept() -> None:
+    error = ValueError("unknown modality 'smell'")
+    error.__context__ = KeyError("smell")
+    assert errors.root_cause(error) == "unknown modality 'smell'"
+
+
+def test_only_a_wrapper_is_still_told_without_addresses_and_paths() -> None:
+    error = ValueError("cannot read <_io.BytesIO object at 0x7f5a3c0b1d50> of /models/vl/1/weights")
+    assert errors.root_cause(error) == "cannot read <object> of ..."
+    assert errors.root_cause(KeyError()) == "KeyError"
+
+
+def test_errors_that_cause_each_other_end() -> None:
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    assert errors.root_cause(first) == "ValueError"
 
 
 @pytest.mark.parametrize(

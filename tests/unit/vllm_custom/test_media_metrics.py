@@ -54,7 +54,7 @@ class MetricFamily:
 
 def make(errors: list[str]) -> tuple[MediaMetrics, type[MetricFamily]]:
     family = type("Family", (MetricFamily,), {"values": {}, "threads": set()})
-    return MediaMetrics(SimpleNamespace(MetricFamily=family), "vl", errors.append), family
+    return MediaMetrics(SimpleNamespace(MetricFamily=family), {"model": "vl", "version": "3"}, errors.append), family
 
 
 def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
@@ -71,16 +71,16 @@ def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
     ):
         metrics.observe(record)
     metrics.close()
-    model = ("model", "vl")
+    model, version = ("model", "vl"), ("version", "3")
     assert family.values == {
-        ("vllm_custom:media_fetches_total", (model, ("result", "fetched"))): 2,
-        ("vllm_custom:media_fetches_total", (model, ("result", "refused"))): 2,
-        ("vllm_custom:media_fetches_total", (model, ("result", "failed"))): 1,
-        ("vllm_custom:media_refusals_total", (model, ("rule", "host"))): 1,
-        ("vllm_custom:media_refusals_total", (model, ("rule", "address"))): 1,
-        ("vllm_custom:media_refusals_total", (model, ("rule", "pixels"))): 2,
-        ("vllm_custom:media_fetched_bytes_total", (model,)): 150,
-        ("vllm_custom:media_fetch_seconds", (model,)): [0.5, 0.25, 0.25, 1.0],
+        ("vllm_custom:media_fetches_total", (model, ("result", "fetched"), version)): 2,
+        ("vllm_custom:media_fetches_total", (model, ("result", "refused"), version)): 2,
+        ("vllm_custom:media_fetches_total", (model, ("result", "failed"), version)): 1,
+        ("vllm_custom:media_refusals_total", (model, ("rule", "host"), version)): 1,
+        ("vllm_custom:media_refusals_total", (model, ("rule", "address"), version)): 1,
+        ("vllm_custom:media_refusals_total", (model, ("rule", "pixels"), version)): 2,
+        ("vllm_custom:media_fetched_bytes_total", (model, version)): 150,
+        ("vllm_custom:media_fetch_seconds", (model, version)): [0.5, 0.25, 0.25, 1.0],
     }
     assert errors == []
     assert threading.current_thread() not in family.threads
@@ -101,15 +101,15 @@ def test_decoding_and_the_cache_are_counted() -> None:
     ):
         metrics.observe(record)
     metrics.close()
-    model = ("model", "vl")
+    model, version = ("model", "vl"), ("version", "3")
     assert errors == []
     assert family.values == {
-        ("vllm_custom:media_cache_lookups_total", (model, ("result", "miss"))): 1,
-        ("vllm_custom:media_cache_lookups_total", (model, ("result", "hit"))): 2,
-        ("vllm_custom:media_cache_lookups_total", (model, ("result", "shared"))): 1,
-        ("vllm_custom:media_decode_seconds", (("modality", "image"), model)): [0.5],
-        ("vllm_custom:media_decode_seconds", (("modality", "video"), model)): [2.0],
-        ("vllm_custom:media_cache_bytes", (model,)): 200,
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "miss"), version)): 1,
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "hit"), version)): 2,
+        ("vllm_custom:media_cache_lookups_total", (model, ("result", "shared"), version)): 1,
+        ("vllm_custom:media_decode_seconds", (("modality", "image"), model, version)): [0.5],
+        ("vllm_custom:media_decode_seconds", (("modality", "video"), model, version)): [2.0],
+        ("vllm_custom:media_cache_bytes", (model, version)): 200,
     }
 
 
@@ -154,7 +154,7 @@ def test_a_server_without_metrics_is_logged_once() -> None:
         raise RuntimeError("metrics not supported")
 
     metric_family.COUNTER = metric_family.GAUGE = metric_family.HISTOGRAM = ""  # type: ignore[attr-defined]
-    metrics = MediaMetrics(SimpleNamespace(MetricFamily=metric_family), "vl", errors.append)
+    metrics = MediaMetrics(SimpleNamespace(MetricFamily=metric_family), {"model": "vl", "version": "3"}, errors.append)
     metrics.observe(FetchRecord("fetched"))
     metrics.observe(FetchRecord("fetched"))
     metrics.close()

@@ -27,19 +27,20 @@ from vllm_custom.errors import (
     RequestCancelledError,
     UnavailableError,
     UnsupportedError,
+    invalid,
 )
 from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable
 from vllm_custom.media.loader import MediaElement
-from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
+from vllm_custom.openai.answer import OpenAIResponder, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.media import find_media
 from vllm_custom.openai.models import AdaptersOfRequests
 from vllm_custom.openai.service import OpenAIService
 from vllm_custom.triton.responses import ResponseBuilder
-from vllm_custom.triton.sender import SenderPool
+from vllm_custom.triton.sender import ResponseStream, SenderPool
 
 
 def parse(text: str, parameters: str = "{}", **others: Any) -> OpenAICall:
@@ -352,6 +353,22 @@ async def test_a_call_is_answered_piece_by_piece() -> None:
     assert kept.parts == [(201, {"content-type": "text/plain"}), (b"/a", True), (b"body", True), (b"", False)]
 
 
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [("abc-1", b"abc-1"), ("é 1", "é 1".encode("latin-1")), ("请求1", b"%E8%AF%B7%E6%B1%821"), ("\ud800", b"%3F")],
+)
+async def test_a_request_id_of_any_characters_reaches_the_application(value: str, sent: bytes) -> None:
+    """Ids beyond Latin-1 ended in "'latin-1' codec can't encode characters"."""
+    seen: list[Any] = []
+
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    await call_application(application, "GET", f"/{value}", {"x-request-id": value}, b"", Kept())
+    assert seen[0]["headers"] == [(b"x-request-id", sent)]
+    assert seen[0]["raw_path"].isascii()
+
+
 async def test_an_error_of_the_application_is_raised() -> None:
     async def broken(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         raise RuntimeError("broken")
@@ -415,6 +432,7 @@ def test_pieces_that_wait_become_one() -> None:
     ("error", "status", "kind"),
     [
         (InvalidRequestError("a"), 400, "BadRequestError"),
+        (invalid("n", 0, "at least 1"), 400, "BadRequestError"),
         (RefusedMediaError("a"), 400, "BadRequestError"),
         (NotFoundError("a"), 404, "NotFoundError"),
         (UnsupportedError("a"), 501, "NotImplementedError"),
@@ -425,25 +443,31 @@ def test_pieces_that_wait_become_one() -> None:
     ],
 )
 def test_errors_in_openais_form(error: BackendError, status: int, kind: str) -> None:
-    content = {"message": str(error), "type": kind, "param": None, "code": status}
+    content = {"message": str(error), "type": kind, "param": error.param, "code": status}
     assert (error_document(error)[0], json.loads(error_document(error)[1])) == (status, {"error": content})
 
 
-def _answered(stream: OpenAIStream, status: int) -> None:
+def _answered(stream: OpenAIResponder, status: int) -> None:
     stream.start(status, {"content-type": "application/json"})
     stream.body(b"{}", more=False)
 
 
-def _broken(stream: OpenAIStream) -> None:
+def _broken(stream: OpenAIResponder) -> None:
     stream.start(200, {"content-type": "text/event-stream"})
     stream.body(b"data: 1\n\n", more=True)
     stream.fail(UnavailableError("gone"))
+
+
+def _late(stream: OpenAIResponder) -> None:
+    _answered(stream, 200)
+    stream.fail(RequestCancelledError("gone"))
 
 
 @pytest.mark.parametrize(
     ("act", "code"),
     [
         (lambda stream: _answered(stream, 200), None),
+        (_late, None),
         (lambda stream: _answered(stream, 404), "NOT_FOUND"),
         (lambda stream: _answered(stream, 422), "INVALID_ARG"),
         (lambda stream: _answered(stream, 500), "INTERNAL"),
@@ -451,9 +475,45 @@ def _broken(stream: OpenAIStream) -> None:
         (_broken, "UNAVAILABLE"),
     ],
 )
-def test_what_an_answer_is_counted_as(act: Callable[[OpenAIStream], None], code: str | None) -> None:
+def test_what_an_answer_is_counted_as(act: Callable[[OpenAIResponder], None], code: str | None) -> None:
     outcomes: list[BackendError | None] = []
     pool = SenderPool(ResponseBuilder(fakes.pb_utils, frozenset({"openai_response"}), batched=False), fakes.Log(), 1)
-    act(OpenAIStream(pool, fakes.ResponseSender(), on_done=outcomes.append))
+    act(OpenAIResponder(ResponseStream(pool, fakes.ResponseSender(), on_done=outcomes.append)))
     pool.close()
     assert [None if error is None else error.triton_code for error in outcomes] == [code]
+
+
+def answers(act: Callable[[OpenAIResponder], None], *, decoupled: bool) -> list[dict[str, Any]]:
+    """The outputs of each response, the last of which is final."""
+    names = frozenset({"openai_response", "openai_status", "openai_headers"})
+    pool = SenderPool(ResponseBuilder(fakes.pb_utils, names, batched=False), fakes.Log(), 1, merge=False)
+    sender = fakes.ResponseSender()
+    act(OpenAIResponder(ResponseStream(pool, sender, on_done=lambda error: None), decoupled=decoupled))
+    pool.close()
+    assert sender.flags == [0] * (len(sender.sent) - 1) + [1]
+    return [
+        {tensor.name(): tensor.as_numpy()[0] for tensor in response.output_tensors()} for response, _ in sender.sent
+    ]
+
+
+def _in_parts(stream: OpenAIResponder) -> None:
+    stream.start(200, {"content-type": "application/json"})
+    for part in (b"", b"[1,", b"2", b"]"):
+        stream.body(part, more=True)
+    stream.body(b"", more=False)
+
+
+def test_an_answer_in_parts_is_one_response_where_the_model_is_not_decoupled() -> None:
+    """Triton refuses a second response there, and with it the final one: the client waited for ever."""
+    (answer,) = answers(_in_parts, decoupled=False)
+    assert (answer["openai_status"], answer["openai_response"]) == (200, b"[1,2]")
+    first, *others = answers(_in_parts, decoupled=True)
+    assert (first["openai_status"], first["openai_response"]) == (200, b"[1,")
+    assert b"".join(other["openai_response"] for other in others) == b"2]"
+
+
+def test_a_failure_takes_the_place_of_what_was_collected() -> None:
+    (answer,) = answers(_broken, decoupled=False)
+    assert answer["openai_status"] == 503
+    assert json.loads(answer["openai_response"])["error"]["message"] == "gone"
+    assert json.loads(answer["openai_headers"]) == {"content-type": "application/json", "retry-after": "1"}

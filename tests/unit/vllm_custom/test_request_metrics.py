@@ -11,7 +11,8 @@ import pytest
 from vllm_custom.errors import InvalidRequestError, UnavailableError
 from vllm_custom.triton.metrics import FAILED, SUCCESS, RequestMetrics
 
-MODEL = ("model", "vl")
+LABELS = {"model": "vl", "version": "3"}
+MODEL = tuple(LABELS.items())
 
 
 class Server:
@@ -55,14 +56,14 @@ def errors() -> list[str]:
 
 def test_successes_and_failures_by_code(errors: list[str]) -> None:
     server = Server()
-    metrics = RequestMetrics(server, "vl", errors.append)
+    metrics = RequestMetrics(server, LABELS, errors.append)
     for error in (None, InvalidRequestError("a"), None, UnavailableError("b"), InvalidRequestError("c")):
         metrics.observe(error)
     metrics.close()
     assert server.values == {
-        (SUCCESS, (MODEL,)): 2,
-        (FAILED, (("code", "INVALID_ARG"), MODEL)): 2,
-        (FAILED, (("code", "UNAVAILABLE"), MODEL)): 1,
+        (SUCCESS, MODEL): 2,
+        (FAILED, (("code", "INVALID_ARG"), *MODEL)): 2,
+        (FAILED, (("code", "UNAVAILABLE"), *MODEL)): 1,
     }
     assert errors == []
 
@@ -70,24 +71,24 @@ def test_successes_and_failures_by_code(errors: list[str]) -> None:
 def test_requests_that_end_during_a_report_share_the_next(errors: list[str]) -> None:
     server = Server()
     server.gate.clear()
-    metrics = RequestMetrics(server, "vl", errors.append)
+    metrics = RequestMetrics(server, LABELS, errors.append)
     for _ in range(100):
         metrics.observe(None)
     server.gate.set()
     metrics.close()
-    assert server.values == {(SUCCESS, (MODEL,)): 100}
+    assert server.values == {(SUCCESS, MODEL): 100}
     assert server.reports <= 3
 
 
 def test_a_report_that_fails_is_logged_and_the_next_one_counts(errors: list[str]) -> None:
     server = Server(failures=1)
-    metrics = RequestMetrics(server, "vl", errors.append)
+    metrics = RequestMetrics(server, LABELS, errors.append)
     metrics.observe(None)
     metrics._executor.submit(int).result(60)
     metrics.observe(None)
     metrics.close()
     assert errors == ["[vllm_custom] cannot report metrics: no answer"]
-    assert server.values == {(SUCCESS, (MODEL,)): 1}
+    assert server.values == {(SUCCESS, MODEL): 1}
 
 
 def test_a_server_without_metrics_is_logged_once(errors: list[str]) -> None:
@@ -95,7 +96,7 @@ def test_a_server_without_metrics_is_logged_once(errors: list[str]) -> None:
         raise RuntimeError("metrics not supported")
 
     metric_family.COUNTER = "counter"  # type: ignore[attr-defined]
-    metrics = RequestMetrics(SimpleNamespace(MetricFamily=metric_family), "vl", errors.append)
+    metrics = RequestMetrics(SimpleNamespace(MetricFamily=metric_family), LABELS, errors.append)
     metrics.observe(None)
     metrics.observe(InvalidRequestError("a"))
     metrics.close()

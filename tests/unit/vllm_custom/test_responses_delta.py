@@ -12,7 +12,8 @@ from fakes import CompletionOutput, Logprob, RequestOutput
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.responses import ResponseDelta
+from vllm_custom.errors import InternalError
+from vllm_custom.responses import ResponseDelta, check_finite, needs_logprobs
 from vllm_custom.responses.delta import ADDITIONAL_OUTPUTS
 from vllm_custom.triton.responses import ResponseBuilder
 
@@ -51,12 +52,55 @@ def test_absent_values_have_their_words() -> None:
     arrays = delta(CompletionOutput(text="x")).arrays(ALL)
     assert arrays["finish_reason"].tolist() == [b"None"]
     assert arrays["logprobs"].tolist() == [b"null"]
-    assert math.isnan(arrays["cumulative_logprob"][0])
+    assert arrays["cumulative_logprob"].tolist() == [0.0]
 
 
-def test_impossible_tokens_have_a_logprob_that_json_can_hold() -> None:
-    (text,) = delta(CompletionOutput(logprobs=[{5: Logprob(-math.inf)}])).arrays(ALL)["logprobs"]
-    assert json.loads(text, parse_constant=pytest.fail)[0]["5"]["logprob"] == -9999.0
+NOT_IN_JSON = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("value", NOT_IN_JSON)
+def test_impossible_tokens_have_a_logprob_that_json_can_hold(value: float) -> None:
+    """NaN as a bare word in the JSON of an answer is refused by browsers, Go and Java."""
+    arrays = delta(CompletionOutput(logprobs=[{5: Logprob(value)}], cumulative_logprob=value)).arrays(ALL)
+    assert json.loads(arrays["logprobs"][0], parse_constant=pytest.fail)[0]["5"]["logprob"] == -9999.0
+    assert arrays["cumulative_logprob"].tolist() == [-9999.0]
+
+
+def test_a_long_sequence_may_be_less_likely_than_the_lowest_token() -> None:
+    assert delta(CompletionOutput(cumulative_logprob=-20000.5)).arrays(ALL)["cumulative_logprob"].tolist() == [-20000.5]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "asked", "expected"),
+    [
+        ({}, {"cumulative_logprob"}, True),
+        ({"logprobs": None}, {"cumulative_logprob", "logprobs"}, True),
+        ({"logprobs": 0}, {"cumulative_logprob"}, False),
+        ({"logprob_token_ids": [1]}, {"cumulative_logprob"}, False),
+        ({}, {"logprobs"}, False),
+    ],
+)
+def test_a_sum_of_logprobs_needs_them(sampling: dict[str, Any], asked: set[str], expected: bool) -> None:
+    """vLLM has no cumulative_logprob where nobody asked for logprobs."""
+    assert needs_logprobs(sampling, frozenset(asked)) is expected
+
+
+def test_logprobs_that_were_only_added_up_are_not_told() -> None:
+    output = RequestOutput([CompletionOutput(logprobs=[{5: Logprob(-0.5)}], cumulative_logprob=-0.5)])
+    arrays = ResponseDelta.from_output(output, 1, logprobs=False).arrays(ALL)
+    assert (arrays["logprobs"].tolist(), arrays["cumulative_logprob"].tolist()) == ([b"null"], [-0.5])
+
+
+@pytest.mark.parametrize("value", NOT_IN_JSON)
+def test_embeddings_and_scores_are_numbers(value: float) -> None:
+    check_finite("embedding", np.zeros((2, 3), np.float32))
+    check_finite("scores", [])
+    with pytest.raises(InternalError, match="scores: the model gave NaN or infinity"):
+        check_finite("scores", [0.5, value])
+
+
+def test_text_that_utf_8_cannot_hold_is_still_answered() -> None:
+    assert delta(CompletionOutput(text="a\ud800b")).arrays(ALL)["text_output"].tolist() == [b"a?b"]
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,17 @@ def test_patches_are_switched_off_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert APPLIED == ["b"]
 
 
+def test_a_patch_that_does_not_fit_an_unknown_release_is_told_and_no_more(tmp_path: Path) -> None:
+    """v0_metrics, meant for old releases, stopped the load of an unknown one on vLLM 0.20.2."""
+    make_patch(tmp_path / "p", "a")
+    make_patch(tmp_path / "p", "b", applies="__import__('no_such_module_of_vllm')")
+    report = apply_patches(tmp_path / "p", "unknown", "0.20.2")
+    assert report == PatchReport(("a",), unfit=("b",))
+    assert report.describe() == "[a], not possible: [b]"
+    with pytest.raises(ImportError, match="no_such_module_of_vllm"):
+        apply_patches(tmp_path / "p", "official r25.01", "0.20.2")
+
+
 def test_a_patch_that_does_not_exist_cannot_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_patch(tmp_path / "p", "one")
     monkeypatch.setenv(DISABLE_VARIABLE, "one,two")

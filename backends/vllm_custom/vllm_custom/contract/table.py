@@ -198,7 +198,13 @@ INPUTS: tuple[TensorSpec, ...] = (
 OUTPUTS: tuple[TensorSpec, ...] = (
     TensorSpec("text_output", "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
     TensorSpec("finish_reason", "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
-    TensorSpec("cumulative_logprob", "TYPE_FP32", (-1,), "Cumulative log probability per sequence.", official=True),
+    TensorSpec(
+        "cumulative_logprob",
+        "TYPE_FP32",
+        (-1,),
+        "Log probability of each sequence so far, with or without logprobs; always a finite number.",
+        official=True,
+    ),
     TensorSpec(
         "logprobs",
         "TYPE_STRING",

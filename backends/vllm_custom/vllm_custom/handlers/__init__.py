@@ -1,6 +1,6 @@
 """One handler for each kind of request; which of them a model has is decided when it is loaded."""
 
-from vllm_custom.handlers.base import Delta, Handler, Incoming, Parsed, Responder
+from vllm_custom.handlers.base import Handler, Incoming, Parsed
 from vllm_custom.handlers.calls import EngineCalls
 from vllm_custom.handlers.generate import GenerateHandler
 from vllm_custom.handlers.openai import OpenAIHandler
@@ -10,7 +10,6 @@ from vllm_custom.handlers.rows import RowReader
 from vllm_custom.handlers.scoring import ScoringHandler
 
 __all__ = [
-    "Delta",
     "EngineCalls",
     "GenerateHandler",
     "Handler",
@@ -18,7 +17,6 @@ __all__ = [
     "OpenAIHandler",
     "Parsed",
     "PoolingHandler",
-    "Responder",
     "Router",
     "RowReader",
     "ScoringHandler",

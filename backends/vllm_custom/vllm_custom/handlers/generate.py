@@ -8,14 +8,14 @@ from typing import Any
 
 from vllm_custom.chat import RenderedPrompt
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.handlers.base import Incoming, Parsed, Responder, check_stream
+from vllm_custom.handlers.base import Incoming, Parsed, check_stream
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
 from vllm_custom.loops import gather_all
 from vllm_custom.pooling import check_generating
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
-from vllm_custom.responses import ResponseDelta
+from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
 from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint
 
 
@@ -45,6 +45,7 @@ class GenerateHandler:
         calls = self._rows.read(incoming)
         for call in calls:
             check_generating(call, self._pooling_names)
+        check_batch(calls)
         if calls[0].stream:
             check_stream(decoupled=self._decoupled)
             if len(calls) > 1:
@@ -59,15 +60,17 @@ class GenerateHandler:
             responder.finish(await gather_all(self._final(call, context) for call in calls))
 
     async def _stream(self, call: GenerateCall, responder: Responder, context: RequestContext) -> None:
+        wanted = not needs_logprobs(call.sampling, call.additional_outputs)
         async with self._outputs(call, context) as (outputs, _, n):
             async for output in outputs:
-                delta = [ResponseDelta.from_output(output, n)]
+                delta = [ResponseDelta.from_output(output, n, logprobs=wanted)]
                 responder.finish(delta) if output.finished else responder.push(delta)
 
     async def _final(self, call: GenerateCall, context: RequestContext) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
         async with self._outputs(call, context) as (outputs, prompt, n):
-            delta = ResponseDelta.from_output(await only(outputs), n)
+            wanted = not needs_logprobs(call.sampling, call.additional_outputs)
+            delta = ResponseDelta.from_output(await only(outputs), n, logprobs=wanted)
         exclude = prompt.templated if call.exclude_input is None else call.exclude_input
         if not exclude:
             delta.prepend(prompt.text)
@@ -81,6 +84,9 @@ class GenerateHandler:
         await self._calls.loras.check(call.control.lora_name)
         plan = self._calls.prompts.plan(call)
         structured = await self._constraints.compile(read_constraint(call.control))
-        sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
+        given = dict(call.sampling)
+        if needs_logprobs(given, call.additional_outputs):
+            given["logprobs"] = 0
+        sampling = self._sampling.build(given, structured, stream=call.stream, templated=plan.templated)
         async with self._calls.outputs(call, context, plan, sampling) as (outputs, prompt):
             yield outputs, prompt, sampling.n

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.handlers.base import Incoming, Parsed, Responder, check_stream, shortest
-from vllm_custom.openai import OPENAI_INPUT, OpenAIService, OpenAIStream, parse_openai_request
+from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest
+from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder, OpenAIService, parse_openai_request
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.request import split_batch
 from vllm_custom.request.context import RequestContext
+from vllm_custom.responses import Responder
 
 
 class OpenAIHandler:
@@ -31,7 +32,7 @@ class OpenAIHandler:
 
     async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
         """vLLM's own application answers."""
-        assert isinstance(responder, OpenAIStream)
+        assert isinstance(responder, OpenAIResponder)
         await self._service.serve(call, responder, context.request_id)
 
 

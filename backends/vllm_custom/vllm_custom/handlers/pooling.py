@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vllm_custom.handlers.base import Incoming, Parsed, Responder
+from vllm_custom.handlers.base import Incoming, Parsed
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
 from vllm_custom.loops import gather_all
 from vllm_custom.pooling import PooledOutput, PoolingBuilder
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
+from vllm_custom.responses import Responder
 
 
 class PoolingHandler:
@@ -25,6 +26,7 @@ class PoolingHandler:
         """All rows; what needs a model that generates is refused."""
         calls = self._rows.read(incoming)
         self._pooling.check(calls)
+        check_batch(calls)
         return self._rows.parsed(incoming, calls)
 
     async def run(self, calls: Sequence[GenerateCall], responder: Responder, context: RequestContext) -> None:

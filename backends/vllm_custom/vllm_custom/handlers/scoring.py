@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vllm_custom.handlers.base import Incoming, Parsed, Responder
+from vllm_custom.handlers.base import Incoming, Parsed
 from vllm_custom.handlers.calls import EngineCalls
 from vllm_custom.handlers.rows import RowReader
 from vllm_custom.loops import gather_all
 from vllm_custom.pooling import PairScorer, PooledOutput, PoolingBuilder, RenderedPairs
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
+from vllm_custom.responses import Responder
 
 
 class ScoringHandler:
@@ -26,6 +27,7 @@ class ScoringHandler:
         """All rows; what has no effect on pairs is refused."""
         calls = self._rows.read(incoming)
         self._pooling.check(calls)
+        check_batch(calls)
         return self._rows.parsed(incoming, calls)
 
     async def run(self, calls: Sequence[GenerateCall], responder: Responder, context: RequestContext) -> None:

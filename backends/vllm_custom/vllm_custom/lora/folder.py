@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vllm_custom.errors import UnavailableError
+from vllm_custom.lora.copies import OwnedFolder, remove_abandoned
 
 _CONFIG_FILE = "adapter_config.json"
 # What vLLM reads of an adapter; training leaves much else beside it.
@@ -36,7 +36,8 @@ class LoraFolder:
     """Looks at the folder, off the event loop, at most about once a second."""
 
     def __init__(self, folder: Path, *, copies: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
-        """
+        """Also removes what processes that were killed have left of theirs.
+
         Args:
             folder: LORA_DIR.
             copies: give the engine a copy of an adapter in place of the folder itself. The engine may read an adapter
@@ -48,7 +49,8 @@ class LoraFolder:
         self._lock = asyncio.Lock()
         self._found: Mapping[str, FoundAdapter] = {}
         self._looked_at: float | None = None
-        self._copies = Path(tempfile.mkdtemp(prefix="vllm_custom_lora_")) if copies else None
+        remove_abandoned()
+        self._owned = OwnedFolder() if copies else None
 
     async def adapters(self) -> Mapping[str, FoundAdapter]:
         """The adapters by name; not older than a second."""
@@ -64,21 +66,21 @@ class LoraFolder:
         Raises:
             UnavailableError: the adapter's files changed while they were copied.
         """
-        if self._copies is None:
+        if self._owned is None:
             return str(adapter.path)
-        target = self._copies / str(number)
+        target = self._owned.path / str(number)
         await asyncio.to_thread(_copy, adapter, target)
         return str(target)
 
     async def drop(self, number: int) -> None:
         """The engine will not ask for the adapter of this id again."""
-        if self._copies is not None:
-            await asyncio.to_thread(shutil.rmtree, self._copies / str(number), ignore_errors=True)
+        if self._owned is not None:
+            await asyncio.to_thread(shutil.rmtree, self._owned.path / str(number), ignore_errors=True)
 
     def close(self) -> None:
         """Remove all copies. Blocks."""
-        if self._copies is not None:
-            shutil.rmtree(self._copies, ignore_errors=True)
+        if self._owned is not None:
+            self._owned.close()
 
 
 def scan(folder: Path) -> dict[str, FoundAdapter]:

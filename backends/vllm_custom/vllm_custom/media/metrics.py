@@ -99,8 +99,9 @@ def log_refusals(log_warn: Callable[[str], None], then: Observe) -> Observe:
 class MediaMetrics:
     """Reports on a thread of its own: each report is a blocking exchange with the server."""
 
-    def __init__(self, pb_utils: Any, model_name: str, log_error: Callable[[str], None]) -> None:
-        self._labels = {"model": model_name}
+    def __init__(self, pb_utils: Any, labels: Mapping[str, str], log_error: Callable[[str], None]) -> None:
+        """``labels``: model and version, as vLLM's own families have them."""
+        self._labels = dict(labels)
         self._log_error = log_error
         self._families: dict[str, Any] = {}
         self._metric = functools.cache(self._make_metric)

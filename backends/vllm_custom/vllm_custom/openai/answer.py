@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.triton.sender import ResponseStream
+from vllm_custom.responses import Delta, Responder
 
 EVENT_STREAM = "text/event-stream"
 _FIRST_ERROR, _FIRST_DEFECT = 400, 500
+_UNAVAILABLE, _RETRY_AFTER_SECONDS = 503, "1"
 
 # OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
 _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
@@ -62,15 +64,46 @@ class ResponsePiece:
         return found
 
 
-class OpenAIStream(ResponseStream):
-    """The way out of one call. Errors go out in OpenAI's form with their status, not as Triton errors.
+class OpenAIResponder(Responder):
+    """The responses of one call. Errors go out in OpenAI's form with their status, not as Triton errors.
 
     A gRPC stream carries the message of a Triton error without its code, so a frontend could not tell them apart.
     """
 
-    _status = 0
-    _events = False
-    _head: dict[str, str] | None = None
+    def __init__(self, responder: Responder, *, decoupled: bool = True) -> None:
+        """
+        Args:
+            responder: where the responses go.
+            decoupled: whether Triton takes several responses; else the whole body goes into one.
+        """
+        self._responder = responder
+        self._decoupled = decoupled
+        self._status = 0
+        self._events = False
+        self._head: dict[str, str] | None = None
+        self._kept: list[bytes] = []
+        self.additional_outputs: frozenset[str] = frozenset()
+
+    @property
+    def closed(self) -> bool:
+        return self._responder.closed
+
+    @property
+    def failure(self) -> BackendError | None:
+        return self._responder.failure
+
+    @failure.setter
+    def failure(self, error: BackendError | None) -> None:
+        self._responder.failure = error
+
+    def is_cancelled(self) -> bool:
+        return self._responder.is_cancelled()
+
+    def push(self, rows: Sequence[Delta]) -> None:
+        self._responder.push(rows)
+
+    def finish(self, rows: Sequence[Delta]) -> None:
+        self._responder.finish(rows)
 
     def start(self, status: int, headers: dict[str, str]) -> None:
         """Status and headers; they travel with the first piece of the body."""
@@ -82,20 +115,24 @@ class OpenAIStream(ResponseStream):
 
     def body(self, chunk: bytes, *, more: bool) -> None:
         """The next bytes of the body; ``more`` is false for the last."""
-        piece = ResponsePiece([chunk])
+        if more and not (chunk and self._decoupled):
+            self._kept.append(chunk)
+            return
+        piece = ResponsePiece([*self._kept, chunk])
+        self._kept.clear()
         if self._head is not None:
             piece.status, piece.headers, self._head = self._status, self._head, None
-        if not more:
-            self.finish([piece])
-        elif chunk:
-            self.push([piece])
+        self.push([piece]) if more else self.finish([piece])
 
     def fail(self, error: BackendError) -> None:
-        """The error as the whole response, or as the last event of a stream that has begun."""
+        """The error as the whole response, or as the last event of a stream that has begun. Ignored after the end."""
+        if self.closed:
+            return
         self.failure = error
         status, document = error_document(error)
-        if not self._status:
-            self.start(status, {"content-type": "application/json"})
+        if not self._status or self._head is not None:  # nothing is out yet
+            self._kept.clear()
+            self.start(status, _error_headers(status))
             self.body(document, more=False)
         elif self._events:
             self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
@@ -109,8 +146,13 @@ def _failure(status: int) -> BackendError:
     return next((cls for cls, known, _ in _STATUS if known == status), other)(f"HTTP status {status}")
 
 
+def _error_headers(status: int) -> dict[str, str]:
+    waiting = {"retry-after": _RETRY_AFTER_SECONDS} if status == _UNAVAILABLE else {}
+    return {"content-type": "application/json", **waiting}
+
+
 def error_document(error: BackendError) -> tuple[int, bytes]:
     """HTTP status and OpenAI's JSON for ``error``."""
     status, kind = next((status, kind) for cls, status, kind in _STATUS if isinstance(error, cls))
-    content = {"error": {"message": str(error), "type": kind, "param": None, "code": status}}
+    content = {"error": {"message": str(error), "type": kind, "param": error.param, "code": status}}
     return status, json.dumps(content, ensure_ascii=False).encode()

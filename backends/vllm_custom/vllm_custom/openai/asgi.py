@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import quote
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -71,6 +72,14 @@ class _Exchange:
             self._sink.body(bytes(message.get("body", b"")), more=message.get("more_body", False))
 
 
+def _header_text(text: str) -> bytes:
+    """Headers hold Latin-1; other text, such as the id of a request, is percent-encoded."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return quote(text, errors="replace").encode()
+
+
 def _scope(method: str, path: str, headers: Mapping[str, str]) -> Message:
     return {
         "type": "http",
@@ -80,10 +89,10 @@ def _scope(method: str, path: str, headers: Mapping[str, str]) -> Message:
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": quote(path, errors="replace").encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        "headers": [(_header_text(name), _header_text(value)) for name, value in headers.items()],
         "client": ("triton", 0),
         "server": ("triton", 0),
         "state": {},

@@ -12,7 +12,7 @@ from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable, MediaLoader
-from vllm_custom.openai.answer import OpenAIStream
+from vllm_custom.openai.answer import OpenAIResponder
 from vllm_custom.openai.asgi import Application, call_application
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
@@ -120,7 +120,7 @@ class OpenAIService:
             log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
         return cls(application, media, handles, adapters, settings.model_name, settings.openai_paths)
 
-    async def serve(self, call: OpenAICall, stream: OpenAIStream, request_id: str) -> None:
+    async def serve(self, call: OpenAICall, stream: OpenAIResponder, request_id: str) -> None:
         """Answer ``call`` through ``stream``, to its end.
 
         Raises:

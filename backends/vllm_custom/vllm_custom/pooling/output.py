@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_custom.errors import UnavailableError
-from vllm_custom.responses import ResponseDelta
+from vllm_custom.responses import ResponseDelta, check_finite
 
 _OUTPUT_OF_TASK = {"embed": "embedding", "token_embed": "embedding", "classify": "scores", "token_classify": "scores"}
 
@@ -40,6 +40,7 @@ class PooledOutput(ResponseDelta):
             raise UnavailableError(f"vLLM cannot take this request: {output.error}")
         # bfloat16 has no numpy type.
         data = np.asarray(output.outputs.data.float().cpu(), dtype=np.float32)
+        check_finite(_OUTPUT_OF_TASK[task], data)
         return cls(len(output.prompt_token_ids), name=_OUTPUT_OF_TASK[task], data=data, as_text=as_text)
 
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:

@@ -14,6 +14,7 @@ from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, l
 from vllm_custom.loops import gather_all
 from vllm_custom.pooling.output import PooledOutput
 from vllm_custom.request import GenerateCall, TextPairs
+from vllm_custom.responses import check_finite
 from vllm_custom.sampling import FieldReader
 
 _FOR_PROMPTS = frozenset(
@@ -130,6 +131,7 @@ class PairScorer:
         """The scores, from the engine's outputs for ``rendered.prompts`` in their order."""
         tokens = sum(len(prompt["prompt_token_ids"]) for prompt, _ in rendered.prompts)
         scores = await asyncio.to_thread(self._scoring.scores, rendered.account, outputs)
+        check_finite("scores", scores)
         return PooledOutput(tokens, name="scores", data=np.array(scores, dtype=np.float32))
 
 

@@ -1,5 +1,6 @@
 """From a Triton request to a typed, checked call."""
 
+from vllm_custom.request.batch import check_batch
 from vllm_custom.request.pairs import TextPairs
 from vllm_custom.request.parse import GenerateCall, parse_embedding_request, parse_request, split_batch
 from vllm_custom.request.tensors import Tensors, read_tensors
@@ -10,6 +11,7 @@ __all__ = [
     "Tensors",
     "TextPairs",
     "TypedInputs",
+    "check_batch",
     "parse_embedding_request",
     "parse_request",
     "read_tensors",

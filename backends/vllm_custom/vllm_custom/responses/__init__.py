@@ -1,5 +1,7 @@
-"""What is new in a response, as arrays."""
+"""What is new in a response, as arrays, and where it goes."""
 
 from vllm_custom.responses.delta import ResponseDelta
+from vllm_custom.responses.numbers import check_finite, needs_logprobs
+from vllm_custom.responses.responder import Delta, Responder
 
-__all__ = ["ResponseDelta"]
+__all__ = ["Delta", "Responder", "ResponseDelta", "check_finite", "needs_logprobs"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# What vLLM's OpenAI server writes for a token that a constraint rules out: JSON has no -Infinity.
-_LOWEST_LOGPROB = -9999.0
+from vllm_custom.responses.numbers import json_logprob, json_sum
+
 ADDITIONAL_OUTPUTS = (
     "finish_reason",
     "cumulative_logprob",
@@ -55,14 +55,17 @@ class ResponseDelta:
     prompt_logprobs: Any = None
 
     @classmethod
-    def from_output(cls, output: Any, sequences: int) -> ResponseDelta:
-        """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n)."""
+    def from_output(cls, output: Any, sequences: int, *, logprobs: bool = True) -> ResponseDelta:
+        """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n).
+
+        ``logprobs``: false where vLLM was asked for them only to add them up.
+        """
         delta = cls(len(output.prompt_token_ids or ()), [SequenceDelta() for _ in range(sequences)])
         for completion in output.outputs:
             delta.sequences[completion.index] = SequenceDelta(
                 text=completion.text,
                 num_tokens=len(completion.token_ids),
-                logprobs=_logprobs(completion.logprobs),
+                logprobs=_logprobs(completion.logprobs) if logprobs else None,
                 cumulative_logprob=completion.cumulative_logprob,
                 finish_reason=completion.finish_reason,
                 stop_reason=completion.stop_reason,
@@ -93,8 +96,7 @@ class ResponseDelta:
         if name == "num_output_tokens":
             return np.array([item.num_tokens for item in self.sequences], dtype=np.uint32)
         if name == "cumulative_logprob":
-            values = [item.cumulative_logprob for item in self.sequences]
-            return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
+            return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
         if name == "logprobs":
             return _strings(json.dumps(item.logprobs) for item in self.sequences)
         if name == "prompt_logprobs":
@@ -112,7 +114,7 @@ def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]] | None] | None:
 def _position(position: Any) -> dict[int, dict[str, Any]]:
     return {
         token: {
-            "logprob": max(entry.logprob, _LOWEST_LOGPROB),
+            "logprob": json_logprob(entry.logprob),
             "rank": entry.rank,
             "decoded_token": entry.decoded_token,
         }
@@ -121,4 +123,4 @@ def _position(position: Any) -> dict[int, dict[str, Any]]:
 
 
 def _strings(values: Any) -> npt.NDArray[np.object_]:
-    return np.array([value.encode("utf-8") for value in values], dtype=np.object_)
+    return np.array([value.encode("utf-8", "replace") for value in values], dtype=np.object_)

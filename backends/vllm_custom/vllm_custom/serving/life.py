@@ -18,12 +18,14 @@ from vllm_custom.errors import (
     RequestCancelledError,
     UnavailableError,
 )
-from vllm_custom.handlers import Handler, Parsed, Responder, Router
+from vllm_custom.handlers import Handler, Parsed, Router
 from vllm_custom.loops import call_on
+from vllm_custom.observability.log import Log
 from vllm_custom.request.context import RequestContext
+from vllm_custom.responses import Responder
 from vllm_custom.serving.admission import Admission, Ticket
 from vllm_custom.serving.health import Health
-from vllm_custom.serving.protocols import Base, Door, Log, Watch
+from vllm_custom.serving.protocols import Base, Door, Watch
 
 _MICROSECONDS = 1_000_000
 # Libraries may lose a cancellation that meets the result they wait for; what still runs is cancelled again.

@@ -7,15 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vllm_custom.errors import BackendError
-from vllm_custom.handlers import Incoming, Responder
-
-
-class Log(Protocol):
-    """What is used of ``pb_utils.Logger``."""
-
-    def log_info(self, message: str) -> None: ...
-    def log_warn(self, message: str) -> None: ...
-    def log_error(self, message: str) -> None: ...
+from vllm_custom.handlers import Incoming
+from vllm_custom.responses import Responder
 
 
 class Watch(Protocol):

@@ -47,8 +47,9 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What was read beside config.pbtxt: the text of CHAT_TEMPLATE, multi_lora.json, and LORA_DIR."""
+    """What was found beside config.pbtxt: the version, the text of CHAT_TEMPLATE, LORA_DIR, and multi_lora.json."""
 
+    version: str = "1"
     chat_template: str | None = None
     lora_dir: Path | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +81,8 @@ class Service:
             merge: whether what waits of a stream is sent as one response.
         """
         log = pb_utils.Logger
-        self._media, self._media_metrics = _media(engine, settings, pb_utils)
+        labels = {"model": settings.model_name, "version": files.version}
+        self._media, self._media_metrics = _media(engine, settings, labels, pb_utils)
         self._loras = _loras(engine, files)
         rows = RowReader(engine, settings)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
@@ -92,7 +94,7 @@ class Service:
         )
         router = _router(engine, settings, files, rows, self._media, handles, self._loras, openai)
         counted = settings.report_custom_metrics
-        self._counts = RequestMetrics(pb_utils, settings.model_name, log.log_error) if counted else None
+        self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
         self._watch = CancellationWatcher()
         unload = functools.partial(pb_utils.unload_model, settings.model_name)
@@ -139,10 +141,12 @@ def _uncounted(error: BackendError | None) -> None:
     """Without REPORT_CUSTOM_METRICS nothing is counted."""
 
 
-def _media(engine: Engine, settings: Settings, pb_utils: Any) -> tuple[MediaLoader, MediaMetrics | None]:
+def _media(
+    engine: Engine, settings: Settings, labels: Mapping[str, str], pb_utils: Any
+) -> tuple[MediaLoader, MediaMetrics | None]:
     facts, log = engine.facts, pb_utils.Logger
     counted = settings.report_custom_metrics and bool(facts.media_limits)
-    metrics = MediaMetrics(pb_utils, settings.model_name, log.log_error) if counted else None
+    metrics = MediaMetrics(pb_utils, labels, log.log_error) if counted else None
     loader = MediaLoader(
         settings,
         facts.media_limits,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_custom.contract.table import INPUTS, OUTPUTS
+from vllm_custom.errors import ConfigError
 
 
 def auto_complete(config: Any) -> Any:
@@ -12,8 +14,12 @@ def auto_complete(config: Any) -> Any:
 
     ``config`` is Triton's ``ModelConfig`` of the python backend (``as_dict``, ``add_input``, ``add_output``,
     ``set_model_transaction_policy``). The batch size is left alone: unset is 0, which means that vLLM batches.
+
+    Raises:
+        ConfigError: as :func:`check_response_cache`.
     """
     declared = config.as_dict()
+    check_response_cache(declared)
     inputs = {tensor["name"] for tensor in declared["input"]}
     outputs = {tensor["name"] for tensor in declared["output"]}
     for spec in INPUTS:
@@ -25,3 +31,17 @@ def auto_complete(config: Any) -> Any:
     if not declared.get("model_transaction_policy"):
         config.set_model_transaction_policy({"decoupled": True})
     return config
+
+
+def check_response_cache(model_config: Mapping[str, Any]) -> None:
+    """Refuse Triton's response cache, which would answer one request with what another one got.
+
+    Raises:
+        ConfigError: config.pbtxt has ``response_cache { enable: true }``.
+    """
+    if (model_config.get("response_cache") or {}).get("enable"):
+        raise ConfigError(
+            "config.pbtxt: response_cache: expected no such line, got enable: true; Triton looks its answers up by the "
+            "input tensors alone, so that requests with other parameters (max_tokens, seed, lora_name ...) or other "
+            "files behind the same URLs would get them as well. vLLM's prefix caching is on by default"
+        )

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from vllm_custom.handlers import Responder
+from vllm_custom.responses import Responder
 
 _INTERVAL_SECONDS = 0.1
 # Each question is a blocking exchange with the server; more than this many a second would slow the responses.

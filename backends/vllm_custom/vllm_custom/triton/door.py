@@ -9,7 +9,8 @@ import numpy as np
 
 from vllm_custom.errors import BackendError
 from vllm_custom.handlers import Incoming
-from vllm_custom.openai import OPENAI_INPUT, OpenAIStream
+from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder
+from vllm_custom.responses import Responder
 from vllm_custom.triton.sender import ResponseStream, SenderPool
 from vllm_custom.triton.tracing import span_of
 
@@ -49,14 +50,14 @@ class TritonDoor:
         *,
         before_final: Callable[[], None],
         after_final: Callable[[BackendError | None], None],
-    ) -> ResponseStream:
+    ) -> Responder:
         """The way out: errors in OpenAI's form for calls of its API, else in Triton's."""
-        is_openai = any(tensor.name() == OPENAI_INPUT for tensor in request.inputs())
-        kind = OpenAIStream if is_openai else ResponseStream
-        return kind(
+        stream = ResponseStream(
             self._senders,
             request.get_response_sender(),
             on_done=after_final,
             on_final=before_final,
             request_id=request_id,
         )
+        is_openai = any(tensor.name() == OPENAI_INPUT for tensor in request.inputs())
+        return OpenAIResponder(stream, decoupled=self._decoupled) if is_openai else stream

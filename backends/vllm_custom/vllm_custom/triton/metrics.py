@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +25,9 @@ class RequestMetrics:
     go into the next one together.
     """
 
-    def __init__(self, pb_utils: Any, model_name: str, log_error: Callable[[str], None]) -> None:
-        self._model = model_name
+    def __init__(self, pb_utils: Any, labels: Mapping[str, str], log_error: Callable[[str], None]) -> None:
+        """``labels``: model and version, as vLLM's own families have them."""
+        self._labels = dict(labels)
         self._log_error = log_error
         self._families: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
@@ -69,6 +70,6 @@ class RequestMetrics:
 
     def _metric(self, code: str) -> Any:
         if code not in self._metrics:
-            labels = {"model": self._model} | ({"code": code} if code else {})
+            labels = self._labels | ({"code": code} if code else {})
             self._metrics[code] = self._families[FAILED if code else SUCCESS].Metric(labels=labels)
         return self._metrics[code]

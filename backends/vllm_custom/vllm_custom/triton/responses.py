@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import BackendError
+from vllm_custom.errors import BackendError, InvalidRequestError
 
 
 class ResponseBuilder:
@@ -21,9 +21,13 @@ class ResponseBuilder:
         self._batched = batched
 
     def outputs(self, rows: list[Mapping[str, npt.NDArray[Any]]]) -> Any:
-        """A response from one mapping of output name to array per row of the request (one row if not batched)."""
+        """A response from one mapping of output name to array per row of the request (one row if not batched).
+
+        Raises:
+            InvalidRequestError: the rows' arrays differ in size, as those of tasks on tokens do.
+        """
         tensors = [
-            self._pb.Tensor(name, np.stack([row[name] for row in rows]) if self._batched else array)
+            self._pb.Tensor(name, _stacked(name, [row[name] for row in rows]) if self._batched else array)
             for name, array in rows[0].items()
             if name in self._declared
         ]
@@ -38,3 +42,14 @@ class ResponseBuilder:
     def final_flag(self) -> int:
         """TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
         return int(self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _stacked(name: str, arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    first = list(arrays[0].shape)
+    for row, array in enumerate(arrays):
+        if list(array.shape) != first:
+            raise InvalidRequestError(
+                f"{name}: expected outputs of one size in all rows of a batch, got {list(array.shape)} in row {row} "
+                f"and {first} in row 0; send such rows as requests of their own"
+            )
+    return np.stack(arrays)

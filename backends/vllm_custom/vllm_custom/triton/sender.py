@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm_custom.errors import BackendError, InternalError
-from vllm_custom.handlers import Delta
-from vllm_custom.serving.protocols import Log
+from vllm_custom.observability.log import Log
+from vllm_custom.responses import Delta
 from vllm_custom.triton.responses import ResponseBuilder
 
 

@@ -21,4 +21,6 @@ def span_of(request: Any) -> dict[str, str] | None:
         found = json.loads(context)
     except ValueError:
         return None
+    if not isinstance(found, dict):
+        return None
     return {name: found[name] for name in _HEADERS if found.get(name)} or None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vllm_custom.errors import ConfigError
 from vllm_custom.upstream.patches import PatchReport, apply_patches
-from vllm_custom.upstream.releases import fingerprint, release_name
+from vllm_custom.upstream.releases import UNKNOWN, fingerprint, release_name
 
 DIRECTORY_VARIABLE = "VLLM_BACKEND_DIR"
 _MODULE_NAME = "vllm_custom_upstream_model"
@@ -59,7 +59,7 @@ def load_upstream(backend_dir: Path, configured: str) -> LoadedUpstream:
     """
     directory = _directory(backend_dir, configured)
     release = release_name(directory)
-    patches = apply_patches(_patch_dir(backend_dir), release or "unknown", installed_vllm())
+    patches = apply_patches(_patch_dir(backend_dir), release or UNKNOWN, installed_vllm())
     return LoadedUpstream(_import_class(directory), directory, release, fingerprint(directory), patches)
 
 

@@ -16,21 +16,24 @@ from pathlib import Path
 from types import ModuleType
 
 from vllm_custom.errors import ConfigError
+from vllm_custom.upstream.releases import UNKNOWN
 
 DISABLE_VARIABLE = "VLLM_CUSTOM_DISABLE_PATCHES"
 
 
 @dataclass(frozen=True)
 class PatchReport:
-    """The names of the patches that apply here: those that were run, and those that were switched off."""
+    """The names of the patches that apply here: those that were run, were switched off, or do not fit this vLLM."""
 
     applied: tuple[str, ...] = ()
     switched_off: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """``[stub_locale, moved_names]``, for the log."""
-        off = f", switched off: [{', '.join(self.switched_off)}]" if self.switched_off else ""
-        return f"[{', '.join(self.applied)}]{off}"
+        others = {"switched off": self.switched_off, "not possible": self.unfit}
+        told = [f", {what}: [{', '.join(names)}]" for what, names in others.items() if names]
+        return f"[{', '.join(self.applied)}]{''.join(told)}"
 
 
 def apply_patches(directory: Path, upstream: str, vllm_version: str) -> PatchReport:
@@ -46,17 +49,27 @@ def apply_patches(directory: Path, upstream: str, vllm_version: str) -> PatchRep
     """
     patches = sorted(_load(directory), key=lambda patch: (not patch.BEFORE_VLLM, patch.NAME))
     disabled = _disabled({patch.NAME for patch in patches})
-    applied: list[str] = []
-    switched_off: list[str] = []
-    for patch in patches:
+    outcomes = [(patch.NAME, _outcome(patch, upstream, vllm_version, disabled)) for patch in patches]
+
+    def those(wanted: str) -> tuple[str, ...]:
+        return tuple(name for name, outcome in outcomes if outcome == wanted)
+
+    return PatchReport(those("applied"), those("switched off"), those("unfit"))
+
+
+def _outcome(patch: ModuleType, upstream: str, vllm_version: str, disabled: set[str]) -> str:
+    try:
         if not patch.applies(upstream, vllm_version):
-            continue
+            return "not needed"
         if patch.NAME in disabled:
-            switched_off.append(patch.NAME)
-        else:
-            patch.apply()
-            applied.append(patch.NAME)
-    return PatchReport(tuple(applied), tuple(switched_off))
+            return "switched off"
+        patch.apply()
+    except Exception:
+        # Whether an unknown release needs it is a guess, which must not stop one that does not.
+        if upstream != UNKNOWN:
+            raise
+        return "unfit"
+    return "applied"
 
 
 def _disabled(known: set[str]) -> set[str]:

@@ -41,9 +41,23 @@ def fingerprint(directory: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+STAND_IN = "stand-in"
+# What patches are asked about where :func:`release_name` knows none.
+UNKNOWN = "unknown"
+
+
+def release_names() -> frozenset[str]:
+    """Every name that a patch may be asked about."""
+    return frozenset({STAND_IN, UNKNOWN, *map(_official, _RELEASES.values())})
+
+
 def release_name(directory: Path) -> str | None:
     """``official r26.01``, ``stand-in``, or None for sources that are neither."""
     if (directory / STAND_IN_MARKER).is_dir():
-        return "stand-in"
+        return STAND_IN
     release = _RELEASES.get(fingerprint(directory))
-    return f"official {release}" if release else None
+    return _official(release) if release else None
+
+
+def _official(release: str) -> str:
+    return f"official {release}"

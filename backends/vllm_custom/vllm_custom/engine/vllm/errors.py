@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import functools
 
-from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
+from vllm_custom.errors import (
+    BackendError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+    root_cause,
+)
 
 _BUSY = (429, 503)
 
@@ -22,14 +29,17 @@ def explain(error: BaseException) -> BackendError | None:
     if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
         return explain(error.__cause__)
     if isinstance(error, NotImplementedError):
-        return UnsupportedError(str(error) or "vLLM does not support this request with this model")
+        return UnsupportedError(
+            root_cause(error) if str(error) else "vLLM does not support this request with this model"
+        )
     # QueueOverflowError and its kin say by an HTTP status that the engine is busy (vllm.exceptions.GracefulHTTPError).
     if getattr(error, "http_status", None) in _BUSY or getattr(error, "status_code", None) in _BUSY:
         return UnavailableError(f"{error}")
     if isinstance(error, _not_found_errors()):
         return NotFoundError(str(error))
     if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
-        return InvalidRequestError(str(error))
+        parameter = getattr(error, "parameter", None)
+        return InvalidRequestError(root_cause(error), param=parameter if isinstance(parameter, str) else None)
     return None
 
 

@@ -35,7 +35,7 @@ async def build_openai_application(
     args.model, args.served_model_name = served_names[0], list(served_names)
     args.structured_outputs_config = engine.vllm_config.structured_outputs_config
     args.disable_log_stats = not engine.log_stats
-    args.api_key = None
+    args.api_key = [""]  # with None vLLM would ask for the VLLM_API_KEY of tritonserver's environment
     for name, value in arguments.items():
         setattr(args, name, value)
     validate_parsed_serve_args(args)

@@ -1,0 +1,66 @@
+"""Temporary folders for copies of adapters, which the next start removes where their owner was killed.
+
+The owner of a folder holds a lock on it (``flock``), which the kernel takes back however the owner ends. That tells
+more than a process id: ids come again, and differ between containers that share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "vllm_custom_lora_"
+# While it is made, a folder has no lock yet: it must not look like one that was left behind.
+_PREFIX_WHILE_MADE = "vllm_custom_new_"
+
+
+class OwnedFolder:
+    """A new folder under the temporary one, for this user only, until :meth:`close` or the end of the process."""
+
+    def __init__(self) -> None:
+        made = Path(tempfile.mkdtemp(prefix=_PREFIX_WHILE_MADE))
+        self._descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        _lock(self._descriptor)
+        self.path = made.rename(made.with_name(made.name.replace(_PREFIX_WHILE_MADE, _PREFIX)))
+
+    def close(self) -> None:
+        """Remove it with what it holds. Blocks; may be called twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(descriptor)
+
+
+def remove_abandoned() -> int:
+    """Remove folders of this user whose owner is gone, and say how many there were. Blocks; never raises."""
+    removed = 0
+    with contextlib.suppress(OSError):
+        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):  # gone meanwhile, or no folder
+                removed += _remove_if_abandoned(path)
+    return removed
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        ours = os.fstat(descriptor).st_uid == os.geteuid()
+        if not ours or not _lock(descriptor) or not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            return False
+        shutil.rmtree(path, ignore_errors=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether it is locked now; not where another process holds it, or the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

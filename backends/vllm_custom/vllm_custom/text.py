@@ -1,0 +1,91 @@
+"""Text that may be logged and sent, whatever it was made of."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import reprlib
+from collections.abc import Mapping
+
+# Rules may make a text shorter: this many times the limit is looked at, and what is behind that is never touched.
+_MARGIN = 4
+_MAX_NESTING = 3
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_REPR_WITH_ADDRESS = re.compile(r"<[^<>]{1,400}\bat\s+0x[^<>]{0,400}(?:>|\Z)", re.IGNORECASE)
+_REPR = re.compile(
+    r"<(?:function|bound method|built-in (?:function|method)|property object|module|code object|generator object|"
+    r"coroutine object|_io\.\w+)\b(?:[^<>]|<object>){0,400}(?:>|\Z)"
+)
+_ADDRESS = re.compile(r"(\bat\s+)0x[0-9a-f]*|(?<!\w)0x(?:0000)?[0-9a-f]{12}\b", re.IGNORECASE)
+# Two steps at least: "/" alone and "image/png" are none. A URL keeps its path.
+_ABSOLUTE_PATH = re.compile(r"(?<![\w./:@-])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
+
+
+def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
+    """``text`` fit for a log and an answer. Never raises.
+
+    What UTF-8 cannot hold and control characters (but tabs and line breaks) are escaped; addresses and the ``repr`` of
+    objects that have one are replaced.
+
+    Args:
+        text: any string; of another object, its ``str``.
+        limit: bytes of UTF-8 that the result has at most.
+        hide_paths: leave out absolute paths, which texts of libraries hold.
+    """
+    text = _plain(text)
+    shown = _escaped(text[: limit * _MARGIN])
+    for _ in range(_MAX_NESTING):
+        shown = _REPR.sub("<object>", _REPR_WITH_ADDRESS.sub("<object>", shown))
+    shown = _ADDRESS.sub(lambda found: f"{found[1] or ''}(address)", shown)
+    if hide_paths:
+        shown = _ABSOLUTE_PATH.sub("...", shown)
+    data = shown.encode()
+    if len(data) <= limit and len(text) <= limit * _MARGIN:
+        return shown
+    mark = f"... ({len(text)} characters)"
+    return data[: max(limit - len(mark), 0)].decode(errors="ignore") + mark[:limit]
+
+
+def bounded_repr(value: object) -> str:
+    """``repr(value)`` of a value of any size, in bounded time. Never raises."""
+    try:
+        return _BOUNDED.repr(value)
+    except Exception:  # an integer of thousands of digits, or a __repr__ of somebody else's
+        return f"a value of type {type(value).__name__}"
+
+
+class _BoundedRepr(reprlib.Repr):
+    """reprlib's, with room for what an error shows, and dicts in their own order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxtuple = self.maxlist = self.maxset = self.maxfrozenset = self.maxdeque = self.maxdict = 40
+        self.maxstring = self.maxlong = self.maxother = 200
+
+    def repr_dict(self, x: Mapping[object, object], level: int) -> str:
+        if level <= 0 and x:
+            return "{...}"
+        items = itertools.islice(x.items(), self.maxdict)
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in items]
+        return "{" + ", ".join(shown + ["..."] * (len(x) > self.maxdict)) + "}"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: self.maxstring])
+
+
+_BOUNDED = _BoundedRepr()
+
+
+def _plain(text: object) -> str:
+    try:
+        return text if type(text) is str else str.__str__(text) if isinstance(text, str) else str(text)
+    except Exception:  # a __str__ of somebody else's
+        return type(text).__name__
+
+
+def _escaped(text: str) -> str:
+    """Only what can be encoded, and no control characters."""
+    valid = text.encode(errors="backslashreplace").decode()
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", valid)
