@@ -7,7 +7,17 @@ which HTTP and gRPC status Triton makes of each code.
 
 from __future__ import annotations
 
+import difflib
+import itertools
+import re
 from collections.abc import Iterable
+
+_LONGEST_GUESSED_NAME = 100
+_LONGEST_INTEGER_BITS = 1024
+_LONGEST_MESSAGE = 1000
+# What repr makes of an object without a repr of its own: where it is in memory is nobody's business.
+_OBJECT = re.compile(r"<[\w.]+[^<>]{0,200}? at 0x[0-9a-fA-F]+>")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 
 
 class BackendError(Exception):
@@ -89,12 +99,48 @@ def invalid(field: str, got: object, expected: str) -> InvalidRequestError:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """``repr(value)`` in at most about ``limit`` characters; long bytes and strings show their length instead."""
+    """``repr(value)`` in at most about ``limit`` characters; what is long is not looked at as a whole."""
     if isinstance(value, (bytes, str)) and len(value) > limit:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         return f"{value[: limit // 2]!r}... ({len(value)} {unit})"
-    text = repr(value)
+    text = _sketch(value, limit)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _sketch(value: object, limit: int, depth: int = 3) -> str:
+    """``repr(value)``, with the first items of long lists and objects only."""
+    if isinstance(value, (list, dict)) and value:
+        if depth == 0:
+            return "..."
+        pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+        shown = [
+            (f"{shorten(key, limit)}: " if isinstance(value, dict) else "") + _sketch(item, limit, depth - 1)
+            for key, item in itertools.islice(pairs, limit // 3)
+        ]
+        rest = ["..."] if len(value) > len(shown) else []
+        opening, closing = "{}" if isinstance(value, dict) else "[]"
+        return opening + ", ".join(shown + rest) + closing
+    if isinstance(value, (bytes, str)):
+        return repr(value[:limit]) if len(value) <= limit else shorten(value, limit)
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?`` where one of ``known`` looks like ``name``; empty where none does."""
+    if len(name) > _LONGEST_GUESSED_NAME:  # the comparison takes time with the square of the length
+        return ""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def told(error: BaseException) -> str:
+    """The message of another library's error as a client may see it: of bounded length, without addresses."""
+    text = str(error)
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[:_LONGEST_MESSAGE]}..."
+    return _ADDRESS.sub("0x...", _OBJECT.sub("an object", text))
 
 
 def listing(names: Iterable[str]) -> str:

@@ -37,6 +37,7 @@ from vllm_custom.openai import (
 )
 from vllm_custom.pooling import PairScorer, PooledOutput, PoolingBuilder, RenderedPairs, check_generating
 from vllm_custom.request import (
+    ClientRules,
     GenerateCall,
     Tensors,
     TypedInputs,
@@ -71,6 +72,12 @@ class InferenceService:
     ) -> None:
         self._upstream = upstream
         self._settings = settings
+        self._rules = ClientRules.of(
+            settings,
+            template_arguments=compat.template_arguments(),
+            processor=compat.processor_bounds(upstream.engine),
+            max_prompt_chars=compat.max_prompt_chars(upstream.engine),
+        )
         self._pb = pb_utils
         self._log: Log = pb_utils.Logger
         engine = upstream.engine
@@ -191,16 +198,16 @@ class InferenceService:
     ) -> Coroutine[Any, Any, None]:
         if len(rows) > 1:
             raise InvalidRequestError(f"{OPENAI_INPUT} takes one row, got a batch of {len(rows)}")
-        call = parse_openai_request(rows[0], parameters)
+        call = parse_openai_request(rows[0], parameters, self._rules)
         check_policy(call, decoupled=self._settings.decoupled)
         work = self._openai.serve(call, stream, arrival.request_id)
         return self._serve(work, stream, arrival, Deadline(arrival, shortest(request.timeout(), call.timeout)))
 
     def _parse(self, row: Tensors, parameters: str) -> GenerateCall:
         if _EMBEDDING_INPUT in row:
-            call = parse_embedding_request(row)
+            call = parse_embedding_request(row, self._rules)
         else:
-            call = parse_request(row, parameters, self._field_names, self._typed.values(row))
+            call = parse_request(row, parameters, self._field_names, self._typed.values(row, self._rules), self._rules)
         if self._pooling is None:
             check_generating(call, tuple(self._pooling_fields))
         return call

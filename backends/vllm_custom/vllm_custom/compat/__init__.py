@@ -13,7 +13,15 @@ from vllm_custom.compat.engine import (
     supported_tasks,
     traces,
 )
-from vllm_custom.compat.media import as_tensor, audio_rate, embeds_layout, frame_sampling, join_embeds, media_limits
+from vllm_custom.compat.media import (
+    as_tensor,
+    audio_rate,
+    embeds_layout,
+    frame_sampling,
+    join_embeds,
+    media_limits,
+    processor_bounds,
+)
 from vllm_custom.compat.openai import OPENAI_ARGUMENTS, build_openai_application, check_parsers, prepare_reasoning
 from vllm_custom.compat.pooling import (
     POOLING_TASKS,
@@ -27,7 +35,14 @@ from vllm_custom.compat.pooling import (
     scoring_context,
     scoring_fields,
 )
-from vllm_custom.compat.prompts import chat_template_of, placeholder, render_chat, render_text
+from vllm_custom.compat.prompts import (
+    chat_template_of,
+    max_prompt_chars,
+    placeholder,
+    render_chat,
+    render_text,
+    template_arguments,
+)
 from vllm_custom.compat.sampling import (
     check_structured_outputs,
     default_sampling,
@@ -52,6 +67,7 @@ __all__ = [
     "frame_sampling",
     "has_failed",
     "join_embeds",
+    "max_prompt_chars",
     "max_tokens_limit",
     "media_limits",
     "on_one_host",
@@ -64,6 +80,7 @@ __all__ = [
     "pooling_task",
     "prefers_xgrammar",
     "prepare_reasoning",
+    "processor_bounds",
     "random_request_id",
     "render_chat",
     "render_part",
@@ -73,5 +90,6 @@ __all__ = [
     "scoring_context",
     "scoring_fields",
     "supported_tasks",
+    "template_arguments",
     "traces",
 ]

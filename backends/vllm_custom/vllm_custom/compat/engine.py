@@ -12,6 +12,7 @@ from vllm_custom.errors import (
     InvalidRequestError,
     UnavailableError,
     UnsupportedError,
+    told,
 )
 
 
@@ -102,9 +103,9 @@ def engine_error(error: BaseException) -> BackendError | None:
     if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
         return engine_error(error.__cause__)
     if isinstance(error, NotImplementedError):
-        return UnsupportedError(str(error) or "vLLM does not support this request with this model")
+        return UnsupportedError(told(error) or "vLLM does not support this request with this model")
     if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
-        return InvalidRequestError(str(error))
+        return InvalidRequestError(told(error))
     return None
 
 

@@ -1,6 +1,6 @@
 """The contract with clients and operators: one table, and what derives from it."""
 
 from vllm_custom.contract.autocomplete import auto_complete
-from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 
-__all__ = ["CONFIG_PARAMETERS", "INPUTS", "OUTPUTS", "REQUEST_PARAMETERS", "auto_complete"]
+__all__ = ["CONFIG_PARAMETERS", "INPUTS", "OUTPUTS", "REQUEST_PARAMETERS", "VLLM_FIELDS", "auto_complete"]

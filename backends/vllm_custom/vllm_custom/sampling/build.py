@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_custom import compat
-from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
+from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError, told
 from vllm_custom.sampling.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
@@ -81,9 +81,29 @@ class SamplingBuilder:
         return values
 
 
+def check_prompt_logprobs(sampling: Any, prompt_tokens: int, limit: int) -> None:
+    """Refuse more log probabilities of the prompt than can be made into objects while other requests wait.
+
+    Args:
+        sampling: vLLM's SamplingParams.
+        prompt_tokens: of the rendered prompt.
+        limit: MAX_PROMPT_LOGPROBS.
+
+    Raises:
+        InvalidRequestError: names the parameter.
+    """
+    asked = sampling.prompt_logprobs
+    number = 0 if asked is None else prompt_tokens * (asked + 1 if asked >= 0 else limit + 1)
+    if number > limit:
+        raise InvalidRequestError(
+            f"prompt_logprobs: expected at most {limit} for all tokens of the prompt together (MAX_PROMPT_LOGPROBS of "
+            f"this model), got {asked} for each of {prompt_tokens}"
+        )
+
+
 def _refused(error: Exception) -> BackendError:
     if isinstance(error, NotImplementedError):
-        return UnsupportedError(str(error))
+        return UnsupportedError(told(error))
     if isinstance(error, (ValueError, TypeError)):
-        return InvalidRequestError(str(error))
-    return compat.engine_error(error) or InvalidRequestError(f"sampling parameters were refused: {error}")
+        return InvalidRequestError(told(error))
+    return compat.engine_error(error) or InvalidRequestError(f"sampling parameters were refused: {told(error)}")
