@@ -31,7 +31,7 @@ INTERNAL = {
     ("hosts.py", "ValueError"),
     ("media/fetch.py", "FetchError"),
     ("media/fetch.py", "TooLargeError"),
-    ("request/parameters.py", "ValueError"),
+    ("contract/limits.py", "ValueError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),
 }
@@ -94,3 +94,29 @@ def test_values_are_shortened(value: object, expected: str) -> None:
 @pytest.mark.parametrize(("names", "expected"), [(["b", "a"], "a, b"), ([], "(none)")])
 def test_names_are_listed_in_order(names: list[str], expected: str) -> None:
     assert errors.listing(names) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**7, b"x" * 10**7, ["a"] * 10**6, {str(i): i for i in range(10**5)}, 10**10**5, [[["x" * 10**6]]]],
+    ids=["text", "bytes", "list", "object", "integer", "nested"],
+)
+def test_a_large_value_is_shown_without_being_written_out(value: object) -> None:
+    assert len(errors.shorten(value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("temprature", "; did you mean temperature?"), ("zzz", ""), ("temperature" * 100_000, "")],
+    ids=["close", "far", "long"],
+)
+def test_suggestions_are_for_names_of_ordinary_length(name: str, hint: str) -> None:
+    """Comparing takes time with the square of the length: a name of 1 MB stopped everybody."""
+    assert errors.suggestion(name, ["temperature", "top_p"]) == hint
+
+
+def test_messages_of_others_hold_no_addresses_and_have_an_end() -> None:
+    error = ValueError("on {'images': [<PIL.Image.Image image mode=RGB size=1093x5 at 0x7FC4A2B3C4D0>]} and 0x7fc4a2b3")
+    assert errors.told(error) == "on {'images': [an object]} and 0x..."
+    assert len(errors.told(ValueError("1, " * 10**6))) < 1100
+    assert errors.told(ValueError("0x1f is a number")) == "0x1f is a number"

@@ -52,6 +52,7 @@ def _operators(name: str, reason: str) -> FieldSpec:
 VLLM_FIELDS: tuple[FieldSpec, ...] = (
     *(FieldSpec(name) for name in _FREE_FIELDS),
     _bounded("n", "MAX_N", reason="Each sequence is a request of the engine."),
+    _bounded("best_of", "MAX_N", reason="As n; of some of OpenAI's routes and of an older vLLM."),
     _bounded("max_tokens", reason="The model's context; max_new_tokens of override_generation_config in model.json."),
     _bounded("stop", "MAX_STOP_STRINGS", "MAX_STOP_CHARACTERS", reason="All are searched for after each token."),
     _bounded("stop_token_ids", "MAX_TOKEN_IDS", reason="All are sent to the engine."),

@@ -71,7 +71,7 @@ same rules hold in the body of `openai_request`.
 _FIELDS = """
 ### Fields of vLLM's SamplingParams and PoolingParams
 
-Those that are not free; {free} are. A field that only a newer vLLM has is the operator's.
+A field that only a newer vLLM has is the operator's. Free are {free}. The others:
 """
 
 _LIMITS = """
@@ -87,10 +87,10 @@ characters than `max_model_len` times the longest token of the tokenizer (16 tim
 _CONFIG = """
 ## Config parameters
 
-In config.pbtxt: `parameters { key: "MEDIA_MAX_BYTES" value: { string_value: "1000000" } }`. The [limits](#limits) are set
-there, too. Unknown keys and bad values
-fail the model's load. vLLM engine arguments are not here: they are in model.json, exactly as vLLM names them. Relative
-paths in model.json and multi_lora.json are taken from the version folder.
+In config.pbtxt: `parameters { key: "MEDIA_MAX_BYTES" value: { string_value: "1000000" } }`. The
+[limits](#limits) are set there, too. Unknown keys and bad values fail the model's load. vLLM engine arguments are not
+here: they are in model.json, exactly as vLLM names them. Relative paths in model.json and multi_lora.json are taken
+from the version folder.
 """
 
 

@@ -14,7 +14,7 @@ from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.template_kwargs import TEMPLATE, check_template, check_template_kwargs
 from vllm_custom.request.text import check_messages
 
-_JUDGED_FIELDS = frozenset(spec.name for spec in VLLM_FIELDS if spec.trust is not Trust.FREE) | {"best_of"}
+_JUDGED_FIELDS = frozenset(spec.name for spec in VLLM_FIELDS if spec.trust is not Trust.FREE)
 # vLLM's server puts them into extra_args.
 _EXTRA_ARGS = ("vllm_xargs", "kv_transfer_params", "ec_transfer_params")
 _TEXT_LISTS = ("documents", "queries", "items", "data_1", "data_2", "text_1", "text_2")
