@@ -75,6 +75,8 @@ def test_headers_of_a_connection_or_with_secrets_are_dropped() -> None:
         ('{"path": "/version", "headers": {"a": "b\\r\\nc: d"}}', "openai_request.headers"),
         ('{"path": "/version", "headers": {"\\u00e4": "b"}}', "openai_request.headers"),
         ('{"path": "/version", "port": 1}', "openai_request"),
+        (json.dumps({"path": "/version", "headers": {"a": "b" * 10**6}}), "openai_request.headers"),
+        (json.dumps({"path": "/version", "headers": {f"a{i}": "b" for i in range(101)}}), "openai_request.headers"),
     ],
 )
 def test_wrong_envelopes_name_the_field(text: str, field: str) -> None:

@@ -22,6 +22,9 @@ OPENAI_INPUT = "openai_request"
 # Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
 _STREAM_INPUT = "stream"
 _METHODS = ("GET", "POST")
+# As HTTP servers have it.
+_MOST_HEADERS = 100
+_MOST_HEADER_CHARACTERS = 64 * 1024
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
@@ -142,6 +145,12 @@ def _is_json(text: str) -> bool:
 def _headers(given: Any) -> dict[str, str]:
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise invalid(f"{OPENAI_INPUT}.headers", given, "an object of strings")
+    if len(given) > _MOST_HEADERS or sum(map(len, (*given, *given.values()))) > _MOST_HEADER_CHARACTERS:
+        raise invalid(
+            f"{OPENAI_INPUT}.headers",
+            given,
+            f"{_MOST_HEADERS} headers and {_MOST_HEADER_CHARACTERS} characters at most",
+        )
     headers = {name.lower(): value for name, value in given.items()}
     for name, value in headers.items():
         if not name.isascii() or not all(char.isprintable() and ord(char) < 256 for char in value):

@@ -9,6 +9,7 @@ from vllm_custom.contract.table import VLLM_FIELDS, Trust
 from vllm_custom.errors import invalid
 from vllm_custom.media import FrameSampling
 from vllm_custom.request.field_rules import check_fields, check_trust
+from vllm_custom.request.parameters import LONGEST_NAME
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.template_kwargs import TEMPLATE, check_template, check_template_kwargs
@@ -29,6 +30,9 @@ def check_body(body: Mapping[str, Any], rules: ClientRules) -> None:
     Raises:
         InvalidRequestError: names the key of the body.
     """
+    model = body.get("model")
+    if isinstance(model, str) and len(model) > LONGEST_NAME:
+        raise invalid("model", model, f"a name of at most {LONGEST_NAME} characters")
     if body.get(TEMPLATE) is not None:
         check_template(rules, TEMPLATE)
     check_template_kwargs(_object(body, "chat_template_kwargs"), rules, _OWN)

@@ -33,14 +33,14 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
         InvalidRequestError: beyond a limit, or not JSON; says where.
     """
     rules.check(name, len(text), "REQUEST_MAX_JSON_BYTES", "bytes of JSON")
-    opened = _count(text, "[") + _count(text, "{")
-    rules.check(name, opened + _count(text, ",") + _count(text, ":"), "REQUEST_MAX_JSON_VALUES", "values in its JSON")
+    if len(text) > rules.limits["REQUEST_MAX_JSON_VALUES"]:  # a value takes a character at least
+        rules.check(name, _count(text, "[{,:"), "REQUEST_MAX_JSON_VALUES", "values in its JSON")
     try:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise invalid(name, text, f"{expected} ({_reason(text, error)})") from error
     most = rules.limits["REQUEST_MAX_JSON_DEPTH"]
-    if opened > most and is_deeper(value, most):
+    if _count(text, "[{") > most and is_deeper(value, most):
         raise invalid(name, text, f"at most {most} levels of JSON (REQUEST_MAX_JSON_DEPTH of this model)")
     return value
 
@@ -70,8 +70,10 @@ def is_deeper(value: Any, most: int) -> bool:
     return bool(level)
 
 
-def _count(text: bytes | str, character: str) -> int:
-    return text.count(character) if isinstance(text, str) else text.count(character.encode())
+def _count(text: bytes | str, characters: str) -> int:
+    if isinstance(text, str):
+        return sum(text.count(character) for character in characters)
+    return sum(text.count(ord(character)) for character in characters)
 
 
 def _reason(text: bytes | str, error: Exception) -> str:

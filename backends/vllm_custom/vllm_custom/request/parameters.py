@@ -19,6 +19,10 @@ _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence
 _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.
 _HEADERS = frozenset({"traceparent", "tracestate"})
+_LONGEST_HEADER = max(map(len, _HEADERS))
+# Names of models and adapters, which messages repeat.
+LONGEST_NAME = 256
+_LONGEST_TRACE_HEADER = 8192
 
 
 def _from_json(value: Any, info: ValidationInfo) -> Any:
@@ -30,7 +34,7 @@ def _from_json(value: Any, info: ValidationInfo) -> Any:
 
 def _text_or_nothing(value: Any) -> Any:
     """W3C Trace Context: a header that cannot be used is ignored, and never a reason to refuse a request."""
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE_HEADER else None
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
@@ -43,7 +47,7 @@ class ControlParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lora_name: str | None = None
+    lora_name: str | None = Field(default=None, max_length=LONGEST_NAME)
     structured_outputs: JsonObject | None = None
     apply_chat_template: bool | None = None
     add_generation_prompt: bool | None = None
@@ -120,6 +124,8 @@ def _control(ours: Mapping[str, Any], rules: ClientRules) -> ControlParameters:
 
 
 def _spelling(key: str) -> str:
+    if len(key) > _LONGEST_HEADER:
+        return key
     return key.lower() if key.lower() in _HEADERS else key
 
 
