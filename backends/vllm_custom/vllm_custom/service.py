@@ -49,7 +49,13 @@ from vllm_custom.request import (
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint, sampling_fields
+from vllm_custom.sampling import (
+    ConstraintCompiler,
+    SamplingBuilder,
+    check_prompt_logprobs,
+    read_constraint,
+    sampling_fields,
+)
 from vllm_custom.tracing import trace_headers
 from vllm_custom.upstream import UpstreamAdapter
 
@@ -302,6 +308,7 @@ class InferenceService:
         structured = await self._constraints.compile(read_constraint(call.control))
         sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
         async with self._engine_outputs(call, arrival, plan, sampling) as (outputs, prompt):
+            check_prompt_logprobs(sampling, prompt.tokens, self._settings.max_prompt_logprobs)
             yield outputs, prompt, sampling.n
 
     @asynccontextmanager

@@ -34,6 +34,11 @@ class RenderedPrompt:
         """The prompt as text; empty where only tokens are known."""
         return str(self.engine_input.get("prompt") or "")
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.engine_input.get("prompt_token_ids") or ())
+
 
 @dataclass(frozen=True)
 class PromptPlan:

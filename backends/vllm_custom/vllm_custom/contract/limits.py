@@ -103,7 +103,11 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         minimum=1,
     ),
     ConfigParameterSpec(
-        "MAX_PROMPT_LOGPROBS", int, 200_000, "Tokens of the prompt times (prompt_logprobs + 1).", minimum=1
+        "MAX_PROMPT_LOGPROBS",
+        int,
+        200_000,
+        "Tokens of the prompt times (prompt_logprobs + 1), for native inputs.",
+        minimum=1,
     ),
     ConfigParameterSpec(
         "MAX_REPETITION_PATTERN", int, 256, "max_pattern_size and min_count of repetition_detection.", minimum=1

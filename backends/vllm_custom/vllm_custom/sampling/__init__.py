@@ -1,7 +1,15 @@
 """From request parameters to vLLM's SamplingParams."""
 
-from vllm_custom.sampling.build import SamplingBuilder, sampling_fields
+from vllm_custom.sampling.build import SamplingBuilder, check_prompt_logprobs, sampling_fields
 from vllm_custom.sampling.fields import FieldReader
 from vllm_custom.sampling.structured import Constraint, ConstraintCompiler, read_constraint
 
-__all__ = ["Constraint", "ConstraintCompiler", "FieldReader", "SamplingBuilder", "read_constraint", "sampling_fields"]
+__all__ = [
+    "Constraint",
+    "ConstraintCompiler",
+    "FieldReader",
+    "SamplingBuilder",
+    "check_prompt_logprobs",
+    "read_constraint",
+    "sampling_fields",
+]
