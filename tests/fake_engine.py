@@ -64,6 +64,10 @@ class Params:
     def max_tokens(self) -> int:
         return int(self.values.get("max_tokens") or 16)
 
+    @property
+    def prompt_logprobs(self) -> int | None:
+        return self.values.get("prompt_logprobs")
+
 
 @dataclass
 class Completion:

@@ -258,8 +258,6 @@ def _errors() -> list[Case]:
         chat("error: a tool that is not there", tools=[TOOL], tool_choice=tool_choice),
         chat("error: tool_choice without tools", tool_choice="required"),
         chat("error: stream_options without stream", stream_options={"include_usage": True}),
-        chat("error: a template", chat_template="{{ messages }}"),
-        chat("error: processor arguments", mm_processor_kwargs={"max_pixels": 100}),
         chat("error: streamed, an unknown model", model="nobody", stream=True),
         chat("error: streamed, temperature", temperature=-1, stream=True),
         completion("error: no prompt", None),

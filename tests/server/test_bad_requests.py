@@ -136,7 +136,7 @@ BAD = [
     asks("vLLM's own field", "unknown parameter 'output_kind'", output_kind=1),
     asks("a negative temperature", "temperature", "-1", temperature=-1),
     asks("text for a number", "max_tokens", "'many'", "integer", max_tokens="many"),
-    asks("a list for a number", "temperature", "'[1]'", "number", temperature="[1]"),
+    asks("a list for a number", "temperature", "[1]", "number", temperature="[1]"),
     asks("a number that is no number", "temperature", "'nan'", temperature="nan"),
     asks("zero max_tokens", "max_tokens", "0", max_tokens=0),
     asks("more min_tokens than max_tokens", "min_tokens", "20", "10", min_tokens=20, max_tokens=10),

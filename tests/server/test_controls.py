@@ -215,7 +215,7 @@ class TestGuidedDecoding:
             ),
             (
                 {"guided_json": '{"type": '},
-                "guided_json: expected a valid value (Value error, not JSON: Expecting value",
+                "guided_json: expected a JSON value (Input data was truncated",
             ),
             (
                 {"guided_regex": "(a"},
@@ -223,7 +223,7 @@ class TestGuidedDecoding:
             ),
             ({"guided_grammar": "root ::= b"}, "guided_grammar: cannot be compiled: "),
             ({"guided_choice": "[]"}, "guided_choice: cannot be compiled: Choice '[]' cannot be an empty list"),
-            ({"guided_choice": "left"}, "guided_choice: expected a valid value (Value error, not JSON: "),
+            ({"guided_choice": "left"}, "guided_choice: expected a JSON value ("),
             ({"response_format": '{"type": "xml"}'}, "response_format.type: expected one of text, json_object, "),
             (
                 {"guided_regex": "a", "guided_choice": '["a"]'},

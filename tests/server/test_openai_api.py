@@ -129,6 +129,34 @@ def test_the_answer_is_that_of_vllm_serve(
     assert comparable(send(frontend, case, files)) == comparable(expected[case.name])
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"chat_template": "{{ 7*7 }}"}, "chat_template: "),
+        ({"chat_template_kwargs": {"chat_template": "{{ 7*7 }}"}}, "chat_template_kwargs.chat_template: "),
+        ({"chat_template_kwargs": {"tokenize": True, "padding": "max_length", "max_length": 2**40}}, "tokenize"),
+        ({"mm_processor_kwargs": {"patch_size": 7}}, "mm_processor_kwargs: 'patch_size'"),
+        ({"mm_processor_kwargs": {"max_pixels": 100}}, "a whole number from 3136 to 1003520, got 100"),
+        ({"vllm_xargs": {"a": 1}}, "TRUSTED_PARAMETERS"),
+        ({"n": 129}, "MAX_N"),
+    ],
+)
+def test_what_a_client_may_not_set_is_refused_by_name(frontend: Frontend, fields: dict[str, Any], told: str) -> None:
+    body = {"model": MODEL, "messages": user(image(), text(DESCRIBE)), "max_tokens": 4, **fields}
+    answer = frontend.post(CHAT, body)
+    assert (answer.status, answer.json["error"]["type"]) == (400, "BadRequestError")
+    assert told in answer.json["error"]["message"]
+
+
+def test_pixels_and_frames_may_be_lowered(frontend: Frontend) -> None:
+    def tokens(**fields: Any) -> int:
+        body = {"model": MODEL, "messages": user(image(), text(DESCRIBE)), "max_tokens": 1, **fields}
+        return int(frontend.post(CHAT, body).json["usage"]["prompt_tokens"])
+
+    assert tokens(mm_processor_kwargs={"max_pixels": 3136}) < tokens()
+    assert tokens(media_io_kwargs={"video": {"num_frames": 2}}) == tokens()
+
+
 # The calls that people make
 
 

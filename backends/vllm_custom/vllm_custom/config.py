@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
-from vllm_custom.errors import ConfigError, listing
+from vllm_custom.errors import ConfigError, listing, shorten, suggestion
 from vllm_custom.hosts import HostPattern
 
 
 class Settings(BaseModel):
     """What config.pbtxt says about this model, beyond tensors. Sizes are in bytes, pixels, frames and seconds."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_name: str
     decoupled: bool
@@ -51,6 +50,27 @@ class Settings(BaseModel):
     openai_args: dict[str, Any] = Field(default_factory=dict)
     openai_paths: tuple[str, ...] = ()
     score_max_documents: int = 1000
+    trust_request_chat_template: bool = False
+    trust_request_mm_kwargs: bool = False
+    trusted_parameters: tuple[str, ...] = ()
+    request_max_json_bytes: int = 128 * 1024 * 1024
+    request_max_json_values: int = 500_000
+    request_max_json_depth: int = 100
+    max_message_parts: int = 10_000
+    chat_template_kwargs_max_bytes: int = 1024 * 1024
+    render_timeout_seconds: int = 30
+    max_n: int = 128
+    max_prompts: int = 2048
+    max_stop_strings: int = 64
+    max_stop_characters: int = 1024
+    max_bad_words: int = 128
+    max_bad_word_characters: int = 256
+    max_logit_bias: int = 1024
+    max_token_ids: int = 16_384
+    max_prompt_logprobs: int = 200_000
+    max_repetition_pattern: int = 256
+    structured_max_bytes: int = 1024 * 1024
+    structured_compile_seconds: int = 10
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -139,10 +159,9 @@ def _bad_value(spec: ConfigParameterSpec, text: str) -> ConfigError:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key.upper(), known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = suggestion(key.upper(), known)
     engine = "; vLLM engine arguments belong in model.json" if key.islower() else ""
-    return f"config.pbtxt: unknown parameter {key!r}{hint} (known: {listing(known)}){engine}"
+    return f"config.pbtxt: unknown parameter {shorten(key)}{hint} (known: {listing(known)}){engine}"
 
 
 def _expected(spec: ConfigParameterSpec) -> str:

@@ -7,6 +7,7 @@ which HTTP and gRPC status Triton makes of each code.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -22,6 +23,8 @@ _MAX_CAUSES = 20
 _FIELD = re.compile(r"([A-Za-z_][\w.\[\]]{0,127}): ")
 # Messages of libraries that say what was being done, with all of its data, and not what went wrong.
 _WRAPPER = re.compile(r"Failed to apply \w+ on data=|.*\bat 0x[0-9a-fA-F]", re.DOTALL)
+
+_LONGEST_GUESSED_NAME = 100
 
 
 class BackendError(Exception):
@@ -121,12 +124,20 @@ def invalid(field: str, got: object, expected: str) -> InvalidRequestError:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """``repr(value)`` in at most about ``limit`` characters; long bytes and strings show their length instead."""
+    """``repr(value)`` in at most about ``limit`` characters; what is long is not looked at as a whole."""
     if isinstance(value, (bytes, str)) and len(value) > limit:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         return f"{value[: limit // 2]!r}... ({len(value)} {unit})"
     text = bounded_repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?`` where one of ``known`` looks like ``name``; empty where none does."""
+    if len(name) > _LONGEST_GUESSED_NAME:  # the comparison takes time with the square of the length
+        return ""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def listing(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fake_engine import FACTS, FakeEngine
 from vllm_custom.chat import PromptBuilder
+from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
@@ -156,3 +157,15 @@ def test_messages_are_taken_with_their_media(builder: PromptBuilder) -> None:
     plan = builder.plan(parse_request({"messages": np.array([content], np.object_)}, "{}", ()))
     assert plan.templated
     assert [element.field for element in plan.elements] == ["messages[0].content[0].image_url"]
+
+
+def test_numbered_placeholders_are_asked_for_within_a_bound() -> None:
+    """For each of N of them the processor wrote out N: 100,000 in a text stopped everybody."""
+    asked: list[int] = []
+
+    def spell(_: str, number: int) -> str:
+        asked.append(number)
+        return f"<|image_{number}|>"
+
+    found = Placeholders(spell, ["image"]).count("".join(f"<|image_{number}|>" for number in range(1, 5000)))
+    assert found == {"image": max(asked)} == {"image": 1024}

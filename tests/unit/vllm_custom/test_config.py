@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from vllm_custom.config import Settings
+from vllm_custom.contract import CONFIG_PARAMETERS
 from vllm_custom.errors import ConfigError
 from vllm_custom.hosts import HostPattern
 
@@ -50,6 +51,14 @@ def test_a_bare_config_has_the_defaults_of_the_table() -> None:
         max_inflight_requests=0,
         lora_dir="",
     )
+
+
+def test_every_parameter_has_a_field_and_every_field_a_parameter() -> None:
+    """A key of the table without a field was dropped without a word."""
+    of_triton = {"model_name", "decoupled", "max_batch_size", "declared_outputs", "declared_inputs"}
+    assert {spec.name.lower() for spec in CONFIG_PARAMETERS} == set(Settings.model_fields) - of_triton
+    with pytest.raises(ValidationError, match="no_such_limit"):
+        Settings(**Settings.from_model_config({"name": "model"}).model_dump(), no_such_limit=1)
 
 
 def test_tritons_own_fields_are_read() -> None:

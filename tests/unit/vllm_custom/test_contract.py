@@ -9,8 +9,10 @@ from typing import Any
 import fakes
 import pytest
 
-from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS
+from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 from vllm_custom.contract.reference import reference
+from vllm_custom.contract.specs import Trust
+from vllm_custom.engine.vllm import pooling, sampling
 from vllm_custom.errors import ConfigError
 from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.triton.autocomplete import auto_complete
@@ -71,7 +73,7 @@ def _rows(tensors: list[dict[str, Any]]) -> dict[str, tuple[str, list[int]]]:
     return {tensor["name"]: (tensor["data_type"], tensor["dims"]) for tensor in tensors}
 
 
-@pytest.mark.parametrize("table", [INPUTS, OUTPUTS, REQUEST_PARAMETERS, CONFIG_PARAMETERS])
+@pytest.mark.parametrize("table", [INPUTS, OUTPUTS, REQUEST_PARAMETERS, CONFIG_PARAMETERS, VLLM_FIELDS])
 def test_names_are_unique(table: Any) -> None:
     names = [row.name for row in table]
     assert len(set(names)) == len(names)
@@ -89,6 +91,28 @@ def test_official_tensors_are_all_there_and_marked(table: Any, official: Any) ->
 
 def test_request_parameters_are_the_fields_of_the_typed_parameters() -> None:
     assert [row.name for row in REQUEST_PARAMETERS] == list(ControlParameters.model_fields)
+
+
+@pytest.mark.parametrize("row", [*REQUEST_PARAMETERS, *VLLM_FIELDS], ids=lambda row: row.name)
+def test_who_may_set_a_parameter_is_said_by_parameters_that_exist(row: Any) -> None:
+    assert set(row.by) <= {spec.name for spec in CONFIG_PARAMETERS}
+    assert bool(row.by) or row.trust is not Trust.OPERATOR
+    assert not row.by or row.trust in (Trust.BOUNDED, Trust.OPERATOR)
+
+
+def test_limits_are_in_one_table() -> None:
+    page = reference()
+    limits = page[page.index("## Limits") :]
+    assert {spec.name for spec in CONFIG_PARAMETERS if f"| `{spec.name}` |" in limits} == {
+        spec.name for spec in CONFIG_PARAMETERS if spec.is_limit
+    }
+    assert all(page.count(f"| `{spec.name}` |") == 1 for spec in CONFIG_PARAMETERS)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_every_field_of_the_installed_vllm_has_been_judged() -> None:
+    fields = {**sampling.sampling_fields(), **pooling.pooling_fields(), **pooling.scoring_fields()}
+    assert set(fields) - {spec.name for spec in VLLM_FIELDS} == set()
 
 
 def test_config_defaults_have_their_kind_and_are_allowed() -> None:

@@ -33,8 +33,8 @@ INTERNAL = {
     ("loops.py", "RuntimeError"),
     ("media/fetch.py", "FetchError"),
     ("media/fetch.py", "TooLargeError"),
-    ("request/parameters.py", "ValueError"),
     ("serving/life.py", "RuntimeError"),
+    ("contract/limits.py", "ValueError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),
 }
@@ -155,3 +155,22 @@ def test_values_are_shortened(value: object, expected: str) -> None:
 @pytest.mark.parametrize(("names", "expected"), [(["b", "a"], "a, b"), ([], "(none)")])
 def test_names_are_listed_in_order(names: list[str], expected: str) -> None:
     assert errors.listing(names) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**7, b"x" * 10**7, ["a"] * 10**6, {str(i): i for i in range(10**5)}, 10**10**5, [[["x" * 10**6]]]],
+    ids=["text", "bytes", "list", "object", "integer", "nested"],
+)
+def test_a_large_value_is_shown_without_being_written_out(value: object) -> None:
+    assert len(errors.shorten(value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("temprature", "; did you mean temperature?"), ("zzz", ""), ("temperature" * 100_000, "")],
+    ids=["close", "far", "long"],
+)
+def test_suggestions_are_for_names_of_ordinary_length(name: str, hint: str) -> None:
+    """Comparing takes time with the square of the length: a name of 1 MB stopped everybody."""
+    assert errors.suggestion(name, ["temperature", "top_p"]) == hint

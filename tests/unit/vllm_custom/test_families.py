@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine, install_connector, media, prompts
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import HandleTable, MediaLoader
-from vllm_custom.request import GenerateCall, parse_request
+from vllm_custom.request import ClientRules, GenerateCall, ProcessorBounds, parse_request
 
 pytestmark = [
     pytest.mark.usefixtures("vllm"),
@@ -154,3 +155,60 @@ async def test_embeddings_take_the_place_of_a_picture(
     (item,) = rendered["mm_kwargs"]["image"]
     assert np.array_equal(item["image_embeds"].data.reshape(4, -1).numpy(), values)
     model.media.close()
+
+
+# What the engine says for the rules of clients
+
+
+@FAMILIES
+def test_pixels_of_the_processor(models: dict[str, Model], family: str) -> None:
+    """Other families count tiles, or edges in pixels, by the same names."""
+    expected = ProcessorBounds(784, 3136) if family == "qwen3_vl" else ProcessorBounds()
+    assert ProcessorBounds(*media.processor_bounds(models[family].engine)) == expected
+
+
+@pytest.mark.parametrize("size", [(20, 20), (112, 112), (200, 100), (600, 30)], ids=str)
+async def test_fewer_pixels_make_fewer_tokens(models: dict[str, Model], size: tuple[int, int]) -> None:
+    model, file = models["qwen3_vl"], encode(Image.new("RGB", size, RED))
+    rules = ClientRules(processor=ProcessorBounds(*media.processor_bounds(model.engine)))
+    tensors = {"text_input": np.array([b"hi"], np.object_), "image": np.array([file], np.object_)}
+
+    async def tokens(kwargs: dict[str, int]) -> int:
+        parameters = json.dumps({"mm_processor_kwargs": kwargs})
+        rendered = await model.render(parse_request(tensors, parameters, (), rules=rules))
+        return int(rendered["mm_placeholders"]["image"][0].length)
+
+    lengths = [await tokens(kwargs) for kwargs in ({"max_pixels": 784}, {"max_pixels": 1568}, {"max_pixels": 3136}, {})]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1] or size == (20, 20)
+
+
+@FAMILIES
+async def test_the_longest_prompt_is_vllms(models: dict[str, Model], family: str) -> None:
+    engine = models[family].engine
+    most = prompts.max_prompt_chars(engine)
+    assert most is not None
+    with pytest.raises(Exception, match=f"more than {most} characters"):
+        await prompts.render_text(engine, {"prompt": "x" * (most + 1)})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "end"),
+    [
+        ({}, "[assistant]"),
+        ({"add_generation_prompt": False}, "ab"),
+        ({"continue_final_message": True}, "ab"),
+        ({"chat_template_kwargs": {"chat_template": "{{ messages[0]['content'] }}!"}}, "ab!"),
+    ],
+)
+async def test_how_a_template_ends(models: dict[str, Model], parameters: dict[str, Any], end: str) -> None:
+    model = models["internvl"]
+    messages = json.dumps([{"role": "user", "content": "ab"}])
+    made = parse_request(
+        {"messages": np.array([messages], np.object_)},
+        json.dumps(parameters),
+        (),
+        rules=ClientRules(trust_chat_template=True),
+    )
+    rendered = await model.render(made)
+    assert model.engine.get_tokenizer().decode(rendered["prompt_token_ids"]).endswith(end)

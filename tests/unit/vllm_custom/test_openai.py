@@ -39,6 +39,7 @@ from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.media import find_media
 from vllm_custom.openai.models import AdaptersOfRequests
 from vllm_custom.openai.service import OpenAIService
+from vllm_custom.request import ClientRules
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import ResponseStream, SenderPool
 
@@ -81,6 +82,8 @@ def test_headers_of_a_connection_or_with_secrets_are_dropped() -> None:
         ('{"path": "/version", "headers": {"a": "b\\r\\nc: d"}}', "openai_request.headers"),
         ('{"path": "/version", "headers": {"\\u00e4": "b"}}', "openai_request.headers"),
         ('{"path": "/version", "port": 1}', "openai_request"),
+        (json.dumps({"path": "/version", "headers": {"a": "b" * 10**6}}), "openai_request.headers"),
+        (json.dumps({"path": "/version", "headers": {f"a{i}": "b" for i in range(101)}}), "openai_request.headers"),
     ],
 )
 def test_wrong_envelopes_name_the_field(text: str, field: str) -> None:
@@ -107,7 +110,7 @@ def handled(body: Any, *, rows: int = 1, decoupled: bool = True, parameters: str
     """What the handler of a model with batches reads."""
     envelope = json.dumps({"path": "/v1/completions", "body": body})
     unused: Any = None
-    handler = OpenAIHandler(unused, decoupled=decoupled, batched=True)
+    handler = OpenAIHandler(unused, ClientRules(), decoupled=decoupled, batched=True)
     tensors = {"openai_request": np.array([[envelope]] * rows, dtype=object)}
     return handler.parse(Incoming(tensors, parameters, timeout_us))
 

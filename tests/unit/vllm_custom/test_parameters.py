@@ -1,6 +1,7 @@
 """Request parameters: merged, told apart, typed."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_values_are_typed_and_objects_may_be_json_strings(name: str, sent: Any, 
 def test_a_wrong_type_is_named_with_its_value(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as error:
         parse({name: value})
-    assert str(error.value).startswith(f"{name}: expected a valid value (")
+    assert re.match(f"{name}: expected a (valid|JSON) value ", str(error.value))
     assert repr(value)[:20] in str(error.value)
 
 

@@ -103,13 +103,19 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
         ({"text_input": text("x"), "sampling_parameters": text("{")}, "sampling_parameters: expected a JSON object"),
         ({"text_input": text("x"), "sampling_parameters": text("")}, "sampling_parameters: expected a JSON object"),
         ({"text_input": text("x"), "sampling_parameters": text("[]")}, "sampling_parameters: expected a JSON object"),
-        ({"messages": text("hello")}, "messages: expected a JSON list of chat messages (Expecting value"),
-        ({"messages": text(b"\xff")}, "messages: expected UTF-8 text"),
+        (
+            {"messages": text("hello")},
+            "messages: expected a JSON list of chat messages (JSON is malformed: invalid character (byte 0)",
+        ),
+        ({"messages": text(b'["\xff"]')}, "messages: expected a JSON list of chat messages (not UTF-8)"),
         ({"messages": text('{"role": "user"}')}, "messages: expected a non-empty JSON list of objects, got {"),
         ({"messages": text("[]")}, "messages: expected a non-empty JSON list of objects, got []"),
         ({"messages": text('["hi"]')}, "messages: expected a non-empty JSON list of objects, got ['hi']"),
-        ({"messages": text("[" * 100_000)}, "messages: expected a JSON list of chat messages (maximum recursion"),
-        ({"messages": text("1" * 5000)}, "messages: expected a JSON list of chat messages (Exceeds the limit"),
+        ({"messages": text("[" * 100_000)}, "messages: expected a JSON list of chat messages (nested too deep)"),
+        (
+            {"messages": text("1" * 5000)},
+            "messages: expected a JSON list of chat messages (Integer value out of range)",
+        ),
         (
             {"text_input": text("x"), "stream": flag(True), "exclude_input_in_output": flag(False)},
             "exclude_input_in_output: false is not possible with stream: true",

@@ -13,7 +13,7 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine
 from vllm_custom.engine.vllm import sampling as vllm_sampling
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.sampling import SamplingBuilder
+from vllm_custom.sampling import SamplingBuilder, check_prompt_logprobs
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -161,6 +161,26 @@ def test_a_bad_value_is_refused_by_name(builder: SamplingBuilder, name: str, sen
         build(builder, **{name: sent})
     assert str(error.value).startswith(name)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens", "fits"), [(None, 10**9, True), (1, 50, True), (1, 51, False), (-1, 1, False)]
+)
+def test_log_probabilities_of_a_long_prompt_are_bounded(
+    builder: SamplingBuilder, asked: int | None, tokens: int, fits: bool
+) -> None:
+    """vLLM makes an object of each on the event loop."""
+    sampling = build(builder, prompt_logprobs=asked)
+    _, error = fakes.outcome(lambda: check_prompt_logprobs(sampling, tokens, 100))
+    assert (error is None) is fits
+    assert fits or "MAX_PROMPT_LOGPROBS" in str(error)
+
+
+def test_refusals_of_vllm_have_an_end(builder: SamplingBuilder) -> None:
+    """vLLM repeats every wrong token id."""
+    with pytest.raises(InvalidRequestError) as error:
+        build(builder, bad_words=["x"] * 128 + [""])
+    assert len(str(error.value)) < 1100
 
 
 def test_structured_outputs_are_handed_on(builder: SamplingBuilder) -> None:

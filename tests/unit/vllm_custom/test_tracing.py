@@ -11,6 +11,7 @@ import pytest
 from tests.fake_engine import FACTS, FakeEngine
 from vllm_custom.config import Settings
 from vllm_custom.handlers import Incoming, RowReader
+from vllm_custom.request import ClientRules
 from vllm_custom.triton.tracing import span_of
 
 MINE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
@@ -24,7 +25,9 @@ def request(context: Any) -> Any:
 
 def trace_headers(request: Any, given: dict[str, str] | None, *, traces: bool = True) -> Any:
     """What the engine is told of a request with the parameters ``given``; ``traces``: whether it reports spans."""
-    rows = RowReader(FakeEngine(facts=replace(FACTS, traces=traces)), Settings.from_model_config({"name": "model"}))
+    rows = RowReader(
+        FakeEngine(facts=replace(FACTS, traces=traces)), Settings.from_model_config({"name": "model"}), ClientRules()
+    )
     tensors = {"text_input": np.array([b"hi"], np.object_)}
     incoming = Incoming(tensors, parameters=json.dumps(given or {}), span=span_of(request))
     return rows.parsed(incoming, rows.read(incoming)).trace_headers

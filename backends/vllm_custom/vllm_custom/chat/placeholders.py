@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from vllm_custom.errors import InvalidRequestError
 
+# More of them than any prompt has items: each is asked of the model's processor, which writes out all before it.
+_MOST_NUMBERED = 1024
+
 Spell = Callable[[str, int], str | None]
 
 
@@ -51,7 +54,7 @@ class Placeholders:
         if first is None or first == second:
             return text.count(first) if first else 0
         count = 0  # models that number their placeholders: <|image_1|>, <|image_2|>, ...
-        while (following := self._spell(modality, count + 1)) and following in text:
+        while count < _MOST_NUMBERED and (following := self._spell(modality, count + 1)) and following in text:
             count += 1
         return count
 

@@ -19,6 +19,7 @@ from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
 from vllm_custom.media.sampling import FrameSampling
 from vllm_custom.request import GenerateCall
+from vllm_custom.request.template_kwargs import TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class RenderedPrompt:
     def text(self) -> str:
         """The prompt as text; empty where only tokens are known."""
         return str(self.engine_input.get("prompt") or "")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.engine_input.get("prompt_token_ids") or ())
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class PromptBuilder:
             templated = self._needs_template(counts, found) if templated is None else templated
             if not templated:
                 self._placeholders.check(found, counts)
-        if templated and not self._has_template:
+        if templated and not (self._has_template or TEMPLATE in control.chat_template_kwargs):
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
@@ -167,11 +173,14 @@ class PromptBuilder:
         return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
     async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
-        add = call.control.add_generation_prompt
-        opening = {"add_generation_prompt": self._add_generation_prompt if add is None else add}
+        add, goes_on = call.control.add_generation_prompt, call.control.continue_final_message
+        opening = {
+            "add_generation_prompt": self._add_generation_prompt and not goes_on if add is None else add,
+            "continue_final_message": goes_on,
+        }
         rendered = await self._engine.render_chat(
             messages,
-            template=self._template,
+            template=call.control.chat_template_kwargs.get(TEMPLATE, self._template),
             template_kwargs=opening | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
         )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, TensorSpec
+from vllm_custom.contract.table import (
+    CONFIG_PARAMETERS,
+    INPUTS,
+    OUTPUTS,
+    REQUEST_PARAMETERS,
+    VLLM_FIELDS,
+    ConfigParameterSpec,
+    TensorSpec,
+    Trust,
+)
 
 _HEAD = """# Reference
 
@@ -32,7 +41,7 @@ _REQUEST = """
 ## Request parameters
 
 In `parameters` of a request, at the top level of the JSON of `generate` and `generate_stream`, or as one JSON object in
-the input `sampling_parameters` (which wins). Every field of the installed vLLM's `SamplingParams` is accepted, such as
+the input `sampling_parameters` (which wins). The fields of the installed vLLM's `SamplingParams` are accepted, such as
 `temperature`, `max_tokens`, `top_p`, `stop`, `seed`, `n` and `logprobs`, and the ones below. Lists and objects may be
 JSON strings, since Triton's endpoints take no nested values there; strings that hold numbers or booleans are read as
 such. Defaults are those of `vllm serve`: the model's generation_config, `max_tokens` 16 for a raw prompt, and the rest
@@ -53,12 +62,35 @@ A parameter may also be a typed tensor: declare an input of its name in config.p
 (a list takes all elements). What comes in it wins over the other ways.
 """
 
+_TRUST = """
+Who may set them: **free**, every client; **bounded**, every client, within the config parameters that are named;
+**operator's**, nobody until the config parameter that is named allows it. What is refused is refused by its name. The
+same rules hold in the body of `openai_request`.
+"""
+
+_FIELDS = """
+### Fields of vLLM's SamplingParams and PoolingParams
+
+A field that only a newer vLLM has is the operator's. Free are {free}. The others:
+"""
+
+_LIMITS = """
+## Limits
+
+What a request may ask for. Each is a config parameter, is checked before the work that it bounds, and has a default
+that ordinary requests never meet; a refusal names the parameter. Beside them, text that cannot fit into the model's
+context is refused before it is tokenised: a prompt, the messages of a chat together, a query or a document of more
+characters than `max_model_len` times the longest token of the tokenizer (16 times that where
+`truncate_prompt_tokens`, `max_tokens_per_query` or `max_tokens_per_doc` cuts it).
+"""
+
 _CONFIG = """
 ## Config parameters
 
-In config.pbtxt: `parameters { key: "MEDIA_MAX_BYTES" value: { string_value: "1000000" } }`. Unknown keys and bad values
-fail the model's load. vLLM engine arguments are not here: they are in model.json, exactly as vLLM names them. Relative
-paths in model.json and multi_lora.json are taken from the version folder.
+In config.pbtxt: `parameters { key: "MEDIA_MAX_BYTES" value: { string_value: "1000000" } }`. The
+[limits](#limits) are set there, too. Unknown keys and bad values fail the model's load. vLLM engine arguments are not
+here: they are in model.json, exactly as vLLM names them. Relative paths in model.json and multi_lora.json are taken
+from the version folder.
 """
 
 
@@ -72,29 +104,64 @@ def reference() -> str:
             _OUTPUTS,
             _tensors(OUTPUTS),
             _REQUEST,
-            _table(
-                ("name", "type", "default", "official", "meaning"),
-                (
-                    (f"`{row.name}`", row.type_name, row.default, _yes(row.official), row.meaning)
-                    for row in REQUEST_PARAMETERS
-                ),
-            ),
+            _TRUST,
+            _request_parameters(),
+            _fields(),
             _CONFIG,
-            _table(
-                ("name", "type", "default", "official", "meaning"),
-                (
-                    (
-                        f"`{row.name}`",
-                        _kind(row.kind) + (f", {row.unit}" if row.unit else ""),
-                        _default(row.default),
-                        _yes(row.official),
-                        row.meaning,
-                    )
-                    for row in CONFIG_PARAMETERS
-                ),
-            ),
+            _config_parameters(spec for spec in CONFIG_PARAMETERS if not spec.is_limit),
+            _LIMITS,
+            _config_parameters(spec for spec in CONFIG_PARAMETERS if spec.is_limit),
         )
     )
+
+
+def _request_parameters() -> str:
+    return _table(
+        ("name", "type", "default", "official", "who may set it", "meaning"),
+        (
+            (
+                f"`{row.name}`",
+                row.type_name,
+                row.default,
+                _yes(row.official),
+                _trust(row.trust, row.by),
+                row.meaning,
+            )
+            for row in REQUEST_PARAMETERS
+        ),
+    )
+
+
+def _fields() -> str:
+    free = ", ".join(f"`{row.name}`" for row in VLLM_FIELDS if row.trust is Trust.FREE)
+    return _FIELDS.format(free=free) + _table(
+        ("name", "who may set it", "why"),
+        (
+            (f"`{row.name}`", _trust(row.trust, row.by), row.reason)
+            for row in VLLM_FIELDS
+            if row.trust is not Trust.FREE
+        ),
+    )
+
+
+def _config_parameters(specs: Iterable[ConfigParameterSpec]) -> str:
+    return _table(
+        ("name", "type", "default", "official", "meaning"),
+        (
+            (
+                f"`{row.name}`",
+                _kind(row.kind) + (f", {row.unit}" if row.unit else ""),
+                _default(row.default),
+                _yes(row.official),
+                row.meaning,
+            )
+            for row in specs
+        ),
+    )
+
+
+def _trust(trust: Trust, by: Sequence[str]) -> str:
+    return trust.value + (f": {', '.join(by)}" if by else "")
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:

@@ -8,57 +8,32 @@ the same name and with the same meaning.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_custom.contract.fields import VLLM_FIELDS
+from vllm_custom.contract.limits import REQUEST_LIMITS, TRUST_PARAMETERS
+from vllm_custom.contract.specs import (
+    ConfigParameterSpec,
+    FieldSpec,
+    RequestParameterSpec,
+    TensorSpec,
+    Trust,
+)
 from vllm_custom.hosts import HostPattern, parse_network
 
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output tensor. ``dims`` are without the batch dimension, -1 is any number of elements."""
-
-    name: str
-    data_type: str
-    dims: tuple[int, ...]
-    meaning: str
-    official: bool = False
-
-    def as_config(self, *, optional: bool) -> dict[str, object]:
-        """The tensor as ``auto_complete_model_config.add_input`` and ``add_output`` take it."""
-        entry: dict[str, object] = {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
-        return entry | {"optional": True} if optional else entry
-
-
-@dataclass(frozen=True)
-class RequestParameterSpec:
-    """One request parameter that is not a field of vLLM's SamplingParams (those are all accepted)."""
-
-    name: str
-    type_name: str
-    default: str
-    meaning: str
-    official: bool = False
-
-
-@dataclass(frozen=True)
-class ConfigParameterSpec:
-    """One entry of ``parameters`` in config.pbtxt.
-
-    ``kind`` is bool, int, str, or tuple for a list; ints have an allowed range. ``parse`` makes a value of each element
-    of a list (separated by commas), or of a string, and raises ValueError where it is not ``allowed``.
-    """
-
-    name: str
-    kind: type
-    default: bool | int | str | tuple[()]
-    meaning: str
-    minimum: int = 0
-    unit: str = ""
-    official: bool = False
-    parse: Callable[[str], object] | None = None
-    allowed: str = ""
+__all__ = [
+    "CONFIG_PARAMETERS",
+    "INPUTS",
+    "OUTPUTS",
+    "PYTHON_BACKEND_PARAMETERS",
+    "REQUEST_PARAMETERS",
+    "VLLM_FIELDS",
+    "ConfigParameterSpec",
+    "FieldSpec",
+    "RequestParameterSpec",
+    "TensorSpec",
+    "Trust",
+]
 
 
 def _folder(text: str) -> str:
@@ -267,6 +242,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     ),
 )
 
+_STRUCTURED = ("STRUCTURED_MAX_BYTES", "STRUCTURED_COMPILE_SECONDS")
+
 REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
     RequestParameterSpec(
         "lora_name", "string", "no adapter", "An adapter of multi_lora.json or LORA_DIR.", official=True
@@ -277,6 +254,8 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "none",
         "vLLM's StructuredOutputsParams: exactly one of json, regex, choice, grammar, json_object, structural_tag.",
         official=True,
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
     RequestParameterSpec(
         "apply_chat_template",
@@ -290,27 +269,53 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "true, but false for a pooling model",
         "Passed to the chat template: open the assistant's turn.",
     ),
-    RequestParameterSpec("chat_template_kwargs", "JSON object", "{}", "Further arguments of the chat template."),
     RequestParameterSpec(
-        "mm_processor_kwargs", "JSON object", "{}", "Arguments of the model's media processor, e.g. max_pixels."
+        "continue_final_message",
+        "bool",
+        "false",
+        "Passed to the chat template: leave the last message open, so that the model goes on with it.",
+    ),
+    RequestParameterSpec(
+        "chat_template_kwargs",
+        "JSON object",
+        "{}",
+        "Variables of the chat template, such as enable_thinking, by any name; tools and documents among them. The key "
+        "chat_template needs TRUST_REQUEST_CHAT_TEMPLATE; other arguments of the tokenizer are always refused.",
+        trust=Trust.BOUNDED,
+        by=("CHAT_TEMPLATE_KWARGS_MAX_BYTES", "TRUST_REQUEST_CHAT_TEMPLATE"),
+    ),
+    RequestParameterSpec(
+        "mm_processor_kwargs",
+        "JSON object",
+        "{}",
+        "Arguments of the model's media processor. Everybody may lower max_pixels (pixels that an image or frame is "
+        "reduced to), from the model's smallest to its own max_pixels.",
+        trust=Trust.OPERATOR,
+        by=("TRUST_REQUEST_MM_KWARGS",),
     ),
     RequestParameterSpec(
         "num_frames",
         "int",
         "VIDEO_MAX_FRAMES, or num_frames of media_io_kwargs in model.json",
         "Frames taken of each clip, spread evenly over it; at most VIDEO_MAX_FRAMES.",
+        trust=Trust.BOUNDED,
+        by=("VIDEO_MAX_FRAMES",),
     ),
     RequestParameterSpec(
         "fps",
         "float",
         "none, or fps of media_io_kwargs in model.json",
         "Frames taken for each second of a clip; together with num_frames, whichever takes fewer.",
+        trust=Trust.BOUNDED,
+        by=("VIDEO_MAX_FRAMES",),
     ),
     RequestParameterSpec(
         "media_io_kwargs",
         "JSON object",
         "{}",
         'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}.',
+        trust=Trust.BOUNDED,
+        by=("VIDEO_MAX_FRAMES",),
     ),
     RequestParameterSpec(
         "priority",
@@ -321,17 +326,36 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "sampling_parameters.",
     ),
     RequestParameterSpec(
-        "guided_json", "JSON object", "none", "Guided decoding: the text is JSON of this JSON schema."
+        "guided_json",
+        "JSON object",
+        "none",
+        "Guided decoding: the text is JSON of this JSON schema.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
     RequestParameterSpec(
-        "guided_regex", "string", "none", "Guided decoding: the whole text matches this regular expression."
+        "guided_regex",
+        "string",
+        "none",
+        "Guided decoding: the whole text matches this regular expression.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
-    RequestParameterSpec("guided_choice", "JSON list of strings", "none", "Guided decoding: the text is one of these."),
+    RequestParameterSpec(
+        "guided_choice",
+        "JSON list of strings",
+        "none",
+        "Guided decoding: the text is one of these.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
+    ),
     RequestParameterSpec(
         "guided_grammar",
         "string",
         "none",
         "Guided decoding: the text follows this grammar, in the form that the configured backend reads (GBNF, Lark).",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
     RequestParameterSpec("guided_json_object", "bool", "false", "Guided decoding: the text is some JSON object."),
     RequestParameterSpec(
@@ -339,6 +363,8 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "JSON object",
         "none",
         "Guided decoding: free text with parts between tags that follow schemas, as vLLM's structural_tag.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
     RequestParameterSpec(
         "response_format",
@@ -346,6 +372,8 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "none",
         "Guided decoding as OpenAI writes it: type is text, json_object, json_schema or structural_tag. All ways to "
         "ask for guided decoding together may name one constraint.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
     ),
     RequestParameterSpec(
         "timeout",
@@ -548,6 +576,8 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "Elements that the input documents may have; each is a prompt of its own for the engine.",
         minimum=1,
     ),
+    *TRUST_PARAMETERS,
+    *REQUEST_LIMITS,
 )
 
 # Keys that Triton's python backend itself reads from `parameters`.

@@ -35,6 +35,10 @@ class ModelFacts:
         max_tokens_limit: the most tokens that any request may generate, set by the operator; None for no limit.
         sampling_fields, pooling_fields, scoring_fields: name to type of what a request may set.
         has_chat_template: whether the model brings a chat template.
+        template_arguments: names of arguments of what applies a chat template, which are no variables of the template.
+        max_prompt_chars: characters that a prompt may have, since more cannot fit into the context; None where the
+            engine has no tokenizer.
+        min_pixels, max_pixels: what the model's processor enlarges and reduces images to; None where it does not say.
         traces: whether the engine reports spans (otlp_traces_endpoint).
         on_one_host: whether all workers of the engine see the files of this machine.
         prefers_xgrammar: whether structured outputs are compiled by xgrammar where that can do it.
@@ -51,6 +55,10 @@ class ModelFacts:
     pooling_fields: Mapping[str, Any] = field(default_factory=dict)
     scoring_fields: Mapping[str, Any] = field(default_factory=dict)
     has_chat_template: bool = False
+    template_arguments: frozenset[str] = frozenset()
+    max_prompt_chars: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     traces: bool = False
     on_one_host: bool = True
     prefers_xgrammar: bool = True

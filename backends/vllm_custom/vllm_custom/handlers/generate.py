@@ -16,7 +16,7 @@ from vllm_custom.pooling import check_generating
 from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, check_prompt_logprobs, read_constraint
 
 
 class GenerateHandler:
@@ -30,13 +30,15 @@ class GenerateHandler:
         constraints: ConstraintCompiler,
         *,
         decoupled: bool,
+        max_prompt_logprobs: int,
     ) -> None:
-        """``decoupled``: whether a request may have several responses."""
+        """``decoupled``: whether a request may have several responses; the other is MAX_PROMPT_LOGPROBS."""
         self._calls = calls
         self._rows = rows
         self._sampling = sampling
         self._constraints = constraints
         self._decoupled = decoupled
+        self._max_prompt_logprobs = max_prompt_logprobs
         facts = calls.engine.facts
         self._pooling_names = (*facts.pooling_fields, *facts.scoring_fields)
 
@@ -89,4 +91,5 @@ class GenerateHandler:
             given["logprobs"] = 0
         sampling = self._sampling.build(given, structured, stream=call.stream, templated=plan.templated)
         async with self._calls.outputs(call, context, plan, sampling) as (outputs, prompt):
+            check_prompt_logprobs(sampling, prompt.tokens, self._max_prompt_logprobs)
             yield outputs, prompt, sampling.n

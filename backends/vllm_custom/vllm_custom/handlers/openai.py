@@ -6,7 +6,8 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest
 from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder, OpenAIService, parse_openai_request
 from vllm_custom.openai.envelope import OpenAICall
-from vllm_custom.request import split_batch
+from vllm_custom.openai.rules import prompts
+from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
 
@@ -14,9 +15,10 @@ from vllm_custom.responses import Responder
 class OpenAIHandler:
     """Serves the input openai_request."""
 
-    def __init__(self, service: OpenAIService, *, decoupled: bool, batched: bool) -> None:
+    def __init__(self, service: OpenAIService, rules: ClientRules, *, decoupled: bool, batched: bool) -> None:
         """``decoupled``: whether a request may have several responses; ``batched``: whether tensors have rows."""
         self._service = service
+        self._rules = rules
         self._decoupled = decoupled
         self._batched = batched
 
@@ -25,7 +27,7 @@ class OpenAIHandler:
         rows = split_batch(incoming.tensors) if self._batched else [incoming.tensors]
         if len(rows) > 1:
             raise InvalidRequestError(f"{OPENAI_INPUT}: expected one row, got a batch of {len(rows)}")
-        call = parse_openai_request(rows[0], incoming.parameters)
+        call = parse_openai_request(rows[0], incoming.parameters, self._rules)
         if call.streamed:
             check_stream(decoupled=self._decoupled)
         return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=_sequences(call))
@@ -37,8 +39,7 @@ class OpenAIHandler:
 
 
 def _sequences(call: OpenAICall) -> int:
-    """n of each prompt; what is none of the two is the application's to refuse."""
+    """n of each prompt."""
     body = call.body if isinstance(call.body, dict) else {}
-    n, prompts = body.get("n"), body.get("prompt")
-    several = prompts if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else [None]
-    return max(1, n if type(n) is int else 1) * len(several)
+    n = body.get("n")
+    return max(1, n if type(n) is int else 1) * prompts(body)

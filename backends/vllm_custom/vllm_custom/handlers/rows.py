@@ -10,6 +10,7 @@ from vllm_custom.contract import INPUTS
 from vllm_custom.engine import Engine
 from vllm_custom.handlers.base import Incoming, Parsed, shortest
 from vllm_custom.request import (
+    ClientRules,
     GenerateCall,
     Tensors,
     TypedInputs,
@@ -24,8 +25,9 @@ _EMBEDDING_INPUT = "embedding_request"
 class RowReader:
     """Reads the rows of requests to one model."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, rules: ClientRules) -> None:
         facts = engine.facts
+        self._rules = rules
         fields = {**facts.pooling_fields, **facts.scoring_fields, **facts.sampling_fields}
         self._field_names = list(fields)
         self._typed = TypedInputs(settings.declared_inputs - {spec.name for spec in INPUTS}, fields)
@@ -58,8 +60,9 @@ class RowReader:
 
     def _call(self, row: Tensors, parameters: str) -> GenerateCall:
         if _EMBEDDING_INPUT in row:
-            return parse_embedding_request(row)
-        return parse_request(row, parameters, self._field_names, self._typed.values(row))
+            return parse_embedding_request(row, self._rules)
+        typed = self._typed.values(row, self._rules)
+        return parse_request(row, parameters, self._field_names, typed, self._rules)
 
 
 def _sequences(call: GenerateCall) -> int:

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.routes import OPENAI_PATHS
-from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid
-from vllm_custom.request.parameters import json_object, parse_parameters
-from vllm_custom.request.parse import text_of
+from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.openai.rules import check_body, prompts
+from vllm_custom.request.field_rules import sequences
+from vllm_custom.request.json_text import json_object, parse_json
+from vllm_custom.request.parameters import parse_parameters
+from vllm_custom.request.parse import raw_element
+from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 
 OPENAI_INPUT = "openai_request"
@@ -18,6 +22,9 @@ OPENAI_INPUT = "openai_request"
 # Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
 _STREAM_INPUT = "stream"
 _METHODS = ("GET", "POST")
+# As HTTP servers have it.
+_MOST_HEADERS = 100
+_MOST_HEADER_CHARACTERS = 64 * 1024
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
@@ -53,57 +60,87 @@ class OpenAICall:
         """Whether the body asks for server-sent events."""
         return isinstance(self.body, dict) and self.body.get("stream") is True
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences the engine generates, or prompts it reads, for this call."""
+        return sequences(self.body) * prompts(self.body) if isinstance(self.body, dict) else 1
+
     def is_allowed(self, more: Collection[str] = ()) -> bool:
         """Whether the path may be called; ``more`` are those that the model's configuration adds."""
         return self.path in OPENAI_PATHS or self.path in more
 
 
-def parse_openai_request(tensors: Tensors, parameters: str) -> OpenAICall:
+def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules | None = None) -> OpenAICall:
     """Read the input ``openai_request`` of one row and the request's parameters.
 
+    Args:
+        tensors: contract inputs by name, without a batch dimension.
+        parameters: the request's parameters as JSON text.
+        rules: what a client may set, and how much of it; None for the defaults.
+
     Raises:
-        InvalidRequestError: not the JSON that is expected, or beside other inputs.
+        InvalidRequestError: not the JSON that is expected, beside other inputs, or with what a client may not set.
     """
+    rules = rules or ClientRules()
     others = sorted(set(tensors) - {OPENAI_INPUT, _STREAM_INPUT})
     if others:
-        raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {', '.join(others)} beside it")
-    envelope = json_object(text_of(tensors, OPENAI_INPUT) or "", OPENAI_INPUT)
+        raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {shorten(', '.join(others))} beside it")
+    envelope = json_object(raw_element(tensors, OPENAI_INPUT), OPENAI_INPUT, rules)
     for key in envelope:
         if key not in _KEYS:
             raise invalid(OPENAI_INPUT, key, f"only the keys {', '.join(sorted(_KEYS))}")
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_INPUT}.path", path, "a path such as /v1/chat/completions")
-    body = envelope.get("body")
+    body = _body(envelope.get("body"), rules)
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
         raise invalid(f"{OPENAI_INPUT}.method", method, " or ".join(_METHODS))
-    _, control = parse_parameters(parameters, None, ())
+    _, control = parse_parameters(parameters, None, (), rules=rules)
     extra = sorted(control.model_fields_set - _PARAMETERS)
     if extra:
         raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_INPUT}, parameters belong in its body")
     return OpenAICall(
         path=path,
         method=method,
-        body=body if body is None or isinstance(body, (dict, str)) else json.dumps(body),
+        body=body,
         headers={**(control.trace_headers or {}), **_headers(envelope.get("headers", {}))},
         timeout=control.timeout,
     )
 
 
-def check_policy(call: OpenAICall, *, decoupled: bool) -> None:
-    """Refuse a stream where the model gives one response per request.
+def _body(given: Any, rules: ClientRules) -> dict[str, Any] | str | None:
+    """The body; JSON in a string is read, so that no rule can be passed by."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if not _is_json(given):
+            return given
+        given = parse_json(given, f"{OPENAI_INPUT}.body", "JSON", rules)
+    if not isinstance(given, dict):
+        return json.dumps(given)
+    check_body(given, rules)
+    return given
 
-    Raises:
-        UnsupportedError: as said.
-    """
-    if call.streamed and not decoupled:
-        raise UnsupportedError("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+
+def _is_json(text: str) -> bool:
+    """Whether vLLM's server would read it, which is less strict than we are and takes UTF-16 from its zero bytes."""
+    try:
+        json.loads(text.encode())
+    except (ValueError, RecursionError) as error:
+        return isinstance(error, RecursionError)
+    return True
 
 
 def _headers(given: Any) -> dict[str, str]:
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise invalid(f"{OPENAI_INPUT}.headers", given, "an object of strings")
+    if len(given) > _MOST_HEADERS or sum(map(len, (*given, *given.values()))) > _MOST_HEADER_CHARACTERS:
+        raise invalid(
+            f"{OPENAI_INPUT}.headers",
+            given,
+            f"{_MOST_HEADERS} headers and {_MOST_HEADER_CHARACTERS} characters at most",
+        )
     headers = {name.lower(): value for name, value in given.items()}
     for name, value in headers.items():
         if not name.isascii() or not all(char.isprintable() and ord(char) < 256 for char in value):

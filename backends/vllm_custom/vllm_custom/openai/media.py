@@ -58,15 +58,16 @@ class MediaOfRequest:
 def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTable) -> Iterator[None]:
     """Replace each URL in ``body`` by a handle that is valid inside the ``with`` block.
 
+    ``media_io_kwargs`` is carried out here and taken out of the body.
+
     Raises:
         InvalidRequestError: ``media_io_kwargs`` asks for what this backend does not do.
     """
+    frames = loader.frames(FrameSampling.requested(None, None, body.pop("media_io_kwargs", None) or {}))
     found = find_media(body)
     if not found:
         yield
         return
-    asked = body.get("media_io_kwargs")  # of any other type than an object, vLLM refuses it
-    frames = loader.frames(FrameSampling.requested(None, None, asked if isinstance(asked, dict) else {}))
     media = MediaOfRequest(loader, [item.element for item in found], frames)
     try:
         with handles.promise(media.get, len(found)) as names:

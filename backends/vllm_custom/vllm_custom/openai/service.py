@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Collection
 from typing import Any
+
+import msgspec
 
 from vllm_custom.config import Settings
 from vllm_custom.engine.protocol import Engine
@@ -53,6 +54,15 @@ def application_arguments(settings: Settings, chat_template: str | None) -> dict
             raise ConfigError(
                 f"config.pbtxt: parameter OPENAI_ARGS: unknown argument {name!r} (known: {listing(OPENAI_ARGUMENTS)})"
             )
+    for name, trusted in (
+        ("trust_request_chat_template", settings.trust_request_chat_template),
+        ("trust_request_mm_kwargs", settings.trust_request_mm_kwargs),
+    ):
+        if settings.openai_args.get(name, trusted) is not trusted:
+            raise ConfigError(
+                f"config.pbtxt: parameter OPENAI_ARGS: {name} contradicts the parameter {name.upper()}, which is "
+                f"{str(trusted).lower()}; expected {name.upper()} alone"
+            )
     if settings.enable_auto_tool_choice and not settings.tool_call_parser:
         raise ConfigError("config.pbtxt: parameter ENABLE_AUTO_TOOL_CHOICE needs TOOL_CALL_PARSER")
     return {
@@ -60,6 +70,9 @@ def application_arguments(settings: Settings, chat_template: str | None) -> dict
         "chat_template": chat_template,
         "tool_call_parser": settings.tool_call_parser or None,
         "enable_auto_tool_choice": settings.enable_auto_tool_choice,
+        "trust_request_chat_template": settings.trust_request_chat_template,
+        # Our own rules have judged them before: what is left is what clients may set (max_pixels).
+        "trust_request_mm_kwargs": True,
     }
 
 
@@ -136,11 +149,11 @@ class OpenAIService:
         async with contextlib.AsyncExitStack() as stack:
             if call.model != self._model_name:
                 await stack.enter_async_context(self._adapters.use(call.model))
-            body = call.body
+            body: dict[str, Any] | str | bytes | None = call.body
             if isinstance(body, dict):
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
-                body = json.dumps(body)
-            content = (body or "").encode("utf-8", "surrogatepass")
+                body = msgspec.json.encode(body)
+            content = body.encode() if isinstance(body, str) else body or b""
             if call.body is not None:
                 headers["content-length"] = str(len(content))
             await call_application(self._application, call.method, call.path, headers, content, stream)

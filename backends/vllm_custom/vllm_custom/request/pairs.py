@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 from vllm_custom.request.text import decode
 
@@ -20,18 +21,19 @@ class TextPairs:
     documents: tuple[str, ...]
 
 
-def read_pairs(tensors: Tensors) -> TextPairs | None:
+def read_pairs(tensors: Tensors, rules: ClientRules) -> TextPairs | None:
     """The pairs among ``tensors`` (one row, no batch dimension); None where both inputs are absent.
 
     Raises:
-        InvalidRequestError: one input without the other, no elements, numbers that do not match, or not UTF-8.
+        InvalidRequestError: one input without the other, none or too many elements, numbers that do not match, or no
+            UTF-8.
     """
     given = [name for name in (QUERIES_INPUT, DOCUMENTS_INPUT) if name in tensors]
     if not given:
         return None
     if len(given) == 1:
         raise InvalidRequestError(f"{QUERIES_INPUT} and {DOCUMENTS_INPUT} go together; the request has only {given[0]}")
-    queries, documents = (_texts(tensors, name) for name in given)
+    queries, documents = (_texts(tensors, name, rules) for name in given)
     if len(queries) not in (1, len(documents)):
         raise invalid(
             QUERIES_INPUT, f"{len(queries)} elements", f"1 element, or as many as documents has ({len(documents)})"
@@ -39,8 +41,9 @@ def read_pairs(tensors: Tensors) -> TextPairs | None:
     return TextPairs(queries, documents)
 
 
-def _texts(tensors: Tensors, name: str) -> tuple[str, ...]:
+def _texts(tensors: Tensors, name: str, rules: ClientRules) -> tuple[str, ...]:
     elements = tensors[name].reshape(-1)
     if not elements.size:
         raise invalid(name, "0 elements", "at least 1 element")
+    rules.check(name, elements.size, "SCORE_MAX_DOCUMENTS", "elements")
     return tuple(decode(f"{name}[{index}]", element) for index, element in enumerate(elements))

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
+from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten, suggestion
+from vllm_custom.request.field_rules import check_fields
+from vllm_custom.request.json_text import json_object, parse_json
+from vllm_custom.request.processor_kwargs import check_processor_kwargs
+from vllm_custom.request.rules import ClientRules
+from vllm_custom.request.template_kwargs import check_template_kwargs
 
 # What Triton itself puts beside the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
 _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.
 _HEADERS = frozenset({"traceparent", "tracestate"})
+_LONGEST_HEADER = max(map(len, _HEADERS))
+# Names of models and adapters, which messages repeat.
+LONGEST_NAME = 256
+_LONGEST_TRACE_HEADER = 8192
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value: Any, info: ValidationInfo) -> Any:
     """Objects may be JSON strings: Triton's endpoints take no nested values in ``parameters``."""
     if not isinstance(value, str):
         return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:  # nested too deep, or a number of thousands of digits
-        raise ValueError(f"not JSON: {error}") from error
+    return parse_json(value, str(info.field_name), "a JSON value", info.context or ClientRules())
 
 
 def _text_or_nothing(value: Any) -> Any:
     """W3C Trace Context: a header that cannot be used is ignored, and never a reason to refuse a request."""
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE_HEADER else None
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
@@ -43,10 +47,11 @@ class ControlParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lora_name: str | None = None
+    lora_name: str | None = Field(default=None, max_length=LONGEST_NAME)
     structured_outputs: JsonObject | None = None
     apply_chat_template: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     mm_processor_kwargs: JsonObject = Field(default_factory=dict)
     num_frames: int | None = Field(default=None, ge=1)
@@ -73,9 +78,10 @@ class ControlParameters(BaseModel):
 
 def parse_parameters(
     request_parameters: str,
-    sampling_parameters: str | None,
+    sampling_parameters: str | bytes | None,
     sampling_names: Sequence[str],
     typed: Mapping[str, Any] | None = None,
+    rules: ClientRules | None = None,
 ) -> tuple[dict[str, Any], ControlParameters]:
     """Split the parameters into vLLM's sampling parameters (as sent) and ours (typed).
 
@@ -84,14 +90,16 @@ def parse_parameters(
         sampling_parameters: JSON text of the tensor of that name, which wins.
         sampling_names: fields of the installed vLLM's SamplingParams.
         typed: values of input tensors that are named like parameters, which win over both.
+        rules: what a client may set; None for the defaults.
 
     Raises:
-        InvalidRequestError: an unknown name, or a value of the wrong type.
+        InvalidRequestError: an unknown name, a value of the wrong type, or what a client may not set.
     """
-    given = json_object(request_parameters or "{}", "parameters")
+    rules = rules or ClientRules()
+    given = json_object(request_parameters or "{}", "parameters", rules)
     given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
-        given |= json_object(sampling_parameters, "sampling_parameters")
+        given |= json_object(sampling_parameters, "sampling_parameters", rules)
     given |= typed or {}
     ours = {key: value for key, value in given.items() if key in ControlParameters.model_fields}
     sampling = {key: value for key, value in given.items() if key not in ours}
@@ -99,15 +107,25 @@ def parse_parameters(
     for name in sampling:
         if name not in sampling_names:
             raise InvalidRequestError(_unknown(name, known))
+    control = _control(ours, rules)
+    return check_fields(sampling, rules), control
+
+
+def _control(ours: Mapping[str, Any], rules: ClientRules) -> ControlParameters:
     try:
-        return sampling, ControlParameters.model_validate(ours)
+        control = ControlParameters.model_validate(ours, context=rules)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise invalid(name, ours[name], f"a valid value ({first['msg']})") from error
+    check_template_kwargs(control.chat_template_kwargs, rules)
+    check_processor_kwargs(control.mm_processor_kwargs, rules)
+    return control
 
 
 def _spelling(key: str) -> str:
+    if len(key) > _LONGEST_HEADER:
+        return key
     return key.lower() if key.lower() in _HEADERS else key
 
 
@@ -115,22 +133,5 @@ def _is_tritons(key: str) -> bool:
     return key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX)
 
 
-def json_object(text: str, name: str) -> dict[str, Any]:
-    """``text`` as a JSON object; ``name`` is the field in messages.
-
-    Raises:
-        InvalidRequestError: it is none.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid(name, text, f"a JSON object ({error})") from error
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{name}: expected a JSON object, got {shorten(value)}")
-    return value
-
-
 def _unknown(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"unknown parameter {name!r}{hint} (known: {listing(known)})"
+    return f"unknown parameter {shorten(name)}{suggestion(name, known)} (known: {listing(known)})"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.request.field_rules import sequences
+from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import decode
+from vllm_custom.request.text import check_messages, check_text, decode
 
 MEDIA_INPUTS = ("image", "video", "audio")
 
 TOKEN_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
+
+# Parameters that let a text be longer than what is read of it.
+_CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
 
 # Input that asks for an output of the same name, less the prefix.
 _RETURN_PREFIX = "return_"
@@ -58,6 +63,11 @@ class GenerateCall:
         """True and False where the request decides it, None where it depends on placeholders in the text."""
         return True if self.messages is not None else self.control.apply_chat_template
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences the engine generates for this call, or prompts it reads to score pairs."""
+        return sequences(self.sampling) if self.pairs is None else len(self.pairs.documents)
+
 
 def split_batch(tensors: Tensors) -> list[Tensors]:
     """The rows of a batched request (max_batch_size > 0): each tensor loses its first dimension.
@@ -75,7 +85,11 @@ def split_batch(tensors: Tensors) -> list[Tensors]:
 
 
 def parse_request(
-    tensors: Tensors, parameters: str, sampling_names: Sequence[str], typed: Mapping[str, Any] | None = None
+    tensors: Tensors,
+    parameters: str,
+    sampling_names: Sequence[str],
+    typed: Mapping[str, Any] | None = None,
+    rules: ClientRules | None = None,
 ) -> GenerateCall:
     """Parse one row of tensors and the request's parameters.
 
@@ -84,22 +98,25 @@ def parse_request(
         parameters: the request's parameters as JSON text (``request.parameters()``).
         sampling_names: fields of the installed vLLM's SamplingParams, PoolingParams and score request.
         typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
+        rules: what a client may set, and how much of it; None for the defaults.
 
     Raises:
         InvalidRequestError: names the input or parameter, its value, and what is accepted.
     """
+    rules = rules or ClientRules()
     text = text_of(tensors, "text_input")
-    messages = _messages(tensors)
-    pairs = read_pairs(tensors)
+    messages = _messages(tensors, rules)
+    pairs = read_pairs(tensors, rules)
     if [text, messages, pairs].count(None) != 2:
         raise InvalidRequestError(
             f"exactly one of the inputs text_input, messages, and {QUERIES_INPUT} with {DOCUMENTS_INPUT} is required"
         )
-    sampling, control = parse_parameters(parameters, text_of(tensors, "sampling_parameters"), sampling_names, typed)
+    own = raw_element(tensors, "sampling_parameters") if "sampling_parameters" in tensors else None
+    sampling, control = parse_parameters(parameters, own, sampling_names, typed, rules)
     call = GenerateCall(
         text=text,
         messages=messages,
-        media={name: _elements(tensors, name) for name in MEDIA_INPUTS if name in tensors and tensors[name].size},
+        media={n: _elements(tensors, n, rules) for n in MEDIA_INPUTS if n in tensors and tensors[n].size},
         stream=bool(_flag(tensors, "stream")),
         exclude_input=_flag(tensors, "exclude_input_in_output"),
         additional_outputs=_additional_outputs(tensors),
@@ -109,23 +126,38 @@ def parse_request(
         pairs=pairs,
     )
     _check_together(call)
+    _check_lengths(call, rules)
     return call
 
 
-def parse_embedding_request(tensors: Tensors) -> GenerateCall:
+def _check_lengths(call: GenerateCall, rules: ClientRules) -> None:
+    """Text that no context can hold is refused before a template or a tokenizer sees it."""
+    if call.text is not None:
+        check_text("text_input", len(call.text), rules)
+    if call.messages is not None:
+        check_messages(call.messages, rules)
+    if call.pairs is not None:
+        cut = any(name in call.sampling for name in _CUTTING)
+        for name, texts in ((QUERIES_INPUT, call.pairs.queries), (DOCUMENTS_INPUT, call.pairs.documents)):
+            for index, text in enumerate(texts):
+                check_text(f"{name}[{index}]", len(text), rules, cut=cut)
+
+
+def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) -> GenerateCall:
     """Parse the official input ``embedding_request``: JSON with ``input`` and ``pooling_params``.
 
     Raises:
         InvalidRequestError: names the key, its value, and what is accepted.
     """
     field_name = "embedding_request"
-    body = _json(tensors, field_name, "a JSON object")
-    if not isinstance(body, dict):
-        raise InvalidRequestError(f"{field_name}: expected a JSON object, got {shorten(body)}")
+    rules = rules or ClientRules()
+    body = json_object(raw_element(tensors, field_name), field_name, rules)
     prompt, options = body.get("input"), body.get("pooling_params") or {}
     is_text = isinstance(prompt, str)
     if not is_text and not _is_token_list(prompt):
         raise invalid(f"{field_name}.input", prompt, "a string, or a list of token ids")
+    if isinstance(prompt, str):
+        check_text(f"{field_name}.input", len(prompt), rules)
     if not isinstance(options, dict):
         raise invalid(f"{field_name}.pooling_params", options, "an object")
     dimensions = options.get("dimensions")
@@ -199,23 +231,26 @@ def text_of(tensors: Tensors, name: str) -> str | None:
     return decode(name, _single(tensors, name)) if name in tensors else None
 
 
-def _elements(tensors: Tensors, name: str) -> tuple[bytes, ...]:
+def raw_element(tensors: Tensors, name: str) -> bytes | str:
+    """The one element of the tensor ``name`` as it came, for a reader that checks it itself.
+
+    Raises:
+        InvalidRequestError: another number of elements.
+    """
+    value = _single(tensors, name)
+    return value if isinstance(value, (bytes, str)) else str(value)
+
+
+def _elements(tensors: Tensors, name: str, rules: ClientRules) -> tuple[bytes, ...]:
     flat = tensors[name].reshape(-1)
+    rules.check(name, flat.size, "MEDIA_MAX_ITEMS", "items")
     return tuple(value.encode("utf-8") if isinstance(value, str) else bytes(value) for value in flat)
 
 
-def _messages(tensors: Tensors) -> list[dict[str, Any]] | None:
+def _messages(tensors: Tensors, rules: ClientRules) -> list[dict[str, Any]] | None:
     if "messages" not in tensors:
         return None
-    messages = _json(tensors, "messages", "a JSON list of chat messages")
+    messages = parse_json(raw_element(tensors, "messages"), "messages", "a JSON list of chat messages", rules)
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
         raise InvalidRequestError(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
     return messages
-
-
-def _json(tensors: Tensors, name: str, expected: str) -> Any:
-    text = text_of(tensors, name) or ""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: nested too deep, numbers too long
-        raise invalid(name, text, f"{expected} ({error})") from error

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from vllm_custom.errors import invalid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.request.rules import ClientRules
+
+# Of a text that is cut to a number of tokens, this many times what fits may be sent.
+_CUT_TIMES = 16
 
 
 def decode(name: str, value: bytes | str) -> str:
@@ -11,9 +18,56 @@ def decode(name: str, value: bytes | str) -> str:
     Raises:
         InvalidRequestError: it is not UTF-8.
     """
-    if isinstance(value, str):
-        return value
     try:
+        if isinstance(value, str):
+            value.encode()  # a lone surrogate is no text
+            return value
         return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise invalid(name, value, f"UTF-8 text (byte {error.start} is not)") from error
+    except UnicodeError as error:
+        place = error.start if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)) else 0
+        raise invalid(name, value, f"UTF-8 text (byte {place} is not)") from error
+
+
+def check_text(name: str, characters: int, rules: ClientRules, *, cut: bool = False) -> None:
+    """Refuse text that is too long for the model's context whatever it says, before a tokenizer sees it.
+
+    Args:
+        name: of the field in messages.
+        characters: its length.
+        rules: of the model; its longest token times max_model_len is what fits.
+        cut: whether only the first or last tokens of it will be read.
+
+    Raises:
+        InvalidRequestError: it is longer.
+    """
+    most = rules.max_prompt_chars
+    if most is not None and characters > most * (_CUT_TIMES if cut else 1):
+        most *= _CUT_TIMES if cut else 1
+        raise InvalidRequestError(
+            f"{name}: expected at most {most} characters, since more cannot fit into the context of this model "
+            f"(max_model_len), got {characters}"
+        )
+
+
+def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = "messages", *, cut: bool = False) -> None:
+    """Refuse too many messages and parts, and too much text in them. What is malformed is not judged here.
+
+    Raises:
+        InvalidRequestError: names the limit.
+    """
+    parts = characters = 0
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else message
+        parts += 1 + (len(content) if isinstance(content, list) else 0)
+        rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages and parts")
+        characters += sum(map(_text_length, content if isinstance(content, list) else (content,)))
+    check_text(name, characters, rules, cut=cut)
+
+
+def _text_length(part: Any) -> int:
+    if isinstance(part, Mapping):
+        return sum(len(part[key]) for key in _TEXT_KEYS if isinstance(part.get(key), str))
+    return len(part) if isinstance(part, str) else 0
+
+
+_TEXT_KEYS = ("text", "refusal", "thinking")

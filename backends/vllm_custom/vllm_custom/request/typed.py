@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 from vllm_custom.request.text import decode
 
@@ -34,15 +35,17 @@ class TypedInputs:
         """Tensors to read from a request."""
         return tuple(self._is_list)
 
-    def values(self, tensors: Tensors) -> dict[str, Any]:
+    def values(self, tensors: Tensors, rules: ClientRules | None = None) -> dict[str, Any]:
         """The parameters among ``tensors`` (one row, no batch dimension) as plain values.
 
         Raises:
             InvalidRequestError: a wrong number of elements, or text that is not UTF-8.
         """
-        return {name: self._value(name, tensors[name]) for name in self._is_list if name in tensors}
+        rules = rules or ClientRules()
+        return {name: self._value(name, tensors[name], rules) for name in self._is_list if name in tensors}
 
-    def _value(self, name: str, array: npt.NDArray[Any]) -> Any:
+    def _value(self, name: str, array: npt.NDArray[Any], rules: ClientRules) -> Any:
+        rules.check(name, array.size, "MAX_TOKEN_IDS", "elements in the input tensor")
         elements = [_plain(name, element) for element in array.reshape(-1)]
         if self._is_list[name]:
             return elements

@@ -1,7 +1,14 @@
 """From request parameters to vLLM's SamplingParams."""
 
-from vllm_custom.sampling.build import SamplingBuilder
+from vllm_custom.sampling.build import SamplingBuilder, check_prompt_logprobs
 from vllm_custom.sampling.fields import FieldReader
 from vllm_custom.sampling.structured import Constraint, ConstraintCompiler, read_constraint
 
-__all__ = ["Constraint", "ConstraintCompiler", "FieldReader", "SamplingBuilder", "read_constraint"]
+__all__ = [
+    "Constraint",
+    "ConstraintCompiler",
+    "FieldReader",
+    "SamplingBuilder",
+    "check_prompt_logprobs",
+    "read_constraint",
+]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_custom.engine.protocol import Engine
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.sampling.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
@@ -62,3 +63,23 @@ class SamplingBuilder:
             bias = values["logit_bias"]
             values["logit_bias"] = {token: max(-_LARGEST_BIAS, min(_LARGEST_BIAS, bias[token])) for token in bias}
         return values
+
+
+def check_prompt_logprobs(sampling: Any, prompt_tokens: int, limit: int) -> None:
+    """Refuse more log probabilities of the prompt than can be made into objects while other requests wait.
+
+    Args:
+        sampling: vLLM's SamplingParams.
+        prompt_tokens: of the rendered prompt.
+        limit: MAX_PROMPT_LOGPROBS.
+
+    Raises:
+        InvalidRequestError: names the parameter.
+    """
+    asked = sampling.prompt_logprobs
+    number = 0 if asked is None else prompt_tokens * (asked + 1 if asked >= 0 else limit + 1)
+    if number > limit:
+        raise InvalidRequestError(
+            f"prompt_logprobs: expected at most {limit} for all tokens of the prompt together (MAX_PROMPT_LOGPROBS of "
+            f"this model), got {asked} for each of {prompt_tokens}"
+        )

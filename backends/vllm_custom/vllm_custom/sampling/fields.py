@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from vllm_custom.errors import invalid
@@ -57,8 +57,8 @@ def _readings(value: Any) -> list[Any]:
     if not isinstance(value, str):
         return [value]
     try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
+        parsed = msgspec.json.decode(value)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return [value]
     return [parsed, value] if isinstance(parsed, list) else [value, parsed]
 

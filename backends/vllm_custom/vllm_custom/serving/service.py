@@ -28,6 +28,7 @@ from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder
+from vllm_custom.request import ClientRules, ProcessorBounds
 from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder
 from vllm_custom.serving.admission import Admission
 from vllm_custom.serving.health import Health
@@ -84,7 +85,8 @@ class Service:
         labels = {"model": settings.model_name, "version": files.version}
         self._media, self._media_metrics = _media(engine, settings, labels, pb_utils)
         self._loras = _loras(engine, files)
-        rows = RowReader(engine, settings)
+        rules = _rules(engine, settings)
+        rows = RowReader(engine, settings, rules)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         openai = wait_on(
             base.event_loop,
@@ -92,7 +94,7 @@ class Service:
                 engine, settings, files.chat_template, self._media, handles, self._loras, log.log_error
             ),
         )
-        router = _router(engine, settings, files, rows, self._media, handles, self._loras, openai)
+        router = _router(engine, settings, files, rules, rows, self._media, handles, self._loras, openai)
         counted = settings.report_custom_metrics
         self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
@@ -141,6 +143,16 @@ def _uncounted(error: BackendError | None) -> None:
     """Without REPORT_CUSTOM_METRICS nothing is counted."""
 
 
+def _rules(engine: Engine, settings: Settings) -> ClientRules:
+    facts = engine.facts
+    return ClientRules.of(
+        settings,
+        template_arguments=facts.template_arguments,
+        processor=ProcessorBounds(facts.min_pixels, facts.max_pixels),
+        max_prompt_chars=facts.max_prompt_chars,
+    )
+
+
 def _media(
     engine: Engine, settings: Settings, labels: Mapping[str, str], pb_utils: Any
 ) -> tuple[MediaLoader, MediaMetrics | None]:
@@ -166,6 +178,7 @@ def _router(
     engine: Engine,
     settings: Settings,
     files: ModelFiles,
+    rules: ClientRules,
     rows: RowReader,
     media: MediaLoader,
     handles: HandleTable,
@@ -177,10 +190,17 @@ def _router(
     prompts = PromptBuilder(engine, media, handles, files.chat_template, add_generation_prompt=generates)
     calls = EngineCalls(engine, prompts, loras)
     batched = settings.max_batch_size > 0
-    openai_handler = OpenAIHandler(openai, decoupled=settings.decoupled, batched=batched)
+    openai_handler = OpenAIHandler(openai, rules, decoupled=settings.decoupled, batched=batched)
     if generates:
         sampling, constraints = SamplingBuilder(engine), ConstraintCompiler(engine)
-        main: Handler = GenerateHandler(calls, rows, sampling, constraints, decoupled=settings.decoupled)
+        main: Handler = GenerateHandler(
+            calls,
+            rows,
+            sampling,
+            constraints,
+            decoupled=settings.decoupled,
+            max_prompt_logprobs=settings.max_prompt_logprobs,
+        )
         return Router(main, openai_handler)
     scorer = PairScorer(engine, files.chat_template, settings.score_max_documents)
     pooling = PoolingBuilder(engine, scorer)

@@ -25,6 +25,7 @@ class VllmEngine:
         """``llm``: the AsyncLLM, on whose event loop this runs."""
         tasks = tuple(await llm.get_supported_tasks())
         generates = "generate" in tasks
+        pixels = media.processor_bounds(llm)
         return cls(
             llm,
             ModelFacts(
@@ -39,6 +40,10 @@ class VllmEngine:
                 pooling_fields=pooling.pooling_fields(),
                 scoring_fields=pooling.scoring_fields(),
                 has_chat_template=prompts.chat_template_of(llm) is not None,
+                template_arguments=prompts.template_arguments(),
+                max_prompt_chars=prompts.max_prompt_chars(llm),
+                min_pixels=pixels[0],
+                max_pixels=pixels[1],
                 traces=requests.traces(llm),
                 on_one_host=requests.on_one_host(llm),
                 prefers_xgrammar=sampling.prefers_xgrammar(llm),

@@ -74,3 +74,25 @@ def frame_sampling(engine: Any) -> dict[str, Any]:
     config = getattr(engine.model_config, "multimodal_config", None)
     video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
     return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
+
+
+def processor_bounds(engine: Any) -> tuple[int | None, int | None]:
+    """The fewest and the most pixels of an image by the model's processor; None where it counts in another way."""
+    if not engine.model_config.is_multimodal_model:
+        return None, None
+    processor = getattr(engine.renderer.get_mm_processor().info.get_hf_processor(), "image_processor", None)
+    if "max_pixels" not in getattr(getattr(processor, "valid_kwargs", None), "__annotations__", {}):
+        return None, None
+    size = getattr(processor, "size", None) or {}
+    return (
+        _pixels(processor, size, "min_pixels", "shortest_edge"),
+        _pixels(processor, size, "max_pixels", "longest_edge"),
+    )
+
+
+def _pixels(processor: Any, size: Any, name: str, edge: str) -> int | None:
+    """A bound by its own name, or as an "edge" of the size, which holds pixels all the same."""
+    value = getattr(processor, name, None) or getattr(size, edge, None)
+    if value is None and isinstance(size, Mapping):
+        value = size.get(edge)
+    return int(value) if value else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -73,3 +74,26 @@ def placeholder(engine: Any, modality: str, number: int) -> str | None:
     token = engine.get_tokenizer().decode([token_id]) if isinstance(token_id, int) else None
     # Without the marks around it where there are any: a prompt that has the token alone counts as well.
     return token if token and text.count(token) == 1 else text or None
+
+
+def max_prompt_chars(engine: Any) -> int | None:
+    """Characters that a prompt may have before it is tokenised, as vLLM counts: max_model_len times the longest token.
+
+    None where the engine has no tokenizer.
+    """
+    tokenizer = engine.renderer.tokenizer
+    longest = getattr(tokenizer, "max_chars_per_token", None)
+    return None if longest is None else int(engine.model_config.max_model_len) * int(longest)
+
+
+@functools.cache
+def template_arguments() -> frozenset[str]:
+    """Names of the arguments of what applies a chat template, which are no variables of the template."""
+    import inspect
+
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+    from vllm.renderers.hf import safe_apply_chat_template
+
+    applying = (PreTrainedTokenizerBase.apply_chat_template, ProcessorMixin.apply_chat_template)
+    names = {name for function in applying for name in inspect.signature(function).parameters}
+    return frozenset(names | set(inspect.signature(safe_apply_chat_template).parameters))

@@ -1,0 +1,82 @@
+"""What a row of the contract's tables holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Trust(Enum):
+    """Who decides about a request parameter."""
+
+    FREE = "free"
+    BOUNDED = "bounded"
+    OPERATOR = "operator's"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output tensor. ``dims`` are without the batch dimension, -1 is any number of elements."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    meaning: str
+    official: bool = False
+
+    def as_config(self, *, optional: bool) -> dict[str, object]:
+        """The tensor as ``auto_complete_model_config.add_input`` and ``add_output`` take it."""
+        entry: dict[str, object] = {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
+        return entry | {"optional": True} if optional else entry
+
+
+@dataclass(frozen=True)
+class RequestParameterSpec:
+    """One request parameter that is not a field of vLLM's SamplingParams (those are in VLLM_FIELDS).
+
+    ``by`` names the config parameters that bound it, or open it where it is the operator's.
+    """
+
+    name: str
+    type_name: str
+    default: str
+    meaning: str
+    official: bool = False
+    trust: Trust = Trust.FREE
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One field of vLLM's SamplingParams or PoolingParams: who decides about it, and by which config parameters."""
+
+    name: str
+    trust: Trust = Trust.FREE
+    by: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ConfigParameterSpec:
+    """One entry of ``parameters`` in config.pbtxt.
+
+    ``kind`` is bool, int, str, or tuple for a list; ints have an allowed range. ``parse`` makes a value of each element
+    of a list (separated by commas), or of a string, and raises ValueError where it is not ``allowed``.
+    """
+
+    name: str
+    kind: type
+    default: bool | int | str | tuple[()]
+    meaning: str
+    minimum: int = 0
+    unit: str = ""
+    official: bool = False
+    parse: Callable[[str], object] | None = None
+    allowed: str = ""
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether it bounds what a request may ask for, so that it belongs in the table of limits."""
+        return self.kind is int and ("MAX_" in self.name or self.name.endswith("_SECONDS"))
