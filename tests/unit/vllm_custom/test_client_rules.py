@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vllm_custom.config import Settings
 from vllm_custom.contract import VLLM_FIELDS
 from vllm_custom.engine.vllm import prompts
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import ConfigError, InvalidRequestError
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.rules import check_body
 from vllm_custom.openai.service import application_arguments
@@ -459,6 +459,15 @@ def test_what_vllm_would_read_and_we_do_not_is_refused(text: str) -> None:
     refused(lambda: openai(text))
 
 
+def test_json_in_a_string_has_the_same_limits() -> None:
+    """Escaped commas are none in the text around them."""
+    inner = '{"a": [' + "1\\u002c" * 600_000 + "1]}"
+    tensor = np.array([f'{{"path": "/v1/completions", "body": {json.dumps(inner)}}}'.replace("\\\\u", "\\u")], object)
+    told = refused(lambda: parse_openai_request({"openai_request": tensor}, "{}", RULES))
+    assert told.startswith("openai_request.body: ")
+    assert "REQUEST_MAX_JSON_VALUES" in told
+
+
 def test_utf_16_in_a_string_is_refused() -> None:
     """Zero bytes make vLLM's reader take the body for UTF-16."""
     refused(lambda: openai('{"a":1}'.encode("utf-16-le").decode("utf-8")))
@@ -489,6 +498,12 @@ def test_trust_reaches_the_application(text: str) -> None:
         TRUST_REQUEST_CHAT_TEMPLATE=text, OPENAI_ARGS=json.dumps({"trust_request_chat_template": text == "true"})
     )
     assert application_arguments(same, None) == made
+
+
+@pytest.mark.parametrize("name", ["trust_request_chat_template", "trust_request_mm_kwargs"])
+def test_arguments_that_contradict_the_parameters_stop_the_load(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"OPENAI_ARGS: {name} contradicts the parameter {name.upper()}"):
+        application_arguments(settings(OPENAI_ARGS=json.dumps({name: True})), None)
 
 
 # Anything

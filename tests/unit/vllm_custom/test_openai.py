@@ -31,12 +31,12 @@ from vllm_custom.errors import (
 )
 from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media import HandleTable
+from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.media.loader import MediaElement
 from vllm_custom.openai.answer import OpenAIResponder, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
-from vllm_custom.openai.media import find_media
+from vllm_custom.openai.media import find_media, media_by_handle
 from vllm_custom.openai.models import AdaptersOfRequests
 from vllm_custom.openai.service import OpenAIService
 from vllm_custom.request import ClientRules
@@ -210,6 +210,22 @@ async def test_promised_media_come_when_they_are_asked_for() -> None:
             table.take(first)
     with pytest.raises(RefusedMediaError, match="media rules"):
         await table.take_async(first)
+
+
+def test_frames_of_clips_are_carried_out_here() -> None:
+    """vLLM would refuse media_io_kwargs, whatever they say."""
+    loader, table = MediaLoader(settings(), {"video": 1}), HandleTable()
+    try:
+        for body in ({"messages": []}, {"messages": [{"content": [{"image_url": "http://a"}]}]}):
+            with media_by_handle(made := {**body, "media_io_kwargs": {"video": {"num_frames": 4}}}, loader, table):
+                assert set(made) == {"messages"}
+            with (
+                pytest.raises(InvalidRequestError, match="VIDEO_MAX_FRAMES"),
+                media_by_handle({**body, "media_io_kwargs": {"video": {"num_frames": 400}}}, loader, table),
+            ):
+                pass
+    finally:
+        loader.close()
 
 
 # Adapters

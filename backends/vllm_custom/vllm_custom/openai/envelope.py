@@ -11,13 +11,14 @@ from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.openai.rules import check_body, prompts
 from vllm_custom.request.field_rules import sequences
-from vllm_custom.request.json_text import json_object, parse_json
+from vllm_custom.request.json_text import check_size, json_object, parse_json
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.parse import raw_element
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 
 OPENAI_INPUT = "openai_request"
+_BODY = f"{OPENAI_INPUT}.body"
 
 # Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
 _STREAM_INPUT = "stream"
@@ -114,9 +115,10 @@ def _body(given: Any, rules: ClientRules) -> dict[str, Any] | str | None:
     if given is None:
         return None
     if isinstance(given, str):
+        check_size(given, _BODY, rules)
         if not _is_json(given):
             return given
-        given = parse_json(given, f"{OPENAI_INPUT}.body", "JSON", rules)
+        given = parse_json(given, _BODY, "JSON", rules)
     if not isinstance(given, dict):
         return json.dumps(given)
     check_body(given, rules)

@@ -32,9 +32,7 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
     Raises:
         InvalidRequestError: beyond a limit, or not JSON; says where.
     """
-    rules.check(name, len(text), "REQUEST_MAX_JSON_BYTES", "bytes of JSON")
-    if len(text) > rules.limits["REQUEST_MAX_JSON_VALUES"]:  # a value takes a character at least
-        rules.check(name, _count(text, "[{,:"), "REQUEST_MAX_JSON_VALUES", "values in its JSON")
+    check_size(text, name, rules)
     try:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -43,6 +41,17 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
     if _count(text, "[{") > most and is_deeper(value, most):
         raise invalid(name, text, f"at most {most} levels of JSON (REQUEST_MAX_JSON_DEPTH of this model)")
     return value
+
+
+def check_size(text: bytes | str, name: str, rules: ClientRules) -> None:
+    """Refuse JSON that is too long, or holds too many values, without reading it.
+
+    Raises:
+        InvalidRequestError: names the limit.
+    """
+    rules.check(name, len(text), "REQUEST_MAX_JSON_BYTES", "bytes of JSON")
+    if len(text) > rules.limits["REQUEST_MAX_JSON_VALUES"]:  # a value takes a character at least
+        rules.check(name, _count(text, "[{,:"), "REQUEST_MAX_JSON_VALUES", "values in its JSON")
 
 
 def json_object(text: bytes | str, name: str, rules: ClientRules) -> dict[str, Any]:
