@@ -274,7 +274,10 @@ def test_a_sender_that_always_fails_still_ends_the_request(make_pool: Callable[.
 def test_a_response_that_cannot_be_built_is_an_error(make_pool: Callable[..., SenderPool], log: fakes.Log) -> None:
     sender = fakes.ResponseSender()
     stream, outcome = open_stream(make_pool(), sender)
-    stream.finish(rows("lone surrogate \ud800"))
+    broken = rows("a")
+    broken[0].num_input_tokens = "no number"  # type: ignore[assignment]
+    stream.additional_outputs = frozenset({"num_input_tokens"})
+    stream.finish(broken)
     outcome.wait()
     assert sender.texts == [["the response could not be built or sent, request id "]]
     assert outcome.results == [False]
