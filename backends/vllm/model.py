@@ -36,6 +36,7 @@ from vllm_backend_lib.engine_args import (  # noqa: E402
     device_count,
     flag,
     read_engine_config,
+    visible_device,
 )
 from vllm_backend_lib.errors import (  # noqa: E402
     InternalError,
@@ -45,11 +46,14 @@ from vllm_backend_lib.errors import (  # noqa: E402
     UnavailableError,
     from_engine_error,
 )
+from vllm_backend_lib.interfaces import SafeLogger  # noqa: E402
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
 from vllm_backend_lib.orphans import guard_against_orphans  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
 from vllm_backend_lib.responses import TextEncoder, encode_embedding  # noqa: E402
+
+_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class TritonPythonModel:
@@ -73,7 +77,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Starts the engine and the threads around it; whatever it raises becomes Triton's load failure."""
         self.args = args
-        self.logger = pb_utils.Logger
+        self.logger = SafeLogger(pb_utils.Logger)
         self.model_config: dict[str, Any] = json.loads(args["model_config"])
         text_output = pb_utils.get_output_config_by_name(self.model_config, "text_output")
         self.output_dtype = pb_utils.triton_string_to_numpy(text_output["data_type"])
@@ -122,8 +126,9 @@ class TritonPythonModel:
             )
         device = int(self.args["model_instance_device_id"])
         if device >= 0:
-            self.logger.log_info(f"[vllm] {self.args['model_name']}: using GPU {device}, as instance_group says")
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+            chosen = visible_device(device, os.environ.get(_DEVICES_VARIABLE))
+            self.logger.log_info(f"[vllm] {self.args['model_name']}: using GPU {chosen}, as instance_group says")
+            os.environ[_DEVICES_VARIABLE] = chosen
 
     def _setup_lora(self) -> None:
         self.enable_lora = flag(self.vllm_engine_config, "enable_lora", self._engine_args_path())
@@ -157,7 +162,7 @@ class TritonPythonModel:
     def _start_replies(self) -> None:
         self._loras = LoraAdapters(self.lora_repository, self.logger)
         self._response_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._replies = ReplyThread(self._response_queue, self._on_final_response, self.logger)
+        self._replies = ReplyThread(self._response_queue, self._on_final_response, self.logger, to_response)
         self._replies.start()
         self._response_thread: threading.Thread | None = self._replies.thread
         self._watcher = CancellationWatcher(self.logger)
@@ -177,11 +182,10 @@ class TritonPythonModel:
                 if self._llm_engine_shutdown_event.is_set():
                     raise UnavailableError("the model is being unloaded")
                 verified = self._verify_loras(request)
-            except Exception as error:  # one bad request must not touch the others
+                if verified is not None:
+                    asyncio.run_coroutine_threadsafe(self._infer(verified), self._event_loop)
+            except BaseException as error:  # one bad request must not touch the others
                 self._answer_error(request, error)
-                continue
-            if verified is not None:
-                asyncio.run_coroutine_threadsafe(self._infer(verified), self._event_loop)
 
     async def _infer(self, request: Any) -> None:
         """Answers one request: any number of chunks, then exactly one final response."""
@@ -198,13 +202,14 @@ class TritonPythonModel:
                 await self._generate(request, reply, request_id)
             if not reply.finished:
                 raise InternalError(f"the engine gave no final output for request {request_id}")
-        except (Exception, asyncio.CancelledError) as error:  # the client gets every failure
-            reply.fail(self._explain(error, request_id))
+        except BaseException as error:  # the client gets every failure: a panic of a Rust library is no Exception
+            reply.fail(from_engine_error(error, request_id))
+            self._log_failure(error, request_id)
 
     async def _generate(self, request: Any, reply: Reply, request_id: str) -> None:
         call = parse_generate(request, Inputs(request))
         prefix = call.prompt if call.prepend_prompt else ""
-        encoder = TextEncoder(call.sampling_params.n, prefix, call.additional_outputs)
+        encoder = TextEncoder(call.sampling_params.n, prefix, call.additional_outputs, logprobs=not call.sums_logprobs)
         async for output in call.outputs(self._llm_engine, self._loras, request_id):
             if not output.finished:
                 await reply.room()
@@ -259,18 +264,22 @@ class TritonPythonModel:
         request.get_response_sender().send(response, flags=FINAL)
 
     def _answer_error(self, request: Any, error: BaseException) -> None:
-        explained = self._explain(error, uuid.uuid4().hex)
-        self.respond_error(request, str(explained), to_triton_error(explained))
+        request_id = uuid.uuid4().hex
+        explained = from_engine_error(error, request_id)
+        try:
+            self.respond_error(request, str(explained), to_triton_error(explained))
+        except Exception as problem:  # the request has gone; those after it have not
+            self.logger.log_error(f"[vllm] request {request_id} cannot be answered: {problem!r}")
+        self._log_failure(error, request_id)
 
-    def _explain(self, error: BaseException, request_id: str) -> RequestError:
-        """The error for the client; bugs leave their trace in the log under the request's id."""
+    def _log_failure(self, error: BaseException, request_id: str) -> None:
+        """After the answer. Bugs leave their trace in the log under the request's id."""
         explained = from_engine_error(error, request_id)
         if isinstance(explained, InternalError):
             trace = "".join(traceback.format_exception(error))
             self.logger.log_error(f"[vllm] request {request_id} failed: {trace}")
         else:
             self.logger.log_verbose(f"[vllm] request {request_id}: {explained.code}: {explained}")
-        return explained
 
     def _on_final_response(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for the count any more

@@ -134,11 +134,10 @@ def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, 
 def _add(
     tree: TritonTree, source: TritonTree | None, folders: Sequence[str], copied: Sequence[str], facts: dict[str, object]
 ) -> None:
-    """All folders are made beside their places, then put there; an earlier installation stays until that moment."""
+    """All folders are made beside their places, then put there; whatever fails, an earlier installation stays."""
     earlier = _installed(tree)
     original_time = earlier["backends_mtime_ns"] if earlier else tree.backends.stat().st_mtime_ns
     staging = tree.backends / f".{NAME}-{uuid.uuid4().hex[:8]}"
-    placed: list[Path] = []
     try:
         staging.mkdir()
         for name in folders:
@@ -153,17 +152,26 @@ def _add(
             "backends_mtime_ns": original_time,
         }
         (staging / NAME / VERSION_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-        if earlier:
-            _remove(tree)
-        for name in folders:
-            (staging / name).rename(tree.backends / name)
-            placed.append(tree.backends / name)
-    except BaseException:
-        for folder in placed:
-            shutil.rmtree(folder)
-        raise
+        _exchange(tree.backends, staging, _folders(tree), folders)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exchange(backends_folder: Path, staging: Path, earlier: Sequence[str], folders: Sequence[str]) -> None:
+    """Put ``folders`` of ``staging`` in the places of ``earlier`` ones: all of them, or none."""
+    aside = staging / ".earlier"
+    aside.mkdir()
+    leaving = [(backends_folder / name, aside / name) for name in earlier if (backends_folder / name).exists()]
+    arriving = [(staging / name, backends_folder / name) for name in folders]
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for origin, place in [*leaving, *arriving]:
+            origin.rename(place)
+            moved.append((origin, place))
+    except BaseException:
+        for origin, place in reversed(moved):
+            place.rename(origin)
+        raise
 
 
 def _remove(tree: TritonTree) -> None:

@@ -68,6 +68,22 @@ def device_count(config: dict[str, Any], path: Path) -> int:
     return count
 
 
+def visible_device(number: int, visible: str | None) -> str:
+    """What CUDA_VISIBLE_DEVICES has to be for Triton's GPU `number`, which counts within the server's own `visible`.
+
+    Raises ModelLoadError where the server does not see so many.
+    """
+    if not visible:
+        return str(number)
+    devices = [device.strip() for device in visible.split(",")]
+    if number >= len(devices):
+        raise ModelLoadError(
+            f"config.pbtxt: instance_group.gpus: got {number}; accepted: 0 to {len(devices) - 1}, since tritonserver "
+            f"runs with CUDA_VISIBLE_DEVICES={visible}"
+        )
+    return devices[number]
+
+
 def bool_parameter(parameters: dict[str, Any], name: str) -> bool:
     """A truth value among the `parameters` of config.pbtxt; absent means false."""
     if name not in parameters:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
+from vllm_backend_lib.text import MAX_MESSAGE_BYTES, bounded_repr, root_cause, safe_text
+
 
 class RequestError(Exception):
     """A failure whose message may be shown to the client; `code` names a constant of `pb_utils.TritonError`."""
 
     code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        """`message` is made fit to be logged and sent, whatever a client or a library has put into it."""
+        super().__init__(safe_text(message, MAX_MESSAGE_BYTES))
 
 
 class InvalidRequestError(RequestError):
@@ -60,7 +66,7 @@ def invalid(field: str, got: str, accepted: str) -> InvalidRequestError:
 
 def shorten(value: Any, limit: int = 80) -> str:
     """A one-line rendering of `value`, at most about `limit` characters long."""
-    text = repr(value)
+    text = repr(value[:limit]) if isinstance(value, str | bytes) else bounded_repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
@@ -87,6 +93,5 @@ def from_engine_error(error: BaseException, reference: str) -> RequestError:
 
 
 def reason_of(error: BaseException) -> str:
-    """The error's own sentence; some vLLM errors append their fields to `str(error)`, which says them twice."""
-    first = error.args[0] if error.args else None
-    return first if isinstance(first, str) and first else str(error)
+    """The sentence of the error, or of the one that it wraps, that says what is wrong."""
+    return root_cause(error)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from vllm_backend_lib.text import safe_text
+
+# A traceback and more.
+_MAX_LINE_BYTES = 20_000
 
 Array = npt.NDArray[Any]
 
@@ -17,6 +24,30 @@ class Logger(Protocol):
     def log_warn(self, message: str) -> None: ...
     def log_info(self, message: str) -> None: ...
     def log_verbose(self, message: str) -> None: ...
+
+
+class SafeLogger:
+    """A logger that takes any text and never raises: where an answer is made, nothing may keep it back."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def log_error(self, message: str) -> None:
+        self._log(self._logger.log_error, message)
+
+    def log_warn(self, message: str) -> None:
+        self._log(self._logger.log_warn, message)
+
+    def log_info(self, message: str) -> None:
+        self._log(self._logger.log_info, message)
+
+    def log_verbose(self, message: str) -> None:
+        self._log(self._logger.log_verbose, message)
+
+    @staticmethod
+    def _log(log: Callable[[str], None], message: str) -> None:
+        with contextlib.suppress(Exception):
+            log(safe_text(message, _MAX_LINE_BYTES))
 
 
 class Tensor(Protocol):

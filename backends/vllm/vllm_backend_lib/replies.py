@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_backend_lib.cancellation import CancellationWatcher
-from vllm_backend_lib.errors import RequestError
+from vllm_backend_lib.errors import InternalError, RequestError
 from vllm_backend_lib.interfaces import Logger, ResponseSender
 from vllm_backend_lib.responses import NamedArrays
 
@@ -75,7 +75,13 @@ class Reply:
 
     def fail(self, error: RequestError) -> None:
         """Queues an error as the final response, behind the chunks that were queued before."""
-        self._put(self._make_response(error), final=True)
+        if self.finished:
+            return
+        try:
+            response = self._make_response(error)
+        except Exception:  # whatever cannot be said, the client must not wait for ever
+            response = self._make_response(InternalError("internal error"))
+        self._put(response, final=True)
 
     def _put(self, response: Any, *, final: bool) -> None:
         if self.finished:
@@ -90,7 +96,10 @@ class Reply:
 class ReplyThread:
     """Takes responses from the queue and hands them to Triton, so that the event loop never waits for that."""
 
-    def __init__(self, responses: ResponseQueue, on_final: Callable[[], None], logger: Logger) -> None:
+    def __init__(
+        self, responses: ResponseQueue, on_final: Callable[[], None], logger: Logger, make_response: MakeResponse
+    ) -> None:
+        self._make_response = make_response
         self._responses = responses
         self._on_final = on_final
         self._logger = logger
@@ -110,7 +119,8 @@ class ReplyThread:
             try:
                 self._send(state, response, flags)
             except Exception as error:  # the thread serves all requests and must live on
-                self._logger.log_error(f"[vllm] cannot send a response: {error}")
+                self._logger.log_error(f"[vllm] cannot send a response: {error!r}")
+                self._end(state, flags)
             finally:
                 self._count(state, flags)
 
@@ -121,6 +131,12 @@ class ReplyThread:
         # A subclass may queue responses of requests that the watcher does not know.
         if not state.get("watched") and not state["last_response_generated"]:
             state["is_cancelled"] = sender.is_cancelled()
+
+    def _end(self, state: dict[str, Any], flags: int) -> None:
+        """In place of a final response that could not be sent: somebody may wait for one."""
+        if flags == FINAL:
+            with contextlib.suppress(Exception):  # it was sent after all, or the request has gone
+                state["response_sender"].send(self._make_response(InternalError("a response could not be sent")), FINAL)
 
     def _count(self, state: dict[str, Any], flags: int) -> None:
         state["sent"] = state.get("sent", 0) + 1

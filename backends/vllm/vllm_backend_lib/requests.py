@@ -16,6 +16,8 @@ from vllm_backend_lib.sampling import LORA_KEY, build_sampling_params, parse_par
 
 GENERATE_TASK = "generate"
 EMBED_TASK = "embed"
+# vLLM adds up what it was asked for.
+_LOGPROBS_KEYS = ("logprobs", "logprob_token_ids")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class GenerateCall:
     sampling_params: Any
     lora_name: str | None
     additional_outputs: frozenset[str]
+    sums_logprobs: bool = False
+    """vLLM was asked for logprobs only to have `cumulative_logprob`."""
 
     async def outputs(self, engine: Any, loras: LoraAdapters, request_id: str) -> AsyncIterator[Any]:
         """The engine's outputs: deltas when streaming, else the final one only."""
@@ -89,6 +93,10 @@ def parse_generate(request: Request, inputs: Inputs) -> GenerateCall:
     stream = bool(inputs.flag("stream"))
     parameters = parse_parameters(*parameters_text(request, inputs))
     lora_name = take_lora_name(parameters)
+    additional_outputs = _additional_outputs(inputs)
+    sums = "cumulative_logprob" in additional_outputs and not any(name in parameters for name in _LOGPROBS_KEYS)
+    if sums:
+        parameters["logprobs"] = 0
     return GenerateCall(
         prompt=prompt,
         images=inputs.elements("image"),
@@ -96,7 +104,8 @@ def parse_generate(request: Request, inputs: Inputs) -> GenerateCall:
         prepend_prompt=_prepend_prompt(inputs.flag("exclude_input_in_output"), stream),
         sampling_params=build_sampling_params(parameters, stream=stream),
         lora_name=lora_name,
-        additional_outputs=_additional_outputs(inputs),
+        additional_outputs=additional_outputs,
+        sums_logprobs=sums,
     )
 
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from vllm_custom.text import bounded_repr, safe_text
+from vllm_custom.text import MAX_MESSAGE_BYTES, bounded_repr, safe_text
+from vllm_custom.text import root_cause as root_cause
 
-# gRPC writes each byte beyond ASCII of an error's message as three characters, into trailers of 8 KiB.
-_MAX_MESSAGE_BYTES = 2_400
 _MAX_CONFIG_MESSAGE_BYTES = 8_000
 _MAX_PARAM_BYTES = 128
-_MAX_CAUSES = 20
 
 # "<field>: ..." is the form of our messages, "image[0]: expected base64, got 'x'" for one.
 _FIELD = re.compile(r"([A-Za-z_][\w.\[\]]{0,127}): ")
-# Messages of libraries that say what was being done, with all of its data, and not what went wrong.
-_WRAPPER = re.compile(r"Failed to apply \w+ on data=|.*\bat 0x[0-9a-fA-F]", re.DOTALL)
 
 _LONGEST_GUESSED_NAME = 100
 
@@ -35,7 +31,7 @@ class BackendError(Exception):
     """
 
     triton_code = "INTERNAL"
-    max_bytes = _MAX_MESSAGE_BYTES
+    max_bytes = MAX_MESSAGE_BYTES
 
     def __init__(self, message: str = "", *, param: str | None = None) -> None:
         """
@@ -143,35 +139,3 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def listing(names: Iterable[str]) -> str:
     """Names in sorted order for an error message, or ``(none)``."""
     return ", ".join(sorted(names)) or "(none)"
-
-
-def root_cause(error: BaseException) -> str:
-    """What went wrong, in the words of the library that noticed it: the first message that is no mere wrapper.
-
-    vLLM wraps an error of a model's processor in one that shows all media and arguments, and that one in another
-    without a word. Paths of this machine are left out. An error without any text gives the name of its class.
-    """
-    chain = list(_chain(error))
-    texts = [text for text in map(_text_of, chain) if text]
-    plain = next((text for text in texts if not _WRAPPER.match(text[:_MAX_MESSAGE_BYTES])), "")
-    text = plain or next(reversed(texts), "") or type(chain[-1]).__name__
-    return safe_text(text, _MAX_MESSAGE_BYTES, hide_paths=True)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, from the outside in."""
-    current: BaseException | None = error
-    for _ in range(_MAX_CAUSES):
-        if current is None:
-            return
-        yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-
-
-def _text_of(error: BaseException) -> str:
-    """``str(error)``; vLLM's validation errors append to it, a second time, what their sentence says."""
-    try:
-        first = error.args[0] if len(error.args) == 1 else None
-        return (first if isinstance(first, str) and first else str(error)).strip()
-    except Exception:  # a __str__ of somebody else's
-        return ""

@@ -1,11 +1,18 @@
-"""Text that may be logged and sent, whatever it was made of."""
+"""Text that may be logged and sent, whatever it was made of. The stand-in has a link to this file."""
 
 from __future__ import annotations
 
 import itertools
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+# gRPC writes each byte beyond ASCII of an error's message as three characters, into trailers of 8 KiB.
+MAX_MESSAGE_BYTES = 2_400
+_MAX_CAUSES = 20
+
+# Messages of libraries that say what was being done, with all of its data, and not what went wrong.
+_WRAPPER = re.compile(r"Failed to apply \w+ on data=|.*\bat 0x[0-9a-fA-F]", re.DOTALL)
 
 # Rules may make a text shorter: this many times the limit is looked at, and what is behind that is never touched.
 _MARGIN = 4
@@ -45,6 +52,19 @@ def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
         return shown
     mark = f"... ({len(text)} characters)"
     return data[: max(limit - len(mark), 0)].decode(errors="ignore") + mark[:limit]
+
+
+def root_cause(error: BaseException) -> str:
+    """What went wrong, in the words of the library that noticed it: the first message that is no mere wrapper.
+
+    vLLM wraps an error of a model's processor in one that shows all media and arguments, and that one in another
+    without a word. Paths of this machine are left out. An error without any text gives the name of its class.
+    """
+    chain = list(_chain(error))
+    texts = [text for text in map(_text_of, chain) if text]
+    plain = next((text for text in texts if not _WRAPPER.match(text[:MAX_MESSAGE_BYTES])), "")
+    text = plain or next(reversed(texts), "") or type(chain[-1]).__name__
+    return safe_text(text, MAX_MESSAGE_BYTES, hide_paths=True)
 
 
 def bounded_repr(value: object) -> str:
@@ -89,3 +109,22 @@ def _escaped(text: str) -> str:
     """Only what can be encoded, and no control characters."""
     valid = text.encode(errors="backslashreplace").decode()
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", valid)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, from the outside in."""
+    current: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if current is None:
+            return
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _text_of(error: BaseException) -> str:
+    """``str(error)``; vLLM's validation errors append to it, a second time, what their sentence says."""
+    try:
+        first = error.args[0] if len(error.args) == 1 else None
+        return (first if isinstance(first, str) and first else str(error)).strip()
+    except Exception:  # a __str__ of somebody else's
+        return ""

@@ -116,6 +116,27 @@ class TestInstall:
             into.install(wish(root), print)
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
 
+    def test_an_exchange_that_fails_in_the_middle_leaves_the_earlier_one(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The earlier installation was removed before the new folders were put into its place."""
+        assert said(into.install, wish(root))[0] == 0
+        before = snapshot(root)
+        rename = Path.rename
+
+        def refuse(path: Path, place: Path) -> Path:
+            if path.parent.name.startswith(".vllm_custom-") and place.parent == root / "backends" and not failed:
+                failed.append(not (root / "backends/vllm_custom").exists())
+                raise OSError(5, "Input/output error")
+            return rename(path, place)
+
+        failed: list[bool] = []
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            into.install(wish(root), print)
+        assert failed == [True]
+        assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
+
     def test_a_dry_run_tells_and_changes_nothing(self, root: Path) -> None:
         before = snapshot(root)
         status, text = said(into.install, wish(root, dry_run=True))

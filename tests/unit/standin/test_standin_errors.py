@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from vllm_backend_lib import errors
+from vllm_backend_lib.interfaces import SafeLogger
 
 
 class VLLMClientError(Exception):
@@ -81,3 +82,33 @@ def test_every_error_names_a_code_of_the_binding() -> None:
 def test_long_values_are_shortened() -> None:
     assert len(errors.shorten("x" * 10_000)) <= 80
     assert errors.shorten(Path("a")) == repr(Path("a"))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "<PIL.Image.Image image at 0x7fc4d0a1b2c3>", "x" * 10**6])
+def test_no_message_keeps_an_answer_back(text: str) -> None:
+    """A lone surrogate made the binding raise where the request would have been answered."""
+    for error in (errors.invalid("n", text, "1"), errors.from_engine_error(ValueError(text), "r1")):
+        assert len(str(error).encode()) <= 2400
+        assert "0x" not in str(error)
+    errors.shorten(10**5000)
+
+
+def test_the_cause_is_told_and_not_the_wrapper() -> None:
+    error = ValueError("Failed to apply Qwen2_5_VLProcessor on data={'images': [<Image at 0x7f>]} with kwargs={}")
+    error.__cause__ = ValueError("absolute aspect ratio must be smaller than 200")
+    assert str(errors.from_engine_error(caused(error), "r1")) == "absolute aspect ratio must be smaller than 200"
+
+
+def test_a_logger_that_refuses_a_line_stops_nothing() -> None:
+    class Picky:
+        def log_error(self, message: str) -> None:
+            lines.append(message.encode())
+            raise TypeError("cannot convert")
+
+        log_warn = log_info = log_verbose = log_error
+
+    lines: list[bytes] = []
+    logger = SafeLogger(Picky())
+    for log in (logger.log_error, logger.log_warn, logger.log_info, logger.log_verbose):
+        log("a \ud800")
+    assert lines == [b"a \\ud800"] * 4

@@ -150,3 +150,17 @@ async def test_unknown_adapters() -> None:
         await lora.LoraAdapters({"zh": "a"}, FakeLogger()).request_for(FakeEngine(), "x")
     with pytest.raises(NotFoundError, match="LoRA is not enabled"):
         await lora.LoraAdapters({}, FakeLogger()).request_for(FakeEngine(), "x")
+
+
+@pytest.mark.parametrize(
+    ("number", "visible", "expected"),
+    [(3, None, "3"), (3, "", "3"), (1, "2,3", "3"), (0, "GPU-7f, GPU-8a", "GPU-7f")],
+)
+def test_a_gpu_is_counted_among_those_that_the_server_sees(number: int, visible: str | None, expected: str) -> None:
+    """Under CUDA_VISIBLE_DEVICES=2,3 Triton's GPU 1 is the machine's 3; the engine went to GPU 1."""
+    assert engine_args.visible_device(number, visible) == expected
+
+
+def test_a_gpu_that_the_server_does_not_see() -> None:
+    with pytest.raises(ModelLoadError, match=r"instance_group\.gpus: got 2; accepted: 0 to 1"):
+        engine_args.visible_device(2, "2,3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -13,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from standin_fakes import FakeLogger
+from standin_fakes import FakeLogger, FakeRequest
 from vllm_backend_lib.contract import INPUTS, OUTPUTS
 from vllm_backend_lib.errors import ModelLoadError
+from vllm_backend_lib.interfaces import SafeLogger
 
 MODEL = Path(__file__).resolve().parents[3] / "backends" / "vllm" / "model.py"
 BINDING = "triton_python_backend_utils"
@@ -121,9 +123,9 @@ class TestInitialize:
     def test_one_gpu_is_chosen_by_its_number(
         self, model_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
         started(model_class, tmp_path, {"model": "x"}, arguments("GPU"))
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
     def test_several_gpus_need_the_kind_model(self, model_class: Any, tmp_path: Path) -> None:
         several = {"model": "x", "tensor_parallel_size": 2}
@@ -162,3 +164,86 @@ class TestInitialize:
             model.initialize(arguments())
         assert finalized == ["metrics"]
         assert threading.active_count() == before
+
+
+class PanicError(BaseException):
+    """As a panic of a Rust library arrives: no Exception."""
+
+
+class Answering:
+    """A model whose engine raises what a test wants, with a logger that refuses every line."""
+
+    def __init__(self, binding: Any, model_class: Any, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise TypeError("cannot convert")
+
+        def response(output_tensors: Any = None, error: Any = None) -> Any:
+            return error.message.encode()
+
+        async def fail(*_: object) -> None:
+            raise error
+
+        binding.InferenceResponse = response
+        binding.TritonError = lambda message, code: SimpleNamespace(message=message, code=code)
+        for name in ("UNAVAILABLE", "INVALID_ARG", "INTERNAL", "NOT_FOUND", "CANCELLED"):
+            setattr(binding.TritonError, name, name)
+        monkeypatch.delitem(sys.modules, "vllm_backend_lib.binding", raising=False)
+        spec = importlib.util.find_spec("vllm_backend_lib.binding")
+        assert spec is not None
+        assert spec.loader is not None
+        bound = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(bound)
+        scope = model_class.execute.__globals__
+        monkeypatch.setitem(scope, "to_response", bound.to_response)
+        monkeypatch.setitem(scope, "to_triton_error", bound.to_triton_error)
+        self.model = model_class()
+        self.model.logger = SafeLogger(SimpleNamespace(log_error=refuse, log_verbose=refuse))
+        self.model.args = {"model_name": "m"}
+        self.model.supported_tasks = ("generate",)
+        self.model.enable_lora, self.model.supported_loras = False, []
+        self.model._ongoing_request_count, self.model._enable_health_check = 0, False
+        self.model._generate = fail
+
+    async def answers(self, requests: list[FakeRequest]) -> list[tuple[Any, int]]:
+        """The only response of each request."""
+        self.model._event_loop = asyncio.get_running_loop()
+        self.model._llm_engine_shutdown_event = asyncio.Event()
+        self.model.lora_repository = {}
+        self.model._start_replies()
+        try:
+            await asyncio.to_thread(self.model.execute, requests)
+            for request in requests:
+                assert await asyncio.to_thread(request.sender.final.wait, 10), "no final response"
+        finally:
+            self.model._watcher.stop()
+            await asyncio.to_thread(self.model._replies.stop)
+        await asyncio.sleep(0)
+        return [sent for request in requests for sent in request.sender.sent]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PanicError("capacity overflow"), b"internal error; the server's log has the details"),
+        (SystemExit(1), b"internal error; the server's log has the details"),
+        (ValueError("\ud800 at 0x7f00"), b"\\ud800 at (address)"),
+    ],
+)
+async def test_every_failure_is_answered(
+    binding: Any, model_class: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: bytes
+) -> None:
+    """A panic of a Rust library, or a text that the logger refuses, left the client waiting for ever."""
+    model = Answering(binding, model_class, error, monkeypatch)
+    ((response, flags),) = await model.answers([FakeRequest(text_input="a")])
+    assert (response[: len(told)], flags) == (told, 1)
+    assert model.model._ongoing_request_count == 0
+
+
+async def test_a_wrong_request_is_answered_and_the_next_one_is_not_touched(
+    binding: Any, model_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Answering(binding, model_class, ValueError("from the engine"), monkeypatch)
+    wrong = FakeRequest('{"lora_name": "\\ud800"}', text_input="a")
+    (first, _), (second, _) = await model.answers([wrong, FakeRequest(text_input="a")])
+    assert b"lora_name" in first
+    assert second == b"from the engine"

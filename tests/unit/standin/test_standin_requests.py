@@ -48,6 +48,14 @@ def test_the_parameters_tensor_wins_over_request_parameters() -> None:
     assert generate('{"max_tokens": 1}', text_input="x").sampling_params.max_tokens == 1
 
 
+@pytest.mark.parametrize(("parameters", "logprobs", "only_added_up"), [("{}", 0, True), ('{"logprobs": 2}', 2, False)])
+def test_the_sum_of_logprobs_needs_them(parameters: str, logprobs: int, only_added_up: bool) -> None:
+    """vLLM has no cumulative_logprob where nobody asked for logprobs."""
+    call = generate(parameters, text_input="x", return_cumulative_logprob=True)
+    assert (call.sampling_params.logprobs, call.sums_logprobs) == (logprobs, only_added_up)
+    assert generate(text_input="x").sampling_params.logprobs is None
+
+
 def test_additional_outputs_are_those_that_are_true() -> None:
     call = generate(text_input="x", return_finish_reason=True, return_logprobs=False)
     assert call.additional_outputs == {"finish_reason"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vllm_backend_lib.errors import InternalError
 from vllm_backend_lib.responses import TextEncoder, encode_embedding
 
 ALL = frozenset({"finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens"})
@@ -58,12 +59,32 @@ def test_sequences_keep_their_places_and_their_ends() -> None:
     first = encoder.encode(output(part(1, "b", 1, finish_reason="stop", cumulative_logprob=-2.0)))
     assert first["text_output"].tolist() == [b"", b"b"]
     assert first["finish_reason"].tolist() == [b"None", b"stop"]
-    assert math.isnan(first["cumulative_logprob"][0])
+    assert first["cumulative_logprob"].tolist() == [0.0, -2.0]
     second = encoder.encode(output(part(0, "a", 3, finish_reason="length", cumulative_logprob=-1.0)))
     assert second["text_output"].tolist() == [b"a", b""]
     assert second["finish_reason"].tolist() == [b"length", b"stop"]
     assert second["num_output_tokens"].tolist() == [3, 0]
     assert second["cumulative_logprob"].tolist() == [-1.0, -2.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_answers_are_json(value: float) -> None:
+    """NaN and Infinity as bare words are refused by browsers, Go and Java."""
+    entry = SimpleNamespace(logprob=value, rank=1, decoded_token="a")
+    done = part(0, "a", 1, cumulative_logprob=value, logprobs=[{7: entry}])
+    arrays = TextEncoder(1, "", ALL).encode(output(done))
+    assert arrays["cumulative_logprob"].tolist() == [-9999.0]
+    assert json.loads(arrays["logprobs"][0], parse_constant=pytest.fail)[0]["7"]["logprob"] == -9999.0
+    pooled = SimpleNamespace(outputs=SimpleNamespace(data=Vector([0.5, value])), prompt_token_ids=[1, 2])
+    with pytest.raises(InternalError, match="NaN or infinity"):
+        encode_embedding(pooled, frozenset())
+
+
+def test_logprobs_that_were_only_added_up_are_not_told() -> None:
+    entry = SimpleNamespace(logprob=-0.5, rank=1, decoded_token="a")
+    done = part(0, "a", 1, cumulative_logprob=-0.5, logprobs=[{7: entry}])
+    arrays = TextEncoder(1, "", ALL, logprobs=False).encode(output(done))
+    assert (arrays["logprobs"].tolist(), arrays["cumulative_logprob"].tolist()) == ([b"null"], [-0.5])
 
 
 def test_half_a_character_does_not_stop_a_response() -> None:

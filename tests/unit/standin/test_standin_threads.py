@@ -82,7 +82,7 @@ class Rooms:
         self.watcher = CancellationWatcher(FakeLogger(), poll_seconds=0.005)
         self.watcher.start()
         self.finals = 0
-        self.replies = ReplyThread(self.responses, self._on_final, FakeLogger())
+        self.replies = ReplyThread(self.responses, self._on_final, FakeLogger(), lambda content: content)
         self.replies.start()
 
     def _on_final(self) -> None:
@@ -127,6 +127,31 @@ def test_a_sender_that_fails_does_not_stop_the_others(rooms: Rooms) -> None:
     assert good.final.wait(5)
     rooms.close()
     assert rooms.finals == 2
+
+
+def test_a_final_response_that_cannot_be_sent_is_followed_by_an_error(rooms: Rooms) -> None:
+    class Picky(FakeSender):
+        def send(self, response: Any = None, flags: int = 0) -> None:
+            if isinstance(response, dict):
+                raise RuntimeError("cannot serialise")
+            super().send(response, flags)
+
+    sender = Picky()
+    rooms.reply(sender).send({}, final=True)
+    assert sender.final.wait(5)
+    ((error, flags),) = sender.sent
+    assert (str(error), flags) == ("a response could not be sent", FINAL)
+
+
+def test_an_error_that_cannot_be_made_a_response_is_answered_all_the_same(rooms: Rooms) -> None:
+    def picky(content: Any) -> Any:
+        if str(content) != "internal error":
+            raise TypeError("cannot convert")
+        return content
+
+    sender = FakeSender()
+    Reply(sender, rooms.responses, rooms.watcher, picky).fail(InvalidRequestError("wrong"))
+    assert sender.final.wait(5)
 
 
 def test_responses_of_a_subclass_are_asked_about_cancellation(rooms: Rooms) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import fakes
 import pytest
@@ -20,13 +19,6 @@ FINAL = 1
 
 def rows(*texts: str) -> list[ResponseDelta]:
     return [ResponseDelta.from_output(RequestOutput([CompletionOutput(text=text)]), 1) for text in texts]
-
-
-class BrokenDelta(ResponseDelta):
-    """A response that cannot be built."""
-
-    def arrays(self, additional: frozenset[str]) -> Any:
-        raise RuntimeError("no arrays")
 
 
 class Outcome:
@@ -285,7 +277,10 @@ def test_a_sender_that_always_fails_still_ends_the_request(make_pool: Callable[.
 def test_a_response_that_cannot_be_built_is_an_error(make_pool: Callable[..., SenderPool], log: fakes.Log) -> None:
     sender = fakes.ResponseSender()
     stream, outcome = open_stream(make_pool(), sender)
-    stream.finish([BrokenDelta(0)])
+    broken = rows("a")
+    broken[0].num_input_tokens = "no number"  # type: ignore[assignment]
+    stream.additional_outputs = frozenset({"num_input_tokens"})
+    stream.finish(broken)
     outcome.wait()
     assert sender.texts == [["the response could not be built or sent, request id "]]
     assert outcome.results == [False]

@@ -20,7 +20,7 @@ from vllm_custom.errors import (
 )
 from vllm_custom.handlers import Handler, Parsed, Router
 from vllm_custom.loops import call_on
-from vllm_custom.observability.log import Log
+from vllm_custom.observability import Log
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
 from vllm_custom.serving.admission import Admission, Ticket

@@ -26,6 +26,7 @@ from vllm_custom.handlers import (
 )
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder
 from vllm_custom.request import ClientRules, ProcessorBounds
@@ -81,9 +82,9 @@ class Service:
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
         """
-        log = pb_utils.Logger
+        log = self._log = QueuedLog(pb_utils.Logger)
         labels = {"model": settings.model_name, "version": files.version}
-        self._media, self._media_metrics = _media(engine, settings, labels, pb_utils)
+        self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils)
         self._loras = _loras(engine, files)
         rules = _rules(engine, settings)
         rows = RowReader(engine, settings, rules)
@@ -123,6 +124,7 @@ class Service:
         for metrics in (self._media_metrics, self._counts):
             if metrics is not None:
                 metrics.close()
+        self._log.close()
 
 
 def wait_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -154,9 +156,9 @@ def _rules(engine: Engine, settings: Settings) -> ClientRules:
 
 
 def _media(
-    engine: Engine, settings: Settings, labels: Mapping[str, str], pb_utils: Any
+    engine: Engine, settings: Settings, labels: Mapping[str, str], log: Log, pb_utils: Any
 ) -> tuple[MediaLoader, MediaMetrics | None]:
-    facts, log = engine.facts, pb_utils.Logger
+    facts = engine.facts
     counted = settings.report_custom_metrics and bool(facts.media_limits)
     metrics = MediaMetrics(pb_utils, labels, log.log_error) if counted else None
     loader = MediaLoader(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm_custom.errors import BackendError, InternalError
-from vllm_custom.observability.log import Log
+from vllm_custom.observability import Log
 from vllm_custom.responses import Delta
 from vllm_custom.triton.responses import ResponseBuilder
 

@@ -1,0 +1,1 @@
+../../vllm_custom/vllm_custom/text.py
