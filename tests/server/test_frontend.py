@@ -227,15 +227,28 @@ def test_a_body_over_the_limit_is_refused(frontend: Frontend, announced: bool) -
 
 
 def test_an_error_of_triton_before_the_answer_is_a_502(frontend: Frontend) -> None:
-    answer = frontend.post(CHAT, ask(refuse="the model is on fire"))
-    assert (answer.status, answer.json["error"]["message"]) == (502, "Triton: the model is on fire")
+    """Its text is for the log: it may be a traceback."""
+    answer = frontend.post(CHAT, ask(refuse="the model is on fire"), x_request_id="burns")
+    assert (answer.status, answer.json["error"]["type"]) == (502, "BadGatewayError")
+    assert "request burns" in answer.json["error"]["message"]
+    assert "on fire" not in answer.json["error"]["message"]
+    wait_until(lambda: "request burns: echo on" in frontend.log.read_text())
+    assert "the model is on fire" in frontend.log.read_text()
 
 
 def test_an_error_of_triton_inside_a_stream_is_its_last_event(frontend: Frontend) -> None:
     answer = frontend.post(CHAT, {**ask(events=2), "break": "the model is on fire"})
     assert answer.events[:2] == ["0", "1"]
-    assert json.loads(answer.events[2])["error"]["message"] == "Triton: the model is on fire"
+    assert json.loads(answer.events[2])["error"]["type"] == "BadGatewayError"
     assert answer.events[3] == "[DONE]"
+
+
+def test_bodies_with_a_byte_order_mark_reach_the_model_and_latin1_does_not(frontend: Frontend) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        answer = frontend.post(CHAT, json.dumps(ask(text="caf\u00e9"), ensure_ascii=False).encode(encoding))
+        assert (answer.status, answer.json["asked"]["body"]["text"]) == (200, "caf\u00e9")
+    refused = frontend.post(CHAT, json.dumps(ask(text="caf\u00e9"), ensure_ascii=False).encode("latin-1"))
+    assert (refused.status, "byte 0xe9" in refused.json["error"]["message"]) == (400, True)
 
 
 def test_a_line_in_the_log_and_counts_for_each_request(frontend: Frontend) -> None:
