@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.server.client import Client
@@ -186,6 +188,39 @@ def test_of_several_models_the_body_names_one(frontend: Frontend, client: Client
     finally:
         client.unload("second")
     wait_until(lambda: not client.is_ready("second"))
+    wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
+
+
+def test_a_model_whose_process_hangs_holds_up_nobody_else(
+    frontend: Frontend, client: Client, repository: Repository, triton: TritonServer
+) -> None:
+    repository.add("hanging", CONFIG, None, model__py=MODEL)
+    assert client.load("hanging").status == 200
+    stub = next(child for child in psutil.Process(triton.pid).children() if "hanging" in " ".join(child.cmdline()))
+    sample = f'vllm_custom_frontend_endpoint_usable{{model="hanging",server="{triton.grpc_url}"}}'
+    try:
+        wait_until(lambda: frontend.post(CHAT, {"model": "hanging"}).status == 200)
+        stub.suspend()
+        quickest = []
+
+        def is_found_out() -> bool:
+            began = time.monotonic()
+            assert frontend.post(CHAT, ask()).status == 200
+            assert frontend.get("/health").status == 200
+            assert frontend.get("/v1/models/echo").status == 200
+            quickest.append(time.monotonic() - began)
+            return frontend.counters()[sample] == 0
+
+        wait_until(is_found_out)
+        assert max(quickest) < 3
+        assert frontend.post(CHAT, {"model": "hanging"}).status == 503
+        stub.resume()
+        wait_until(lambda: frontend.counters()[sample] == 1)
+        assert frontend.post(CHAT, {"model": "hanging"}).status == 200
+    finally:
+        stub.resume()
+        client.unload("hanging")
+    wait_until(lambda: not client.is_ready("hanging"))
     wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
 
 

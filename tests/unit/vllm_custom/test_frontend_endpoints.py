@@ -4,12 +4,14 @@ import asyncio
 import json
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.unit.vllm_custom.triton_servers import (
     EVENTS,
+    HASTY,
     QUICK,
     FakeTriton,
     Model,
@@ -21,12 +23,12 @@ from tests.unit.vllm_custom.triton_servers import (
     serving,
     until,
 )
-from vllm_custom.frontend.directory import Pace
 
 # How long something may take that must not wait for anybody: far below every time limit of the other side.
 SOON = 3.0
+PATIENT = replace(QUICK, look=1)
 # Every limit of time is far beyond the test: what hangs is never found out.
-SLOW = Pace(look=60, interval=0.05, idle_interval=0.05, shortest=0.01)
+SLOW = replace(QUICK, look=60)
 
 LATE = {"look": hang, "serve": hang}
 
@@ -67,7 +69,7 @@ async def test_a_server_that_hangs_holds_up_nobody_else() -> None:
 
 async def test_a_model_that_hangs_is_found_out_and_gets_no_requests() -> None:
     hung, well = FakeTriton(m=Model()), FakeTriton(m=Model())
-    async with serving(hung, well), frontend(hung.address, well.address) as client:
+    async with serving(hung, well), frontend(hung.address, well.address, pace=HASTY) as client:
         assert (await client.get("/health")).status == 200
         hung.models["m"].look = hung.models["m"].serve = hang
         await until(lambda: _is(client, hung, 0.0))
@@ -85,7 +87,7 @@ async def _is(client: Any, triton: FakeTriton, value: float) -> bool:
 
 async def test_where_every_server_hangs_the_answer_is_503_at_once() -> None:
     triton = FakeTriton(m=Model())
-    async with serving(triton), frontend(triton.address) as client:
+    async with serving(triton), frontend(triton.address, pace=HASTY) as client:
         assert (await client.get("/health")).status == 200
         triton.models["m"].look = hang
         await until(lambda: _health(client, 503))
@@ -108,10 +110,10 @@ async def test_a_model_that_streams_is_no_model_that_hangs() -> None:
         return Reply(200, tuple(f"data: {number}\n\n" for number in range(3)), EVENTS)
 
     triton = FakeTriton(m=Model(serve=serve))
-    async with serving(triton), frontend(triton.address) as client:
+    async with serving(triton), frontend(triton.address, pace=PATIENT) as client:
         assert (await client.get("/health")).status == 200
         triton.models["m"].look = hang
-        deadline = time.monotonic() + 3 * QUICK.look
+        deadline = time.monotonic() + 2.2 * PATIENT.look
         while time.monotonic() < deadline:
             assert (await client.post({"model": "m"})).status == 200
             assert (await client.get("/health")).status == 200

@@ -8,7 +8,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -23,7 +23,10 @@ from vllm_custom.frontend.options import Options
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
-QUICK = Pace(look=0.3, interval=0.05, idle_interval=0.05, shortest=0.01, grace=0.1)
+# Looks come often, and an answer to them is late where a machine is busy.
+QUICK = Pace(look=3, interval=0.05, idle_interval=0.05, shortest=0.01, grace=0.1)
+# What hangs is found out soon.
+HASTY = replace(QUICK, look=0.4)
 
 
 @dataclass(frozen=True)

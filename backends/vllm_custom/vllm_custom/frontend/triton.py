@@ -23,7 +23,7 @@ _ENDING_SECONDS = 5.0
 # Triton's words for a request that no model has seen; a stream carries no code for it.
 _UNKNOWN_MODEL = "Request for unknown model"
 
-_OPTIONS = (
+CONNECTION_OPTIONS = (
     ("grpc.max_send_message_length", _UNLIMITED),
     ("grpc.max_receive_message_length", _UNLIMITED),
     # Triton's default is to close connections of clients that ping more often than every 300 seconds without data
@@ -99,10 +99,10 @@ class Triton:
         self.open_calls = 0
         self._connect_seconds = connect_seconds
         if certificate_authority is None:
-            self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+            self._channel = grpc.aio.insecure_channel(address, CONNECTION_OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(Path(certificate_authority).read_bytes())
-            self._channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
+            self._channel = grpc.aio.secure_channel(address, credentials, CONNECTION_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
