@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tools.installer.server import TritonServer
 pytestmark = [pytest.mark.server]
 
 CHAT = "/v1/chat/completions"
+USABLE = 'vllm_custom_frontend_endpoint_usable{model="'
 CONFIG = """
 backend: "python"
 instance_group [ { kind: KIND_CPU } ]
@@ -32,7 +34,8 @@ output [
   { name: "openai_headers" data_type: TYPE_STRING dims: [ 1 ] }
 ]
 """
-# Answers with what it was sent; as a stream where it is asked for `events`, until the client goes.
+# Answers with what it was sent; as a stream where it is asked for `events`, until the client goes. After `hang` it does
+# not list its models for so many seconds.
 MODEL = """
 import json, threading, time
 import numpy as np
@@ -49,6 +52,7 @@ def response(body, status=None, kind=None):
 
 class TritonPythonModel:
     gone = 0
+    hangs_until = 0.0
 
     def initialize(self, args):
         self.name = args["model_name"]
@@ -62,7 +66,11 @@ class TritonPythonModel:
 
     def answer(self, asked, sender):
         body = asked.get("body") if isinstance(asked.get("body"), dict) else {}
+        if "hang" in body:
+            self.hangs_until = time.monotonic() + body["hang"]
         if asked["path"] == "/v1/models":
+            while time.monotonic() < self.hangs_until and not sender.is_cancelled():
+                time.sleep(0.05)
             cards = [{"id": name, "object": "model"} for name in (self.name, self.name + "-adapter")]
             pieces = iter([response(json.dumps({"data": cards}), 200, "application/json")])
         elif "refuse" in body:
@@ -189,6 +197,36 @@ def test_of_several_models_the_body_names_one(frontend: Frontend, client: Client
     wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
 
 
+def test_a_model_that_hangs_holds_up_nobody_else(frontend: Frontend, client: Client, repository: Repository) -> None:
+    repository.add("hanging", CONFIG, None, model__py=MODEL)
+    assert client.load("hanging").status == 200
+    try:
+        wait_until(lambda: usable(frontend).get("hanging") == 1)
+        assert frontend.post(CHAT, {"model": "hanging", "hang": 15}).status == 200
+        longest = 0.0
+        while usable(frontend)["hanging"]:
+            began = time.monotonic()
+            assert frontend.post(CHAT, ask()).status == 200
+            assert frontend.get("/health").status == 200
+            assert frontend.get("/v1/models/echo").status == 200
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 3
+        answer = frontend.post(CHAT, {"model": "hanging"})
+        assert (answer.status, answer.json["error"]["message"]) == (503, "no server that has this model answers")
+        wait_until(lambda: usable(frontend)["hanging"] == 1)
+        assert frontend.post(CHAT, {"model": "hanging"}).status == 200
+    finally:
+        client.unload("hanging")
+    wait_until(lambda: not client.is_ready("hanging"))
+    wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
+
+
+def usable(frontend: Frontend) -> dict[str, float]:
+    """What /metrics says of the endpoints, by model."""
+    found = frontend.counters().items()
+    return {name.split('"')[1]: value for name, value in found if name.startswith(USABLE)}
+
+
 @pytest.mark.parametrize("path", ["/v1/messages", "/invocations", "/v1/responses/1/cancel", "/v1/../sleep", "/%6Eope"])
 def test_which_other_routes_there_are_the_model_says(frontend: Frontend, path: str) -> None:
     for method, body in (("POST", ask(status=404)), ("GET", None)):
@@ -227,15 +265,28 @@ def test_a_body_over_the_limit_is_refused(frontend: Frontend, announced: bool) -
 
 
 def test_an_error_of_triton_before_the_answer_is_a_502(frontend: Frontend) -> None:
-    answer = frontend.post(CHAT, ask(refuse="the model is on fire"))
-    assert (answer.status, answer.json["error"]["message"]) == (502, "Triton: the model is on fire")
+    """Its text is for the log: it may be a traceback."""
+    answer = frontend.post(CHAT, ask(refuse="the model is on fire"), x_request_id="burns")
+    assert (answer.status, answer.json["error"]["type"]) == (502, "BadGatewayError")
+    assert "request burns" in answer.json["error"]["message"]
+    assert "on fire" not in answer.json["error"]["message"]
+    wait_until(lambda: "request burns: echo on" in frontend.log.read_text())
+    assert "the model is on fire" in frontend.log.read_text()
 
 
 def test_an_error_of_triton_inside_a_stream_is_its_last_event(frontend: Frontend) -> None:
     answer = frontend.post(CHAT, {**ask(events=2), "break": "the model is on fire"})
     assert answer.events[:2] == ["0", "1"]
-    assert json.loads(answer.events[2])["error"]["message"] == "Triton: the model is on fire"
+    assert json.loads(answer.events[2])["error"]["type"] == "BadGatewayError"
     assert answer.events[3] == "[DONE]"
+
+
+def test_bodies_with_a_byte_order_mark_reach_the_model_and_latin1_does_not(frontend: Frontend) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        answer = frontend.post(CHAT, json.dumps(ask(text="caf\u00e9"), ensure_ascii=False).encode(encoding))
+        assert (answer.status, answer.json["asked"]["body"]["text"]) == (200, "caf\u00e9")
+    refused = frontend.post(CHAT, json.dumps(ask(text="caf\u00e9"), ensure_ascii=False).encode("latin-1"))
+    assert (refused.status, "byte 0xe9" in refused.json["error"]["message"]) == (400, True)
 
 
 def test_a_line_in_the_log_and_counts_for_each_request(frontend: Frontend) -> None:

@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from vllm_custom.frontend.options import Options, parse
+from vllm_custom.frontend.triton import CONNECTION_OPTIONS
+
+# tritonserver's default for --grpc-http2-min-recv-ping-interval-without-data.
+TRITON_MIN_PING_INTERVAL_MS = 300_000
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +25,11 @@ def test_keys_come_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
     file.write_text("b\n\n c \n")
     monkeypatch.setenv("VLLM_CUSTOM_API_KEYS", "d,,e ")
     assert parse(["--api-key=a", f"--api-key-file={file}"]).api_keys == {"a", "b", "c", "d", "e"}
+
+
+def test_the_connection_is_pinged_no_more_often_than_triton_allows() -> None:
+    """Else Triton ends it, and with it a request that has been silent for some minutes (too_many_pings)."""
+    assert dict(CONNECTION_OPTIONS)["grpc.keepalive_time_ms"] > 1.05 * TRITON_MIN_PING_INTERVAL_MS
 
 
 def test_several_servers_and_sizes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -17,12 +18,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_custom.frontend import errors
-from vllm_custom.frontend.directory import Directory
+from vllm_custom.frontend.access_log import AccessLog
+from vllm_custom.frontend.directory import Directory, Pace
+from vllm_custom.frontend.exchange import BodyLimits
 from vllm_custom.frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom.frontend.options import Options
 from vllm_custom.frontend.proxy import Proxy
 from vllm_custom.frontend.triton import Triton
-from vllm_custom.frontend.visits import Visits
 
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/metrics"})
@@ -30,7 +32,7 @@ _OPEN_PATHS = frozenset({"/health", "/metrics"})
 _METHODS = ("GET", "POST")
 
 
-class _Endpoint:
+class _Function:
     """An ASGI function as Starlette's routes take it: as an object, else they would wrap it."""
 
     def __init__(self, function: ASGIApp) -> None:
@@ -65,25 +67,24 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def make_app(options: Options) -> Starlette:
-    """The frontend as an ASGI application with a lifespan."""
+def make_app(options: Options, pace: Pace = Pace()) -> Starlette:  # noqa: B008 - it is frozen
+    """The frontend as an ASGI application with a lifespan; ``pace``: how often servers are looked at."""
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tritons = [Triton(address, options.triton_ca) for address in options.triton]
-        app.state.directory = Directory(tritons)
-        app.state.proxy = Proxy(
-            app.state.directory,
-            metrics,
-            max_body_bytes=options.max_body_bytes,
-            timeout_seconds=options.request_timeout_seconds,
-        )
+        directory = app.state.directory = Directory(tritons, pace)
+        limits = BodyLimits(options.max_body_bytes, options.max_body_values)
+        timeout = options.request_timeout_seconds
+        app.state.proxy = Proxy(directory, metrics, limits, timeout_seconds=timeout, grace_seconds=pace.grace)
+        watch = asyncio.ensure_future(directory.watch())
         try:
             yield
         finally:
-            for triton in tritons:
-                await triton.close()
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await directory.close()
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in _METHODS:
@@ -95,19 +96,20 @@ def make_app(options: Options) -> Starlette:
 
     async def health(request: Request) -> Response:
         ready = await request.app.state.directory.is_ready()
-        return JSONResponse({"status": "ready" if ready else "no model is ready"}, 200 if ready else 503)
+        return JSONResponse({"status": "ready" if ready else "no endpoint is usable"}, 200 if ready else 503)
 
     async def exposition(request: Request) -> Response:
+        metrics.show(request.app.state.directory.all_endpoints())
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return Starlette(
         routes=[
             Route("/health", health),
             Route("/metrics", exposition),
-            Route("/v1/models", _Endpoint(models), methods=["GET"]),
-            Route("/v1/models/{model:path}", _Endpoint(models), methods=["GET"]),
+            Route("/v1/models", _Function(models), methods=["GET"]),
+            Route("/v1/models/{model:path}", _Function(models), methods=["GET"]),
             # Which others there are the model says: its configuration may open more of them.
-            Route("/{path:path}", _Endpoint(serve)),
+            Route("/{path:path}", _Function(serve)),
         ],
         middleware=_middleware(options, metrics),
         exception_handlers={404: _plain, 405: _plain},
@@ -116,7 +118,7 @@ def make_app(options: Options) -> Starlette:
 
 
 def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
-    chosen = [Middleware(Visits, metrics=metrics, access_log=options.access_log)]
+    chosen = [Middleware(AccessLog, metrics=metrics, access_log=options.access_log)]
     if options.cors_origins:
         chosen.append(
             Middleware(

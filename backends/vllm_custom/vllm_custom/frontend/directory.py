@@ -1,147 +1,175 @@
-"""Which model is served where: the repository indexes of all servers, looked at every few seconds when asked."""
+"""Which model is served where: the repository indexes of all servers, looked at every few seconds while in use."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vllm_custom.frontend import errors
-from vllm_custom.frontend.triton import Call, ServedModel, Triton, TritonError, UnreachableError
+from vllm_custom.frontend.endpoint import Card, Endpoint
+from vllm_custom.frontend.server import Server
+from vllm_custom.frontend.snapshot import Snapshot
+from vllm_custom.frontend.triton import Triton
 
 _log = logging.getLogger("vllm_custom.frontend")
-# Older than this, and the next request makes us look again, without waiting for what we see.
-_FRESH_SECONDS = 2.0
-# Older than this, and it waits.
-_USABLE_SECONDS = 60.0
-# A name that nobody knows makes us look again, but not more often than this.
-_MIN_AGE_SECONDS = 0.2
-_MODELS_PATH = "/v1/models"
+_UNREACHABLE = "no Triton server can be reached"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A model on one server."""
+class Pace:
+    """How often, and how long, servers are looked at and waited for. All in seconds.
 
-    triton: Triton
-    model: ServedModel
+    Attributes:
+        look: the time for an answer to each question.
+        interval: between two looks while requests come.
+        idle_interval: between two looks while none come.
+        idle_after: how long after the last request.
+        shortest: between two looks for a name that nobody knows.
+        grace: that a server has beyond the time limit of a request.
+    """
 
-
-@dataclass
-class _Picture:
-    """What was found at one time: places by every name that requests may use, and OpenAI's model cards."""
-
-    taken_at: float = float("-inf")
-    places: dict[str, list[Place]] = field(default_factory=dict)
-    cards: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    models: list[str] = field(default_factory=list)
-    reached: int = 0
+    look: float = 5.0
+    interval: float = 2.0
+    idle_interval: float = 30.0
+    idle_after: float = 30.0
+    shortest: float = 0.2
+    grace: float = 5.0
 
 
 class Directory:
-    """Finds the servers of a model, or of one of its LoRA adapters, by name."""
+    """Finds the endpoints of a model, or of one of its LoRA adapters, by name."""
 
-    def __init__(self, tritons: Sequence[Triton]) -> None:
-        self._tritons = tritons
-        self._picture = _Picture()
-        self._looking: asyncio.Task[_Picture] | None = None
-        self._last_cards: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    def __init__(self, tritons: Sequence[Triton], pace: Pace | None = None) -> None:
+        self._pace = pace or Pace()
+        self._servers = [Server(triton, self._changed, self._pace.look) for triton in tritons]
+        self._snapshot = Snapshot()
+        self._warned: set[str] = set()
+        self._wanted = asyncio.Event()
+        self._looked_at = self._used_at = float("-inf")
 
-    async def cards(self) -> list[Mapping[str, Any]]:
-        """OpenAI's cards of all models and adapters.
+    async def watch(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            self._wanted.clear()
+            self._look()
+            pause = self._pace.interval if self._in_use() else self._pace.idle_interval
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), pause)
+
+    async def close(self) -> None:
+        """End all looks and connections."""
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    async def cards(self) -> list[Card]:
+        """OpenAI's cards of all models and adapters that can be used now.
 
         Raises:
             FrontendError: no server can be reached.
         """
-        picture = await self._current(_USABLE_SECONDS)
-        if not picture.reached:
-            raise errors.unavailable("no Triton server can be reached")
-        return list(picture.cards.values())
+        await self._used()
+        if not self._reached():
+            raise errors.unavailable(_UNREACHABLE)
+        return list(self._snapshot.cards().values())
 
-    async def places(self, name: str | None) -> list[Place]:
-        """The places that serve ``name``, that with the fewest open requests first.
+    async def endpoints(self, name: str | None) -> list[Endpoint]:
+        """The endpoints that serve ``name``, in the order in which they are to be tried; none that hangs.
 
         Where only one model is served it gets every request: it answers itself for names that it does not have.
 
         Raises:
-            FrontendError: nobody serves the model, or no server can be reached.
+            FrontendError: nobody serves the model, no server can be reached, or all that serve it hang.
         """
-        picture = await self._current(_USABLE_SECONDS)
-        if name not in picture.places:
-            picture = await self._current(_MIN_AGE_SECONDS)
-        if name is not None and name in picture.places:
-            found = picture.places[name]
-        elif len(picture.models) == 1:
-            found = picture.places[picture.models[0]]
-        elif not picture.reached:
-            raise errors.unavailable("no Triton server can be reached")
-        elif not picture.models:
-            raise errors.unavailable("no model with openai_request is ready")
-        elif name is None:
-            raise errors.model_wanted(picture.models)
-        else:
-            raise errors.unknown_model(name, list(picture.places))
-        return sorted(found, key=lambda place: place.triton.open_calls)
+        await self._used()
+        if not self._snapshot.endpoints(name):
+            await self._look_for(name)
+        snapshot = self._snapshot
+        found = snapshot.endpoints(name)
+        if not found and len(snapshot.models) == 1:
+            (found,) = snapshot.models.values()
+        if not found:
+            raise self._nobody(name)
+        usable = [endpoint for endpoint in found if not endpoint.health.hung]
+        if not usable:
+            wait = max(1, math.ceil(min(endpoint.health.rest_seconds for endpoint in found)))
+            raise errors.unavailable("no server that has this model answers", wait)
+        return sorted(usable, key=_rank)
 
     async def is_ready(self) -> bool:
-        """Whether some model is served."""
-        return bool((await self._current(_USABLE_SECONDS)).models)
+        """Whether some endpoint is fit for requests."""
+        await self._used()
+        return self._snapshot.ready
 
-    def forget(self) -> None:
-        """Something was not where it should be: look again before the next request."""
-        self._picture.taken_at = float("-inf")
-        for triton in self._tritons:
-            triton.forget()
+    def all_endpoints(self) -> list[Endpoint]:
+        """Those of every server."""
+        return [endpoint for server in self._servers for endpoint in server.endpoints.values()]
 
-    async def _current(self, max_age_seconds: float) -> _Picture:
-        age = time.monotonic() - self._picture.taken_at
-        if age > min(max_age_seconds, _FRESH_SECONDS) and self._looking is None:
-            self._looking = asyncio.ensure_future(self._look())
-            self._looking.add_done_callback(self._looked)
-        if age > max_age_seconds and self._looking is not None:
-            return await asyncio.shield(self._looking)
-        return self._picture
+    def suspect(self) -> None:
+        """An endpoint was not what it should be: look again soon."""
+        if time.monotonic() - self._looked_at > self._pace.shortest:
+            self._wanted.set()
 
-    def _looked(self, task: asyncio.Task[_Picture]) -> None:
-        self._looking = None
-        if not task.cancelled() and task.exception() is None:
-            self._picture = task.result()
+    async def _used(self) -> None:
+        """Note that somebody asks, who waits only where there is nothing yet."""
+        self._used_at = time.monotonic()
+        if self._used_at - self._looked_at > self._pace.interval:
+            self._wanted.set()
+        if not self._snapshot.models:
+            await self._look_for(None)
 
-    async def _look(self) -> _Picture:
-        picture = _Picture()
-        found = await asyncio.gather(*(self._look_at(triton) for triton in self._tritons))
-        for triton, models in zip(self._tritons, found, strict=True):
-            if models is None:
-                continue
-            picture.reached += 1
-            for model, cards in models:
-                place = Place(triton, model)
-                if model.name not in picture.models:
-                    picture.models.append(model.name)
-                for card in cards:
-                    picture.cards.setdefault(card["id"], card)
-                for name in dict.fromkeys([model.name, *(card["id"] for card in cards)]):
-                    picture.places.setdefault(name, []).append(place)
-        picture.taken_at = time.monotonic()
-        return picture
+    async def _look_for(self, name: str | None) -> None:
+        """Look again, and wait until ``name`` is found or nothing more is to be expected."""
+        if time.monotonic() - self._looked_at > self._pace.shortest:
+            self._look()
+        until = time.monotonic() + self._pace.look
+        while (pending := self._pending()) and not self._is_known(name):
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _look_at(self, triton: Triton) -> list[tuple[ServedModel, list[Mapping[str, Any]]]] | None:
-        try:
-            return [(model, await self._cards_of(triton, model)) for model in await triton.models()]
-        except UnreachableError as error:
-            _log.warning("%s", error)
-            return None
+    def _is_known(self, name: str | None) -> bool:
+        return bool(self._snapshot.models if name is None else self._snapshot.endpoints(name))
 
-    async def _cards_of(self, triton: Triton, model: ServedModel) -> list[Mapping[str, Any]]:
-        """The model's own card and those of its adapters; the last ones where it is too busy to say."""
-        key = (triton.address, model.name)
-        try:
-            body = b"".join([part.body async for part in triton.call(Call(model, _MODELS_PATH, "GET"))])
-            self._last_cards[key] = list(json.loads(body)["data"])
-        except (TritonError, ValueError, KeyError) as error:
-            _log.warning("%s: %s does not list its models: %r", triton.address, model.name, error)
-        return self._last_cards.get(key, [])
+    def _pending(self) -> set[asyncio.Task[None]]:
+        return {task for server in self._servers for task in server.pending}
+
+    def _look(self) -> None:
+        self._looked_at = time.monotonic()
+        for server in self._servers:
+            server.look()
+
+    def _in_use(self) -> bool:
+        recent = time.monotonic() - self._used_at < self._pace.idle_after
+        return recent or any(server.triton.open_calls for server in self._servers)
+
+    def _reached(self) -> bool:
+        return any(server.reached for server in self._servers)
+
+    def _changed(self) -> None:
+        self._snapshot = Snapshot.of(self.all_endpoints())
+        for name, meaning in self._snapshot.ambiguous.items():
+            if name not in self._warned:
+                self._warned.add(name)
+                _log.warning("the name %s is ambiguous: it is taken for %s", errors.shortened(name), meaning)
+
+    def _nobody(self, name: str | None) -> errors.FrontendError:
+        if not self._reached():
+            return errors.unavailable(_UNREACHABLE)
+        if not self._snapshot.models:
+            return errors.unavailable("no model with openai_request is ready")
+        if name is None:
+            return errors.model_wanted(list(self._snapshot.models))
+        return errors.unknown_model(name, self._snapshot.names)
+
+
+def _rank(endpoint: Endpoint) -> tuple[bool, bool, int]:
+    """What is broken comes last: where nothing else is left, a request may find that it is not so any more.
+
+    A failure comes sooner than an answer as a rule, so the number of open requests alone would favour what fails.
+    """
+    return endpoint.health.broken, endpoint.health.resting, endpoint.triton.open_calls

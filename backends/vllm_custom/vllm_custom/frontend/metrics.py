@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from vllm_custom.frontend.endpoint import Endpoint
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -34,6 +38,20 @@ class Metrics:
         self.disconnects = Counter(
             "vllm_custom_frontend_disconnects", "Clients that left before their answer ended.", registry=self._registry
         )
+
+        self.usable = Gauge(
+            "vllm_custom_frontend_endpoint_usable",
+            "Whether a model on a server is fit for requests.",
+            ("server", "model"),
+            registry=self._registry,
+        )
+
+    def show(self, endpoints: Iterable[Endpoint]) -> None:
+        """Set what is known of the endpoints now."""
+        self.usable.clear()
+        for endpoint in endpoints:
+            usable = not endpoint.health.broken
+            self.usable.labels(endpoint.triton.address, endpoint.model.name).set(usable)
 
     def text(self) -> bytes:
         """The exposition format."""

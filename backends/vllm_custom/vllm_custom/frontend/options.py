@@ -21,6 +21,7 @@ class Options:
     port: int = 9000
     api_keys: frozenset[str] = frozenset()
     max_body_bytes: int = 64 * _MEBIBYTE
+    max_body_values: int = 1_000_000
     cors_origins: tuple[str, ...] = ()
     request_timeout_seconds: float = 0.0
     drain_seconds: int = 30
@@ -46,6 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         port=given.port,
         api_keys=keys,
         max_body_bytes=given.max_body_mib * _MEBIBYTE,
+        max_body_values=given.max_body_values,
         cors_origins=tuple(given.cors_origin),
         request_timeout_seconds=given.request_timeout,
         drain_seconds=given.drain_seconds,
@@ -81,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key-file", type=Path, metavar="FILE", help="a file with one key per line")
     add("--max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request body (default: 64)")
     add(
+        "--max-body-values",
+        type=_positive,
+        default=1_000_000,
+        metavar="N",
+        help="most JSON values in a request body, such as token ids; commas in texts count (default: 1000000)",
+    )
+    add(
         "--cors-origin",
         action="append",
         default=[],
@@ -92,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="time for one request, handed to Triton (default: none)",
+        help="time for one request, handed to Triton; 5 s later the answer is 504 in any case (default: none)",
     )
     add(
         "--drain-seconds",

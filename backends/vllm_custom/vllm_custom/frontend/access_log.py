@@ -11,17 +11,19 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.frontend.errors import shortened
 from vllm_custom.frontend.metrics import Metrics
 
 _log = logging.getLogger("vllm_custom.frontend.access")
-_KEY = "vllm_custom.visit"
+_KEY = "vllm_custom.access_log_entry"
 _MAX_ID_CHARACTERS = 128
+_MAX_PATH_CHARACTERS = 256
 # Of paths that nobody serves there are many.
 _OTHER = "other"
 
 
 @dataclass
-class Visit:
+class AccessLogEntry:
     """What is known of a request. ``status`` is 0 until an answer has begun."""
 
     request_id: str
@@ -31,14 +33,14 @@ class Visit:
     began: float = field(default_factory=time.monotonic)
 
 
-def visit_of(scope: Scope) -> Visit:
-    """The visit that the middleware has begun for this request."""
-    visit: Visit = scope[_KEY]
-    return visit
+def entry_of(scope: Scope) -> AccessLogEntry:
+    """The entry that the middleware has begun for this request."""
+    entry: AccessLogEntry = scope[_KEY]
+    return entry
 
 
-class Visits:
-    """The outermost middleware: begins a visit, and notes how it ended."""
+class AccessLog:
+    """The outermost middleware: begins an entry, and notes how the request ended."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:
         self._app = app
@@ -49,14 +51,14 @@ class Visits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = scope[_KEY] = Visit(_request_id(Headers(scope=scope)))
+        entry = scope[_KEY] = AccessLogEntry(_request_id(Headers(scope=scope)))
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start":
-                visit.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", visit.request_id.encode())]
+                entry.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", entry.request_id.encode())]
             elif message["type"] == "http.response.body":
-                visit.sent_bytes += len(message.get("body", b""))
+                entry.sent_bytes += len(message.get("body", b""))
             await send(message)
 
         self._metrics.open.inc()
@@ -64,17 +66,17 @@ class Visits:
             await self._app(scope, receive, note)
         finally:
             self._metrics.open.dec()
-            self._end(visit, scope)
+            self._end(entry, scope)
 
-    def _end(self, visit: Visit, scope: Scope) -> None:
-        seconds = time.monotonic() - visit.began
+    def _end(self, entry: AccessLogEntry, scope: Scope) -> None:
+        seconds = time.monotonic() - entry.began
         path = scope["path"] if scope["path"] in OPENAI_PATHS else _OTHER
-        self._metrics.requests.labels(path, str(visit.status)).inc()
+        self._metrics.requests.labels(path, str(entry.status)).inc()
         self._metrics.seconds.labels(path).observe(seconds)
         if self._access_log:
             client = (scope.get("client") or ("-",))[0]
-            request = f'{client} "{scope["method"]} {scope["path"]}" {visit.status}'
-            line = f"{request} {visit.sent_bytes} bytes {seconds:.3f} s model={visit.model} id={visit.request_id}"
+            request = f'{client} "{scope["method"]} {shortened(scope["path"], _MAX_PATH_CHARACTERS)}" {entry.status}'
+            line = f"{request} {entry.sent_bytes} bytes {seconds:.3f} s model={entry.model} id={entry.request_id}"
             _log.info("%s", _one_line(line))
 
 

@@ -1,0 +1,85 @@
+"""The body of a request: JSON in any Unicode encoding. Of what it says only the model's name is needed here."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from vllm_custom.frontend import errors
+
+# Bodies up to here are read by Python's own parser as well, where msgspec refuses them.
+_READ_AGAIN_BYTES = 1024 * 1024
+
+
+class _Body(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw()
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+
+
+class ValueLimit:
+    """Counts the JSON values of a body while it comes, chunk by chunk: each costs the model time to read.
+
+    Every value of an array or object follows a comma or an opening bracket. Commas of texts count as well.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Count what is in ``chunk``.
+
+        Raises:
+            FrontendError: there are more than allowed.
+        """
+        self._count += chunk.count(b",") + chunk.count(b"[") + chunk.count(b"{")
+        if self._count > self._limit:
+            raise errors.too_many_values(self._limit)
+
+
+def in_utf8(body: bytes) -> bytes:
+    """``body`` in UTF-8 without a byte order mark, as Triton's model takes it.
+
+    Raises:
+        FrontendError: it is in none of the encodings that JSON may have. What was meant is not guessed.
+    """
+    if body.isascii() and b"\0" not in body[:4]:
+        return body
+    encoding = json.detect_encoding(body)
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise errors.no_unicode(name, error.object[error.start], error.start) from error
+    return body if encoding == "utf-8" else text.encode()
+
+
+def model_of(body: bytes) -> tuple[str | None, bytes | None]:
+    """The model that the body names, and the body as JSON; what is no JSON goes on as a JSON string.
+
+    Args:
+        body: UTF-8, as :func:`in_utf8` gives it.
+    """
+    if not body:
+        return None, None
+    try:
+        name = bytes(_DECODER.decode(body).model)
+    except (msgspec.DecodeError, RecursionError):  # also of what is no object: it is not read to its end
+        return _read_again(body)
+    return (json.loads(name) if name.startswith(b'"') else None), body
+
+
+def _read_again(body: bytes) -> tuple[str | None, bytes | None]:
+    """As :func:`model_of`. Python also reads NaN and halves of surrogate pairs, and the model says what is wrong."""
+    if len(body) <= _READ_AGAIN_BYTES:
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            name = document.get("model") if isinstance(document, dict) else None
+            return (name if isinstance(name, str) else None), body
+    return None, json.dumps(body.decode()).encode()

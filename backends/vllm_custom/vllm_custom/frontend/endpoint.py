@@ -1,0 +1,127 @@
+"""An endpoint: one model on one Triton server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_custom.frontend.health import Health
+from vllm_custom.frontend.triton import (
+    BrokenError,
+    Call,
+    LateError,
+    Part,
+    ServedModel,
+    Triton,
+    TritonError,
+    UnreachableError,
+)
+
+_log = logging.getLogger("vllm_custom.frontend")
+_MODELS_PATH = "/v1/models"
+_TOO_MANY_REQUESTS = 429
+_FIRST_DEFECT = 500
+_NOT_IMPLEMENTED = 501
+_UNAVAILABLE = 503
+_TIMED_OUT = 504
+# The parameter of config.pbtxt that an answer 503 names where only the number of requests is in the way.
+_LIMIT = b"MAX_INFLIGHT_REQUESTS"
+
+# With these the model says that it has not begun with a request.
+REFUSALS = frozenset({_TOO_MANY_REQUESTS, _UNAVAILABLE})
+
+Card = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer of a model."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether nothing but the number of requests is in the way."""
+        full = "retry-after" in self.headers or _LIMIT in self.body
+        return self.status == _TOO_MANY_REQUESTS or (self.status == _UNAVAILABLE and full)
+
+
+@dataclass
+class Endpoint:
+    """A model on one server, what it lists, and how it is.
+
+    Attributes:
+        cards: OpenAI's cards of the model and its adapters, those of the last look that was answered.
+    """
+
+    triton: Triton
+    model: ServedModel
+    health: Health = field(default_factory=Health)
+    cards: Sequence[Card] = ()
+    _heard_at: float = float("-inf")
+
+    def __str__(self) -> str:
+        return f"{self.model.name} on {self.triton.address}"
+
+    async def call(self, call: Call, seconds: float | None = None) -> AsyncGenerator[Part, None]:
+        """As :meth:`Triton.call`; every part is a sign of life."""
+        async with contextlib.aclosing(self.triton.call(call, seconds)) as parts:
+            async for part in parts:
+                self._heard_at = time.monotonic()
+                yield part
+
+    def note_answer(self, answer: Answer) -> None:
+        """Learn from the answer to a request; of one that has only begun, the body is empty."""
+        if answer.busy:
+            self.health.busy()
+        elif answer.status < _FIRST_DEFECT or answer.status in (_NOT_IMPLEMENTED, _TIMED_OUT):
+            self.health.succeeded()
+        else:
+            self.health.failed()
+
+    def note_silence(self, since: float) -> None:
+        """Nothing came within a time that should have been enough, unless other requests were answered meanwhile."""
+        if self._heard_at < since:
+            self.health.failed(hung=True)
+
+    async def look(self, seconds: float) -> None:
+        """Ask what the model lists: a probe as well, since this request takes the way of all others."""
+        began = time.monotonic()
+        call = Call(self.model, _MODELS_PATH, "GET")
+        try:
+            parts = [part async for part in self.call(call, seconds)]
+            if not parts:
+                raise TritonError("the model gave no answer")
+        except LateError:
+            _log.warning("%s: does not list its models within %g s", self, seconds)
+            self.note_silence(began)
+        except (UnreachableError, BrokenError) as error:
+            _log.warning("%s: %s", self, error)
+            self.health.lost()
+        except TritonError as error:
+            _log.warning("%s: does not list its models: %s", self, error)
+            self.health.failed(broken=True)
+        else:
+            self._note_look(Answer(parts[0].status, parts[0].headers, b"".join(part.body for part in parts)))
+
+    def _note_look(self, answer: Answer) -> None:
+        if answer.busy:
+            self.health.probed()
+            return
+        if answer.status >= _FIRST_DEFECT:
+            _log.warning("%s: status %d in place of its models", self, answer.status)
+            self.health.failed(broken=True)
+            return
+        self.health.probed()
+        try:
+            cards = json.loads(answer.body)["data"]
+            self.cards = [card for card in cards if isinstance(card["id"], str)]
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("%s: lists no models: %r", self, error)

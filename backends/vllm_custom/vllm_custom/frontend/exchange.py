@@ -1,0 +1,104 @@
+"""One HTTP request while it is under way: its body is read, its answer sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from vllm_custom.frontend import errors
+from vllm_custom.frontend.body import ValueLimit
+from vllm_custom.frontend.errors import FrontendError
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection."""
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a request's body may have at most."""
+
+    size: int
+    values: int
+
+
+@dataclass
+class Exchange:
+    """A request and the answer to it.
+
+    Attributes:
+        streamed: whether the answer, once it has begun, consists of server-sent events.
+        begun: whether the client has status and headers.
+    """
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    streamed: bool = False
+    begun: bool = False
+
+    @property
+    def headers(self) -> Headers:
+        """Those of the request."""
+        return Headers(scope=self.scope)
+
+    async def read(self, limits: BodyLimits) -> bytes:
+        """The request's body.
+
+        Raises:
+            FrontendError: it is larger than allowed; it is read no further.
+            ClientGoneError: as it says.
+        """
+        length = self.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limits.size:
+            raise errors.too_large(limits.size)
+        values = ValueLimit(limits.values)
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limits.size:
+                raise errors.too_large(limits.size)
+            values.add(chunk)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def disconnected(self) -> None:
+        """Return when the client closes its connection."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send status and headers."""
+        self.begun = True
+        self.streamed = headers.get("content-type", "").startswith("text/event-stream")
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def body(self, data: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def whole(self, status: int, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send an answer in one piece."""
+        own = {"content-type": "application/json", "content-length": str(len(data))}
+        await self.start(status, {**(headers or {}), **own})
+        await self.body(data, more=False)
+
+    async def fail(self, error: FrontendError) -> None:
+        """End with an error.
+
+        An answer that has begun ends with an event that says why if it is a stream; a document stays unfinished.
+        """
+        if not self.begun:
+            await self.whole(error.status, error.document, error.headers)
+        elif self.streamed:
+            await self.body(b"data: " + error.document + b"\n\ndata: [DONE]\n\n", more=False)

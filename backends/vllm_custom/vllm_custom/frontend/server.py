@@ -1,0 +1,112 @@
+"""What is known of one Triton server, kept up to date by looks that nobody has to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from vllm_custom.frontend.endpoint import Endpoint
+from vllm_custom.frontend.triton import BrokenError, LateError, Triton, UnreachableError
+
+_log = logging.getLogger("vllm_custom.frontend")
+
+
+class Server:
+    """The endpoints of one server.
+
+    Every question has a task of its own and an end in time, so a model that hangs keeps back what is known of itself
+    and nothing else.
+
+    Attributes:
+        endpoints: by the model's name; those of a server that cannot be reached stay known, as broken.
+        reached: whether the last look found the server; None before the first has ended.
+    """
+
+    def __init__(self, triton: Triton, on_change: Callable[[], None], look_seconds: float) -> None:
+        self.triton = triton
+        self.endpoints: dict[str, Endpoint] = {}
+        self.reached: bool | None = None
+        self._on_change = on_change
+        self._look_seconds = look_seconds
+        self._index: asyncio.Task[None] | None = None
+        self._probes: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def pending(self) -> set[asyncio.Task[None]]:
+        """Questions that are open and likely to be answered soon."""
+        found = {task for name, task in self._probes.items() if name not in self.endpoints or self._is_well(name)}
+        return found | {self._index} if self._index is not None and self.reached is not False else found
+
+    def look(self) -> None:
+        """Begin to look again, at all that is not being looked at."""
+        if self._index is None:
+            self._index = self._begin(self._look(), self._index_ended)
+
+    async def close(self) -> None:
+        """End all looks."""
+        tasks = [task for task in (self._index, *self._probes.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.triton.close()
+
+    def _is_well(self, name: str) -> bool:
+        return not self.endpoints[name].health.broken
+
+    def _begin(self, work: Coroutine[Any, Any, None], ended: Callable[[], None]) -> asyncio.Task[None]:
+        def on_done(done: asyncio.Task[None]) -> None:
+            ended()
+            if not done.cancelled():
+                if (error := done.exception()) is not None:
+                    _log.error("%s: a look failed", self.triton.address, exc_info=error)
+                self._on_change()
+
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(on_done)
+        return task
+
+    def _index_ended(self) -> None:
+        self._index = None
+
+    async def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            names = await self.triton.ready_models(self._look_seconds)
+        except (UnreachableError, BrokenError, LateError) as error:
+            if self.reached is not False:
+                _log.warning("%s: %s", self.triton.address, error)
+            self.reached = False
+            for endpoint in self.endpoints.values():
+                endpoint.note_silence(began) if isinstance(error, LateError) else endpoint.health.lost()
+            return
+        self.reached = True
+        self.endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name in names}
+        for name in names:
+            resting = name in self.endpoints and self.endpoints[name].health.resting
+            if name not in self._probes and not resting:
+                self._probe_soon(name)
+
+    def _probe_soon(self, name: str) -> None:
+        def ended() -> None:
+            del self._probes[name]
+
+        self._probes[name] = self._begin(self._probe(name), ended)
+
+    async def _probe(self, name: str) -> None:
+        try:
+            model = await self.triton.describe(name, self._look_seconds)
+        except (UnreachableError, BrokenError, LateError) as error:  # or it was unloaded a moment ago
+            _log.warning("%s on %s: %s", name, self.triton.address, error)
+            if name in self.endpoints:
+                self.endpoints[name].health.lost()
+            return
+        if model is None:
+            self.endpoints.pop(name, None)
+            return
+        endpoint = self.endpoints.get(name) or Endpoint(self.triton, model)
+        endpoint.model = model
+        await endpoint.look(self._look_seconds)
+        self.endpoints[name] = endpoint
