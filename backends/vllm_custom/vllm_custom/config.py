@@ -51,6 +51,8 @@ class Settings(BaseModel):
     openai_args: dict[str, Any] = Field(default_factory=dict)
     openai_paths: tuple[str, ...] = ()
     score_max_documents: int = 1000
+    structured_max_bytes: int = 256 << 10
+    structured_compile_seconds: int = 10
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom import compat
-from vllm_custom.attempts import engine_outputs
+from vllm_custom.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
+from vllm_custom.compat.grammars import guard_generate
 from vllm_custom.config import Settings
 from vllm_custom.contract import INPUTS
 from vllm_custom.errors import (
@@ -48,7 +49,7 @@ from vllm_custom.request import (
 from vllm_custom.responses import CancellationWatcher, ResponseDelta, ResponseStream, SenderPool
 from vllm_custom.responses.build import ResponseBuilder
 from vllm_custom.responses.sender import Log
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, read_constraint, sampling_fields
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, engine_failure, sampling_fields, start_checker
 from vllm_custom.tracing import trace_headers
 from vllm_custom.upstream import UpstreamAdapter
 
@@ -95,8 +96,16 @@ class InferenceService:
             engine, self._media, handles, chat_template, add_generation_prompt=self._pooling is None
         )
         self._sampling = SamplingBuilder(engine)
-        check = functools.partial(compat.check_structured_outputs, engine)
-        self._constraints = ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
+        self._checker = start_checker(engine, settings.structured_compile_seconds, self._log.log_error)
+        self._constraints = ConstraintCompiler(
+            self._checker,
+            xgrammar=compat.prefers_xgrammar(engine),
+            max_bytes=settings.structured_max_bytes,
+            seconds=settings.structured_compile_seconds,
+        )
+        if self._pooling is None:
+            guard_generate(engine, self._constraints.accept)
+            asyncio.run_coroutine_threadsafe(self._checker.start(), upstream.event_loop)
         fields = self._pooling_fields | sampling_fields()
         self._field_names = list(fields)
         self._typed = TypedInputs(settings.declared_inputs - set(_INPUT_NAMES), fields)
@@ -138,6 +147,7 @@ class InferenceService:
         self._senders.close()
         self._media.close()
         self._loras.close()
+        self._checker.close()
         for metrics in (self._metrics, self._counts):
             if metrics is not None:
                 metrics.close()
@@ -279,7 +289,8 @@ class InferenceService:
             async def begin(_: int) -> AsyncGenerator[Any, None]:
                 return self._run(call, arrival, prompt, params, lora)
 
-            async with aclosing(engine_outputs(begin, compat.has_failed)) as outputs:
+            error = functools.partial(engine_failure, params, "")
+            async with aclosing(engine_outputs(begin, compat.has_failed, attempts=1, error=error)) as outputs:
                 async for output in outputs:
                     return output
             raise UnavailableError("the engine ended the request without an output")
@@ -292,16 +303,17 @@ class InferenceService:
         """Cheap checks first, then what :meth:`_engine_outputs` does: the engine's outputs, the prompt and n."""
         await self._loras.check(call.control.lora_name)
         plan = self._prompts.plan(call)
-        structured = await self._constraints.compile(read_constraint(call.control))
+        constraint = await self._constraints.read(call.control)
+        structured, source = (constraint.params, constraint.source) if constraint else (None, "")
         sampling = self._sampling.build(call.sampling, structured, stream=call.stream, templated=plan.templated)
-        async with self._engine_outputs(call, arrival, plan, sampling) as (outputs, prompt):
+        async with self._engine_outputs(call, arrival, plan, sampling, source) as (outputs, prompt):
             yield outputs, prompt, sampling.n
 
     @asynccontextmanager
     async def _engine_outputs(
-        self, call: GenerateCall, arrival: Arrival, plan: PromptPlan, params: Any
+        self, call: GenerateCall, arrival: Arrival, plan: PromptPlan, params: Any, constraint: str = ""
     ) -> AsyncIterator[tuple[Any, RenderedPrompt]]:
-        """Adapter, media and prompt, then the engine's outputs.
+        """Adapter, media and prompt, then the engine's outputs. ``constraint``: the parameter that asks for one.
 
         Leaving the context early closes the engine's generator, which aborts the request there.
         """
@@ -312,7 +324,10 @@ class InferenceService:
                 rendered = prompt if attempt == 0 else await self._prompts.render(call, plan)
                 return self._run(call, arrival, rendered.engine_input, params, lora)
 
-            async with aclosing(engine_outputs(begin, compat.has_failed)) as outputs:
+            attempts = ATTEMPTS_WITH_MEDIA if plan.elements or plan.embedded else 1
+            error = functools.partial(engine_failure, params, constraint)
+            running = engine_outputs(begin, compat.has_failed, attempts=attempts, error=error)
+            async with aclosing(running) as outputs:
                 yield outputs, prompt
 
     def _run(

@@ -29,7 +29,6 @@ from vllm_custom.compat.pooling import (
 )
 from vllm_custom.compat.prompts import chat_template_of, placeholder, render_chat, render_text
 from vllm_custom.compat.sampling import (
-    check_structured_outputs,
     default_sampling,
     max_tokens_limit,
     prefers_xgrammar,
@@ -44,7 +43,6 @@ __all__ = [
     "build_openai_application",
     "chat_template_of",
     "check_parsers",
-    "check_structured_outputs",
     "default_sampling",
     "embeds_layout",
     "engine_argument_names",

@@ -542,6 +542,23 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "Elements that the input documents may have; each is a prompt of its own for the engine.",
         minimum=1,
     ),
+    ConfigParameterSpec(
+        "STRUCTURED_MAX_BYTES",
+        int,
+        256 << 10,
+        "Size of a constraint of guided decoding: a schema, regular expression, grammar, or all choices together.",
+        minimum=1,
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
+        "STRUCTURED_COMPILE_SECONDS",
+        int,
+        10,
+        "Time that a constraint of guided decoding may take to compile with this model's tokenizer. It is compiled in "
+        "a process of its own first, with at most 1 GiB of memory, and reaches the engine only then.",
+        minimum=1,
+        unit="seconds",
+    ),
 )
 
 # Keys that Triton's python backend itself reads from `parameters`.
