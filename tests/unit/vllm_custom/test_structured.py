@@ -1,7 +1,8 @@
 """Guided decoding: every way to ask, one constraint, and refusals that say where. The compilers are vLLM's own."""
 
-import functools
+import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vllm_custom import compat
+from vllm_custom.compat.grammars import GrammarCompilers, Verdict, compiler_facts
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.sampling import ConstraintCompiler, read_constraint
-from vllm_custom.sampling.structured import KINDS
+from vllm_custom.sampling.compile_client import (
+    DeadlyConstraintError,
+    RefusedConstraintError,
+    SlowConstraintError,
+    UnlimitedCheck,
+)
+from vllm_custom.sampling.structured import KINDS, RefusedInVllmError
+
+pytestmark = pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM gives it to xgrammar
 
 WEIGHTS = Path(__file__).parents[3] / "model_repository/shapes_vl/1/weights"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -108,18 +117,17 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
 
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
     engine = SimpleNamespace(
-        model_config=SimpleNamespace(max_logprobs=20, is_diffusion=False, logits_processors=None),
-        vllm_config=SimpleNamespace(
-            speculative_config=None, structured_outputs_config=StructuredOutputsConfig(backend=request.param)
-        ),
+        model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
+        vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend=request.param)),
         get_tokenizer=lambda: tokenizer,
     )
-    check = functools.partial(compat.check_structured_outputs, engine)
-    return ConstraintCompiler(check, xgrammar=compat.prefers_xgrammar(engine))
+    compilers = GrammarCompilers(compiler_facts(engine))
+    return ConstraintCompiler(UnlimitedCheck(compilers.compile), xgrammar=request.param != "guidance")
 
 
 async def compiled(compiler: ConstraintCompiler, **parameters: Any) -> Any:
-    return await compiler.compile(read_constraint(ControlParameters.model_validate(parameters)))
+    accepted = await compiler.read(ControlParameters.model_validate(parameters))
+    return None if accepted is None else accepted.params
 
 
 @pytest.mark.parametrize(
@@ -191,40 +199,150 @@ async def test_what_cannot_be_compiled_is_refused_by_name_and_place(
     assert ".cc:" not in str(error.value)
 
 
+class FakeChecker:
+    """Answers after ``go``; counts what it was asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[Any] = []
+        self.begun, self.cancelled, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.go.set()
+
+    async def compile(self, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
+        self.asked.append(value)
+        self.begun.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        return Verdict("xgrammar", automatic=True, as_grammar=False)
+
+
 async def test_a_grammars_place_is_told(vllm: None) -> None:
-    def check(params: Any) -> None:
+    def check(*constraint: Any) -> Verdict:
         try:
             raise RuntimeError("[08:33:25] /project/cpp/grammar_parser.cc:820: EBNF parser error at line 1, column 10")
         except RuntimeError as error:
             raise ValueError("Invalid grammar specification.") from error
 
     with pytest.raises(InvalidRequestError) as refused:
-        await compiled(ConstraintCompiler(check), guided_grammar="root ::= b")
+        await compiled(ConstraintCompiler(UnlimitedCheck(check)), guided_grammar="root ::= b")
     assert str(refused.value) == (
         "guided_grammar: cannot be compiled: Invalid grammar specification.: EBNF parser error at line 1, column 10"
     )
 
 
+@pytest.mark.parametrize("size", [10, 10**6])
+async def test_reasons_are_short_and_without_addresses(vllm: None, size: int) -> None:
+    def check(*constraint: Any) -> Verdict:
+        raise ValueError(f"<xgrammar.Grammar object at 0x7f3c5f5d90> {'a' * size}")
+
+    with pytest.raises(InvalidRequestError) as refused:
+        await compiled(ConstraintCompiler(UnlimitedCheck(check)), guided_grammar="root ::= b")
+    assert "0x7f" not in str(refused.value)
+    assert len(str(refused.value)) < 1100
+
+
 async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: None) -> None:
-    seen: list[str] = []
-
-    def check(params: Any) -> None:
-        seen.append(params.regex)
-        if params.regex == "bad":
-            raise ValueError("no")
-
-    compiler = ConstraintCompiler(check)
+    good, bad = FakeChecker(), FakeChecker(RefusedConstraintError("no"))
+    accepting, refusing = ConstraintCompiler(good), ConstraintCompiler(bad)
     for _ in range(2):
-        await compiled(compiler, guided_regex="good")
+        await compiled(accepting, guided_regex="a")
         with pytest.raises(InvalidRequestError, match="guided_regex: cannot be compiled: no"):
-            await compiled(compiler, guided_regex="bad")
-    assert seen == ["good", "bad", "bad"]
+            await compiled(refusing, guided_regex="a")
+    assert (good.asked, bad.asked) == (["a"], ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            SlowConstraintError(),
+            "guided_json: expected a schema that compiles within 7 seconds (STRUCTURED_COMPILE_SECONDS of this model)",
+        ),
+        (
+            DeadlyConstraintError(),
+            "guided_json: expected a schema that the compiler can take, it ran out of memory or crashed",
+        ),
+    ],
+)
+async def test_what_was_too_much_is_refused_at_once_for_a_while(vllm: None, error: Exception, message: str) -> None:
+    now = [100.0]
+    checker = FakeChecker(error)
+    compiler = ConstraintCompiler(checker, seconds=7, clock=lambda: now[0])
+    for later, asked in ((0.0, 1), (1.0, 1), (3600.0, 2)):
+        now[0] += later
+        with pytest.raises(InvalidRequestError) as refused:
+            await compiled(compiler, guided_json=SCHEMA)
+        assert str(refused.value).startswith(message)
+        assert len(checker.asked) == asked
+
+
+async def test_equal_constraints_share_a_compilation_and_leave_it_one_by_one(vllm: None) -> None:
+    checker = FakeChecker()
+    checker.go.clear()
+    compiler = ConstraintCompiler(checker)
+    tasks = [asyncio.create_task(compiled(compiler, guided_regex="a")) for _ in range(3)]
+    await checker.begun.wait()
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    assert not checker.cancelled.is_set()
+    checker.go.set()
+    assert [params.regex for params in await asyncio.gather(*tasks[1:])] == ["a", "a"]
+    assert checker.asked == ["a"]
+
+
+async def test_a_compilation_that_nobody_waits_for_is_ended(vllm: None) -> None:
+    checker = FakeChecker()
+    checker.go.clear()
+    task = asyncio.create_task(compiled(ConstraintCompiler(checker), guided_regex="a"))
+    await checker.begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.wait_for(checker.cancelled.wait(), 60)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"guided_json": json.dumps({"enum": ["a" * 100]})},
+        {"guided_json": {"enum": ["a" * 100]}},
+        {"guided_json": {"enum": list(range(100))}},
+        {"guided_regex": "红" * 40},
+        {"guided_choice": ["a"] * 101},
+        {"guided_grammar": "a" * 101},
+        {"structured_outputs": {"regex": "a", "whitespace_pattern": " " * 100}},
+    ],
+)
+async def test_a_constraint_beyond_its_size_is_not_even_parsed(vllm: None, parameters: dict[str, Any]) -> None:
+    checker = FakeChecker()
+    with pytest.raises(InvalidRequestError, match=r"expected at most 100 bytes \(STRUCTURED_MAX_BYTES of this model\)"):
+        await compiled(ConstraintCompiler(checker, max_bytes=100), **parameters)
+    assert checker.asked == []
+
+
+async def test_params_from_vllm_itself_go_the_same_way(vllm: None) -> None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    checker = FakeChecker()
+    compiler = ConstraintCompiler(checker)
+    await compiler.accept((await compiler.read(ControlParameters(guided_regex="a"))).params)  # type: ignore[union-attr]
+    assert checker.asked == ["a"]
+    checker.error = SlowConstraintError()
+    with pytest.raises(
+        RefusedInVllmError, match=r"^structured_outputs.json: expected a schema that compiles"
+    ) as refused:
+        await compiler.accept(StructuredOutputsParams(json=SCHEMA))
+    assert isinstance(refused.value, ValueError)
 
 
 @pytest.mark.parametrize("xgrammar", [True, False])
 async def test_lengths_become_patterns_for_xgrammar_alone(vllm: None, xgrammar: bool) -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}
-    made = await compiled(ConstraintCompiler(lambda params: None, xgrammar=xgrammar), guided_json=schema)
+    made = await compiled(ConstraintCompiler(FakeChecker(), xgrammar=xgrammar), guided_json=schema)
     assert ("pattern" in made.json) == xgrammar
     assert ("maxLength" in made.json) != xgrammar
 
@@ -248,13 +366,13 @@ async def test_any_value_compiles_or_is_our_error(
     refused = ""
     try:
         _, control = parse_parameters(json.dumps(sent), None, ())
-        await compiler.compile(read_constraint(control))
+        await compiler.read(control)
     except InvalidRequestError as error:
         refused = str(error)
     assert len(refused) < 2000
 
 
 def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
-    text = '{"a":' * 100_000 + "1" + "}" * 100_000
+    text = '{"a":' * 40_000 + "1" + "}" * 40_000
     with pytest.raises(InvalidRequestError, match="guided_json: expected"):
         read_constraint(parse_parameters(json.dumps({"guided_json": text}), None, ())[1])

@@ -16,7 +16,7 @@ from typing import Any
 from vllm_custom.compat.grammars import Verdict
 from vllm_custom.errors import UnavailableError
 from vllm_custom.sampling import compile_server
-from vllm_custom.sampling.compile_server import JOB, LENGTH, READY
+from vllm_custom.sampling.compile_server import JOB, LENGTH, READY, STARTED
 from vllm_custom.sampling.refusals import explain
 
 # Imports of vLLM and a tokenizer, on a machine that is busy with loading a model.
@@ -100,15 +100,19 @@ class _Server:
 class CompileClient:
     """Owns the process that compiles, and what may run in it at a time. For one event loop."""
 
-    def __init__(self, facts: bytes, seconds: float, log_error: Callable[[str], None]) -> None:
+    def __init__(
+        self, facts: bytes, seconds: float, log_error: Callable[[str], None], memory_bytes: int = 1 << 30
+    ) -> None:
         """
         Args:
             facts: what :class:`~vllm_custom.compat.grammars.GrammarCompilers` is made from.
             seconds: how long a constraint may take.
             log_error: told when the process cannot be started.
+            memory_bytes: what a constraint may take beyond what the process has by itself.
         """
         self._facts = facts
         self._seconds = seconds
+        self._memory_bytes = memory_bytes
         self._log_error = log_error
         self._server: _Server | None = None
         self._starting: asyncio.Task[_Server] | None = None
@@ -154,14 +158,15 @@ class CompileClient:
             self._server.close()
 
     async def _run(self, job: Mapping[str, Any], seconds: float) -> Verdict:
-        request = json.dumps({**job, "seconds": seconds}).encode()
+        request = json.dumps({**job, "seconds": seconds, "memory": self._memory_bytes}).encode()
         for _ in range(2):
             server = await self._ready()
-            answer = await _ask(server, request, seconds)
-            if answer:
-                return _verdict(answer)
-            if server.alive:
+            told = await _ask(server, request, seconds)
+            if told == STARTED:
                 raise DeadlyConstraintError
+            if told:
+                return _verdict(told.removeprefix(STARTED))
+            await asyncio.to_thread(server.close)  # it is ending, or forks no more
         raise UnavailableError("guided decoding: the process that compiles constraints has ended; try again")
 
     async def _ready(self) -> _Server:
@@ -190,7 +195,7 @@ class CompileClient:
 
 
 async def _ask(server: _Server, request: bytes, seconds: float) -> bytes:
-    """The answer of a new child; nothing where it, or the server, ended without one.
+    """What a new child says until it ends: STARTED, then the answer; nothing where there was no child.
 
     However this ends, the child ends with the connection.
 

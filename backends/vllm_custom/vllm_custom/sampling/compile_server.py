@@ -28,10 +28,11 @@ from vllm_custom.sampling.refusals import explain
 
 READY = b"r"
 JOB = b"j"
+STARTED = b"s"
 LENGTH = struct.Struct("!Q")
-# What one compilation may take beyond what it begins with.
-MEMORY_BYTES = 1 << 30
 _NICENESS = 5
+# The asker ends children that are late; this ends those that it has forgotten.
+_GRACE_SECONDS = 5.0
 
 
 def read_exactly(connection: socket.socket, count: int) -> bytes:
@@ -83,8 +84,9 @@ def serve(control: socket.socket) -> None:
 def _answer(connection: socket.socket, compilers: GrammarCompilers) -> NoReturn:
     """Compile what ``connection`` asks for, tell it the outcome, end. Runs in the child."""
     try:
+        connection.sendall(STARTED)
         job = json.loads(read_message(connection))
-        _limit(connection, job["seconds"])
+        _limit(connection, job["seconds"] + _GRACE_SECONDS, job["memory"])
         answer = json.dumps(_outcome(compilers, job["kind"], job["value"], job["options"]))
         connection.sendall(answer.encode())
     finally:
@@ -95,14 +97,17 @@ def _outcome(compilers: GrammarCompilers, kind: str, value: Any, options: dict[s
     try:
         return {"verdict": dataclasses.asdict(compilers.compile(kind, value, options))}
     except Exception as error:
+        # Told like a crash, which the same want of memory can end in as well.
+        if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+            os._exit(1)
         return {"reason": explain(kind, value, error)}
 
 
-def _limit(connection: socket.socket, seconds: float) -> None:
+def _limit(connection: socket.socket, seconds: float, memory: int) -> None:
     """Everything that ends this process by a signal, which works while a compiler holds the interpreter."""
     in_use = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     for kind, limit in (
-        (resource.RLIMIT_DATA, in_use + MEMORY_BYTES),
+        (resource.RLIMIT_DATA, in_use + memory),
         (resource.RLIMIT_CPU, math.ceil(seconds * (os.cpu_count() or 1)) + 1),
         (resource.RLIMIT_CORE, 0),
     ):
