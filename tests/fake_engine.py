@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vllm_custom.embeds import EmbedsLayout
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
-from vllm_custom.engine.protocol import AdaptersInUse, Application
+from vllm_custom.engine.protocol import Accept, AdaptersInUse, Application, RefusedConstraintError, Verdict
 from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 
 FIELDS: dict[str, Any] = {
@@ -215,9 +215,11 @@ class FakeEngine:
     def structured_output_options(self) -> Sequence[str]:
         return ("json", "regex", "choice", "grammar", "json_object", "structural_tag", "whitespace_pattern")
 
-    def check_structured_outputs(self, params: Any) -> None:
-        if params.get("regex") == "(":
-            raise ValueError("the regex cannot be compiled")
+    def constraint_checker(self, seconds: float, log_error: Callable[[str], None]) -> FakeChecker:
+        return FakeChecker()
+
+    def guard_constraints(self, accept: Accept) -> None:
+        """Nobody but the handlers calls this engine."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
         if self.adapter_error is not None:
@@ -234,6 +236,21 @@ class FakeEngine:
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
     ) -> Application:
         return self.application or _no_routes
+
+
+class FakeChecker:
+    """Compiles nothing, and refuses one expression that is wrong."""
+
+    async def start(self) -> None:
+        """Nothing has to be started."""
+
+    async def compile(self, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
+        if kind == "regex" and value == "(":
+            raise RefusedConstraintError("missing ), unterminated subpattern")
+        return Verdict("fake", automatic=False, as_grammar=False)
+
+    def close(self) -> None:
+        """Nothing has to be ended."""
 
 
 async def call(function: Callable[..., Any] | None, *arguments: Any) -> None:

@@ -69,7 +69,7 @@ class Settings(BaseModel):
     max_token_ids: int = 16_384
     max_prompt_logprobs: int = 200_000
     max_repetition_pattern: int = 256
-    structured_max_bytes: int = 1024 * 1024
+    structured_max_bytes: int = 256 * 1024
     structured_compile_seconds: int = 10
 
     def read_chat_template(self, version_dir: Path) -> str | None:

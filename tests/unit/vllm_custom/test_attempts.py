@@ -1,11 +1,14 @@
 """A request that the engine failed for want of its media is tried once more, if nothing was given away yet."""
 
+import functools
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import pytest
 
-from vllm_custom.engine.attempts import engine_outputs
-from vllm_custom.errors import UnavailableError
+from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+from vllm_custom.sampling import engine_failure
 
 FAILED = "failed"
 
@@ -30,8 +33,13 @@ class Engine:
             self.closed += 1
 
 
+def running(engine: Engine, attempts: int = ATTEMPTS_WITH_MEDIA) -> AsyncGenerator[str, None]:
+    error = functools.partial(UnavailableError, "try again")
+    return engine_outputs(engine.begin, lambda output: output == FAILED, attempts=attempts, error=error)
+
+
 async def outputs(engine: Engine) -> list[str]:
-    return [output async for output in engine_outputs(engine.begin, lambda output: output == FAILED)]
+    return [output async for output in running(engine)]
 
 
 async def test_what_does_not_fail_is_asked_once() -> None:
@@ -53,18 +61,47 @@ async def test_the_second_failure_is_the_clients() -> None:
     assert (engine.begun, engine.closed) == ([0, 1], 2)
 
 
+async def test_without_media_there_is_no_second_attempt() -> None:
+    engine = Engine([FAILED], ["a"])
+    with pytest.raises(UnavailableError):
+        await anext(running(engine, attempts=1))
+    assert engine.begun == [0]
+
+
+@pytest.mark.parametrize(
+    ("params", "constraint", "kind", "message"),
+    [
+        ({}, "", UnavailableError, "try again"),
+        ({"allowed_token_ids": [1]}, "", UnavailableError, "try again"),
+        ({}, "guided_json", UnsupportedError, "guided_json: the engine could not follow"),
+        ({"min_tokens": 0, "bad_words": []}, "guided_json", UnsupportedError, "guided_json: the engine"),
+        ({"allowed_token_ids": [1]}, "guided_choice", InvalidRequestError, "^allowed_token_ids: .* guided_choice"),
+        ({"bad_words": ["a"]}, "guided_regex", InvalidRequestError, "^bad_words: .* guided_regex"),
+        ({"min_tokens": 9}, "guided_regex", InvalidRequestError, "^min_tokens: .* guided_regex"),
+    ],
+)
+def test_what_can_only_fail_again_is_not_called_worth_a_try(
+    params: dict[str, object], constraint: str, kind: type[BackendError], message: str
+) -> None:
+    """Choices that the allowed tokens cannot spell were answered with "try again", for ever."""
+    error = engine_failure(SimpleNamespace(**params), constraint)
+    assert type(error) is kind
+    with pytest.raises(kind, match=message):
+        raise error
+
+
 async def test_what_has_given_something_is_not_tried_again() -> None:
     engine = Engine(["a", FAILED], ["b"])
-    running = engine_outputs(engine.begin, lambda output: output == FAILED)
-    assert await anext(running) == "a"
+    outputs = running(engine)
+    assert await anext(outputs) == "a"
     with pytest.raises(UnavailableError):
-        await anext(running)
+        await anext(outputs)
     assert engine.begun == [0]
 
 
 async def test_leaving_early_closes_the_engines_generator() -> None:
     engine = Engine(["a", "b"])
-    running = engine_outputs(engine.begin, lambda output: output == FAILED)
-    assert await anext(running) == "a"
-    await running.aclose()
+    outputs = running(engine)
+    assert await anext(outputs) == "a"
+    await outputs.aclose()
     assert engine.closed == 1

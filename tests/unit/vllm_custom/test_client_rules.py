@@ -17,7 +17,7 @@ from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.rules import check_body
 from vllm_custom.openai.service import application_arguments
 from vllm_custom.request import ClientRules, GenerateCall, ProcessorBounds, parse_embedding_request, parse_request
-from vllm_custom.request.field_rules import check_fields
+from vllm_custom.request.field_rules import check_fields, sequences
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
 from vllm_custom.request.template_kwargs import check_template_kwargs
@@ -330,27 +330,7 @@ def test_fields_without_a_result_are_refused_in_every_form() -> None:
     ("sent", "number"), [({}, 1), ({"n": 5}, 5), ({"n": "5"}, 5), ({"n": None}, 1), ({"n": -3}, 1)]
 )
 def test_sequences_of_a_call(sent: dict[str, Any], number: int) -> None:
-    assert call(parameters=json.dumps(sent), text_input=b"hi").sequences == number
-    assert openai({"messages": [{"content": "hi"}], **sent}).sequences == number
-
-
-@pytest.mark.parametrize(
-    ("body", "number"),
-    [
-        ({"prompt": ["a", "b"], "n": 3}, 6),
-        ({"prompt": [1, 2, 3]}, 1),
-        ({"prompt": [[1, 2], [3]]}, 2),
-        ({"input": ["a", "b", "c"]}, 3),
-        ({"prompt": "a", "best_of": 4}, 4),
-        ({"input": [{"role": "user"}]}, 1),
-    ],
-)
-def test_sequences_of_bodies_with_several_prompts(body: dict[str, Any], number: int) -> None:
-    assert openai(body).sequences == number
-
-
-def test_sequences_of_pairs() -> None:
-    assert call(queries=b"q", documents=[b"a", b"b"]).sequences == 2
+    assert sequences(call(parameters=json.dumps(sent), text_input=b"hi").sampling) == number
 
 
 # Text

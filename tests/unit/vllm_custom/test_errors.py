@@ -23,12 +23,25 @@ TRITON_CODES = {
 }
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
-MAKERS = {"invalid", "not_allowed", "_bad_value", "_differs", "_refused", "_cut_off", "_too_long", "self._too_many"}
+MAKERS = {
+    "invalid",
+    "not_allowed",
+    "_bad_value",
+    "_differs",
+    "_refused",
+    "_cut_off",
+    "_too_long",
+    "self._too_many",
+    "error",
+}
 # Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
 # a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal errors to clients.
 INTERNAL = {
     ("contract/table.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
+    ("engine/vllm/constraints/grammars.py", "SlowMaskError"),
+    ("engine/vllm/constraints/client.py", "OSError"),
+    ("engine/vllm/constraints/client.py", "RefusedConstraintError"),
     ("hosts.py", "ValueError"),
     ("loops.py", "RuntimeError"),
     ("media/fetch.py", "FetchError"),

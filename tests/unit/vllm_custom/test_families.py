@@ -40,7 +40,7 @@ class Model:
     def __init__(self, family: str, folder: Path, **options: Any) -> None:
         make, self.placeholder = tiny_models.FAMILIES[family]
         make(folder)
-        llm = tiny_models.engine(folder, **options)
+        llm = self.llm = tiny_models.engine(folder, **options)
         self.limits = media.media_limits(llm)
         has_template = prompts.chat_template_of(llm) is not None
         self.engine = VllmEngine(llm, ModelFacts(media_limits=self.limits, has_chat_template=has_template))
@@ -164,13 +164,13 @@ async def test_embeddings_take_the_place_of_a_picture(
 def test_pixels_of_the_processor(models: dict[str, Model], family: str) -> None:
     """Other families count tiles, or edges in pixels, by the same names."""
     expected = ProcessorBounds(784, 3136) if family == "qwen3_vl" else ProcessorBounds()
-    assert ProcessorBounds(*media.processor_bounds(models[family].engine)) == expected
+    assert ProcessorBounds(*media.processor_bounds(models[family].llm)) == expected
 
 
 @pytest.mark.parametrize("size", [(20, 20), (112, 112), (200, 100), (600, 30)], ids=str)
 async def test_fewer_pixels_make_fewer_tokens(models: dict[str, Model], size: tuple[int, int]) -> None:
     model, file = models["qwen3_vl"], encode(Image.new("RGB", size, RED))
-    rules = ClientRules(processor=ProcessorBounds(*media.processor_bounds(model.engine)))
+    rules = ClientRules(processor=ProcessorBounds(*media.processor_bounds(model.llm)))
     tensors = {"text_input": np.array([b"hi"], np.object_), "image": np.array([file], np.object_)}
 
     async def tokens(kwargs: dict[str, int]) -> int:
@@ -185,7 +185,7 @@ async def test_fewer_pixels_make_fewer_tokens(models: dict[str, Model], size: tu
 
 @FAMILIES
 async def test_the_longest_prompt_is_vllms(models: dict[str, Model], family: str) -> None:
-    engine = models[family].engine
+    engine = models[family].llm
     most = prompts.max_prompt_chars(engine)
     assert most is not None
     with pytest.raises(Exception, match=f"more than {most} characters"):
@@ -211,4 +211,4 @@ async def test_how_a_template_ends(models: dict[str, Model], parameters: dict[st
         rules=ClientRules(trust_chat_template=True),
     )
     rendered = await model.render(made)
-    assert model.engine.get_tokenizer().decode(rendered["prompt_token_ids"]).endswith(end)
+    assert model.llm.get_tokenizer().decode(rendered["prompt_token_ids"]).endswith(end)

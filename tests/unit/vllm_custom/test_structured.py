@@ -1,7 +1,8 @@
 """Guided decoding: every way to ask, one constraint, and refusals that say where. The compilers are vLLM's own."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_custom.engine import ModelFacts
-from vllm_custom.engine.vllm import VllmEngine, sampling
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.engine.vllm import VllmEngine
+from vllm_custom.engine.vllm.constraints.client import (
+    DeadlyConstraintError,
+    RefusedConstraintError,
+    SlowConstraintError,
+    UnlimitedCheck,
+)
+from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, Verdict, compiler_facts
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.sampling import ConstraintCompiler, read_constraint
 from vllm_custom.sampling.structured import KINDS
+
+pytestmark = pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM gives it to xgrammar
 
 WEIGHTS = Path(__file__).parents[3] / "model_repository/shapes_vl/1/weights"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -108,28 +118,18 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
     from vllm.config import StructuredOutputsConfig
 
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
-    llm = SimpleNamespace(
-        model_config=SimpleNamespace(max_logprobs=20, is_diffusion=False, logits_processors=None),
-        vllm_config=SimpleNamespace(
-            speculative_config=None, structured_outputs_config=StructuredOutputsConfig(backend=request.param)
-        ),
+    engine = SimpleNamespace(
+        model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
+        vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend=request.param)),
         get_tokenizer=lambda: tokenizer,
     )
-    return ConstraintCompiler(VllmEngine(llm, ModelFacts(prefers_xgrammar=sampling.prefers_xgrammar(llm))))
-
-
-def checked_by(check: Callable[[Any], None], *, xgrammar: bool = False) -> ConstraintCompiler:
-    """One whose engine compiles by ``check``."""
-
-    class Engine(VllmEngine):
-        def check_structured_outputs(self, params: Any) -> None:
-            check(params)
-
-    return ConstraintCompiler(Engine(None, ModelFacts(prefers_xgrammar=xgrammar)))
+    compilers = GrammarCompilers(compiler_facts(engine))
+    return constraint_compiler(UnlimitedCheck(compilers.compile), xgrammar=request.param != "guidance")
 
 
 async def compiled(compiler: ConstraintCompiler, **parameters: Any) -> Any:
-    return await compiler.compile(read_constraint(ControlParameters.model_validate(parameters)))
+    accepted = await compiler.read(ControlParameters.model_validate(parameters))
+    return None if accepted is None else accepted.params
 
 
 @pytest.mark.parametrize(
@@ -201,40 +201,154 @@ async def test_what_cannot_be_compiled_is_refused_by_name_and_place(
     assert ".cc:" not in str(error.value)
 
 
+def constraint_compiler(checker: Any, *, xgrammar: bool = False, **options: Any) -> ConstraintCompiler:
+    """One for vLLM's own parameters."""
+    return ConstraintCompiler(VllmEngine(None, ModelFacts(prefers_xgrammar=xgrammar)), checker, **options)
+
+
+class FakeChecker:
+    """Answers after ``go``; counts what it was asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[Any] = []
+        self.begun, self.cancelled, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.go.set()
+
+    async def compile(self, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
+        self.asked.append(value)
+        self.begun.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        return Verdict("xgrammar", automatic=True, as_grammar=False)
+
+
 async def test_a_grammars_place_is_told(vllm: None) -> None:
-    def check(params: Any) -> None:
+    def check(*constraint: Any) -> Verdict:
         try:
             raise RuntimeError("[08:33:25] /project/cpp/grammar_parser.cc:820: EBNF parser error at line 1, column 10")
         except RuntimeError as error:
             raise ValueError("Invalid grammar specification.") from error
 
     with pytest.raises(InvalidRequestError) as refused:
-        await compiled(checked_by(check), guided_grammar="root ::= b")
+        await compiled(constraint_compiler(UnlimitedCheck(check)), guided_grammar="root ::= b")
     assert str(refused.value) == (
         "guided_grammar: cannot be compiled: Invalid grammar specification.: EBNF parser error at line 1, column 10"
     )
 
 
+@pytest.mark.parametrize("size", [10, 10**6])
+async def test_reasons_are_short_and_without_addresses(vllm: None, size: int) -> None:
+    def check(*constraint: Any) -> Verdict:
+        raise ValueError(f"<xgrammar.Grammar object at 0x7f3c5f5d90> {'a' * size}")
+
+    with pytest.raises(InvalidRequestError) as refused:
+        await compiled(constraint_compiler(UnlimitedCheck(check)), guided_grammar="root ::= b")
+    assert "0x7f" not in str(refused.value)
+    assert len(str(refused.value)) < 1100
+
+
 async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: None) -> None:
-    seen: list[str] = []
-
-    def check(params: Any) -> None:
-        seen.append(params.regex)
-        if params.regex == "bad":
-            raise ValueError("no")
-
-    compiler = checked_by(check)
+    good, bad = FakeChecker(), FakeChecker(RefusedConstraintError("no"))
+    accepting, refusing = constraint_compiler(good), constraint_compiler(bad)
     for _ in range(2):
-        await compiled(compiler, guided_regex="good")
+        await compiled(accepting, guided_regex="a")
         with pytest.raises(InvalidRequestError, match="guided_regex: cannot be compiled: no"):
-            await compiled(compiler, guided_regex="bad")
-    assert seen == ["good", "bad", "bad"]
+            await compiled(refusing, guided_regex="a")
+    assert (good.asked, bad.asked) == (["a"], ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            SlowConstraintError(),
+            "guided_json: expected a schema that compiles within 7 seconds (STRUCTURED_COMPILE_SECONDS of this model)",
+        ),
+        (
+            DeadlyConstraintError(),
+            "guided_json: expected a schema that the compiler can take, it ran out of memory or crashed",
+        ),
+    ],
+)
+async def test_what_was_too_much_is_refused_at_once_for_a_while(vllm: None, error: Exception, message: str) -> None:
+    now = [100.0]
+    checker = FakeChecker(error)
+    compiler = constraint_compiler(checker, seconds=7, clock=lambda: now[0])
+    for later, asked in ((0.0, 1), (1.0, 1), (3600.0, 2)):
+        now[0] += later
+        with pytest.raises(InvalidRequestError) as refused:
+            await compiled(compiler, guided_json=SCHEMA)
+        assert str(refused.value).startswith(message)
+        assert len(checker.asked) == asked
+
+
+async def test_equal_constraints_share_a_compilation_and_leave_it_one_by_one(vllm: None) -> None:
+    checker = FakeChecker()
+    checker.go.clear()
+    compiler = constraint_compiler(checker)
+    tasks = [asyncio.create_task(compiled(compiler, guided_regex="a")) for _ in range(3)]
+    await checker.begun.wait()
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    assert not checker.cancelled.is_set()
+    checker.go.set()
+    assert [params.regex for params in await asyncio.gather(*tasks[1:])] == ["a", "a"]
+    assert checker.asked == ["a"]
+
+
+async def test_a_compilation_that_nobody_waits_for_is_ended(vllm: None) -> None:
+    checker = FakeChecker()
+    checker.go.clear()
+    task = asyncio.create_task(compiled(constraint_compiler(checker), guided_regex="a"))
+    await checker.begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.wait_for(checker.cancelled.wait(), 60)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"guided_json": json.dumps({"enum": ["a" * 100]})},
+        {"guided_json": {"enum": ["a" * 100]}},
+        {"guided_json": {"enum": list(range(100))}},
+        {"guided_regex": "红" * 40},
+        {"guided_choice": ["a"] * 101},
+        {"guided_grammar": "a" * 101},
+        {"structured_outputs": {"regex": "a", "whitespace_pattern": " " * 100}},
+    ],
+)
+async def test_a_constraint_beyond_its_size_is_not_even_parsed(vllm: None, parameters: dict[str, Any]) -> None:
+    checker = FakeChecker()
+    with pytest.raises(InvalidRequestError, match=r"expected at most 100 bytes \(STRUCTURED_MAX_BYTES of this model\)"):
+        await compiled(constraint_compiler(checker, max_bytes=100), **parameters)
+    assert checker.asked == []
+
+
+async def test_params_from_vllm_itself_go_the_same_way(vllm: None) -> None:
+    checker = FakeChecker()
+    compiler = constraint_compiler(checker)
+    await compiler.read(ControlParameters(guided_regex="a"))
+    await compiler.accept("regex", "a", {})
+    assert checker.asked == ["a"]
+    checker.error = SlowConstraintError()
+    with pytest.raises(
+        RefusedInVllmError, match=r"^structured_outputs.json: expected a schema that compiles"
+    ) as refused:
+        await compiler.accept("json", SCHEMA, {})
+    assert isinstance(refused.value, ValueError)
 
 
 @pytest.mark.parametrize("xgrammar", [True, False])
 async def test_lengths_become_patterns_for_xgrammar_alone(vllm: None, xgrammar: bool) -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 2}}}
-    made = await compiled(checked_by(lambda params: None, xgrammar=xgrammar), guided_json=schema)
+    made = await compiled(constraint_compiler(FakeChecker(), xgrammar=xgrammar), guided_json=schema)
     assert ("pattern" in made.json) == xgrammar
     assert ("maxLength" in made.json) != xgrammar
 
@@ -258,13 +372,13 @@ async def test_any_value_compiles_or_is_our_error(
     refused = ""
     try:
         _, control = parse_parameters(json.dumps(sent), None, ())
-        await compiler.compile(read_constraint(control))
+        await compiler.read(control)
     except InvalidRequestError as error:
         refused = str(error)
     assert len(refused) < 2000
 
 
 def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
-    text = '{"a":' * 100_000 + "1" + "}" * 100_000
+    text = '{"a":' * 40_000 + "1" + "}" * 40_000
     with pytest.raises(InvalidRequestError, match="guided_json: expected"):
         read_constraint(parse_parameters(json.dumps({"guided_json": text}), None, ())[1])

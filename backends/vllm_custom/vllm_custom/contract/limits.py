@@ -115,7 +115,7 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
     ConfigParameterSpec(
         "STRUCTURED_MAX_BYTES",
         int,
-        1024 * 1024,
+        256 * 1024,
         "JSON schema, regular expression, grammar, structural tag or list of choices of one request.",
         minimum=1,
         unit="bytes",
@@ -124,7 +124,8 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "STRUCTURED_COMPILE_SECONDS",
         int,
         10,
-        "Time to compile the constraint of one request.",
+        "Time that a constraint may take to compile with this model's tokenizer. It is compiled in a process of its "
+        "own first, with at most 1 GiB of memory, and reaches the engine only then.",
         minimum=1,
         unit="seconds",
     ),

@@ -11,23 +11,24 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
-from vllm_custom.errors import UnavailableError
+from vllm_custom.errors import BackendError
 
 Begin = Callable[[int], Awaitable[AsyncGenerator[Any, None]]]
-_ATTEMPTS = 2
+ATTEMPTS_WITH_MEDIA = 2
 
 
-async def engine_outputs(begin: Begin, failed: Callable[[Any], bool]) -> AsyncGenerator[Any, None]:
+async def engine_outputs(
+    begin: Begin, failed: Callable[[Any], bool], *, attempts: int, error: Callable[[], BackendError]
+) -> AsyncGenerator[Any, None]:
     """The outputs of the first attempt that does not fail before its first output.
 
     Args:
         begin: renders the prompt and starts the engine on it; gets the number of the attempt, from 0.
         failed: whether an output says that the engine failed the request.
-
-    Raises:
-        UnavailableError: the last attempt failed, or one that had given outputs.
+        attempts: ATTEMPTS_WITH_MEDIA for what has media; 1 for what would only fail again.
+        error: what to raise where the last attempt failed, or one that had given outputs.
     """
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(attempts):
         begun = False
         async with aclosing(await begin(attempt)) as outputs:
             async for output in outputs:
@@ -39,4 +40,4 @@ async def engine_outputs(begin: Begin, failed: Callable[[Any], bool]) -> AsyncGe
                 return
         if begun:
             break
-    raise UnavailableError("the engine could not serve the request; try again")
+    raise error()

@@ -6,9 +6,9 @@ PoolingRequestOutput, prompts are its prompt dictionaries, parameters its Sampli
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -96,6 +96,54 @@ class MediaHandles(Protocol):
 
     async def take_async(self, url: str) -> Any:
         """Media, loaded now where they are not yet. Raises: RefusedMediaError: there are none, or they are refused."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What vLLM's own check of an accepted StructuredOutputsParams found.
+
+    Attributes:
+        backend: the compiler that it chose.
+        automatic: whether there was a choice.
+        as_grammar: whether it writes the choices as a grammar.
+    """
+
+    backend: str
+    automatic: bool
+    as_grammar: bool
+
+
+class SlowConstraintError(Exception):
+    """It did not compile in time."""
+
+
+class DeadlyConstraintError(Exception):
+    """It crashed its compiler, or took more memory than there is for it."""
+
+
+class RefusedConstraintError(Exception):
+    """vLLM refuses it; the message, for the client, says why."""
+
+
+# Kind, value and other options of a constraint, to what the engine's own check of it finds.
+Accept: TypeAlias = Callable[[str, Any, Mapping[str, Any]], Awaitable[Verdict]]
+
+
+class ConstraintChecker(Protocol):
+    """Says whether the engine can take a constraint, by compiling it as the engine would."""
+
+    async def start(self) -> None:
+        """Be ready, so that the first constraint need not wait. Raises: UnavailableError: that is not possible."""
+
+    async def compile(self, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
+        """The verdict on a constraint that the engine can take.
+
+        Raises: RefusedConstraintError, SlowConstraintError, DeadlyConstraintError: it can not;
+        UnavailableError: nothing can be compiled now.
+        """
+
+    def close(self) -> None:
+        """Release what compiles."""
 
 
 class PairScoring(Protocol):
@@ -198,8 +246,11 @@ class Engine(Protocol):
     def structured_output_options(self) -> Sequence[str]:
         """Fields of StructuredOutputsParams."""
 
-    def check_structured_outputs(self, params: Any) -> None:
-        """Check StructuredOutputsParams with the configured backend. Blocks. Raises: whatever the backend raises."""
+    def constraint_checker(self, seconds: float, log_error: Callable[[str], None]) -> ConstraintChecker:
+        """What compiles constraints beside the engine, each within ``seconds``. Blocks while a tokenizer is copied."""
+
+    def guard_constraints(self, accept: Accept) -> None:
+        """Let a request with a constraint begin only after ``accept`` has returned for it, whoever calls the engine."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load a LoRA adapter, so that no request can find it broken. Raises: whatever the engine raises."""

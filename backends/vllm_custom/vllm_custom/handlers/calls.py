@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from typing import Any
 
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.engine import Adapter, Engine, RunOptions
-from vllm_custom.engine.attempts import engine_outputs
+from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
 from vllm_custom.errors import UnavailableError
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.context import RequestContext, random_id
+from vllm_custom.sampling import engine_failure
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class EngineCalls:
 
     @asynccontextmanager
     async def outputs(
-        self, call: GenerateCall, context: RequestContext, plan: PromptPlan, params: Any
+        self, call: GenerateCall, context: RequestContext, plan: PromptPlan, params: Any, constraint: str = ""
     ) -> AsyncIterator[tuple[AsyncGenerator[Any, None], RenderedPrompt]]:
-        """Adapter, media and prompt, then the engine's outputs.
+        """Adapter, media and prompt, then the engine's outputs. ``constraint``: the parameter that asks for one.
 
         Leaving the context early closes the engine's generator, which aborts the request there.
         """
@@ -39,7 +41,10 @@ class EngineCalls:
                 rendered = prompt if attempt == 0 else await self.prompts.render(call, plan)
                 return self.run(call, context, rendered.engine_input, params, adapter)
 
-            async with aclosing(engine_outputs(begin, self.engine.has_failed)) as outputs:
+            attempts = ATTEMPTS_WITH_MEDIA if plan.elements or plan.embedded else 1
+            error = functools.partial(engine_failure, params, constraint)
+            running = engine_outputs(begin, self.engine.has_failed, attempts=attempts, error=error)
+            async with aclosing(running) as outputs:
                 yield outputs, prompt
 
     async def first_output(
@@ -55,7 +60,8 @@ class EngineCalls:
         async def begin(_: int) -> AsyncGenerator[Any, None]:
             return self.run(call, context, prompt, params, adapter)
 
-        async with aclosing(engine_outputs(begin, self.engine.has_failed)) as outputs:
+        error = functools.partial(engine_failure, params, "")
+        async with aclosing(engine_outputs(begin, self.engine.has_failed, attempts=1, error=error)) as outputs:
             return await only(outputs)
 
     def run(

@@ -16,7 +16,7 @@ from vllm_custom.pooling import check_generating
 from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, check_prompt_logprobs, read_constraint
+from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, check_prompt_logprobs
 
 
 class GenerateHandler:
@@ -85,11 +85,12 @@ class GenerateHandler:
         """Cheap checks first; then the engine's outputs, the prompt and n."""
         await self._calls.loras.check(call.control.lora_name)
         plan = self._calls.prompts.plan(call)
-        structured = await self._constraints.compile(read_constraint(call.control))
+        constraint = await self._constraints.read(call.control)
+        structured, source = (constraint.params, constraint.source) if constraint else (None, "")
         given = dict(call.sampling)
         if needs_logprobs(given, call.additional_outputs):
             given["logprobs"] = 0
         sampling = self._sampling.build(given, structured, stream=call.stream, templated=plan.templated)
-        async with self._calls.outputs(call, context, plan, sampling) as (outputs, prompt):
+        async with self._calls.outputs(call, context, plan, sampling, source) as (outputs, prompt):
             check_prompt_logprobs(sampling, prompt.tokens, self._max_prompt_logprobs)
             yield outputs, prompt, sampling.n

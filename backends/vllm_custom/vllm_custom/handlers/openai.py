@@ -6,9 +6,9 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest
 from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder, OpenAIService, parse_openai_request
 from vllm_custom.openai.envelope import OpenAICall
-from vllm_custom.openai.rules import prompts
 from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
+from vllm_custom.request.field_rules import sequences
 from vllm_custom.responses import Responder
 
 
@@ -39,7 +39,9 @@ class OpenAIHandler:
 
 
 def _sequences(call: OpenAICall) -> int:
-    """n of each prompt."""
-    body = call.body if isinstance(call.body, dict) else {}
-    n = body.get("n")
-    return max(1, n if type(n) is int else 1) * prompts(body)
+    """n of each prompt; what a pooling model reads is bounded by MAX_PROMPTS only."""
+    if not isinstance(call.body, dict):
+        return 1
+    prompt = call.body.get("prompt")
+    several = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else [prompt]
+    return sequences(call.body) * len(several)

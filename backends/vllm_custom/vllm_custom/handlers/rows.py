@@ -18,6 +18,7 @@ from vllm_custom.request import (
     parse_request,
     split_batch,
 )
+from vllm_custom.request.field_rules import sequences
 
 _EMBEDDING_INPUT = "embedding_request"
 
@@ -53,7 +54,7 @@ class RowReader:
         return Parsed(
             calls,
             timeout_us=shortest(incoming.timeout_us, *(call.control.timeout for call in calls)),
-            sequences=sum(_sequences(call) for call in calls),
+            sequences=sum(sequences(call.sampling) for call in calls),
             additional_outputs=calls[0].additional_outputs,
             trace_headers=_trace(incoming, calls[0]) if self._traces else None,
         )
@@ -63,14 +64,6 @@ class RowReader:
             return parse_embedding_request(row, self._rules)
         typed = self._typed.values(row, self._rules)
         return parse_request(row, parameters, self._field_names, typed, self._rules)
-
-
-def _sequences(call: GenerateCall) -> int:
-    n: Any = call.sampling.get("n", 1)
-    try:
-        return max(1, int(n))
-    except (TypeError, ValueError, OverflowError):  # the sampling parameters say what is wrong with it
-        return 1
 
 
 def _trace(incoming: Incoming, call: GenerateCall) -> Any:

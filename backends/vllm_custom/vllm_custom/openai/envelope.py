@@ -9,8 +9,7 @@ from typing import Any
 
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
-from vllm_custom.openai.rules import check_body, prompts
-from vllm_custom.request.field_rules import sequences
+from vllm_custom.openai.rules import check_body
 from vllm_custom.request.json_text import check_size, json_object, parse_json
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.parse import raw_element
@@ -60,11 +59,6 @@ class OpenAICall:
     def streamed(self) -> bool:
         """Whether the body asks for server-sent events."""
         return isinstance(self.body, dict) and self.body.get("stream") is True
-
-    @property
-    def sequences(self) -> int:
-        """How many sequences the engine generates, or prompts it reads, for this call."""
-        return sequences(self.body) * prompts(self.body) if isinstance(self.body, dict) else 1
 
     def is_allowed(self, more: Collection[str] = ()) -> bool:
         """Whether the path may be called; ``more`` are those that the model's configuration adds."""

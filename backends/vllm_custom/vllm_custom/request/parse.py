@@ -8,7 +8,6 @@ from typing import Any
 
 from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
-from vllm_custom.request.field_rules import sequences
 from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
@@ -62,11 +61,6 @@ class GenerateCall:
     def templated(self) -> bool | None:
         """True and False where the request decides it, None where it depends on placeholders in the text."""
         return True if self.messages is not None else self.control.apply_chat_template
-
-    @property
-    def sequences(self) -> int:
-        """How many sequences the engine generates for this call, or prompts it reads to score pairs."""
-        return sequences(self.sampling) if self.pairs is None else len(self.pairs.documents)
 
 
 def split_batch(tensors: Tensors) -> list[Tensors]:

@@ -9,25 +9,43 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import re
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import InvalidRequestError, invalid, listing
+from vllm_custom.engine.protocol import (
+    ConstraintChecker,
+    DeadlyConstraintError,
+    Engine,
+    RefusedConstraintError,
+    SlowConstraintError,
+    Verdict,
+)
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid, listing, shorten
 from vllm_custom.request.parameters import ControlParameters
-from vllm_custom.sampling.schemas import escape_free_strings
+from vllm_custom.sampling.flights import Flights
+from vllm_custom.sampling.schemas import check_size, escape_free_strings
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+_MAX_LISTING_CHARACTERS = 200
+# The most that escape_free_strings and JSON's escapes make a constraint longer.
+_GROWTH = 4
 _REMEMBERED = 1024
-_MAX_REASON_CHARACTERS = 1000
-# The native compilers put the time and their own source file before what they have to say.
-_COMPILER_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ")
+_REFUSED_SECONDS = 60.0
+_NOUNS = {
+    "json": "a schema",
+    "regex": "a regular expression",
+    "choice": "choices",
+    "grammar": "a grammar",
+    "json_object": "a constraint",
+    "structural_tag": "a structural tag",
+}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,15 +67,20 @@ class Constraint:
     @property
     def digest(self) -> bytes:
         """Equal for equal constraints, whatever they are called."""
-        text = json.dumps([self.kind, self.value, dict(self.options)], sort_keys=True)
+        options = {name: value for name, value in self.options.items() if value not in (None, False)}
+        text = json.dumps([self.kind, self.value, options], sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def read_constraint(control: ControlParameters) -> Constraint | None:
+def read_constraint(control: ControlParameters, max_bytes: int = 256 << 10) -> Constraint | None:
     """The one constraint of a request, or None.
 
+    Args:
+        control: what the client sent.
+        max_bytes: that it may have as JSON, STRUCTURED_MAX_BYTES.
+
     Raises:
-        InvalidRequestError: more than one constraint, or one of a wrong form.
+        InvalidRequestError: more than one constraint, one that is too large, or one of a wrong form.
     """
     structured = control.structured_outputs
     found: dict[str, tuple[str, Any]] = {}
@@ -80,10 +103,10 @@ def read_constraint(control: ControlParameters) -> Constraint | None:
     if not found:
         if structured is None:
             return None
-        raise InvalidRequestError(
-            f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {listing(map(repr, options))}"
-        )
+        got = listing(map(shorten, options))[:_MAX_LISTING_CHARACTERS]
+        raise InvalidRequestError(f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {got}")
     ((source, (kind, value)),) = found.items()
+    check_size(source, [value, options], max_bytes)
     return Constraint(source, kind, _as_text(source, value) if kind in ("json", "structural_tag") else value, options)
 
 
@@ -116,40 +139,112 @@ def _as_text(source: str, value: Any) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class AcceptedConstraint:
+    """A constraint that the engine can take: the parameter that asked for it, and its StructuredOutputsParams."""
+
+    source: str
+    params: Any
+
+
 class ConstraintCompiler:
-    """Makes vLLM's StructuredOutputsParams and has them checked, off the event loop, by the engine's own compilers."""
+    """Lets constraints through to the engine that are known to compile, and refuses the others by name.
 
-    def __init__(self, engine: Engine) -> None:
+    For one event loop. Equal constraints are compiled once at a time; accepted ones are remembered, and for a while
+    those that took too long or crashed the compiler.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        checker: ConstraintChecker,
+        *,
+        max_bytes: int = 256 << 10,
+        seconds: int = 10,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            engine: follows the constraints.
+            checker: compiles, and gives up after ``seconds``.
+            max_bytes: size of a constraint, STRUCTURED_MAX_BYTES.
+            seconds: time to compile one, STRUCTURED_COMPILE_SECONDS.
+            clock: seconds since whenever.
+        """
         self._engine = engine
+        self._checker = checker
         self._xgrammar = engine.facts.prefers_xgrammar
-        self._accepted: OrderedDict[bytes, None] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._clock = clock
+        self._accepted: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._flights: Flights[bytes, Verdict] = Flights()
 
-    async def compile(self, constraint: Constraint | None) -> Any:
-        """The StructuredOutputsParams of ``constraint``; None for None.
+    async def read(self, control: ControlParameters) -> AcceptedConstraint | None:
+        """A request's one constraint, or None.
 
         Raises:
-            InvalidRequestError: it cannot be compiled; says which parameter, and where in it.
+            InvalidRequestError: more than one, or one that cannot be compiled; says which parameter, and where in it.
         """
+        constraint = read_constraint(control, self._max_bytes)
         if constraint is None:
             return None
         if self._xgrammar and constraint.kind in ("json", "structural_tag"):
             mended = await asyncio.to_thread(escape_free_strings, constraint.value)
             constraint = replace(constraint, value=mended)
         params = _params(self._engine, constraint)
-        digest = constraint.digest
-        if digest not in self._accepted:
-            await asyncio.to_thread(self._compile, constraint)
-            self._accepted[digest] = None
-            if len(self._accepted) > _REMEMBERED:
-                self._accepted.popitem(last=False)
-        return params
+        await self._accept(constraint)
+        return AcceptedConstraint(constraint.source, params)
 
-    def _compile(self, constraint: Constraint) -> None:
+    async def accept(self, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
+        """What the engine's check would find for a constraint, from wherever it comes.
+
+        Raises:
+            RefusedInVllmError: as :meth:`read`.
+        """
+        source = f"structured_outputs.{kind}"
         try:
-            self._engine.check_structured_outputs(_params(self._engine, constraint))
-        except Exception as error:
-            where = _place(constraint) or _reasons(error)
-            raise InvalidRequestError(f"{constraint.source}: cannot be compiled: {where}") from error
+            check_size(source, [value, options], _GROWTH * self._max_bytes)
+            return await self._accept(Constraint(source, kind, value, options))
+        except InvalidRequestError as error:
+            raise RefusedInVllmError(str(error)) from error
+
+    async def _accept(self, constraint: Constraint) -> Verdict:
+        digest = constraint.digest
+        verdict = self._accepted.get(digest)
+        if verdict is not None:
+            self._accepted.move_to_end(digest)
+            return verdict
+        until, reason = self._refused.get(digest, (0.0, ""))
+        if self._clock() < until:
+            raise InvalidRequestError(f"{constraint.source}: {reason}")
+        try:
+            verdict = await self._flights.get(
+                digest, lambda: self._checker.compile(constraint.kind, constraint.value, constraint.options)
+            )
+        except RefusedConstraintError as error:
+            raise InvalidRequestError(f"{constraint.source}: cannot be compiled: {error}") from error
+        except (SlowConstraintError, DeadlyConstraintError) as error:
+            reason = self._told(constraint, error)
+            _remember(self._refused, digest, (self._clock() + _REFUSED_SECONDS, reason))
+            raise InvalidRequestError(f"{constraint.source}: {reason}") from error
+        _remember(self._accepted, digest, verdict)
+        return verdict
+
+    def _told(self, constraint: Constraint, error: Exception) -> str:
+        noun = _NOUNS[constraint.kind]
+        if isinstance(error, SlowConstraintError):
+            limit = f"{self._seconds} seconds (STRUCTURED_COMPILE_SECONDS of this model)"
+            return f"expected {noun} that compiles within {limit}, it did not"
+        return f"expected {noun} that the compiler can take, it ran out of memory or crashed"
+
+
+def _remember(known: OrderedDict[bytes, T], digest: bytes, value: T) -> None:
+    known[digest] = value
+    known.move_to_end(digest)
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 def _params(engine: Engine, constraint: Constraint) -> Any:
@@ -166,41 +261,3 @@ def _params(engine: Engine, constraint: Constraint) -> Any:
         raise invalid(source, first["input"], f"another type ({first['msg']})") from error
     except Exception as error:  # a ValueError, or a VLLMValidationError from 0.32 on
         raise InvalidRequestError(f"{constraint.source}: {error}") from error
-
-
-def _place(constraint: Constraint) -> str | None:
-    """Where a refused constraint is wrong by the rules of its own language, or None if it is not."""
-    if constraint.kind == "regex":
-        try:
-            re.compile(constraint.value)
-        except (re.error, OverflowError, RecursionError) as error:
-            return str(error)
-    if constraint.kind == "json":
-        return _schema_error(json.loads(constraint.value))
-    return None
-
-
-def _schema_error(schema: dict[str, Any]) -> str | None:
-    try:
-        from jsonschema import SchemaError, validators
-    except ImportError:  # comes with vLLM, but is not named among its direct dependencies
-        return None
-    try:
-        validators.validator_for(schema, default=validators.Draft202012Validator).check_schema(schema)
-    except SchemaError as error:
-        return f"at {error.json_path}: {error.message[:_MAX_REASON_CHARACTERS]}"
-    except Exception:  # a schema that trips the checker itself: vLLM's own reason is told instead
-        return None
-    return None
-
-
-def _reasons(error: BaseException) -> str:
-    """vLLM's message and, since that is often bare, the compiler's below it."""
-    messages: list[str] = []
-    current: BaseException | None = error
-    while current is not None and len(messages) < 4:
-        text = _COMPILER_PREFIX.sub("", str(current)).strip()
-        if text and not any(text in message for message in messages):
-            messages.append(text)
-        current = current.__cause__ or current.__context__
-    return ": ".join(messages)[:_MAX_REASON_CHARACTERS] or type(error).__name__

@@ -95,7 +95,17 @@ class Service:
                 engine, settings, files.chat_template, self._media, handles, self._loras, log.log_error
             ),
         )
-        router = _router(engine, settings, files, rules, rows, self._media, handles, self._loras, openai)
+        self._checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
+        constraints = ConstraintCompiler(
+            engine,
+            self._checker,
+            max_bytes=settings.structured_max_bytes,
+            seconds=settings.structured_compile_seconds,
+        )
+        if engine.facts.generates:
+            engine.guard_constraints(constraints.accept)
+            asyncio.run_coroutine_threadsafe(self._checker.start(), base.event_loop)
+        router = _router(engine, settings, files, rules, rows, self._media, handles, self._loras, constraints, openai)
         counted = settings.report_custom_metrics
         self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
@@ -121,6 +131,7 @@ class Service:
         self._senders.close()
         self._media.close()
         self._loras.close()
+        self._checker.close()
         for metrics in (self._media_metrics, self._counts):
             if metrics is not None:
                 metrics.close()
@@ -185,6 +196,7 @@ def _router(
     media: MediaLoader,
     handles: HandleTable,
     loras: LoraAdapters,
+    constraints: ConstraintCompiler,
     openai: OpenAIService,
 ) -> Router:
     """The handlers that this model needs."""
@@ -194,11 +206,10 @@ def _router(
     batched = settings.max_batch_size > 0
     openai_handler = OpenAIHandler(openai, rules, decoupled=settings.decoupled, batched=batched)
     if generates:
-        sampling, constraints = SamplingBuilder(engine), ConstraintCompiler(engine)
         main: Handler = GenerateHandler(
             calls,
             rows,
-            sampling,
+            SamplingBuilder(engine),
             constraints,
             decoupled=settings.decoupled,
             max_prompt_logprobs=settings.max_prompt_logprobs,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from vllm_custom.embeds import EmbedsLayout
-from vllm_custom.engine.protocol import Adapter, AdaptersInUse, Application, ModelFacts, PairScoring, RunOptions
-from vllm_custom.engine.vllm import errors, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.engine.protocol import (
+    Accept,
+    Adapter,
+    AdaptersInUse,
+    Application,
+    ConstraintChecker,
+    ModelFacts,
+    PairScoring,
+    RunOptions,
+)
+from vllm_custom.engine.vllm import constraints, errors, media, openai, pooling, prompts, requests, sampling
 from vllm_custom.errors import BackendError, UnavailableError
 
 
@@ -117,8 +126,11 @@ class VllmEngine:
     def structured_output_options(self) -> Sequence[str]:
         return sampling.structured_output_options()
 
-    def check_structured_outputs(self, params: Any) -> None:
-        sampling.check_structured_outputs(self._llm, params)
+    def constraint_checker(self, seconds: float, log_error: Callable[[str], None]) -> ConstraintChecker:
+        return constraints.start_checker(self._llm, seconds, log_error)
+
+    def guard_constraints(self, accept: Accept) -> None:
+        constraints.guard_generate(self._llm, accept)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         await self._llm.add_lora(requests.lora_request(adapter))

@@ -40,9 +40,9 @@ def structured_output_options() -> Sequence[str]:
 
 
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
-    """Compile a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
+    """Check a StructuredOutputsParams with the configured backend, as ``generate`` would; it may be changed.
 
-    Blocks. Raises whatever vLLM or the compiler raises.
+    Parses it, and compiles it in part. Blocks. Raises whatever vLLM or the compiler raises.
     """
     from vllm.sampling_params import SamplingParams
 

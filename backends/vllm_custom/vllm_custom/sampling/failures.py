@@ -1,0 +1,28 @@
+"""What a client is told when the engine gives up a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+
+# Beside a constraint, each of these can leave no token at all: vLLM then ends the request with an error. A logit_bias
+# is finite, and cannot.
+_MASKS = ("allowed_token_ids", "bad_words", "min_tokens")
+
+
+def engine_failure(params: Any, constraint: str) -> BackendError:
+    """The error for a request that the engine ended with the finish reason "error".
+
+    Args:
+        params: its SamplingParams or PoolingParams.
+        constraint: the parameter that asked for guided decoding, or nothing.
+    """
+    if not constraint:
+        return UnavailableError("the engine could not serve the request; try again")
+    masks = [name for name in _MASKS if getattr(params, name, None)]
+    if masks:
+        return InvalidRequestError(
+            f"{masks[0]}: expected tokens that can write what {constraint} asks for, got none at some place in the text"
+        )
+    return UnsupportedError(f"{constraint}: the engine could not follow it to its end")
