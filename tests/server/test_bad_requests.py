@@ -171,7 +171,7 @@ BAD = [
     asks("two constraints", "guided_choice", "guided_regex", "one", guided_regex="a", guided_choice='["b"]'),
     asks("a regex that is open", "guided_regex", "unterminated", "position 1", guided_regex="(("),
     asks("a schema of no type", "guided_json", "$.type", "'objekt'", guided_json='{"type": "objekt"}'),
-    asks("a schema that is no JSON", "guided_json", "not JSON", "'{'", guided_json="{"),
+    asks("a schema that is no JSON", "guided_json", "JSON value", "'{'", guided_json="{"),
     asks("a grammar without its rule", "guided_grammar", "cannot be compiled", guided_grammar="root ::= b"),
     asks("no choices", "guided_choice", "empty", guided_choice="[]"),
     asks("an unknown response format", "response_format.type", "'xml'", "text", response_format='{"type": "xml"}'),
