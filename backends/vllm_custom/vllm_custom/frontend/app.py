@@ -126,7 +126,7 @@ def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
                 allow_origins=list(options.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id"],
+                expose_headers=["x-request-id", "retry-after"],
             )
         )
     if options.api_keys:

@@ -25,6 +25,7 @@ from vllm_custom.frontend.triton import (
 _log = logging.getLogger("vllm_custom.frontend")
 _MODELS_PATH = "/v1/models"
 _TOO_MANY_REQUESTS = 429
+_FIRST_ERROR = 400
 _FIRST_DEFECT = 500
 _NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
@@ -78,12 +79,15 @@ class Endpoint:
                 yield part
 
     def note_answer(self, answer: Answer) -> None:
-        """Learn from the answer to a request; of one that has only begun, the body is empty."""
+        """Learn from the answer to a request; of one that has only begun, the body is empty.
+
+        What the client did wrong says nothing of the engine, and neither does a time limit.
+        """
         if answer.busy:
             self.health.busy()
-        elif answer.status < _FIRST_DEFECT or answer.status in (_NOT_IMPLEMENTED, _TIMED_OUT):
+        elif answer.status < _FIRST_ERROR:
             self.health.succeeded()
-        else:
+        elif answer.status >= _FIRST_DEFECT and answer.status not in (_NOT_IMPLEMENTED, _TIMED_OUT):
             self.health.failed()
 
     def note_silence(self, since: float) -> None:

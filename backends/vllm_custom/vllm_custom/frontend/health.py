@@ -26,7 +26,7 @@ class Health:
         self.hung = False
         self._clock = clock
         self._failures = 0
-        self._rests = 0
+        self._next_rest_seconds = _FIRST_REST_SECONDS
         self._rests_until = float("-inf")
 
     @property
@@ -42,7 +42,8 @@ class Health:
     def succeeded(self) -> None:
         """A request was answered."""
         self.broken = self.hung = False
-        self._failures = self._rests = 0
+        self._failures = 0
+        self._next_rest_seconds = _FIRST_REST_SECONDS
         self._rests_until = float("-inf")
 
     def failed(self, *, broken: bool = False, hung: bool = False) -> None:
@@ -56,9 +57,8 @@ class Health:
         self.broken |= broken or hung or self._failures >= _FAILURES_OF_BROKEN
         self.hung |= hung
         if not self.resting:  # those that fail together are one failure
-            rest = min(_FIRST_REST_SECONDS * 2**self._rests, _LONGEST_REST_SECONDS)
-            self._rests_until = self._clock() + rest
-            self._rests = min(self._rests + 1, 16)
+            self._rests_until = self._clock() + self._next_rest_seconds
+            self._next_rest_seconds = min(2 * self._next_rest_seconds, _LONGEST_REST_SECONDS)
 
     def busy(self) -> None:
         """It has refused a request for want of room: nothing is wrong, but others may have some."""
