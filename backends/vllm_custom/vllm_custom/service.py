@@ -85,6 +85,8 @@ class InferenceService:
             audio_rate=compat.audio_rate(engine),
             default_frames=FrameSampling.parse(compat.frame_sampling(engine), "model.json: media_io_kwargs.video."),
         )
+        if confinement := self._media.start():
+            self._log.log_info(f"[vllm_custom] {confinement}")
         tasks = asyncio.run_coroutine_threadsafe(compat.supported_tasks(engine), upstream.event_loop).result()
         self._pooling = None
         if "generate" not in tasks:

@@ -22,15 +22,27 @@ TRITON_CODES = {
 }
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
-MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many"}
-# Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
-# a mapping has to raise, a broken patch file, and an unknown base class.
+MAKERS = {
+    "invalid",
+    "not_allowed",
+    "_bad_value",
+    "_refused",
+    "_cut_off",
+    "_too_long",
+    "_too_large",
+    "_ended",
+    "self._too_many",
+}
+# Never reach a client or an operator as they are: caught by pydantic, by config.py, by the fetcher or the decoders'
+# pool itself, what a mapping has to raise, a broken patch file, and an unknown base class.
 INTERNAL = {
     ("contract/table.py", "ValueError"),
     ("openai/models.py", "KeyError"),
     ("hosts.py", "ValueError"),
-    ("media/fetch.py", "FetchError"),
-    ("media/fetch.py", "TooLargeError"),
+    ("decoders/confinement.py", "OSError"),
+    ("decoders/job.py", "ValueError"),
+    ("media/sources/fetch.py", "FetchError"),
+    ("media/sources/fetch.py", "TooLargeError"),
     ("request/parameters.py", "ValueError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),

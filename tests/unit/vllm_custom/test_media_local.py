@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.local import LocalFiles
+from vllm_custom.media.sources.local import LocalFiles
 
 LIMIT = 1000
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from vllm_custom.hosts import HostPattern, normal_host
-from vllm_custom.media.addresses import AddressRule, refuse_address
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target, loggable
+from vllm_custom.media.sources.addresses import AddressRule, refuse_address
+from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, loggable
 
 LISTED = (
     "media.example",

@@ -15,11 +15,11 @@ from pictures import BLACK, BLUE, GREEN, RED, WHITE, encode, gif, halves
 from PIL import Image
 
 from tests.sounds import film, greys
+from vllm_custom.decoders import video
+from vllm_custom.decoders.animation import Video
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.decoders.video import decode_video
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import video
-from vllm_custom.media.animation import Video
-from vllm_custom.media.sampling import FrameSampling
-from vllm_custom.media.video import decode_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -108,7 +108,7 @@ def test_a_frame_beyond_the_clip_is_refused() -> None:
     header = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frames = [b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0" for side in (1, 900, 900)]
     with pytest.raises(
-        InvalidRequestError, match=r"video\[0\]: (frame 1 is larger than the clip|the GIF file is damaged)"
+        InvalidRequestError, match=r"video\[0\]: (frame 1 is larger than the video|the GIF file is damaged)"
     ):
         decode(header + b"".join(frames) + b";")
 
@@ -180,7 +180,7 @@ def test_what_is_no_clip_is_refused(data: bytes) -> None:
 
 def test_a_picture_is_a_clip_of_one_frame_where_animations_are_possible() -> None:
     assert len(decode(encode(halves(), "PNG"))[0]) == 1
-    with pytest.raises(InvalidRequestError, match=r"video\[0\]: not a clip that can be decoded; expected MP4 or WebM"):
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: not a video that can be decoded; expected MP4 or WebM"):
         decode(encode(halves(), "JPEG"))
 
 
@@ -223,7 +223,7 @@ def test_what_makes_ffmpeg_open_other_things_is_refused(
 ) -> None:
     """FFmpeg goes by content. With vLLM's own reader a session description opens a port for ten seconds."""
     port, met = listener
-    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a clip"):
+    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a video"):
         decode(prologue + text.format(port=port).encode())
     assert met == []
 
@@ -290,7 +290,7 @@ def test_an_mp4_that_says_it_has_many_frames_is_refused(mp4: bytes) -> None:
 
 
 def test_a_cut_off_mp4_is_refused(mp4: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a clip that can be decoded"):
+    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a video that can be decoded"):
         decode(mp4[: len(mp4) // 2])
 
 

@@ -25,8 +25,7 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.media import HandleTable
-from vllm_custom.media.loader import MediaElement
+from vllm_custom.media import HandleTable, MediaElement
 from vllm_custom.openai.answer import OpenAIStream, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, check_policy, parse_openai_request

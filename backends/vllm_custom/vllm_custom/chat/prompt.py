@@ -15,9 +15,7 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.embeds import ImageEmbeds
 from vllm_custom.errors import UnsupportedError
-from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
-from vllm_custom.media.loader import MediaElement
-from vllm_custom.media.sampling import FrameSampling
+from vllm_custom.media import DecodedMedia, FrameSampling, HandleTable, MediaElement, MediaLoader
 from vllm_custom.request import GenerateCall
 
 
@@ -133,7 +131,10 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
-        decoded = await self._media.load(plan.elements, plan.frames)
+        with await self._media.load(plan.elements, plan.frames) as decoded:
+            return await self._render(call, plan, decoded)
+
+    async def _render(self, call: GenerateCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
         embedded = [{name: compat.as_tensor(field) for name, field in picture.items()} for picture in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)

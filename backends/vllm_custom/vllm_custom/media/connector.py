@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_custom.decoders.image import set_pixel_limit
 from vllm_custom.errors import InvalidRequestError, RefusedMediaError
-from vllm_custom.media.image import set_pixel_limit
 
 CONNECTOR_NAME = "vllm_custom"
 _PREFIX = "vllm-custom-media:"
@@ -106,4 +106,17 @@ def install_connector(table: HandleTable, max_pixels: int) -> None:
             return table.take(data)
 
         async def fetch_image_embedding_async(self, data: str) -> Any:
+            return table.take(data)
+
+        # vLLM 0.32 has these too; older ones never call them.
+        def fetch_audio_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_audio_embedding_async(self, data: str) -> Any:
+            return table.take(data)
+
+        def fetch_video_embedding(self, data: str) -> Any:
+            return table.take(data)
+
+        async def fetch_video_embedding_async(self, data: str) -> Any:
             return table.take(data)
