@@ -42,7 +42,8 @@ def main(control_descriptor: int, memory_bytes: int) -> None:
     while os.getppid() == model:
         server.reap()
         if select.select([control], [], [], _POLL_SECONDS)[0] and not server.obey():
-            return
+            break
+    server.end_all()
 
 
 class _ForkServer:
@@ -56,6 +57,13 @@ class _ForkServer:
         for number, process in list(self._workers.items()):
             if os.waitpid(process, os.WNOHANG)[0]:
                 del self._workers[number]
+
+    def end_all(self) -> None:
+        """End all workers and wait until they are gone."""
+        for process in self._workers.values():
+            os.kill(process, signal.SIGKILL)
+        for process in self._workers.values():
+            os.waitpid(process, 0)
 
     def obey(self) -> bool:
         """Carry out one command; False where there will be no more."""

@@ -70,7 +70,10 @@ def _measure(job: Job, data: bytes) -> int:
 
 
 def _decode(job: Job, data: bytes, result: int) -> Answer:
-    memory = mmap.mmap(result, job.room)
+    try:
+        memory = mmap.mmap(result, job.room)
+    except OSError as error:
+        raise MemoryError from error
     answer = _decode_into(job, data, _allocator(job, memory))
     memory.close()  # the other side seals it, for which nobody may be able to write to it any more
     return answer

@@ -90,7 +90,11 @@ class ForkServer:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
-                self._start()
+                try:
+                    self._start()
+                except BaseException:
+                    self._stop()
+                    raise
             assert self._control is not None
             socket.send_fds(self._control, [f"fork {number}".encode()], [channel.fileno()])
 
