@@ -1,11 +1,13 @@
 """Clips become evenly spread frames with their metadata."""
 
+import io
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import av
 import fakes
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from vllm_custom.decoders import video
 from vllm_custom.decoders.animation import Video
 from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.decoders.video import decode_video
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -226,6 +228,39 @@ def test_what_makes_ffmpeg_open_other_things_is_refused(
     with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a video"):
         decode(prologue + text.format(port=port).encode())
     assert met == []
+
+
+def hidden(frames: int) -> bytes:
+    """A VP8 clip that says it lasts 100 ms, one frame's time, of frames that are not to be shown."""
+    data = bytearray(film(greys(frames), "webm", "libvpx"))
+    with av.open(io.BytesIO(bytes(data))) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                start = data.index(bytes(packet))
+                data[start] &= ~0x10  # RFC 6386, section 9.1: show_frame
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, of 8 bytes
+    data[place : place + 8] = struct.pack(">d", 100.0)
+    return bytes(data)
+
+
+def test_frames_that_are_not_shown_count_as_work() -> None:
+    """They passed a limit of one frame, however many they were."""
+    clip = hidden(40)
+    with pytest.raises(MediaLimitError, match=r"video\[0\]: 11 frames of 64 x 48 are .* VIDEO_MAX_PIXELS"):
+        decode(clip, max_work=10 * 256 * 256)
+
+
+def test_a_clip_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, shown = [], video._Film._shown
+
+    def count(film: video._Film) -> Iterator[Any]:
+        passes.append(film)
+        return shown(film)
+
+    monkeypatch.setattr(video._Film, "_shown", count)
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: the video has no frame that can be decoded"):
+        decode(hidden(40))
+    assert len(passes) == 1
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -96,7 +96,10 @@ class Answer:
         Raises:
             ValueError: a name, type or value that no worker of ours sends.
         """
-        content = json.loads(message)
+        try:
+            content = json.loads(message)
+        except RecursionError as error:
+            raise ValueError("not an answer: too deep") from error
         if not isinstance(content, dict) or not content.keys() <= cls.__dataclass_fields__.keys():
             raise ValueError("not an answer")
         for name, value in content.items():
