@@ -204,6 +204,23 @@ async def test_files_are_read_and_bodies_unpacked_in_threads(
     assert sorted(name.rpartition("_")[0] for name in threads) == ["vllm_custom_files"] + ["vllm_custom_media"] * 2
 
 
+async def test_a_file_that_cannot_be_read_in_time_is_given_up(
+    make_loader: Callable[..., MediaLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system whose server has gone; media from elsewhere are still served."""
+    go_on = threading.Event()
+    monkeypatch.setattr("vllm_custom.media.sources.local.LocalFiles.read", lambda *_: go_on.wait(60))
+    media = make_loader(MEDIA_FETCH_TIMEOUT_SECONDS="1")
+    requests = [media.load(elements((tmp_path / "a").as_uri())) for _ in range(9)]
+    errors = await asyncio.gather(*requests, return_exceptions=True)
+    (item,) = await media.load(elements(FILES[RED]))
+    go_on.set()
+    assert item.data.getpixel((0, 0)) == RED
+    assert {str(error) for error in errors} == {
+        "image[0]: the file could not be read in time; MEDIA_FETCH_TIMEOUT_SECONDS of this model is 1"
+    }
+
+
 @pytest.mark.parametrize(
     ("reference", "why"),
     [

@@ -12,7 +12,6 @@ from vllm_custom.decoders import landlock, seccomp
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _DESCRIPTORS = 16
-_NICENESS = 5  # whoever waits for a token goes first
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,7 +26,6 @@ def confine(memory_bytes: int, parent: int) -> list[str]:
         What is in force, for the log.
     """
     _end_with(parent)
-    os.nice(_NICENESS)
     page_bytes = resource.getpagesize()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * page_bytes
     for limit, value in (
