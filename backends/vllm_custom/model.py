@@ -18,9 +18,9 @@ import triton_python_backend_utils as pb_utils  # noqa: E402  (the paths above c
 
 from vllm_custom import engine_args, process  # noqa: E402
 from vllm_custom.config import Settings  # noqa: E402
+from vllm_custom.decoders.image import set_pixel_limit  # noqa: E402
 from vllm_custom.engine import vllm as engine  # noqa: E402
 from vllm_custom.media import HandleTable  # noqa: E402
-from vllm_custom.media.image import set_pixel_limit  # noqa: E402
 from vllm_custom.orphans import guard_against_orphans  # noqa: E402
 from vllm_custom.serving.service import ModelFiles, Service, wait_on  # noqa: E402
 from vllm_custom.triton.autocomplete import auto_complete, check_response_cache  # noqa: E402

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from vllm_custom.chat import messages as chat_messages
+from vllm_custom.decoders.audio import decode_audio
+from vllm_custom.decoders.image import decode_image
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.decoders.video import decode_video
 from vllm_custom.errors import BackendError
 from vllm_custom.hosts import HostPattern
-from vllm_custom.media.audio import decode_audio
-from vllm_custom.media.image import decode_image
-from vllm_custom.media.local import LocalFiles
-from vllm_custom.media.policy import MediaPolicy, Target, loggable
-from vllm_custom.media.reference import encoded_bytes, scheme_of
-from vllm_custom.media.sampling import FrameSampling
-from vllm_custom.media.video import decode_video
+from vllm_custom.media.sources.local import LocalFiles
+from vllm_custom.media.sources.policy import MediaPolicy, Target, loggable
+from vllm_custom.media.sources.reference import encoded_bytes, scheme_of
 
 MAX_BYTES = 1 << 16
 MAX_PIXELS = 1 << 18

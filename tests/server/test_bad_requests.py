@@ -130,7 +130,7 @@ BAD = [
     looks("too many images", "image", "30", "31", image=[IMAGE] * 31),
     looks("too few placeholders", "text_input", "2 image", "got 1", text_input=f"{PAD}a", image=[IMAGE] * 2),
     looks("a placeholder without image", "text_input", "0 image", "got 1", text_input=f"{PAD}a"),
-    looks("not a clip", "video[0]", video=["aGVsbG8="]),
+    looks("not a video", "video[0]", video=["aGVsbG8="]),
     # Parameters and their forms
     asks("an unknown parameter", "temprature", "did you mean temperature?", temprature=0),
     asks("vLLM's own field", "unknown parameter 'output_kind'", output_kind=1),

@@ -14,7 +14,7 @@ _SECONDS = 10
 _ASK = """
 import json, socket, sys
 from vllm_custom.hosts import HostPattern, parse_network
-from vllm_custom.media.policy import MediaPolicy, Refusal
+from vllm_custom.media.sources.policy import MediaPolicy, Refusal
 
 url, domains, networks, seconds = json.loads(sys.argv[1])
 parts = lambda text: [part.strip() for part in text.split(",") if part.strip()]

@@ -33,6 +33,10 @@ class Settings(BaseModel):
     video_max_pixels: int
     audio_max_seconds: int
     media_concurrency: int
+    media_decode_seconds: int
+    media_worker_bytes: int
+    media_request_bytes: int
+    media_inflight_bytes: int
     media_max_items: int
     media_cache_bytes: int
     allowed_media_domains: tuple[HostPattern, ...]

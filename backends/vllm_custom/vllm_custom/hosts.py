@@ -16,6 +16,7 @@ Network = IPv4Network | IPv6Network
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_NAME = 253  # RFC 1035, section 2.3.4, less the root's length byte and dot
+_MAX_WRITTEN = 4 * _MAX_NAME  # before it is mapped, which takes long where a name is long
 # RFC 1123, section 2.1, and the underscore, which names on private networks do use.
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"0[xX](?P<hex>[0-9a-fA-F]*)|(?P<octal>0[0-7]+)|(?P<decimal>0|[1-9][0-9]*)")
@@ -29,6 +30,8 @@ def normal_host(text: str) -> str | None:
         text: the host of a URL as written, IPv6 in brackets. Names outside ASCII are mapped as UTS 46 has it, which
             also turns look-alike digits and dots into plain ones before anything is judged.
     """
+    if len(text) > _MAX_WRITTEN:
+        return None
     if text.startswith("["):
         return _normal_ipv6(text)
     if not text.isascii():

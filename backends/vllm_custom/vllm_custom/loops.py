@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+# Unlike asyncio.wait_for on Python 3.11, it never takes a result for an answer where the task was cancelled meanwhile.
+if sys.version_info >= (3, 11):
+    time_limit = asyncio.timeout
+else:
+    from async_timeout import timeout as time_limit  # noqa: F401 - aiohttp brings it where asyncio has none
 
 Result = TypeVar("Result")
 _STEP = 32

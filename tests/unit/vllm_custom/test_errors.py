@@ -31,11 +31,14 @@ MAKERS = {
     "_refused",
     "_cut_off",
     "_too_long",
+    "_too_large",
+    "_ended",
     "self._too_many",
     "error",
 }
-# Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
-# a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal errors to clients.
+# Never reach a client or an operator as they are: caught by pydantic, by config.py, by the fetcher or the decoders'
+# pool itself, what a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal
+# errors to clients.
 INTERNAL = {
     ("contract/table.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
@@ -44,8 +47,10 @@ INTERNAL = {
     ("engine/vllm/constraints/client.py", "RefusedConstraintError"),
     ("hosts.py", "ValueError"),
     ("loops.py", "RuntimeError"),
-    ("media/fetch.py", "FetchError"),
-    ("media/fetch.py", "TooLargeError"),
+    ("decoders/confinement.py", "OSError"),
+    ("decoders/job.py", "ValueError"),
+    ("media/sources/fetch.py", "FetchError"),
+    ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
     ("contract/limits.py", "ValueError"),
     ("upstream/patches.py", "ImportError"),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pictures import encode, halves
 
 from tests.sounds import RATE, Samples, film, greys, sound, tone
+from vllm_custom.decoders import audio
+from vllm_custom.decoders.audio import decode_audio
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import audio
-from vllm_custom.media.audio import decode_audio
 
 EXPECTED = "not a sound that can be decoded; expected WAV, FLAC, MP3, Ogg, or MP4 or WebM with a sound track"
 TONE = tone()

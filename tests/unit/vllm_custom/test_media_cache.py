@@ -13,10 +13,10 @@ from PIL import Image
 
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import MediaLoader, loader
+from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.cache import MediaCache, decoded_size
-from vllm_custom.media.loader import MediaElement
 from vllm_custom.media.metrics import CacheSizeRecord, DecodeRecord, LookupRecord, Record
+from vllm_custom.media.sources.reading import Sources
 
 BLOCK = 100
 
@@ -169,7 +169,7 @@ async def test_one_picture_in_three_forms_and_two_requests_is_decoded_once(
     records: list[Record] = []
     media, picture = make_loader(records), encode(Image.new("RGB", (8, 8), RED))
     forms = elements(picture, base64.b64encode(picture), b"data:image/png;base64," + base64.b64encode(picture))
-    first, second = await media.load(forms), await media.load(forms)
+    first, second = [*await media.load(forms)], [*await media.load(forms)]
     assert len({item.uuid for item in first + second}) == 1
     assert [item.data.getpixel((0, 0)) for item in first + second] == [RED] * 6
     assert sum(isinstance(record, DecodeRecord) for record in records) == 1
@@ -206,7 +206,7 @@ async def test_a_damaged_picture_is_named_by_each_requests_own_field(make_loader
 async def test_more_items_than_the_parameter_are_refused_before_any_work(
     make_loader: Callable[..., MediaLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "encoded_bytes", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(Sources, "read", lambda *_: pytest.fail("read"))
     media = make_loader([], MEDIA_MAX_ITEMS="3")
     sent = [*elements(b"x", b"x"), *elements(b"x", b"x", modality="video")]
     with pytest.raises(InvalidRequestError, match="4 media items; MEDIA_MAX_ITEMS of this model is 3"):

@@ -19,9 +19,9 @@ from media_servers import MediaServer, NamedAddresses, Write, answer, certificat
 
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.hosts import HostPattern
-from vllm_custom.media.fetch import Fetcher, FetchLimits, SystemResolver
 from vllm_custom.media.metrics import Observe, ignore
-from vllm_custom.media.policy import MediaPolicy, Refusal
+from vllm_custom.media.sources.fetch import Fetcher, FetchLimits, SystemResolver
+from vllm_custom.media.sources.policy import MediaPolicy, Refusal
 
 HERE = ("127.0.0.0/8", "::1/128")
 FILE = bytes(range(256)) * 16

@@ -1,23 +1,25 @@
-"""Media are counted first, decoded in threads, and handed to vLLM by handles."""
+"""Media are counted first, decoded in processes of their own, and handed to vLLM by handles."""
 
 import asyncio
 import base64
 import gc
 import hashlib
 import logging
-import threading
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+from decoder_workers import loader, stop, until, workers
 from pictures import BLUE, GREEN, RED, encode, gif
 from PIL import Image
 
 from tests.sounds import RATE, film, greys, sound, tone
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, loader
-from vllm_custom.media.loader import MediaElement
+from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
+from vllm_custom.media.sources.reading import Sources
 
 COLOURS = [RED, GREEN, BLUE]
 
@@ -128,20 +130,7 @@ async def test_media_beyond_a_limit_are_counted(
 
 
 async def test_nothing_is_loaded_for_a_prompt_without_media(media: MediaLoader) -> None:
-    assert await media.load([]) == []
-
-
-async def test_decoding_runs_in_threads_of_its_own(media: MediaLoader, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[threading.Thread] = []
-
-    def decode(*_: object) -> None:
-        threads.append(threading.current_thread())
-
-    monkeypatch.setattr(loader, "decode_image", decode)
-    await media.load(elements(*pictures()))
-    assert len(threads) == 3
-    assert all(thread.name.startswith("vllm_custom_media") for thread in threads)
-    assert threading.current_thread() not in threads
+    assert [*await media.load([])] == []
 
 
 @pytest.mark.parametrize(
@@ -156,7 +145,7 @@ async def test_decoding_runs_in_threads_of_its_own(media: MediaLoader, monkeypat
 async def test_counts_are_checked_before_anything_is_decoded(
     media: MediaLoader, counts: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "encoded_bytes", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(Sources, "read", lambda *_: pytest.fail("read"))
     sent = [element for name, count in counts.items() for element in elements(*[b"x"] * count, modality=name)]
     with pytest.raises(InvalidRequestError, match=message):
         await media.load(sent)
@@ -170,42 +159,21 @@ async def test_a_text_model_says_that_it_takes_no_pictures() -> None:
     media.close()
 
 
-async def test_of_several_refused_the_first_in_order_is_reported(
-    media: MediaLoader, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others_done = threading.Event()
-
-    def decode(data: bytes, field: str, _: int) -> None:
-        if field == "image[0]":
-            assert others_done.wait(5)
-        elif field == "image[2]":
-            others_done.set()
-        raise InvalidRequestError(f"{field}: refused")
-
-    monkeypatch.setattr(loader, "decode_image", decode)
-    with caplog.at_level(logging.ERROR, "asyncio"), pytest.raises(InvalidRequestError, match=r"image\[0\]: refused"):
-        await media.load(elements(*pictures()))
-    await asyncio.sleep(0)
-    gc.collect()
+async def test_of_several_refused_the_first_in_order_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Its worker hangs for a while, so that the others are refused before."""
+    records: list[Record] = []
+    with loader(records.append, MEDIA_CONCURRENCY=2) as media:
+        stop(workers(media)[0])
+        with caplog.at_level(logging.ERROR, "asyncio"):
+            task = asyncio.create_task(media.load(elements(*[b"\0no image"] * 3)))
+            await until(lambda: len(workers(media)) == 2)
+            await asyncio.sleep(0.1)
+            os.kill(workers(media)[0], signal.SIGCONT)
+            with pytest.raises(InvalidRequestError, match=r"image\[0\]: not"):
+                await task
+            await asyncio.sleep(0)
+        gc.collect()
     assert not caplog.records, "the other errors were left to asyncio's handler"
-
-
-async def test_a_cancelled_request_does_not_wait_for_its_media(
-    media: MediaLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def decode(*_: object) -> None:
-        begun.set()
-        assert go_on.wait(5)
-
-    monkeypatch.setattr(loader, "decode_image", decode)
-    task = asyncio.create_task(media.load(elements(*pictures())))
-    await asyncio.to_thread(begun.wait, 5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
-    go_on.set()
 
 
 def test_handles_stand_for_media_inside_the_block_only() -> None:

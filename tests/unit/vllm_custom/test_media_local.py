@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.local import LocalFiles
+from vllm_custom.media.sources.local import LocalFiles
 
 LIMIT = 1000
 
@@ -183,3 +183,10 @@ def test_no_descriptor_is_left(root: Path) -> None:
             continue
     after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
     assert after == before
+
+
+@pytest.mark.parametrize("path", ["a/" * 1_000_000, "%61%2f" * 1_000_000, "../" * 2000, "b" * 4097, "%62" * 4097])
+def test_a_path_that_is_too_long_is_not_followed(root: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To follow a million steps takes minutes."""
+    monkeypatch.setattr(os.path, "realpath", lambda *_: pytest.fail("followed"))
+    assert "expected a file: URL whose path has at most 4096 bytes" in refused(root, f"file:///{path}")

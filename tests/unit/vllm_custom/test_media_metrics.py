@@ -16,7 +16,7 @@ from vllm_custom.media.metrics import (
     ignore,
     log_refusals,
 )
-from vllm_custom.media.policy import Refusal
+from vllm_custom.media.sources.policy import Refusal
 
 
 class MetricFamily:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from vllm_custom.hosts import HostPattern, normal_host
-from vllm_custom.media.addresses import AddressRule, refuse_address
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target, loggable
+from vllm_custom.media.sources.addresses import AddressRule, refuse_address
+from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, loggable
 
 LISTED = (
     "media.example",
@@ -266,6 +266,13 @@ def test_public_addresses_are_dialled(address: str) -> None:
         ("100.100.100.200", AddressRule.METADATA),
         ("168.63.129.16", AddressRule.METADATA),
         ("fd00:ec2::254", AddressRule.METADATA),
+        ("169.254.42.42", AddressRule.METADATA),
+        ("fd00:42::42", AddressRule.METADATA),
+        ("169.254.0.23", AddressRule.METADATA),
+        ("169.254.169.252", AddressRule.METADATA),
+        ("100.96.0.96", AddressRule.METADATA),
+        ("fd00:c1::a9fe:a9fe", AddressRule.METADATA),
+        ("fe80::a9fe:a9fe%eth0", AddressRule.METADATA),
         ("224.0.0.1", AddressRule.MULTICAST),  # RFC 1112
         ("ff02::1", AddressRule.MULTICAST),
         ("::", AddressRule.UNSPECIFIED),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.reference import encoded_bytes
+from vllm_custom.media.sources.reference import encoded_bytes
 
 FILE = bytes(range(256)) * 2
 BASE64 = base64.b64encode(FILE)

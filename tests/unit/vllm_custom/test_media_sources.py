@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
 from media_servers import MediaServer, NamedAddresses, Write, answer, drip, serving
@@ -18,11 +17,9 @@ from PIL import Image
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.hosts import HostPattern
-from vllm_custom.media import MediaLoader, loader
-from vllm_custom.media.fetch import Fetcher, FetchLimits
-from vllm_custom.media.image import decode_image
-from vllm_custom.media.loader import MediaElement
-from vllm_custom.media.policy import MediaPolicy
+from vllm_custom.media import MediaElement, MediaLoader
+from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
+from vllm_custom.media.sources.policy import MediaPolicy
 
 WHITE = (255, 255, 255)
 FILES = {colour: encode(Image.new("RGB", (8, 8), colour)) for colour in (RED, GREEN, BLUE, WHITE)}
@@ -136,25 +133,6 @@ async def test_the_loop_is_free_while_twenty_slow_servers_answer(
     assert len(await asyncio.wait_for(task, 60)) == 20
 
 
-async def test_the_loop_is_free_while_a_picture_is_decoded(
-    make_loader: Callable[..., MediaLoader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def long_work(*arguments: Any) -> Any:
-        loop.call_soon_threadsafe(begun.set)
-        assert go_on.wait(60), "the event loop did not get its turn"
-        return decode_image(*arguments)
-
-    monkeypatch.setattr("vllm_custom.media.loader.decode_image", long_work)
-    task = asyncio.create_task(make_loader().load(elements(FILES[RED])))
-    await asyncio.wait_for(begun.wait(), 60)
-    go_on.set()
-    (decoded,) = await asyncio.wait_for(task, 60)
-    assert decoded.data.getpixel((0, 0)) == RED
-
-
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
@@ -208,7 +186,7 @@ async def test_a_cancelled_request_ends_its_fetches(
         await asyncio.wait_for(task, 2)
 
 
-async def test_files_are_read_and_bodies_unpacked_in_the_media_threads(
+async def test_files_are_read_and_bodies_unpacked_in_threads(
     server: MediaServer, make_loader: Callable[..., MediaLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
@@ -218,12 +196,29 @@ async def test_files_are_read_and_bodies_unpacked_in_the_media_threads(
         return FILES[RED]
 
     media = make_loader()
-    monkeypatch.setattr("vllm_custom.media.fetch.Body.decoded", note)
-    monkeypatch.setattr("vllm_custom.media.local.LocalFiles.read", note)
-    monkeypatch.setattr(loader, "encoded_bytes", note)
+    monkeypatch.setattr("vllm_custom.media.sources.fetch.Body.decoded", note)
+    monkeypatch.setattr("vllm_custom.media.sources.local.LocalFiles.read", note)
+    monkeypatch.setattr("vllm_custom.media.sources.reading.encoded_bytes", note)
     await media.load(elements(f"http://media.test:{server.port}/red.png", (tmp_path / "a").as_uri(), b"AAAA"))
     assert len(threads) == 3
-    assert all(name.startswith("vllm_custom_media") for name in threads)
+    assert sorted(name.rpartition("_")[0] for name in threads) == ["vllm_custom_files"] + ["vllm_custom_media"] * 2
+
+
+async def test_a_file_that_cannot_be_read_in_time_is_given_up(
+    make_loader: Callable[..., MediaLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system whose server has gone; media from elsewhere are still served."""
+    go_on = threading.Event()
+    monkeypatch.setattr("vllm_custom.media.sources.local.LocalFiles.read", lambda *_: go_on.wait(60))
+    media = make_loader(MEDIA_FETCH_TIMEOUT_SECONDS="1")
+    requests = [media.load(elements((tmp_path / "a").as_uri())) for _ in range(9)]
+    errors = await asyncio.gather(*requests, return_exceptions=True)
+    (item,) = await media.load(elements(FILES[RED]))
+    go_on.set()
+    assert item.data.getpixel((0, 0)) == RED
+    assert {str(error) for error in errors} == {
+        "image[0]: the file could not be read in time; MEDIA_FETCH_TIMEOUT_SECONDS of this model is 1"
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from media_servers import MediaServer, NamedAddresses, answer, redirect, serving
 from multidict import CIMultiDict
 from test_media_fetch import get, make_fetcher, refused
 
-from vllm_custom.media.url_cache import UrlCache, lifetime_seconds
+from vllm_custom.media.sources.url_cache import UrlCache, lifetime_seconds
 
 NOW = "Sat, 21 Nov 2026 10:00:00 GMT"
 IN_A_MINUTE = "Sat, 21 Nov 2026 10:01:00 GMT"

@@ -1,11 +1,13 @@
 """Clips become evenly spread frames with their metadata."""
 
+import io
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import av
 import fakes
 import numpy as np
 import pytest
@@ -15,11 +17,11 @@ from pictures import BLACK, BLUE, GREEN, RED, WHITE, encode, gif, halves
 from PIL import Image
 
 from tests.sounds import film, greys
-from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import video
-from vllm_custom.media.animation import Video
-from vllm_custom.media.sampling import FrameSampling
-from vllm_custom.media.video import decode_video
+from vllm_custom.decoders import video
+from vllm_custom.decoders.animation import Video
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.decoders.video import decode_video
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -108,7 +110,7 @@ def test_a_frame_beyond_the_clip_is_refused() -> None:
     header = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frames = [b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0" for side in (1, 900, 900)]
     with pytest.raises(
-        InvalidRequestError, match=r"video\[0\]: (frame 1 is larger than the clip|the GIF file is damaged)"
+        InvalidRequestError, match=r"video\[0\]: (frame 1 is larger than the video|the GIF file is damaged)"
     ):
         decode(header + b"".join(frames) + b";")
 
@@ -180,7 +182,7 @@ def test_what_is_no_clip_is_refused(data: bytes) -> None:
 
 def test_a_picture_is_a_clip_of_one_frame_where_animations_are_possible() -> None:
     assert len(decode(encode(halves(), "PNG"))[0]) == 1
-    with pytest.raises(InvalidRequestError, match=r"video\[0\]: not a clip that can be decoded; expected MP4 or WebM"):
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: not a video that can be decoded; expected MP4 or WebM"):
         decode(encode(halves(), "JPEG"))
 
 
@@ -223,9 +225,42 @@ def test_what_makes_ffmpeg_open_other_things_is_refused(
 ) -> None:
     """FFmpeg goes by content. With vLLM's own reader a session description opens a port for ten seconds."""
     port, met = listener
-    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a clip"):
+    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a video"):
         decode(prologue + text.format(port=port).encode())
     assert met == []
+
+
+def hidden(frames: int) -> bytes:
+    """A VP8 clip that says it lasts 100 ms, one frame's time, of frames that are not to be shown."""
+    data = bytearray(film(greys(frames), "webm", "libvpx"))
+    with av.open(io.BytesIO(bytes(data))) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                start = data.index(bytes(packet))
+                data[start] &= ~0x10  # RFC 6386, section 9.1: show_frame
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, of 8 bytes
+    data[place : place + 8] = struct.pack(">d", 100.0)
+    return bytes(data)
+
+
+def test_frames_that_are_not_shown_count_as_work() -> None:
+    """They passed a limit of one frame, however many they were."""
+    clip = hidden(40)
+    with pytest.raises(MediaLimitError, match=r"video\[0\]: 11 frames of 64 x 48 are .* VIDEO_MAX_PIXELS"):
+        decode(clip, max_work=10 * 256 * 256)
+
+
+def test_a_clip_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, shown = [], video._Film._shown
+
+    def count(film: video._Film) -> Iterator[Any]:
+        passes.append(film)
+        return shown(film)
+
+    monkeypatch.setattr(video._Film, "_shown", count)
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: the video has no frame that can be decoded"):
+        decode(hidden(40))
+    assert len(passes) == 1
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -290,7 +325,7 @@ def test_an_mp4_that_says_it_has_many_frames_is_refused(mp4: bytes) -> None:
 
 
 def test_a_cut_off_mp4_is_refused(mp4: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a clip that can be decoded"):
+    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: not a video that can be decoded"):
         decode(mp4[: len(mp4) // 2])
 
 

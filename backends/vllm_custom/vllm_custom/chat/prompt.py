@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,9 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import UnsupportedError
-from vllm_custom.media import DecodedMedia, HandleTable, MediaLoader
-from vllm_custom.media.loader import MediaElement
-from vllm_custom.media.sampling import FrameSampling
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.loops import time_limit
+from vllm_custom.media import DecodedMedia, FrameSampling, HandleTable, MediaElement, MediaLoader
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 
@@ -66,6 +66,7 @@ class PromptBuilder:
         template: str | None,
         *,
         add_generation_prompt: bool = True,
+        render_seconds: float = 30.0,
     ) -> None:
         """
         Args:
@@ -74,9 +75,11 @@ class PromptBuilder:
             handles: where decoded media wait for the template.
             template: replaces the model's own chat template.
             add_generation_prompt: what holds where a request does not say it.
+            render_seconds: RENDER_TIMEOUT_SECONDS.
         """
         self._engine = engine
         self._add_generation_prompt = add_generation_prompt
+        self._render_seconds = render_seconds
         self._media = media
         self._handles = handles
         self._template = template
@@ -139,10 +142,19 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: media that are refused, or messages that the template refuses.
         """
-        decoded = await self._media.load(plan.elements, plan.frames)
-        embedded = [
-            {name: self._engine.embeds_tensor(field) for name, field in picture.items()} for picture in plan.embedded
-        ]
+        with await self._media.load(plan.elements, plan.frames) as decoded:
+            try:
+                async with time_limit(self._render_seconds):
+                    return await self._render(call, plan, decoded)
+            except asyncio.TimeoutError as error:
+                raise InvalidRequestError(
+                    f"{'messages' if plan.templated else 'text_input'}: expected a prompt that is rendered within "
+                    f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), it was not"
+                ) from error
+
+    async def _render(self, call: GenerateCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
+        as_tensor = self._engine.embeds_tensor
+        embedded = [{name: as_tensor(field) for name, field in image.items()} for image in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
         tensors = [tensor for picture in embedded for tensor in picture.values()]

@@ -449,7 +449,46 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         unit="seconds",
     ),
     ConfigParameterSpec(
-        "MEDIA_CONCURRENCY", int, 4, "Threads that decode media; the engine's event loop never does.", minimum=1
+        "MEDIA_CONCURRENCY",
+        int,
+        4,
+        "Processes that decode media, one item at a time each; the model's own process never does. They are started "
+        "when they are needed, and stay.",
+        minimum=1,
+    ),
+    ConfigParameterSpec(
+        "MEDIA_DECODE_SECONDS",
+        int,
+        30,
+        "Time in which a process decodes one item; it is ended when that is over.",
+        minimum=1,
+        unit="seconds",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_WORKER_BYTES",
+        int,
+        4 * 1024**3,
+        "Memory that a process may take to decode one item.",
+        minimum=64 * 1024**2,
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_REQUEST_BYTES",
+        int,
+        1024**3,
+        "Media of one request together when they are decoded (images and frames: width times height times 3; audio: "
+        "samples times 4), checked in the headers before anything is decoded. What is in the cache does not count.",
+        minimum=1,
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
+        "MEDIA_INFLIGHT_BYTES",
+        int,
+        4 * 1024**3,
+        "The same for all requests of the model until their prompts are rendered; further ones wait for their turn. "
+        "At least MEDIA_REQUEST_BYTES.",
+        minimum=1,
+        unit="bytes",
     ),
     ConfigParameterSpec(
         "MEDIA_MAX_ITEMS",

@@ -56,16 +56,23 @@ class MediaCache:
         """Bytes that are held."""
         return self._bytes
 
+    def find(self, key: str) -> Any:
+        """What is kept for the content of this key; None if nothing is."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        self._observe(LookupRecord("hit"))
+        return self._items[key][0]
+
     async def get(self, key: str, decode: Decode) -> Any:
         """What ``decode`` gives for the content of this key, from the cache where it is there.
 
         Raises:
             InvalidRequestError: of the caller's own ``decode``, since messages name the caller's field.
         """
-        if key in self._items:
-            self._items.move_to_end(key)
-            self._observe(LookupRecord("hit"))
-            return self._items[key][0]
+        found = self.find(key)
+        if found is not None:
+            return found
         flight = self._flights.get(key)
         if flight is None:
             self._observe(LookupRecord("miss"))

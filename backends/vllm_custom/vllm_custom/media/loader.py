@@ -1,37 +1,33 @@
-"""Turn media elements into what vLLM takes: counted first, fetched on the event loop, decoded in threads."""
+"""Turn media elements into what vLLM takes: counted and judged first, read, measured, and decoded in workers."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, TypeVar, overload
 
 import aiohttp
 
 from vllm_custom.config import Settings
-from vllm_custom.errors import InvalidRequestError, MediaLimitError
-from vllm_custom.media.audio import decode_audio
+from vllm_custom.decoders.job import Job
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
+from vllm_custom.media.budget import ByteBudget
 from vllm_custom.media.cache import MediaCache
-from vllm_custom.media.fetch import Fetcher, FetchLimits
-from vllm_custom.media.image import decode_image
-from vllm_custom.media.local import LocalFiles
-from vllm_custom.media.metrics import DecodeRecord, LimitRecord, Observe, ignore
-from vllm_custom.media.policy import MediaPolicy, Target
-from vllm_custom.media.reference import encoded_bytes, not_allowed, scheme_of
-from vllm_custom.media.sampling import FrameSampling
-from vllm_custom.media.video import decode_video
+from vllm_custom.media.decoding import Decoder
+from vllm_custom.media.metrics import LimitRecord, Observe, ignore
+from vllm_custom.media.sources.fetch import Fetcher
+from vllm_custom.media.sources.reading import Source, Sources
+from vllm_custom.media.workers import DecoderPool, ForkServer
 
 _T = TypeVar("_T")
-# Gives the encoded file; blocking, so it is called in the threads.
-_Read = Callable[[], bytes]
+_THREADS = 4  # for base64, hashes and copies
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,47 @@ class MediaElement:
     raw: bytes
 
 
+class LoadedMedia(Sequence[DecodedMedia]):
+    """The items of one request, in order. Their bytes count as used until :meth:`release`, or to the end of a with."""
+
+    def __init__(self, items: Sequence[DecodedMedia], release: Callable[[], None]) -> None:
+        self._items = items
+        self._release = release
+
+    def release(self) -> None:
+        """The prompt has been rendered: others may have these bytes. A second call does nothing."""
+        self._release()
+        self._release = _nothing
+
+    def __enter__(self) -> LoadedMedia:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    @overload
+    def __getitem__(self, index: int) -> DecodedMedia: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[DecodedMedia]: ...
+    def __getitem__(self, index: int | slice) -> DecodedMedia | Sequence[DecodedMedia]:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An element whose file is here: its name in the caches, and its data where the cache has them."""
+
+    job: Job
+    encoded: bytes | bytearray
+    uuid: str
+    data: Any = None
+
+
 class MediaLoader:
     """Gets and decodes media off the event loop; one per model."""
 
@@ -76,19 +113,50 @@ class MediaLoader:
             limits: modality to the number of items that one prompt may hold.
             fetcher: for tests.
             observe: told what happens to each item.
-            audio_rate: samples per second that sounds are converted to; None leaves them as they are.
-            default_frames: which frames of a clip are taken where a request does not say.
+            audio_rate: samples per second that audio is converted to; None leaves it as it is.
+            default_frames: which frames of a video are taken where a request does not say.
+
+        Raises:
+            ConfigError: a request may need more bytes than there are for all requests.
         """
+        if settings.media_inflight_bytes < settings.media_request_bytes:
+            raise ConfigError(
+                "config.pbtxt: parameter MEDIA_INFLIGHT_BYTES: expected at least MEDIA_REQUEST_BYTES "
+                f"({settings.media_request_bytes}), got {settings.media_inflight_bytes}"
+            )
         self._settings = settings
         self._limits = limits
-        self._audio_rate = audio_rate
         self._default_frames = default_frames or FrameSampling()
-        self._executor = ThreadPoolExecutor(settings.media_concurrency, thread_name_prefix="vllm_custom_media")
         self._observe = observe or ignore
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="vllm_custom_media")
+        self._sources = Sources(settings, self._executor, self._observe, fetcher)
         self._cache = MediaCache(settings.media_cache_bytes, self._observe)
-        self._fetcher = fetcher or (_fetcher(settings, self._observe) if settings.allowed_media_domains else None)
-        root = settings.allowed_local_media_path
-        self._files = LocalFiles(Path(root)) if root else None
+        self._budget = ByteBudget(settings.media_inflight_bytes)
+        self._pool = DecoderPool(
+            ForkServer(settings.media_worker_bytes),
+            self._executor,
+            settings.media_concurrency,
+            settings.media_decode_seconds,
+            settings.media_worker_bytes,
+            self._observe,
+        )
+        self._decoder = Decoder(settings, audio_rate, self._pool, self._executor)
+
+    def start(self) -> str:
+        """Start the first process that decodes media, if this model takes any, so that what is wrong is seen at load.
+
+        Returns:
+            A line for the log, which says what the processes are confined by; empty where there are none.
+
+        Raises:
+            ConfigError: no process can be started.
+        """
+        if not self._limits:
+            return ""
+        try:
+            return f"media are decoded in processes of their own, confined by {self._pool.start()}"
+        except UnavailableError as error:
+            raise ConfigError(str(error)) from error
 
     @property
     def modalities(self) -> list[str]:
@@ -96,34 +164,45 @@ class MediaLoader:
         return list(self._limits)
 
     def frames(self, requested: FrameSampling) -> FrameSampling:
-        """Which frames of clips are taken for a request.
+        """Which frames of videos are taken for a request.
 
         Raises:
             InvalidRequestError: more frames than VIDEO_MAX_FRAMES are asked for.
         """
         return requested.within(self._settings.video_max_frames, self._default_frames)
 
-    async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> list[DecodedMedia]:
+    async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> LoadedMedia:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
+
+        Before anything is decoded, the headers of all say how many bytes they will be together; the request waits
+        until it can have all of them, and holds them until the result is released.
 
         Args:
             elements: what the client sent.
-            frames: which frames of clips are taken, from :meth:`frames`; None takes the default.
+            frames: which frames of videos are taken, from :meth:`frames`; None takes the default.
 
         Raises:
-            InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), or
-                else the first element (in order) that is refused.
+            InvalidRequestError: too many items, a reference that is not allowed (before anything is fetched), too
+                many bytes (before anything is decoded), or else the first element (in order) that is refused.
+            UnavailableError: there are no processes that decode media.
         """
         self.check_counts(Counter(element.modality for element in elements))
-        sources = [self._locate(element) for element in elements]
+        sources = [self._sources.locate(element.raw, element.field) for element in elements]
         frames = frames or self.frames(FrameSampling())
-        async with AsyncExitStack() as stack:
-            session = None
-            if self._fetcher is not None and any(isinstance(source, Target) for source in sources):
-                session = await stack.enter_async_context(self._fetcher.session())
-            return await _in_order(
-                self._load(element, source, session, frames) for element, source in zip(elements, sources, strict=True)
+        async with self._sources.session(sources) as session:
+            items = await _in_order(
+                self._prepare(element, source, session, frames)
+                for element, source in zip(elements, sources, strict=True)
             )
+        size = sum({item.uuid: item.job.room for item in items}.values())
+        self._check_size(size)
+        await self._budget.acquire(size)
+        try:
+            decoded = await _in_order(self._finish(item, frames) for item in items)
+        except BaseException:
+            self._budget.release(size)
+            raise
+        return LoadedMedia(decoded, lambda: self._budget.release(size))
 
     def check_counts(self, counts: Mapping[str, int], *, embedded: bool = False) -> None:
         """Refuse more items than the model, limit_mm_per_prompt and MEDIA_MAX_ITEMS allow, before any work is done.
@@ -148,69 +227,59 @@ class MediaLoader:
         return MediaLimitError(message, "items")
 
     def close(self) -> None:
-        """Stop the threads; items that wait are dropped."""
-        if self._fetcher is not None:
-            self._fetcher.close()
+        """End the workers and threads; items that wait are dropped."""
+        self._sources.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
 
-    def _locate(self, element: MediaElement) -> Target | _Read:
-        """Where the element's file comes from. Cheap: no look-up, no base64."""
-        scheme = scheme_of(element.raw)
-        max_bytes = self._settings.media_max_bytes
-        if scheme in ("http", "https"):
-            if self._fetcher is None:
-                raise not_allowed(element.field, scheme, " (ALLOWED_MEDIA_DOMAINS is empty)")
-            return self._fetcher.check(_text(element.raw), element.field)
-        if scheme == "file":
-            if self._files is None:
-                raise not_allowed(element.field, scheme, " (ALLOWED_LOCAL_MEDIA_PATH is not set)")
-            return functools.partial(self._files.read, _text(element.raw), element.field, max_bytes)
-        return functools.partial(encoded_bytes, element.raw, element.field, max_bytes)
+    async def _prepare(
+        self, element: MediaElement, source: Source, session: aiohttp.ClientSession | None, frames: FrameSampling
+    ) -> _Item:
+        """The element with its file, and with the bytes that it will need as ``job.room``; 0 if the cache has it."""
+        with self._counted():
+            encoded = await self._sources.read(source, element.field, session)
+            uuid = await asyncio.get_running_loop().run_in_executor(self._executor, _name, element, encoded, frames)
+            job = self._decoder.job(element.modality, element.field, frames)
+            data = self._cache.find(uuid)
+            if data is not None:
+                return _Item(job, b"", uuid, data)
+            return _Item(replace(job, room=await self._pool.measure(job, encoded)), encoded, uuid)
 
-    async def _load(
-        self,
-        element: MediaElement,
-        source: Target | _Read,
-        session: aiohttp.ClientSession | None,
-        frames: FrameSampling,
-    ) -> DecodedMedia:
+    async def _finish(self, item: _Item, frames: FrameSampling) -> DecodedMedia:
+        data = item.data
+        if data is None:
+            with self._counted():
+                decode = self._decoder.decode
+                data = await self._cache.get(item.uuid, lambda: decode(item.job, item.encoded, frames))
+        return DecodedMedia(data, item.uuid)
+
+    def _check_size(self, size: int) -> None:
+        most = self._settings.media_request_bytes
+        if size > most:
+            with self._counted():
+                raise MediaLimitError(
+                    f"media: expected at most {most} bytes when they are decoded (MEDIA_REQUEST_BYTES of this model), "
+                    f"got {size}",
+                    "request_bytes",
+                )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count media that are refused for a limit."""
         try:
-            if isinstance(source, Target):
-                assert self._fetcher is not None
-                assert session is not None
-                body = await self._fetcher.fetch(session, source, element.field)
-                source = functools.partial(body.decoded, element.field, self._settings.media_max_bytes)
-            encoded, uuid = await self._in_thread(_read, element, source, frames)
-            data = await self._cache.get(uuid, lambda: self._in_thread(self._decode, element, encoded, frames))
+            yield
         except MediaLimitError as error:
             self._observe(LimitRecord(error.rule))
             raise
-        return DecodedMedia(data, uuid)
-
-    def _in_thread(self, function: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
-
-    def _decode(self, element: MediaElement, encoded: bytes, frames: FrameSampling) -> Any:
-        settings, field = self._settings, element.field
-        began = time.perf_counter()
-        try:
-            if element.modality == "image":
-                return decode_image(encoded, field, settings.image_max_pixels)
-            if element.modality == "audio":
-                return decode_audio(encoded, field, settings.audio_max_seconds, self._audio_rate)
-            return decode_video(encoded, field, settings.image_max_pixels, settings.video_max_pixels, frames)
-        finally:
-            self._observe(DecodeRecord(element.modality, time.perf_counter() - began))
 
 
-def _read(element: MediaElement, read: _Read, frames: FrameSampling) -> tuple[bytes, str]:
-    encoded = read()
+def _name(element: MediaElement, encoded: bytes | bytearray, frames: FrameSampling) -> str:
     # Modality and options are in front of the hash and not in it: no file can be made to have another item's name.
     options = f"-{frames.num_frames}-{frames.fps}" if element.modality == "video" else ""
-    return encoded, f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
+    return f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
 
 
-async def _in_order(jobs: Iterable[Coroutine[Any, Any, DecodedMedia]]) -> list[DecodedMedia]:
+async def _in_order(jobs: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     """All results; or the error of the first job (in order, not in time) that fails, the others cancelled."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
@@ -221,18 +290,5 @@ async def _in_order(jobs: Iterable[Coroutine[Any, Any, DecodedMedia]]) -> list[D
         await asyncio.gather(*tasks, return_exceptions=True)  # the sessions that they use are closed next
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")  # what is not UTF-8 is refused as malformed
-
-
-def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
-    return Fetcher(
-        MediaPolicy(settings.allowed_media_domains, settings.allowed_media_networks),
-        FetchLimits(
-            settings.media_max_bytes,
-            settings.media_fetch_timeout_seconds,
-            settings.media_fetch_concurrency,
-            settings.media_url_cache_bytes,
-        ),
-        observe=observe,
-    )
+def _nothing() -> None:
+    """There is no more to release."""

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
-from vllm_custom.media.loader import DecodedMedia, MediaElement
+from vllm_custom.media import FrameSampling, HandleTable, LoadedMedia, MediaElement, MediaLoader
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
@@ -29,13 +28,17 @@ class FoundMedia:
 
 
 class MediaOfRequest:
-    """The media of one request, loaded together when the first of them is asked for."""
+    """The media of one request, loaded together when the first of them is asked for.
+
+    They are let go when all have been handed over; if vLLM asks again, they are loaded again.
+    """
 
     def __init__(self, loader: MediaLoader, elements: list[MediaElement], frames: FrameSampling) -> None:
         self._loader = loader
         self._elements = elements
         self._frames = frames
-        self._loading: asyncio.Task[list[DecodedMedia]] | None = None
+        self._loading: asyncio.Task[LoadedMedia] | None = None
+        self._wanted: set[int] = set()
 
     async def get(self, index: int) -> Any:
         """The medium at ``index`` as vLLM takes it.
@@ -45,13 +48,25 @@ class MediaOfRequest:
         """
         if self._loading is None:
             self._loading = asyncio.ensure_future(self._loader.load(self._elements, self._frames))
-        return (await asyncio.shield(self._loading))[index].data
+            self._wanted = set(range(len(self._elements)))
+        loaded = await asyncio.shield(self._loading)
+        self._wanted.discard(index)
+        if not self._wanted:
+            loaded.release()
+            self._loading = None
+        return loaded[index].data
 
     def close(self) -> None:
-        """The request has ended: stop what is still being fetched."""
+        """The request has ended: stop what is still being fetched or decoded."""
         if self._loading is not None:
             self._loading.cancel()
-            self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._loading.add_done_callback(_let_go)
+            self._loading = None
+
+
+def _let_go(loading: asyncio.Task[LoadedMedia]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().release()
 
 
 @contextlib.contextmanager

@@ -85,6 +85,8 @@ class Service:
         log = self._log = QueuedLog(pb_utils.Logger)
         labels = {"model": settings.model_name, "version": files.version}
         self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils)
+        if confinement := self._media.start():
+            log.log_info(f"[vllm_custom] {confinement}")
         self._loras = _loras(engine, files)
         rules = _rules(engine, settings)
         rows = RowReader(engine, settings, rules)
@@ -201,7 +203,14 @@ def _router(
 ) -> Router:
     """The handlers that this model needs."""
     generates = engine.facts.generates
-    prompts = PromptBuilder(engine, media, handles, files.chat_template, add_generation_prompt=generates)
+    prompts = PromptBuilder(
+        engine,
+        media,
+        handles,
+        files.chat_template,
+        add_generation_prompt=generates,
+        render_seconds=settings.render_timeout_seconds,
+    )
     calls = EngineCalls(engine, prompts, loras)
     batched = settings.max_batch_size > 0
     openai_handler = OpenAIHandler(openai, rules, decoupled=settings.decoupled, batched=batched)

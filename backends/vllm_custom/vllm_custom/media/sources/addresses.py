@@ -30,11 +30,19 @@ _METADATA = frozenset(
         "169.254.170.2",  # AWS ECS, credentials of a task
         "169.254.170.23",  # AWS EKS, credentials of a pod
         "168.63.129.16",  # Azure's host agent; a public address by its number
+        "169.254.42.42",  # Scaleway
+        "169.254.0.23",  # Tencent
+        "169.254.10.10",  # Tencent
+        "169.254.169.252",  # Google Kubernetes Engine, credentials of a pod
+        "100.96.0.96",  # Volcengine
         "100.100.100.200",  # Alibaba
         "192.0.0.192",  # Oracle
         "fd00:ec2::254",  # AWS over IPv6
         "fd00:ec2::23",  # AWS EKS over IPv6
         "fd20:ce::254",  # Google over IPv6
+        "fd00:42::42",  # Scaleway over IPv6
+        "fd00:c1::a9fe:a9fe",  # Oracle over IPv6
+        "fe80::a9fe:a9fe",  # OpenStack over IPv6
     )
 )
 

@@ -1,4 +1,4 @@
-"""Fetch media over HTTP within :mod:`vllm_custom.media.policy`; on the event loop, without ever blocking it.
+"""Fetch media over HTTP within :mod:`vllm_custom.media.sources.policy`; on the event loop, without ever blocking it.
 
 A name is looked up once per hop, every address is checked, and the connection goes to the checked addresses: aiohttp
 gets them from a resolver that looks nothing up, so that a name which changes its answer changes nothing.
@@ -24,9 +24,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
+from vllm_custom.loops import time_limit
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
-from vllm_custom.media.policy import MediaPolicy, Refusal, Target, literal_address, loggable
-from vllm_custom.media.url_cache import UrlCache
+from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, literal_address, loggable
+from vllm_custom.media.sources.url_cache import UrlCache
 
 _CONNECT_SECONDS = 10.0
 _LOOK_UP_THREADS = 8
@@ -90,14 +91,14 @@ class Body:
     def __len__(self) -> int:
         return len(self.data)
 
-    def decoded(self, field: str, max_bytes: int) -> bytes:
+    def decoded(self, field: str, max_bytes: int) -> bytes | bytearray:
         """The file itself. Blocking: it may have to be unpacked, which stops at ``max_bytes``.
 
         Raises:
             InvalidRequestError: too large unpacked, or damaged.
         """
         if not self.coding:
-            return bytes(self.data)
+            return self.data
         unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # tells gzip and zlib apart by the header
         try:
             data = unpacker.decompress(self.data, max_bytes + 1)
@@ -176,7 +177,8 @@ class Fetcher:
         async with self._slots:
             try:
                 with self._observed(target) as done:
-                    body = await asyncio.wait_for(self._follow(session, target), seconds)
+                    async with time_limit(seconds):
+                        body = await self._follow(session, target)
                     done(body)
                 return body
             except TooLargeError as error:

@@ -1,4 +1,4 @@
-"""Decode a picture to RGB, after its header has passed the limits."""
+"""Decode an image to RGB, after its header has passed the limits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
 # JPEG's reader takes MPO files (several JPEGs in one, from cameras) as well.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+CHANNELS = 3
 
 
 def set_pixel_limit(max_pixels: int) -> None:
@@ -43,8 +44,20 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     try:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+
+
+def measure_image(data: bytes, field: str, max_pixels: int) -> int:
+    """How many bytes :func:`decode_image` makes of a file; nothing but the header is read.
+
+    Raises:
+        InvalidRequestError: not an image, too large, or damaged.
+    """
+    width, height = open_image(data, field, max_pixels).size
+    return width * height * CHANNELS
 
 
 def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
@@ -57,6 +70,8 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
         raise MediaLimitError(
             f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}", "pixels"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise InvalidRequestError(f"{field}: the image's header is damaged") from error
     check_pixels(image.size, field, max_pixels)

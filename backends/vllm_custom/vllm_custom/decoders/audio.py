@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.decoders.containers import OPEN_OPTIONS
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
-from vllm_custom.media.containers import OPEN_OPTIONS
 
 Audio = tuple[npt.NDArray[np.float32], int]
 
@@ -30,22 +33,36 @@ _DECODED_SAMPLES_PER_SECOND = 2 * 48_000
 _LOWEST_RATE = 1000  # in Hz; each sample of a lower rate would become many
 # Writers that cannot go back to their header put a size near the largest there. (RIFF's own sizes are 32 bits.)
 _RIFF_STREAMED = 0x7FFF_0000
+# Packets may say a little less than comes out of them.
+_INEXACT, _INEXACT_SECONDS = 0.05, 1.0
 _LOUDEST = 2.0**31  # full scale is 1; some files hold integers as floats
 
 
+def measure_audio(data: bytes, field: str, max_seconds: int, rate: int | None) -> int:
+    """How many bytes the samples of :func:`decode_audio` have at most; nothing is decoded. Raises as it does."""
+    with _opened(data, field, max_seconds, rate) as track:
+        return track.measure()
+
+
 def decode_audio(data: bytes, field: str, max_seconds: int, rate: int | None) -> Audio:
-    """The first sound track of a file: float32 [samples], the mean of its channels, and their rate in Hz.
+    """The first audio track of a file: float32 [samples], the mean of its channels, and their rate in Hz.
 
     Args:
         data: an encoded file.
         field: name and index for messages, e.g. ``"audio[0]"``.
-        max_seconds: longest sound that is accepted.
+        max_seconds: longest audio that is accepted.
         rate: samples per second to convert to; None keeps the file's.
 
     Raises:
-        InvalidRequestError: not a sound, too long, damaged or cut off.
+        InvalidRequestError: not audio, too long, damaged or cut off.
         UnsupportedError: PyAV is not installed.
     """
+    with _opened(data, field, max_seconds, rate) as track:
+        return track.decode()
+
+
+@contextmanager
+def _opened(data: bytes, field: str, max_seconds: int, rate: int | None) -> Iterator[_Track]:
     try:
         import av
     except ImportError as error:
@@ -58,8 +75,8 @@ def decode_audio(data: bytes, field: str, max_seconds: int, rate: int | None) ->
         with av.open(io.BytesIO(data), options=OPTIONS) as container:
             if not container.streams.audio:
                 raise InvalidRequestError(f"{field}: has no sound track; expected {_EXPECTED}")
-            return _Track(container, field, max_seconds, rate).decode()
-    except InvalidRequestError:
+            yield _Track(container, field, max_seconds, rate)
+    except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:  # FFmpeg's errors and those of the binding around it
         raise InvalidRequestError(f"{field}: not a sound that can be decoded; expected {_EXPECTED}") from error
@@ -75,10 +92,19 @@ class _Track:
         self._max_seconds = max_seconds
         self._rate = rate or int(self._stream.rate)
 
+    def measure(self) -> int:
+        self._check_declared()
+        seconds = 0.0
+        for packet in self._container.demux(self._stream):
+            if packet.size and not (packet.duration and packet.time_base):  # it does not say
+                seconds = self._max_seconds
+                break
+            seconds += float((packet.duration or 0) * (packet.time_base or 0))
+        at_most = min(seconds * (1 + _INEXACT), self._max_seconds) + _INEXACT_SECONDS
+        return math.ceil(at_most * self._rate) * np.dtype(np.float32).itemsize
+
     def decode(self) -> Audio:
-        declared = self._declared_seconds()
-        if declared is not None and declared > self._max_seconds:
-            raise _too_long(self._field, self._max_seconds)
+        declared = self._check_declared()
         chunks = self._chunks()
         if not any(chunk.size for chunk in chunks):
             raise InvalidRequestError(f"{self._field}: holds no sound")
@@ -121,6 +147,12 @@ class _Track:
                 f"AUDIO_MAX_SECONDS of this model",
                 "seconds",
             )
+
+    def _check_declared(self) -> float | None:
+        declared = self._declared_seconds()
+        if declared is not None and declared > self._max_seconds:
+            raise _too_long(self._field, self._max_seconds)
+        return declared
 
     def _declared_seconds(self) -> float | None:
         if self._container.format.name.split(",")[0] not in _DECLARED_LENGTH or not self._stream.duration:

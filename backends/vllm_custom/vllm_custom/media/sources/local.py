@@ -1,4 +1,4 @@
-"""Read media files below ALLOWED_LOCAL_MEDIA_PATH. Blocking: runs in the media threads."""
+"""Read media files below ALLOWED_LOCAL_MEDIA_PATH. Blocking: runs in threads of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 # RFC 8089: file:/path, file:///path and file://localhost/path
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(?P<path>/[^?#]*)", re.IGNORECASE)
+_MAX_PATH_BYTES = 4096  # PATH_MAX of Linux; to follow a path takes long where it has many steps
+_MAX_URL = 3 * _MAX_PATH_BYTES + len("file://localhost")  # each byte may be escaped
 # O_NONBLOCK: opening a named pipe must not wait for its writer.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -44,10 +46,14 @@ class LocalFiles:
         return data
 
     def _steps(self, url: str, field: str) -> tuple[str, ...]:
+        if len(url) > _MAX_URL:
+            raise _too_long(field)
         match = _FILE_URL.fullmatch(url.strip())
         path = unquote(match["path"], errors="surrogateescape") if match else "\0"
         if "\0" in path:
             raise InvalidRequestError(f"{field}: expected a file: URL with an absolute path, file:///folder/file")
+        if len(path) > _MAX_PATH_BYTES:
+            raise _too_long(field)
         try:
             root, wanted = Path(os.path.realpath(self.root)), Path(os.path.realpath(path))
         except (OSError, ValueError) as error:
@@ -67,6 +73,10 @@ class LocalFiles:
             return os.open(steps[-1], _FLAGS, dir_fd=folder)
         finally:
             os.close(folder)
+
+
+def _too_long(field: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field}: expected a file: URL whose path has at most {_MAX_PATH_BYTES} bytes")
 
 
 def _regular(descriptor: int, field: str) -> BinaryIO:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import re
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 import pybase64
@@ -16,11 +17,13 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
 
 # RFC 3986, section 3.1. At least two characters, so that nothing of base64 before a colon can be a scheme by chance.
 _SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
-# RFC 2397: data:[<mediatype>][;base64],<data>
-_DATA_URI = re.compile(rb"\s*data:(?P<type>[^,]*?)(?P<base64>;base64)?,(?P<data>.*)", re.IGNORECASE | re.DOTALL)
+_MAX_TYPE = 1000  # bytes of a data: URI before its comma
 # Base64 needs few escapes (of +, / and =); taking millions of them apart would keep a thread busy for a minute.
 _MAX_ESCAPES = 1_000_000
+_PIECE = 1 << 20  # bytes; what is longer is gone through in pieces, between which other threads have their turn
+_MAX_PADDING = 4
 _WHITESPACE = b" \t\r\n\f\v"
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ACCEPTED = "base64, a data: URI or the encoded file's bytes"
 
 
@@ -48,35 +51,60 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
     Raises:
         InvalidRequestError: empty, too large, bad base64, or a reference, which is not resolved here.
     """
-    if not element.strip(_WHITESPACE):
+    if len(element) > _most_characters(max_bytes):
+        raise _too_large(field, len(element), max_bytes)
+    if not element[:_MAX_TYPE].strip(_WHITESPACE):
         raise InvalidRequestError(f"{field}: is empty; expected {_ACCEPTED}")
     data = _decode(element, field, max_bytes)
     if len(data) > max_bytes:
-        raise MediaLimitError(f"{field}: has {len(data)} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes")
+        raise _too_large(field, len(data), max_bytes)
     return data
 
 
+def _most_characters(max_bytes: int) -> int:
+    """How long an element of ``max_bytes`` can be: base64 is 4/3 of the data, and line breaks and escapes are few."""
+    return 2 * max_bytes + 2 * _MAX_ESCAPES + _MAX_TYPE
+
+
+def _too_large(field: str, size: int, max_bytes: int) -> MediaLimitError:
+    return MediaLimitError(f"{field}: has {size} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes")
+
+
 def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
-    # Small TIFF files can be ASCII throughout; no text holds a NUL.
-    if not element.isascii() or b"\0" in element:
+    if not _is_text(element):
         return element
     scheme = scheme_of(element)
     if scheme is None:
         return _base64(element, field, max_bytes)
     if scheme != "data":
         raise not_allowed(field, scheme)
-    match = _DATA_URI.match(element)
-    if match is None:
+    return _data_uri(element, field, max_bytes)
+
+
+def _is_text(element: bytes) -> bool:
+    """Whether it can be a URI or base64. Small TIFF files can be ASCII throughout; no text holds a NUL."""
+    return all(piece.isascii() and b"\0" not in piece for piece in _pieces(element))
+
+
+def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
+    return (bytes(data[start : start + _PIECE]) for start in range(0, len(data), _PIECE))
+
+
+def _data_uri(element: bytes, field: str, max_bytes: int) -> bytes:
+    """RFC 2397: data:[<mediatype>][;base64],<data>."""
+    head, comma, _ = element[:_MAX_TYPE].partition(b",")
+    if not comma:
         raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")
-    data = match.group("data")
-    if data.count(b"%") > _MAX_ESCAPES:
+    data = memoryview(element)[len(head) + 1 :]
+    escapes = sum(piece.count(b"%") for piece in _pieces(data))
+    if escapes > _MAX_ESCAPES:
         raise InvalidRequestError(f"{field}: a data: URI with more than {_MAX_ESCAPES} percent escapes; send base64")
-    plain = unquote_to_bytes(data)
-    return _base64(plain, field, max_bytes) if match.group("base64") else plain
+    plain = unquote_to_bytes(bytes(data)) if escapes else data
+    return _base64(plain, field, max_bytes) if head.lower().endswith(b";base64") else bytes(plain)
 
 
-def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
-    if len(text) > max_bytes * 2:  # base64 is 4/3 of the data, and line breaks are few
+def _base64(text: bytes | memoryview, field: str, max_bytes: int) -> bytes:
+    if len(text) > max_bytes * 2:
         raise MediaLimitError(
             f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes"
         )
@@ -84,8 +112,14 @@ def _base64(text: bytes, field: str, max_bytes: int) -> bytes:
     with contextlib.suppress(binascii.Error):
         return pybase64.b64decode(text, validate=True)
     # Line breaks, the URL-safe alphabet, no padding.
-    compact = text.translate(None, _WHITESPACE).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    compact = bytearray()
+    for piece in _pieces(memoryview(text)):
+        compact += piece.translate(_URL_SAFE, _WHITESPACE)
+    for _ in range(_MAX_PADDING):
+        if compact.endswith(b"="):
+            compact.pop()
+    compact += b"=" * (-len(compact) % 4)
     try:
-        return pybase64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+        return pybase64.b64decode(compact, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise invalid(field, text, f"{_ACCEPTED}; it is not valid base64 ({error})") from error
+        raise invalid(field, bytes(text[:_MAX_TYPE]), f"{_ACCEPTED}; it is not valid base64 ({error})") from error

@@ -1,4 +1,4 @@
-"""Which URLs may be fetched. Pure: decides, and does nothing; :mod:`vllm_custom.media.fetch` acts.
+"""Which URLs may be fetched. Pure: decides, and does nothing; :mod:`vllm_custom.media.sources.fetch` acts.
 
 A URL is taken apart here, once, and put together again from the checked parts: what is dialled is what was judged.
 """
@@ -14,12 +14,13 @@ from ipaddress import ip_address
 from urllib.parse import quote, urljoin
 
 from vllm_custom.hosts import DEFAULT_PORTS, HostPattern, Network, bracketed, literal, normal_host
-from vllm_custom.media.addresses import AddressRule, refuse_address
+from vllm_custom.media.sources.addresses import AddressRule, refuse_address
 
 MAX_REDIRECTS = 3
 _MAX_URL = 8000  # characters; RFC 9110, section 4.1, asks for that many, and servers rarely take more
 _MAX_LOGGED = 200  # characters
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?:#.*)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_AUTHORITY_END = re.compile(r"[/?]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]{0,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Left as they are in a path or query: all escapes and everything that a server may have signed.
@@ -94,7 +95,7 @@ class MediaPolicy:
         """The same for the Location header that ``origin`` answered with, the ``hops``-th redirect."""
         if hops > MAX_REDIRECTS:
             return Refusal.REDIRECTS
-        if _CONTROL.search(location):
+        if len(location) > _MAX_URL or _CONTROL.search(location):
             return Refusal.MALFORMED
         try:
             joined = urljoin(origin.url, location)
@@ -131,15 +132,18 @@ def loggable(text: str) -> str:
 
 
 def _parse(text: str) -> Target | Refusal:
-    match = _URL.fullmatch(text.strip())
-    if match is None or len(text) > _MAX_URL or _CONTROL.search(match[0]):
+    text = text.strip() if len(text) <= _MAX_URL else ""
+    scheme, separator, rest = text.partition("#")[0].partition("://")
+    scheme = scheme.lower()
+    if not separator or not _SCHEME.fullmatch(scheme) or _CONTROL.search(text):
         return Refusal.MALFORMED
-    scheme = match["scheme"].lower()
     if scheme not in DEFAULT_PORTS:
         return Refusal.SCHEME
-    if "@" in match["authority"]:
+    end = _AUTHORITY_END.search(rest)
+    before, after = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    if "@" in before:
         return Refusal.CREDENTIALS
-    authority = _AUTHORITY.fullmatch(match["authority"])
+    authority = _AUTHORITY.fullmatch(before)
     host = normal_host(authority["host"]) if authority else None
     if authority is None or host is None:
         return Refusal.MALFORMED
@@ -147,7 +151,7 @@ def _parse(text: str) -> Target | Refusal:
     if not 0 < port < 1 << 16:
         return Refusal.MALFORMED
     try:
-        rest = quote(match["rest"], safe=_KEPT)
+        path = quote(after, safe=_KEPT)
     except UnicodeEncodeError:  # lone surrogates
         return Refusal.MALFORMED
-    return Target(scheme, host, port, rest if rest.startswith("/") else f"/{rest}")
+    return Target(scheme, host, port, path if path.startswith("/") else f"/{path}")

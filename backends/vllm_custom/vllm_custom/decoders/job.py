@@ -1,0 +1,124 @@
+"""What the model's process asks of a worker, and what the worker answers: small JSON messages beside two files.
+
+The answer comes from a process that has seen hostile bytes, so :meth:`Answer.parse` believes nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_MESSAGE = 16_384  # bytes
+MAX_TEXT = 1000  # characters of an error
+_MAX_SIZE = 1 << 48
+_ERRORS = ("", "invalid", "limit", "unsupported", "memory")
+_TEXTS = ("error", "message", "rule", "reader")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One item for a worker; its file comes beside the message, and so does the memory for what it becomes.
+
+    Attributes:
+        modality: image, video or audio.
+        field: name and index for messages, e.g. ``"image[0]"``.
+        size: bytes of the file.
+        room: bytes of the memory for the result; 0 asks only how many bytes the result may have at most.
+        max_pixels: width times height of an image or frame.
+        max_work: pixels of all frames of a video together.
+        max_seconds: of audio.
+        rate: samples per second of the result; None keeps the file's.
+        num_frames: frames that are taken of a video.
+        fps: frames that are taken of each second of it.
+        cpu_seconds: time on all cores together, after which the worker ends.
+    """
+
+    modality: str
+    field: str
+    size: int
+    room: int = 0
+    max_pixels: int = 0
+    max_work: int = 0
+    max_seconds: int = 0
+    rate: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    cpu_seconds: int = 0
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, message: bytes) -> Job:
+        """The opposite of :meth:`to_bytes`."""
+        return cls(**json.loads(message))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a job.
+
+    Attributes:
+        error: why there is no result: invalid, limit, unsupported or memory; empty if there is one.
+        message: for the client.
+        rule: what metrics call the limit.
+        size: at most so many bytes will be decoded, where that was the question.
+        shape: of the result: [height, width, 3], [frames, height, width, 3] or [samples].
+        rate: samples per second.
+        fps: frames per second of the whole video.
+        duration: of the whole video, in seconds.
+        total: its number of frames.
+        reader: the library that read it.
+    """
+
+    error: str = ""
+    message: str = ""
+    rule: str = ""
+    size: int = 0
+    shape: tuple[int, ...] = ()
+    rate: int = 0
+    fps: float = 0.0
+    duration: float = 0.0
+    total: int = 0
+    reader: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value}).encode()
+
+    @classmethod
+    def parse(cls, message: bytes) -> Answer:
+        """The opposite of :meth:`to_bytes`, for a message that may say anything.
+
+        Raises:
+            ValueError: a name, type or value that no worker of ours sends.
+        """
+        try:
+            content = json.loads(message)
+        except RecursionError as error:
+            raise ValueError("not an answer: too deep") from error
+        if not isinstance(content, dict) or not content.keys() <= cls.__dataclass_fields__.keys():
+            raise ValueError("not an answer")
+        for name, value in content.items():
+            if not _is_possible(name, value):
+                raise ValueError(f"not an answer: {name}")
+        if content.get("error", "") not in _ERRORS:
+            raise ValueError("not an answer: error")
+        return cls(**{**content, "shape": tuple(content.get("shape", ()))})
+
+
+def _is_possible(name: str, value: Any) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+    if name == "shape":
+        return isinstance(value, list) and len(value) <= 4 and all(_is_count(side) for side in value)
+    if name in ("fps", "duration"):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return _is_count(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SIZE

@@ -1,0 +1,177 @@
+"""Decode a video to evenly spread frames with the metadata that vLLM's video models need.
+
+With PyAV, which vLLM has for audio, and not with vLLM's reader of videos: the OpenCV 5.0 in that one ends the process
+on some damaged files, and reads whatever FFmpeg reads. The frames and the metadata are those that it would give.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_custom.decoders.animation import (
+    Allocate,
+    Video,
+    decode_animation,
+    is_animation,
+    measure_animation,
+    new_array,
+)
+from vllm_custom.decoders.containers import OPEN_OPTIONS
+from vllm_custom.decoders.image import CHANNELS, check_pixels
+from vllm_custom.decoders.sampling import FrameSampling, check_work
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+_CODECS = "h264,hevc,mpeg4,vp8,libvpx,vp9,libvpx-vp9,av1,libdav1d"
+_EXPECTED = "MP4 or WebM (H.264, H.265, MPEG-4, VP8, VP9, AV1), GIF, animated WebP or PNG"
+_UNKNOWN_RATE = 24  # frames a second; what transformers takes where a file does not say
+_THREADS = 4  # each holds a frame
+
+
+def measure_video(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> int:
+    """How many bytes the frames of :func:`decode_video` have at most, from the header alone. Raises as it does."""
+    if is_animation(data):
+        return measure_animation(data, field, max_pixels, max_work, sampling)
+    with _opened(data, field, max_pixels, max_work) as film:
+        return film.measure(sampling)
+
+
+def decode_video(
+    data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling, allocate: Allocate = new_array
+) -> Video:
+    """The frames that ``sampling`` asks for, uint8 [frames, height, width, 3], and their metadata.
+
+    Args:
+        data: an encoded file.
+        field: name and index for messages, e.g. ``"video[0]"``.
+        max_pixels: width times height of a frame that is accepted.
+        max_work: pixels of all frames that would have to be decoded to reach the last one taken.
+        sampling: how many frames are taken.
+        allocate: gives the array that the frames are written to.
+
+    Raises:
+        InvalidRequestError: not a video, too large (both limits are checked before anything is decoded), or damaged.
+        UnsupportedError: PyAV is not installed.
+    """
+    if is_animation(data):
+        return decode_animation(data, field, max_pixels, max_work, sampling, allocate)
+    with _opened(data, field, max_pixels, max_work) as film:
+        return film.decode(sampling, allocate)
+
+
+@contextmanager
+def _opened(data: bytes, field: str, max_pixels: int, max_work: int) -> Iterator[_Film]:
+    try:
+        import av
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{field}: video needs the Python package av, which this server does not have"
+        ) from error
+    options = OPEN_OPTIONS | {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
+    try:
+        with av.open(io.BytesIO(data), "r", options=options) as container:
+            if not container.streams.video:
+                raise InvalidRequestError(f"{field}: has no pictures; expected {_EXPECTED}")
+            yield _Film(container, field, max_pixels, max_work)
+    except (InvalidRequestError, MemoryError):
+        raise
+    except Exception as error:  # FFmpeg's errors and those of the binding around it
+        raise InvalidRequestError(f"{field}: not a video that can be decoded; expected {_EXPECTED}") from error
+
+
+class _Film:
+    """The pictures of an open file."""
+
+    def __init__(self, container: InputContainer, field: str, max_pixels: int, max_work: int) -> None:
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._field = field
+        self._max_work = max_work
+        codec = self._stream.codec_context
+        self._size = (codec.width, codec.height)
+        check_pixels(self._size, field, max_pixels)
+        codec.thread_type = "AUTO"
+        codec.thread_count = _THREADS
+        codec.options = {"max_pixels": str(max_pixels)}  # a later frame may be larger than the header says
+
+    def measure(self, sampling: FrameSampling) -> int:
+        rate, total = self._rate_and_total()
+        width, height = self._size
+        return len(sampling.indices(total, total / rate)) * width * height * CHANNELS
+
+    def decode(self, sampling: FrameSampling, allocate: Allocate) -> Video:
+        rate, total = self._rate_and_total()
+        frames, passed = self._frames(sampling.indices(total, total / rate), allocate)
+        if passed < total and len(frames) < len(sampling.indices(total, total / rate)) and passed:
+            # Packets may hold no frame of their own, or one that is not to be shown.
+            total = passed
+            self._container.seek(0)
+            frames, _ = self._frames(sampling.indices(total, total / rate), allocate)
+        if not len(frames):
+            raise InvalidRequestError(f"{self._field}: the video has no frame that can be decoded")
+        metadata = {
+            "fps": rate,
+            "duration": total / rate,
+            "total_num_frames": total,
+            "frames_indices": sampling.indices(total, total / rate)[: len(frames)],
+            "video_backend": "pyav",
+            "do_sample_frames": False,
+        }
+        return frames, metadata
+
+    def _rate_and_total(self) -> tuple[float, int]:
+        """Frames per second, and how many there are, which are not too many."""
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or _UNKNOWN_RATE)
+        total = self._stream.frames or self._from_duration(rate) or self._packets()
+        check_work(self._size, total, self._field, self._max_work)
+        return rate, total
+
+    def _frames(self, wanted: list[int], allocate: Allocate) -> tuple[npt.NDArray[np.uint8], int]:
+        """The frames at the indices ``wanted``, as far as there are any, and how many were gone through."""
+        frames: npt.NDArray[np.uint8] = np.empty((0, 0, 0, CHANNELS), np.uint8)
+        taken = passed = 0
+        for frame in self._shown():
+            if passed == wanted[taken]:
+                picture = _upright(frame)
+                if not taken:
+                    frames = allocate((len(wanted), *picture.shape))
+                if picture.shape != frames.shape[1:]:
+                    raise InvalidRequestError(f"{self._field}: the frames of the video differ in size")
+                frames[taken] = picture
+                taken += 1
+            passed += 1
+            if taken == len(wanted):
+                break
+        return frames[:taken], passed
+
+    def _shown(self) -> Iterator[Any]:
+        """All frames. Packets count as work whether or not they give any: a file may hide them from the viewer."""
+        packets = 0
+        for packet in self._container.demux(self._stream):
+            packets += packet.size > 0
+            check_work(self._size, packets, self._field, self._max_work)
+            yield from packet.decode()
+
+    def _from_duration(self, rate: float) -> int:
+        return round((self._container.duration or 0) / 1_000_000 * rate)
+
+    def _packets(self) -> int:
+        """For recordings that were written without going back to note how long they are."""
+        count = sum(packet.size > 0 for packet in self._container.demux(self._stream))
+        self._container.seek(0)
+        return count
+
+
+def _upright(frame: Any) -> npt.NDArray[np.uint8]:
+    """The picture as it is to be shown: phones film across and note how the phone was held."""
+    picture: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))

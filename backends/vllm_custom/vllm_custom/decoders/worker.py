@@ -1,0 +1,115 @@
+"""A worker process: it takes one job after the other from a socket, and puts what it decodes into the memory given."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vllm_custom.decoders.animation import Allocate
+from vllm_custom.decoders.audio import decode_audio, measure_audio
+from vllm_custom.decoders.confinement import confine, limit_cpu
+from vllm_custom.decoders.image import decode_image, measure_image, set_pixel_limit
+from vllm_custom.decoders.job import MAX_MESSAGE, MAX_TEXT, Answer, Job
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.decoders.video import decode_video, measure_video
+from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
+
+_STRIPE_BYTES = 1 << 20
+
+
+def serve(channel: socket.socket, memory_bytes: int, parent: int) -> None:
+    """Confine this process, say what is in force, and work until the socket is closed."""
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):  # libraries write about damaged files
+        os.dup2(quiet, standard)
+    os.close(quiet)
+    channel.send(", ".join(confine(memory_bytes, parent)).encode())
+    while True:
+        message, files, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
+        if not message:
+            return
+        try:
+            channel.send(work(Job.parse(message), files).to_bytes())
+        finally:
+            for file in files:
+                os.close(file)
+
+
+def work(job: Job, files: list[int]) -> Answer:
+    """The answer to one job; ``files`` are the item, and the memory for the result where one is wanted."""
+    limit_cpu(job.cpu_seconds)
+    set_pixel_limit(job.max_pixels)
+    try:
+        data = os.pread(files[0], job.size, 0)
+        return _decode(job, data, files[1]) if job.room else Answer(size=_measure(job, data))
+    except MemoryError:
+        return Answer(error="memory")
+    except MediaLimitError as error:
+        return Answer(error="limit", message=_text(error), rule=error.rule)
+    except UnsupportedError as error:
+        return Answer(error="unsupported", message=_text(error))
+    except InvalidRequestError as error:
+        return Answer(error="invalid", message=_text(error))
+
+
+def _text(error: Exception) -> str:
+    return "".join(char if char.isprintable() else "?" for char in str(error)[:MAX_TEXT])
+
+
+def _measure(job: Job, data: bytes) -> int:
+    if job.modality == "image":
+        return measure_image(data, job.field, job.max_pixels)
+    if job.modality == "audio":
+        return measure_audio(data, job.field, job.max_seconds, job.rate)
+    return measure_video(data, job.field, job.max_pixels, job.max_work, FrameSampling(job.num_frames, job.fps))
+
+
+def _decode(job: Job, data: bytes, result: int) -> Answer:
+    try:
+        memory = mmap.mmap(result, job.room)
+    except OSError as error:
+        raise MemoryError from error
+    answer = _decode_into(job, data, _allocator(job, memory))
+    memory.close()  # the other side seals it, for which nobody may be able to write to it any more
+    return answer
+
+
+def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
+    if job.modality == "image":
+        return _put_image(decode_image(data, job.field, job.max_pixels), allocate)
+    if job.modality == "audio":
+        samples, rate = decode_audio(data, job.field, job.max_seconds, job.rate)
+        allocate((samples.nbytes,))[:] = samples.view(np.uint8)
+        return Answer(shape=samples.shape, rate=rate)
+    sampling = FrameSampling(job.num_frames, job.fps)
+    frames, metadata = decode_video(data, job.field, job.max_pixels, job.max_work, sampling, allocate)
+    return Answer(
+        shape=frames.shape,
+        fps=metadata["fps"],
+        duration=metadata["duration"],
+        total=metadata["total_num_frames"],
+        reader=metadata["video_backend"],
+    )
+
+
+def _allocator(job: Job, memory: mmap.mmap) -> Allocate:
+    def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        if int(np.prod(shape)) > job.room:
+            raise InvalidRequestError(f"{job.field}: holds more than its header says")
+        return np.ndarray(shape, np.uint8, memory)
+
+    return allocate
+
+
+def _put_image(image: Image.Image, allocate: Allocate) -> Answer:
+    pixels = allocate((image.height, image.width, 3))
+    rows = max(1, _STRIPE_BYTES // (image.width * 3))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return Answer(shape=pixels.shape)

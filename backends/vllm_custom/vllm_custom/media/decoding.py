@@ -1,0 +1,94 @@
+"""Files to what vLLM takes, by way of the workers and the cache."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vllm_custom.config import Settings
+from vllm_custom.decoders.job import Answer, Job
+from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.workers import DecoderPool
+
+_DIMENSIONS = {"image": 3, "video": 4, "audio": 1}
+_CHANNELS = 3
+_HIGHEST_RATE = 1_000_000  # in Hz
+
+
+class Decoder:
+    """Decodes the items of one model, within its limits."""
+
+    def __init__(self, settings: Settings, audio_rate: int | None, pool: DecoderPool, executor: Executor) -> None:
+        """``audio_rate``: samples per second that audio is converted to; None leaves it as it is."""
+        self._settings = settings
+        self._audio_rate = audio_rate
+        self._pool = pool
+        self._executor = executor
+
+    def job(self, modality: str, field: str, frames: FrameSampling) -> Job:
+        """What to do with an item; ``frames`` says which frames of a video are taken."""
+        settings = self._settings
+        return Job(
+            modality,
+            field,
+            size=0,
+            max_pixels=settings.image_max_pixels,
+            max_work=settings.video_max_pixels,
+            max_seconds=settings.audio_max_seconds,
+            rate=self._audio_rate,
+            num_frames=frames.num_frames,
+            fps=frames.fps,
+        )
+
+    async def decode(self, job: Job, data: bytes | bytearray, frames: FrameSampling) -> Any:
+        """The item as vLLM takes it, in at most ``job.room`` bytes.
+
+        Raises:
+            InvalidRequestError: the item is refused, or its worker had to be ended.
+            UnavailableError: no worker can be started.
+        """
+        answer, memory = await self._pool.decode(job, data)
+        if not _is_possible(job, answer):
+            raise InvalidRequestError(f"{job.field}: cannot be decoded")
+        if job.modality == "image":
+            make: Callable[[], Any] = lambda: _image(answer, memory)  # noqa: E731  (copies, without the interpreter)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, make)
+        if job.modality == "audio":
+            return memory.view(np.float32), answer.rate
+        return memory.reshape(answer.shape), _metadata(answer, frames)
+
+
+def _is_possible(job: Job, answer: Answer) -> bool:
+    """Whether a worker that works would answer so."""
+    shape = answer.shape
+    if len(shape) != _DIMENSIONS[job.modality]:
+        return False
+    if job.modality == "audio":
+        return 0 < answer.rate <= _HIGHEST_RATE and answer.rate == (job.rate or answer.rate)
+    if job.modality == "video" and not (shape[0] <= answer.total and answer.fps > 0):
+        return False
+    return shape[-1] == _CHANNELS
+
+
+def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:
+    height, width, _ = answer.shape
+    return Image.frombuffer("RGB", (width, height), memory, "raw", "RGB", 0, 1)
+
+
+def _metadata(answer: Answer, frames: FrameSampling) -> dict[str, Any]:
+    """What vLLM's video models need beside the frames."""
+    return {
+        "fps": answer.fps,
+        "duration": answer.duration,
+        "total_num_frames": answer.total,
+        "frames_indices": frames.indices(answer.total, answer.duration)[: answer.shape[0]],
+        "video_backend": answer.reader,
+        "do_sample_frames": False,
+    }

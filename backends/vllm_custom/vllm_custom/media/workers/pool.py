@@ -1,0 +1,194 @@
+"""Hand items to worker processes, a few at a time; one that crashes, hangs or grows costs its item and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_custom.decoders.job import MAX_MESSAGE, Answer, Job
+from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnavailableError, UnsupportedError
+from vllm_custom.loops import time_limit
+from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
+from vllm_custom.media.workers.forks import ForkServer, Worker
+from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
+
+# FFmpeg decodes a video in four threads.
+_CPU_SECONDS_PER_SECOND = 4
+_T = TypeVar("_T")
+
+
+class DecoderPool:
+    """Workers of one model, started when they are needed. For one event loop."""
+
+    def __init__(
+        self,
+        forks: ForkServer,
+        executor: Executor,
+        workers: int,
+        seconds: int,
+        memory_bytes: int,
+        observe: Observe = ignore,
+    ) -> None:
+        """
+        Args:
+            forks: starts the workers.
+            executor: for what blocks.
+            workers: how many items are decoded at a time (MEDIA_CONCURRENCY).
+            seconds: that an item may take (MEDIA_DECODE_SECONDS).
+            memory_bytes: that an item may take (MEDIA_WORKER_BYTES); for messages.
+            observe: told how long each item took.
+        """
+        self._forks = forks
+        self._executor = executor
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._observe = observe
+        self._places = asyncio.Semaphore(workers)
+        self._idle: list[Worker] = []
+
+    def start(self) -> str:
+        """Start the first worker, and say what confines it. Blocking.
+
+        Raises:
+            UnavailableError: no worker can be started.
+        """
+        worker = self._forks.start_worker()
+        self._idle.append(worker)
+        return worker.confinement
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._idle:
+            self._idle.pop().channel.close()
+        self._forks.close()
+
+    async def measure(self, job: Job, data: bytes | bytearray) -> int:
+        """How many bytes the item will have at most when it is decoded.
+
+        Raises:
+            InvalidRequestError: the item is refused, or its worker had to be ended.
+            UnavailableError: no worker can be started.
+        """
+        return (await self._visit(job, data, None)).size
+
+    async def decode(self, job: Job, data: bytes | bytearray) -> tuple[Answer, npt.NDArray[np.uint8]]:
+        """The item within ``job.room`` bytes: what it is, and its bytes. Raises as :meth:`measure` does."""
+        memory = _or_unavailable(new_memory, job.room)
+        try:
+            answer = await self._visit(job, data, memory)
+            size = math.prod(answer.shape) * (np.dtype(np.float32).itemsize if job.modality == "audio" else 1)
+            if not answer.shape or not 0 < size <= job.room:
+                raise _ended(job.field)
+            return answer, taken_over(memory, size)
+        except OSError as error:
+            raise _ended(job.field) from error
+        finally:
+            os.close(memory)
+
+    async def _visit(self, job: Job, data: bytes | bytearray, memory: int | None) -> Answer:
+        job = replace(job, size=len(data), cpu_seconds=self._seconds * _CPU_SECONDS_PER_SECOND + 1)
+        async with self._places:
+            source = await self._copy(data)
+            try:
+                worker = await self._send(job, [source] if memory is None else [source, memory])
+            finally:
+                os.close(source)
+            try:
+                answer = Answer.parse(await self._answer(worker, job))
+            except BaseException as error:
+                self._forks.end(worker)
+                if isinstance(error, (OSError, ValueError)):
+                    raise _ended(job.field) from error
+                raise
+            if answer.error == "memory":  # what it holds may be in pieces
+                self._forks.end(worker)
+            else:
+                self._idle.append(worker)
+        self._raise_for(answer, job.field)
+        return answer
+
+    async def _copy(self, data: bytes | bytearray) -> int:
+        loop = asyncio.get_running_loop()
+        copying = loop.run_in_executor(self._executor, _or_unavailable, sealed_copy, data)
+        return await _kept(copying, os.close)
+
+    async def _send(self, job: Job, files: Sequence[int]) -> Worker:
+        """A worker that has the job."""
+        message = job.to_bytes()
+        while True:
+            fresh = not self._idle
+            worker = await self._new_worker() if fresh else self._idle.pop()
+            try:
+                socket.send_fds(worker.channel, [message], files)
+                return worker
+            except OSError:  # it has gone while it waited
+                self._forks.end(worker)
+                if fresh:
+                    raise _ended(job.field) from None
+
+    async def _new_worker(self) -> Worker:
+        starting = asyncio.get_running_loop().run_in_executor(self._executor, self._forks.start_worker)
+        return await _kept(starting, self._idle.append)
+
+    async def _answer(self, worker: Worker, job: Job) -> bytes:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        began = time.perf_counter()
+        loop.add_reader(worker.channel.fileno(), readable.set)
+        try:
+            async with time_limit(self._seconds):
+                await readable.wait()
+        except asyncio.TimeoutError as error:
+            message = f"could not be decoded within {self._seconds} seconds (MEDIA_DECODE_SECONDS of this model)"
+            raise MediaLimitError(f"{job.field}: {message}", "decode_seconds") from error
+        finally:
+            loop.remove_reader(worker.channel.fileno())
+            if job.room:
+                self._observe(DecodeRecord(job.modality, time.perf_counter() - began))
+        return worker.channel.recv(MAX_MESSAGE)
+
+    def _raise_for(self, answer: Answer, field: str) -> None:
+        if answer.error == "memory":
+            message = f"needed more than {self._memory_bytes} bytes to be decoded (MEDIA_WORKER_BYTES of this model)"
+            raise MediaLimitError(f"{field}: {message}", "memory")
+        if answer.error == "limit":
+            raise MediaLimitError(answer.message, answer.rule)
+        if answer.error == "unsupported":
+            raise UnsupportedError(answer.message)
+        if answer.error:
+            raise InvalidRequestError(answer.message)
+
+
+def _or_unavailable(make: Callable[[_T], int], argument: _T) -> int:
+    try:
+        return make(argument)
+    except OSError as error:  # too many open files, no memory
+        raise UnavailableError(f"media cannot be handed over to be decoded: {error.strerror}") from error
+
+
+def _ended(field: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{field}: ended the process that decoded it")
+
+
+async def _kept(future: asyncio.Future[_T], otherwise: Callable[[_T], None]) -> _T:
+    """What a thread makes; where nobody waits for it any more, it goes to ``otherwise``."""
+
+    def give(done: asyncio.Future[_T]) -> None:
+        if done.exception() is None:
+            otherwise(done.result())
+
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(give)
+        raise
