@@ -124,13 +124,16 @@ class ResponseStream:
             if not closing:
                 self._prepare_final()
             closing = True
-            error = InternalError(f"the response could not be built or sent, request id {self._request_id}")
+            error = problem if isinstance(problem, BackendError) else self._broken()
             self._give_up(builder, error)
             _say(log, f"[vllm_custom] request {self._request_id}: a response could not be sent: {problem!r}")
         if closing:
             _safely(log, lambda: self._on_done(error or self.failure))
             return False
         return self._stays_busy()
+
+    def _broken(self) -> BackendError:
+        return InternalError(f"the response could not be built or sent, request id {self._request_id}")
 
     def _prepare_final(self) -> None:
         """Nothing that is said here may keep the final response from being sent."""
