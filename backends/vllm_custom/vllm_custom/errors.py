@@ -26,6 +26,10 @@ class RefusedMediaError(InvalidRequestError, ValueError):
     """Media that are refused inside vLLM's renderer; its OpenAI application takes a ValueError for a client's fault."""
 
 
+class RefusedInVllmError(InvalidRequestError, ValueError):
+    """A constraint that is refused inside vLLM's OpenAI application, which takes a ValueError for a client's fault."""
+
+
 class MediaLimitError(InvalidRequestError):
     """Media beyond one of this model's limits."""
 

@@ -22,16 +22,19 @@ TRITON_CODES = {
 }
 OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 # Functions that make one of our errors; each returns a BackendError.
-MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many"}
+MAKERS = {"invalid", "not_allowed", "_bad_value", "_refused", "_cut_off", "_too_long", "self._too_many", "error"}
 # Never reach a client or an operator as they are: caught by pydantic, by config.py or by the fetcher itself, what
-# a mapping has to raise, a broken patch file, and an unknown base class.
+# a mapping has to raise, a broken patch file, an unknown base class, and what became of compiling a constraint.
 INTERNAL = {
+    ("compat/grammars.py", "SlowMaskError"),
     ("contract/table.py", "ValueError"),
     ("openai/models.py", "KeyError"),
     ("hosts.py", "ValueError"),
     ("media/fetch.py", "FetchError"),
     ("media/fetch.py", "TooLargeError"),
     ("request/parameters.py", "ValueError"),
+    ("sampling/compile_client.py", "OSError"),
+    ("sampling/compile_client.py", "RefusedConstraintError"),
     ("upstream/patches.py", "ImportError"),
     ("upstream/adapter.py", "AttributeError"),
 }

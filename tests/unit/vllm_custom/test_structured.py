@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_custom.compat.grammars import GrammarCompilers, Verdict, compiler_facts
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
 from vllm_custom.sampling import ConstraintCompiler, read_constraint
 from vllm_custom.sampling.compile_client import (
@@ -21,7 +21,7 @@ from vllm_custom.sampling.compile_client import (
     SlowConstraintError,
     UnlimitedCheck,
 )
-from vllm_custom.sampling.structured import KINDS, RefusedInVllmError
+from vllm_custom.sampling.structured import KINDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM gives it to xgrammar
 

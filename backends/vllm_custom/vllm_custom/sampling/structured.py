@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import ValidationError
 
 from vllm_custom.compat.grammars import Verdict, constraint_of
-from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid, listing, shorten
 from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.sampling.compile_client import DeadlyConstraintError, RefusedConstraintError, SlowConstraintError
 from vllm_custom.sampling.flights import Flights
@@ -65,10 +65,6 @@ class Constraint:
         options = {name: value for name, value in self.options.items() if value not in (None, False)}
         text = json.dumps([self.kind, self.value, options], sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-class RefusedInVllmError(InvalidRequestError, ValueError):
-    """A constraint that is refused inside vLLM's OpenAI application, which takes a ValueError for a client's fault."""
 
 
 def read_constraint(control: ControlParameters, max_bytes: int = 256 << 10) -> Constraint | None:
