@@ -42,6 +42,7 @@ input [
   {{ name: "tenant" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
 ]
 parameters {{ key: "MAX_INFLIGHT_REQUESTS" value: {{ string_value: "{MAX_INFLIGHT}" }} }}
+parameters {{ key: "STRUCTURED_COMPILE_SECONDS" value: {{ string_value: "3" }} }}
 parameters {{ key: "LORA_DIR" value: {{ string_value: "adapters" }} }}
 """
 PICTURE = picture(23_000, (224, 224), count=2)
@@ -102,6 +103,8 @@ GUIDED = [
     ),
     pytest.param({"structured_outputs": '{"regex": "[0-9]{3}"}'}, matches("[0-9]{3}"), id="official"),
 ]
+# Minutes of xgrammar's time.
+SLOW_GRAMMAR = "root ::= " + " ".join(f'([a-z]{{0,{index}}} "x")?' for index in range(1, 600))
 REQUEST = {"text_input": "Describe the image.", "apply_chat_template": True, "max_tokens": 200, "temperature": 1.0}
 
 
@@ -235,6 +238,37 @@ class TestGuidedDecoding:
         answer = client.generate(MODEL, **REQUEST, **constraint)
         assert answer.status == 400, answer.body
         assert message in answer.error
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_what_no_token_can_write_is_the_clients_to_change(self, client: Client, temperature: float) -> None:
+        """It was answered with "try again", for ever."""
+        request = REQUEST | {"temperature": temperature, "guided_choice": '["red", "blue"]'}
+        answer = client.generate(MODEL, **request, allowed_token_ids="[17]")
+        assert answer.status == 400, answer.body
+        assert answer.error.startswith("allowed_token_ids: expected tokens that can write what guided_choice asks for")
+
+    def test_what_compiles_for_long_is_refused_at_once_the_second_time(self, client: Client) -> None:
+        """The engine's own compiler took minutes for it; others are served meanwhile."""
+        request = REQUEST | {"guided_grammar": SLOW_GRAMMAR}
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.generate, MODEL, **request)
+            beside = client.generate(MODEL, **REQUEST, guided_json=json.dumps(SCHEMA))
+            assert beside.status == 200, beside.body
+            assert not asked.done()
+            answer = asked.result()
+        for again in (answer, client.generate(MODEL, **request)):
+            assert again.status == 400, again.body
+            assert "STRUCTURED_COMPILE_SECONDS" in again.error
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_constraints_of_openai_requests_are_compiled_before_as_well(self, client: Client, stream: bool) -> None:
+        def said(constraint: dict[str, Any]) -> str:
+            body = {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "a"}]}
+            call = {"path": "/v1/chat/completions", "body": body | {"structured_outputs": constraint}}
+            return json.dumps(client.stream(MODEL, openai_request=json.dumps(call)))
+
+        assert "within 3 seconds (STRUCTURED_COMPILE_SECONDS of this model)" in said({"grammar": SLOW_GRAMMAR})
+        assert "finish_reason" in said({"regex": "left"})
 
 
 class TestTypedTensors:

@@ -1,14 +1,24 @@
 """The engine begins with a constraint only after it was accepted, and vLLM does not parse that one again."""
 
+import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vllm_custom.engine.vllm.constraints.grammars import Verdict, constraint_of, guard_generate
+from vllm_custom.engine.vllm.constraints.grammars import (
+    GrammarCompilers,
+    SlowMaskError,
+    Verdict,
+    compiler_facts,
+    constraint_of,
+    guard_generate,
+)
 from vllm_custom.errors import InvalidRequestError
 
+WEIGHTS = Path(__file__).parents[3] / "model_repository/shapes_vl/1/weights"
 VERDICT = Verdict("xgrammar", automatic=True, as_grammar=True)
 
 
@@ -99,3 +109,37 @@ async def test_leaving_early_closes_the_engines_generator(vllm: None) -> None:
 def test_constraints_are_read_back(vllm: None) -> None:
     params = sampling(json={"type": "object"}, disable_any_whitespace=True).structured_outputs
     assert constraint_of(params) == ("json", {"type": "object"}, {"disable_any_whitespace": True})
+
+
+class SlowBackend:
+    """A compiler whose constraints take ``seconds`` for each token."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def compile_grammar(self, kind: Any, text: str) -> SimpleNamespace:
+        return SimpleNamespace(fill_bitmask=lambda mask, index: time.sleep(self.seconds))
+
+    def allocate_token_bitmask(self, count: int) -> list[int]:
+        return [0] * count
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_constraint_whose_tokens_are_slow_to_find_is_refused(vllm: None, chosen: bool) -> None:
+    """The engine's scheduler would look for them, with everybody waiting; whichever of its compilers it took."""
+    from transformers import AutoTokenizer
+    from vllm.config import StructuredOutputsConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    engine = SimpleNamespace(
+        model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
+        vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend="auto")),
+        get_tokenizer=lambda: tokenizer,
+    )
+    compilers = GrammarCompilers(compiler_facts(engine))
+    quick, slow = SlowBackend(0.0), SlowBackend(0.3)
+    compilers._built = {"xgrammar": slow, "guidance": quick} if chosen else {"xgrammar": quick, "guidance": slow}
+    with pytest.raises(SlowMaskError, match=r"its next token takes more than 0\.2 seconds to find"):
+        compilers.compile("regex", "a", {})
+    compilers._built = {"xgrammar": quick, "guidance": quick}
+    assert compilers.compile("regex", "a", {}).backend == "xgrammar"
