@@ -5,6 +5,7 @@ A target asserts what has to hold for everything that it accepts. Anything else 
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
-from vllm_custom.decoders.audio import decode_audio
-from vllm_custom.decoders.image import decode_image
+from vllm_custom.decoders.audio import decode_audio, measure_audio
+from vllm_custom.decoders.image import decode_image, measure_image
 from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video
-from vllm_custom.errors import BackendError
+from vllm_custom.decoders.video import decode_video, measure_video
+from vllm_custom.errors import BackendError, InvalidRequestError
 from vllm_custom.hosts import HostPattern
 from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target, loggable
@@ -83,15 +85,19 @@ def messages(data: bytes) -> None:
 
 
 def image(data: bytes) -> None:
-    """A picture's file."""
+    """An image's file."""
+    most = measure_image(data, "image[0]", MAX_PIXELS)
     decoded = decode_image(data, "image[0]", MAX_PIXELS)
     assert decoded.mode == "RGB"
     assert decoded.width * decoded.height <= MAX_PIXELS
+    assert decoded.width * decoded.height * 3 <= most
 
 
 def video(data: bytes) -> None:
-    """A clip's file."""
-    frames, metadata = decode_video(data, "video[0]", MAX_PIXELS, MAX_WORK, FrameSampling(MAX_FRAMES))
+    """A video's file. What is larger than it was measured to be, the workers refuse."""
+    limits = ("video[0]", MAX_PIXELS, MAX_WORK, FrameSampling(MAX_FRAMES))
+    most = measure_video(data, *limits)
+    frames, metadata = decode_video(data, *limits, allocate=functools.partial(_allocate, most))
     assert frames.dtype == np.uint8
     assert 0 < len(frames) <= MAX_FRAMES
     assert frames.shape[1] * frames.shape[2] <= MAX_PIXELS
@@ -99,11 +105,18 @@ def video(data: bytes) -> None:
 
 
 def audio(data: bytes) -> None:
-    """A sound's file."""
+    """A file of audio."""
+    measure_audio(data, "audio[0]", MAX_SECONDS, RATE)
     samples, rate = decode_audio(data, "audio[0]", MAX_SECONDS, RATE)
     assert (samples.dtype, samples.ndim, rate) == (np.float32, 1, RATE)
     assert 0 < len(samples) <= (MAX_SECONDS + 1) * RATE
     assert np.isfinite(samples).all()
+
+
+def _allocate(most: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    if np.prod(shape) > most:
+        raise InvalidRequestError("video[0]: holds more than its header says")
+    return np.empty(shape, np.uint8)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

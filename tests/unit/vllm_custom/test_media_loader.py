@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import hashlib
+import inspect
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from PIL import Image
 from tests.sounds import RATE, film, greys, sound, tone
 from vllm_custom.config import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader
+from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader, install_connector
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.sources.reading import Sources
 
@@ -200,6 +201,26 @@ def test_every_loan_has_handles_of_its_own() -> None:
         assert len({*first, *second}) == 4
     with table.lend([]) as none:
         assert none == []
+
+
+async def test_vllm_loads_nothing_by_itself(vllm: None) -> None:
+    """Neither files nor URLs nor tensors: a client could hand it a pickle."""
+    from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
+
+    install_connector(HandleTable(), 1000)
+    connector = MEDIA_CONNECTOR_REGISTRY.load("vllm_custom")
+    names = [name for name in dir(connector) if name.startswith(("fetch_", "load_from_url"))]
+    assert {"load_from_url", "fetch_image_embedding", "fetch_audio_embedding", "fetch_video_embedding"} <= set(names)
+
+    async def call(name: str) -> None:
+        media_io = [None] if name.startswith("load_from_url") else []
+        result = getattr(connector, name)("data:image/png;base64,AAAA", *media_io)
+        if inspect.isawaitable(result):
+            await result
+
+    for name in names:
+        with pytest.raises(ValueError, match="not resolved by the media rules"):
+            await call(name)
 
 
 @pytest.mark.parametrize("url", ["", "http://example.com/a.png", "data:,x", "file:///etc/passwd", "vllm-custom-media:"])
