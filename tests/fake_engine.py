@@ -16,7 +16,13 @@ import numpy.typing as npt
 from vllm_custom.embeds import EmbedsLayout
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
 from vllm_custom.engine.protocol import Accept, AdaptersInUse, Application, RefusedConstraintError, Verdict
-from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
+from vllm_custom.errors import (
+    BackendError,
+    EngineDiedError,
+    InvalidRequestError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 FIELDS: dict[str, Any] = {
     "n": int,
@@ -166,7 +172,7 @@ class FakeEngine:
 
     def explain(self, error: BaseException) -> BackendError | None:
         if isinstance(error, DeadError):
-            return UnavailableError("the vLLM engine has died; the model has to be loaded again")
+            return EngineDiedError("the vLLM engine has died; the model has to be loaded again")
         return InvalidRequestError(str(error)) if isinstance(error, (EngineError, ValueError)) else None
 
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -87,6 +87,10 @@ class UnavailableError(BackendError):
     triton_code = "UNAVAILABLE"
 
 
+class EngineDiedError(UnavailableError):
+    """The engine died while it had the request, which may be why: it must not be sent to another engine."""
+
+
 class DeadlineExceededError(BackendError):
     """The request's timeout has passed. UNAVAILABLE is what Triton answers when one expires in its own queue."""
 

@@ -24,6 +24,7 @@ from vllm_custom.engine.vllm import (
 from vllm_custom.errors import (
     BackendError,
     ConfigError,
+    EngineDiedError,
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
@@ -115,7 +116,7 @@ def _template_error() -> Exception:
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (_dead, UnavailableError, "has died"),
+        (_dead, EngineDiedError, "has died"),
         (lambda: ValueError("too long"), InvalidRequestError, "too long"),
         (lambda: TypeError("wrong"), InvalidRequestError, "wrong"),
         (_client_error, InvalidRequestError, "bad top_p"),
@@ -126,7 +127,7 @@ def _template_error() -> Exception:
         (_overflow, UnavailableError, "currently busy"),
         (_retryable, UnavailableError, "please retry"),
         (lambda: _generate_error(ValueError("bad image")), InvalidRequestError, "bad image"),
-        (lambda: _generate_error(_dead()), UnavailableError, "has died"),
+        (lambda: _generate_error(_dead()), EngineDiedError, "has died"),
     ],
 )
 def test_vllms_errors_are_translated(make, kind: type[BackendError], message: str) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vllm_custom.errors import (
     BackendError,
     DeadlineExceededError,
+    EngineDiedError,
     InternalError,
     InvalidRequestError,
     NotFoundError,
@@ -31,6 +32,7 @@ _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
     (InvalidRequestError, 400, "BadRequestError"),
     (NotFoundError, 404, "NotFoundError"),
     (UnsupportedError, 501, "NotImplementedError"),
+    (EngineDiedError, 500, "InternalServerError"),
     (DeadlineExceededError, 504, "TimeoutError"),
     (UnavailableError, 503, "ServiceUnavailableError"),
     (RequestCancelledError, 499, "CancelledError"),
@@ -143,7 +145,7 @@ class OpenAIResponder(Responder):
 def _failure(status: int) -> BackendError:
     """What an error of vLLM's own app counts as."""
     other = InvalidRequestError if status < _FIRST_DEFECT else InternalError
-    return next((cls for cls, known, _ in _STATUS if known == status), other)(f"HTTP status {status}")
+    return next((cls for cls, known, _ in reversed(_STATUS) if known == status), other)(f"HTTP status {status}")
 
 
 def _error_headers(status: int) -> dict[str, str]:

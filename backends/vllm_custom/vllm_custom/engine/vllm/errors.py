@@ -6,6 +6,7 @@ import functools
 
 from vllm_custom.errors import (
     BackendError,
+    EngineDiedError,
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
@@ -25,7 +26,7 @@ def explain(error: BaseException) -> BackendError | None:
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     if isinstance(error, EngineDeadError):
-        return UnavailableError("the vLLM engine has died; the model has to be loaded again")
+        return EngineDiedError("the vLLM engine has died; the model has to be loaded again")
     if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
         return explain(error.__cause__)
     if isinstance(error, NotImplementedError):
