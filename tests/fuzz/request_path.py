@@ -1,6 +1,6 @@
 """Generated requests to a whole model on the fake engine: exactly one final response each, and nothing is left.
 
-    python -m tests.fuzz.request_path --runs 100000 --seed 1
+    PYTHONPATH=backends/vllm_custom python -m tests.fuzz.request_path --runs 100000 --seed 1
 
 Tensors, parameters, JSON and chat messages are made from right ones by one or several changes; clients leave, time runs
 out, the engine raises, hangs and fails, responses cannot be sent. Prints what came of them, and what it cost.

@@ -238,7 +238,10 @@ def raw_element(tensors: Tensors, name: str) -> bytes | str:
 def _elements(tensors: Tensors, name: str, rules: ClientRules) -> tuple[bytes, ...]:
     flat = tensors[name].reshape(-1)
     rules.check(name, flat.size, "MEDIA_MAX_ITEMS", "items")
-    return tuple(value.encode("utf-8") if isinstance(value, str) else bytes(value) for value in flat)
+    for value in flat:
+        if not isinstance(value, (bytes, str)):
+            raise invalid(name, value, "encoded media or references in a tensor of TYPE_STRING")
+    return tuple(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value for value in flat)
 
 
 def _messages(tensors: Tensors, rules: ClientRules) -> list[dict[str, Any]] | None:

@@ -12,12 +12,14 @@ from vllm_custom.request.rules import ClientRules
 _CUT_TIMES = 16
 
 
-def decode(name: str, value: bytes | str) -> str:
+def decode(name: str, value: Any) -> str:
     """An element of a BYTES tensor as text; ``name`` is the field in messages.
 
     Raises:
-        InvalidRequestError: it is not UTF-8.
+        InvalidRequestError: it is not UTF-8, or of a tensor that the configuration declares with another type.
     """
+    if not isinstance(value, (bytes, str)):
+        raise invalid(name, value, "text in a tensor of TYPE_STRING")
     try:
         if isinstance(value, str):
             value.encode()  # a lone surrogate is no text
