@@ -90,7 +90,7 @@ def image(data: bytes) -> None:
     decoded = decode_image(data, "image[0]", MAX_PIXELS)
     assert decoded.mode == "RGB"
     assert decoded.width * decoded.height <= MAX_PIXELS
-    assert decoded.width * decoded.height * 3 <= most
+    assert decoded.width * decoded.height * 4 <= most
 
 
 def video(data: bytes) -> None:

@@ -280,7 +280,7 @@ def test_a_picture_that_comes_again_is_not_decoded_again(client: Client, files: 
     expected = {"miss": before["miss"] + 1, "hit": before["hit"] + 2, "shared": before["shared"]}
     wait_until(lambda: {name: sample(client, "media_cache_lookups_total", result=name) for name in results} == expected)
     assert sample(client, "media_decode_seconds_count", modality="image") == decoded + 1
-    assert sample(client, "media_cache_bytes") == held + 224 * 224 * 3
+    assert sample(client, "media_cache_bytes") == held + 224 * 224 * 4
 
 
 def test_refusals_are_logged_without_what_is_secret(client: Client, triton: TritonServer) -> None:

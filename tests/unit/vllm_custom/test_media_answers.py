@@ -72,7 +72,7 @@ def test_answers_and_jobs_come_back_as_they_were() -> None:
     ("job", "answer"),
     [
         (IMAGE, Answer(shape=(300,))),
-        (IMAGE, Answer(shape=(10, 10, 4))),
+        (IMAGE, Answer(shape=(10, 10, 3))),
         (VIDEO, Answer(shape=(2, 10, 3), total=2, fps=1)),
         (VIDEO, Answer(shape=(2, 5, 5, 3), total=1, fps=1)),
         (VIDEO, Answer(shape=(2, 5, 5, 3), total=2)),

@@ -135,7 +135,7 @@ async def test_everybody_gets_the_error_of_an_own_attempt_and_none_is_kept() -> 
 
 def test_sizes_are_those_of_the_decoded_data() -> None:
     picture, frames = Image.new("RGB", (10, 20)), np.zeros((2, 3, 4, 3), np.uint8)
-    assert decoded_size(picture) == 600
+    assert decoded_size(picture) == 800
     assert decoded_size((frames, {"fps": 1.0})) == 72
     assert decoded_size((np.zeros(5, np.float32), 16000)) == 20
 
@@ -174,7 +174,7 @@ async def test_one_picture_in_three_forms_and_two_requests_is_decoded_once(
     assert [item.data.getpixel((0, 0)) for item in first + second] == [RED] * 6
     assert sum(isinstance(record, DecodeRecord) for record in records) == 1
     assert sorted(results(records)) == ["hit"] * 3 + ["miss"] + ["shared"] * 2
-    assert [record.size for record in records if isinstance(record, CacheSizeRecord)] == [8 * 8 * 3]
+    assert [record.size for record in records if isinstance(record, CacheSizeRecord)] == [8 * 8 * 4]
 
 
 async def test_the_cache_stays_within_its_parameter(make_loader: Callable[..., MediaLoader]) -> None:

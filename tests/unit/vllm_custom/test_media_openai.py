@@ -24,7 +24,7 @@ async def test_bytes_are_given_back_when_all_have_been_handed_over() -> None:
     with loader(MEDIA_CACHE_BYTES=0) as media:
         found = media_of_request(media, *(encode(Image.new("RGB", (8, 8), colour)) for colour in (RED, BLUE)))
         first = await found.get(0)
-        assert media._budget.used == 2 * 8 * 8 * 3
+        assert media._budget.used == 2 * 8 * 8 * 4
         second = await found.get(1)
         assert media._budget.used == 0
         assert [image.getpixel((0, 0)) for image in (first, second)] == [RED, BLUE]

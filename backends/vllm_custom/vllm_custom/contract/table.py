@@ -476,8 +476,9 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_REQUEST_BYTES",
         int,
         1024**3,
-        "Media of one request together when they are decoded (images and frames: width times height times 3; audio: "
-        "samples times 4), checked in the headers before anything is decoded. What is in the cache does not count.",
+        "Media of one request together when they are decoded (images: width times height times 4; frames: times 3; "
+        "audio: samples times 4), checked in the headers before anything is decoded. What is in the cache does not "
+        "count.",
         minimum=1,
         unit="bytes",
     ),

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vllm_custom.decoders.image import CHANNELS, open_image, to_rgb
+from vllm_custom.decoders.image import open_image, to_rgb
+from vllm_custom.decoders.job import CHANNELS
 from vllm_custom.decoders.sampling import FrameSampling, check_work
 from vllm_custom.errors import InvalidRequestError
 

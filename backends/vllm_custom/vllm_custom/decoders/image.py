@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vllm_custom.decoders.job import IMAGE_BYTES
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
@@ -17,7 +18,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
 # JPEG's reader takes MPO files (several JPEGs in one, from cameras) as well.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-CHANNELS = 3
 
 
 def set_pixel_limit(max_pixels: int) -> None:
@@ -51,13 +51,13 @@ def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
 
 
 def measure_image(data: bytes, field: str, max_pixels: int) -> int:
-    """How many bytes :func:`decode_image` makes of a file; nothing but the header is read.
+    """How many bytes the image of :func:`decode_image` takes; nothing but the header is read.
 
     Raises:
         InvalidRequestError: not an image, too large, or damaged.
     """
     width, height = open_image(data, field, max_pixels).size
-    return width * height * CHANNELS
+    return width * height * IMAGE_BYTES
 
 
 def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:

@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CHANNELS = 3  # of frames
+IMAGE_BYTES = 4  # a pixel of mode RGB in Pillow's memory, the fourth unused
 MAX_MESSAGE = 16_384  # bytes
 MAX_TEXT = 1000  # characters of an error
 _MAX_SIZE = 1 << 48
@@ -66,7 +68,7 @@ class Answer:
         message: for the client.
         rule: what metrics call the limit.
         size: at most so many bytes will be decoded, where that was the question.
-        shape: of the result: [height, width, 3], [frames, height, width, 3] or [samples].
+        shape: of the result: [height, width, 4], [frames, height, width, 3] or [samples].
         rate: samples per second.
         fps: frames per second of the whole video.
         duration: of the whole video, in seconds.

@@ -23,7 +23,8 @@ from vllm_custom.decoders.animation import (
     new_array,
 )
 from vllm_custom.decoders.containers import OPEN_OPTIONS
-from vllm_custom.decoders.image import CHANNELS, check_pixels
+from vllm_custom.decoders.image import check_pixels
+from vllm_custom.decoders.job import CHANNELS
 from vllm_custom.decoders.sampling import FrameSampling, check_work
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 

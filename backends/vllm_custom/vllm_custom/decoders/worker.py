@@ -14,7 +14,7 @@ from vllm_custom.decoders.animation import Allocate
 from vllm_custom.decoders.audio import decode_audio, measure_audio
 from vllm_custom.decoders.confinement import confine, limit_cpu
 from vllm_custom.decoders.image import decode_image, measure_image, set_pixel_limit
-from vllm_custom.decoders.job import MAX_MESSAGE, MAX_TEXT, Answer, Job
+from vllm_custom.decoders.job import IMAGE_BYTES, MAX_MESSAGE, MAX_TEXT, Answer, Job
 from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.decoders.video import decode_video, measure_video
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
@@ -107,9 +107,10 @@ def _allocator(job: Job, memory: mmap.mmap) -> Allocate:
 
 
 def _put_image(image: Image.Image, allocate: Allocate) -> Answer:
-    pixels = allocate((image.height, image.width, 3))
-    rows = max(1, _STRIPE_BYTES // (image.width * 3))
+    """As Pillow has the pixels itself, so that the other side can make an image of the memory."""
+    pixels = allocate((image.height, image.width, IMAGE_BYTES))
+    rows = max(1, _STRIPE_BYTES // (image.width * IMAGE_BYTES))
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA"))
     return Answer(shape=pixels.shape)

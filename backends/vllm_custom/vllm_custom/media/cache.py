@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vllm_custom.decoders.job import IMAGE_BYTES
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.metrics import CacheSizeRecord, LookupRecord, Observe, ignore
 
@@ -23,7 +24,7 @@ Decode = Callable[[], Awaitable[Any]]
 def decoded_size(data: Any) -> int:
     """Bytes of memory that a picture, an array, or a tuple that holds one (with metadata) takes."""
     if isinstance(data, Image.Image):
-        return data.width * data.height * len(data.getbands())
+        return data.width * data.height * IMAGE_BYTES
     if isinstance(data, np.ndarray):
         return data.nbytes
     return sum(decoded_size(part) for part in data) if isinstance(data, tuple) else 0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -12,25 +9,23 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.config import Settings
-from vllm_custom.decoders.job import Answer, Job
+from vllm_custom.decoders.job import CHANNELS, IMAGE_BYTES, Answer, Job
 from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.workers import DecoderPool
 
 _DIMENSIONS = {"image": 3, "video": 4, "audio": 1}
-_CHANNELS = 3
 _HIGHEST_RATE = 1_000_000  # in Hz
 
 
 class Decoder:
     """Decodes the items of one model, within its limits."""
 
-    def __init__(self, settings: Settings, audio_rate: int | None, pool: DecoderPool, executor: Executor) -> None:
+    def __init__(self, settings: Settings, audio_rate: int | None, pool: DecoderPool) -> None:
         """``audio_rate``: samples per second that audio is converted to; None leaves it as it is."""
         self._settings = settings
         self._audio_rate = audio_rate
         self._pool = pool
-        self._executor = executor
 
     def job(self, modality: str, field: str, frames: FrameSampling) -> Job:
         """What to do with an item; ``frames`` says which frames of a video are taken."""
@@ -58,8 +53,7 @@ class Decoder:
         if not _is_possible(job, answer):
             raise InvalidRequestError(f"{job.field}: cannot be decoded")
         if job.modality == "image":
-            make: Callable[[], Any] = lambda: _image(answer, memory)  # noqa: E731  (copies, without the interpreter)
-            return await asyncio.get_running_loop().run_in_executor(self._executor, make)
+            return _image(answer, memory)
         if job.modality == "audio":
             return memory.view(np.float32), answer.rate
         return memory.reshape(answer.shape), _metadata(answer, frames)
@@ -74,12 +68,20 @@ def _is_possible(job: Job, answer: Answer) -> bool:
         return 0 < answer.rate <= _HIGHEST_RATE and answer.rate == (job.rate or answer.rate)
     if job.modality == "video" and not (shape[0] <= answer.total and answer.fps > 0):
         return False
-    return shape[-1] == _CHANNELS
+    return shape[-1] == (IMAGE_BYTES if job.modality == "image" else CHANNELS)
 
 
 def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:
+    """On the worker's memory, without a copy.
+
+    So Image.frombuffer makes images of other modes. Of mode RGB it makes copies, and the C library keeps some of their
+    memory for ever.
+    """
     height, width, _ = answer.shape
-    return Image.frombuffer("RGB", (width, height), memory, "raw", "RGB", 0, 1)
+    core: Any = vars(Image)["core"]
+    image = Image.Image()._new(core.map_buffer(memory, (width, height), "raw", 0, ("RGB", 0, 1)))
+    image.readonly = 1  # whoever changes it gets a copy: others may have it as well
+    return image
 
 
 def _metadata(answer: Answer, frames: FrameSampling) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class MediaLoader:
             settings.media_worker_bytes,
             self._observe,
         )
-        self._decoder = Decoder(settings, audio_rate, self._pool, self._executor)
+        self._decoder = Decoder(settings, audio_rate, self._pool)
 
     def start(self) -> str:
         """Start the first process that decodes media, if this model takes any, so that what is wrong is seen at load.
