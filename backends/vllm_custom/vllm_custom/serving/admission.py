@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from vllm_custom.errors import UnavailableError, invalid
+from vllm_custom.errors import InvalidRequestError, UnavailableError
 
 
 class Admission:
@@ -45,8 +45,10 @@ class Admission:
 
     def _check_possible(self, sequences: int) -> None:
         if self._limit and sequences > self._limit:
-            limit = f"at most {self._limit} sequences in one request (MAX_INFLIGHT_REQUESTS)"
-            raise invalid("n", f"{sequences} sequences", limit)
+            raise InvalidRequestError(
+                f"n: expected at most {self._limit} sequences in one request, all rows and prompts together "
+                f"(MAX_INFLIGHT_REQUESTS of this model), got {sequences}"
+            )
 
 
 class Ticket:
