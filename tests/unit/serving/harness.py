@@ -108,9 +108,18 @@ class Base:
         self.count -= 1
 
     def close(self) -> None:
+        """End what still runs, then the loop."""
+        asyncio.run_coroutine_threadsafe(_end_all(), self.event_loop).result(PATIENCE_SECONDS)
         self.event_loop.call_soon_threadsafe(self.event_loop.stop)
         self._thread.join(PATIENCE_SECONDS)
         self.event_loop.close()
+
+
+async def _end_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class Model:
