@@ -56,17 +56,24 @@ class Extension:
         model_config["model_transaction_policy"] = {"decoupled": True}
         base: Any = super()
         guard_against_orphans(pb_utils.Logger.log_warn)
-        with process.fast_event_loops():
-            base.initialize({**args, "model_config": json.dumps(model_config)})
+        # Its imports take as long as a good part of the engine's start.
+        compiling = engine.CompileProcess()
+        try:
+            with process.fast_event_loops():
+                base.initialize({**args, "model_config": json.dumps(model_config)})
+        except BaseException:
+            compiling.close()
+            raise
         self.using_decoupled = settings.decoupled
         try:
             base_model = UpstreamAdapter(self)
             files = ModelFiles(
                 self._version_dir.name, chat_template, self._lora_dir, base_model.adapters(), base_model.lora_enabled
             )
-            running = wait_on(base_model.event_loop, engine.VllmEngine.attach(base_model.engine))
+            running = wait_on(base_model.event_loop, engine.VllmEngine.attach(base_model.engine, compiling))
             self._service = Service(running, base_model, settings, files, handles, pb_utils, merge=self.merge)
         except BaseException:
+            compiling.close()
             base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
         process.share_interpreter()

@@ -13,10 +13,10 @@ import pytest
 
 from vllm_custom.engine.vllm.constraints.client import (
     CompileClient,
+    CompileProcess,
     DeadlyConstraintError,
     RefusedConstraintError,
     SlowConstraintError,
-    _Server,
 )
 from vllm_custom.engine.vllm.constraints.grammars import compiler_facts
 from vllm_custom.errors import UnavailableError
@@ -45,25 +45,25 @@ def facts(vllm: None) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[list[_Server]]:
+def servers() -> Iterator[list[CompileProcess]]:
     """All that were started here."""
-    made: list[_Server] = []
+    made: list[CompileProcess] = []
     yield made
     for server in made:
         server.close()
 
 
 @pytest.fixture
-def server(servers: list[_Server], facts: bytes) -> _Server:
+def server(servers: list[CompileProcess], facts: bytes) -> CompileProcess:
     """One for all tests that leave it alive: it takes seconds to start."""
     if not servers or not servers[-1].alive:
-        servers.append(_Server())
+        servers.append(CompileProcess())
         servers[-1].load(facts)
     return servers[-1]
 
 
 @pytest.fixture
-def client(facts: bytes, server: _Server) -> Callable[..., CompileClient]:
+def client(facts: bytes, server: CompileProcess) -> Callable[..., CompileClient]:
     def make(seconds: float = PATIENCE_SECONDS, **options: int) -> CompileClient:
         made = CompileClient(facts, seconds, pytest.fail, **options)
         made._start = lambda: server  # type: ignore[method-assign]
@@ -72,7 +72,7 @@ def client(facts: bytes, server: _Server) -> Callable[..., CompileClient]:
     return make
 
 
-def children(server: _Server) -> list[psutil.Process]:
+def children(server: CompileProcess) -> list[psutil.Process]:
     running = []
     for child in psutil.Process(server.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,7 +99,7 @@ async def test_what_is_wrong_is_told_with_its_place(client: Callable[..., Compil
         await client().compile("json", '{"type": "objec"}', {})
 
 
-async def test_what_is_slow_is_ended_in_time(client: Callable[..., CompileClient], server: _Server) -> None:
+async def test_what_is_slow_is_ended_in_time(client: Callable[..., CompileClient], server: CompileProcess) -> None:
     begun = time.monotonic()
     with pytest.raises(SlowConstraintError):
         await client(seconds=0.5).compile("grammar", SLOW, {})
@@ -107,7 +107,9 @@ async def test_what_is_slow_is_ended_in_time(client: Callable[..., CompileClient
     await until(lambda: not children(server))
 
 
-async def test_what_is_slow_does_not_hold_up_others(client: Callable[..., CompileClient], server: _Server) -> None:
+async def test_what_is_slow_does_not_hold_up_others(
+    client: Callable[..., CompileClient], server: CompileProcess
+) -> None:
     shared = client()
     slow = [asyncio.create_task(shared.compile("grammar", f"{SLOW} {index * chr(32)}", {})) for index in range(4)]
     await until(lambda: bool(children(server)))
@@ -120,7 +122,7 @@ async def test_what_is_slow_does_not_hold_up_others(client: Callable[..., Compil
 
 
 async def test_a_client_that_has_gone_ends_its_compilation(
-    client: Callable[..., CompileClient], server: _Server
+    client: Callable[..., CompileClient], server: CompileProcess
 ) -> None:
     task = asyncio.create_task(client().compile("grammar", SLOW, {}))
     await until(lambda: bool(children(server)))
@@ -129,14 +131,16 @@ async def test_a_client_that_has_gone_ends_its_compilation(
     await until(lambda: not children(server))
 
 
-async def test_what_needs_too_much_memory_costs_itself(client: Callable[..., CompileClient], server: _Server) -> None:
+async def test_what_needs_too_much_memory_costs_itself(
+    client: Callable[..., CompileClient], server: CompileProcess
+) -> None:
     with pytest.raises(DeadlyConstraintError):
         await client(memory_bytes=8 << 20).compile("choice", [f"value number {index}" for index in range(5000)], {})
     assert (await client().compile("json", SCHEMA, {})).backend == "xgrammar"
 
 
 async def test_a_compiler_that_crashes_costs_its_constraint(
-    client: Callable[..., CompileClient], server: _Server
+    client: Callable[..., CompileClient], server: CompileProcess
 ) -> None:
     task = asyncio.create_task(client().compile("grammar", SLOW, {}))
     await until(lambda: any(child.cpu_times().user > 0.1 for child in children(server)))
@@ -147,7 +151,7 @@ async def test_a_compiler_that_crashes_costs_its_constraint(
 
 
 async def test_a_server_that_was_killed_is_replaced(
-    client: Callable[..., CompileClient], server: _Server, servers: list[_Server], facts: bytes
+    client: Callable[..., CompileClient], server: CompileProcess, servers: list[CompileProcess], facts: bytes
 ) -> None:
     replaced = client()
     await replaced.start()
@@ -169,6 +173,6 @@ async def test_a_server_that_does_not_start_is_told(vllm: None) -> None:
 
 
 async def test_the_server_ends_with_the_process_that_started_it() -> None:
-    server = _Server()
+    server = CompileProcess()
     server._control.close()
     await until(lambda: not server.alive)

@@ -107,6 +107,8 @@ class Service:
         if engine.facts.generates:
             engine.guard_constraints(constraints.accept)
             asyncio.run_coroutine_threadsafe(self._checker.start(), base.event_loop)
+        else:
+            self._checker.close()
         router = _router(engine, settings, files, rules, rows, self._media, handles, self._loras, constraints, openai)
         counted = settings.report_custom_metrics
         self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None

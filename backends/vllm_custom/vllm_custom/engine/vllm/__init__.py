@@ -5,6 +5,14 @@ Written for vLLM 0.20 and later; run with 0.32.
 
 from vllm_custom.engine.vllm.arguments import check_parsers, engine_argument_names, prepare_reasoning
 from vllm_custom.engine.vllm.connector import install_connector
+from vllm_custom.engine.vllm.constraints import CompileProcess
 from vllm_custom.engine.vllm.engine import VllmEngine
 
-__all__ = ["VllmEngine", "check_parsers", "engine_argument_names", "install_connector", "prepare_reasoning"]
+__all__ = [
+    "CompileProcess",
+    "VllmEngine",
+    "check_parsers",
+    "engine_argument_names",
+    "install_connector",
+    "prepare_reasoning",
+]

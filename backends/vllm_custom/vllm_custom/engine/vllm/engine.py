@@ -25,13 +25,15 @@ from vllm_custom.errors import BackendError, UnavailableError
 class VllmEngine:
     """An AsyncLLM that runs, seen through the protocol. To be used on its event loop, but for ``is_dead``."""
 
-    def __init__(self, llm: Any, facts: ModelFacts) -> None:
+    def __init__(self, llm: Any, facts: ModelFacts, compiling: constraints.CompileProcess | None = None) -> None:
+        """``compiling``: where constraints will be compiled, started before the engine."""
         self._llm = llm
+        self._compiling = compiling
         self._facts = facts
 
     @classmethod
-    async def attach(cls, llm: Any) -> VllmEngine:
-        """``llm``: the AsyncLLM, on whose event loop this runs."""
+    async def attach(cls, llm: Any, compiling: constraints.CompileProcess | None = None) -> VllmEngine:
+        """``llm``: the AsyncLLM, on whose event loop this runs; ``compiling`` as in ``__init__``."""
         tasks = tuple(await llm.get_supported_tasks())
         generates = "generate" in tasks
         pixels = media.processor_bounds(llm)
@@ -57,6 +59,7 @@ class VllmEngine:
                 on_one_host=requests.on_one_host(llm),
                 prefers_xgrammar=sampling.prefers_xgrammar(llm),
             ),
+            compiling,
         )
 
     @property
@@ -127,7 +130,7 @@ class VllmEngine:
         return sampling.structured_output_options()
 
     def constraint_checker(self, seconds: float, log_error: Callable[[str], None]) -> ConstraintChecker:
-        return constraints.start_checker(self._llm, seconds, log_error)
+        return constraints.start_checker(self._llm, seconds, log_error, self._compiling)
 
     def guard_constraints(self, accept: Accept) -> None:
         constraints.guard_generate(self._llm, accept)

@@ -32,7 +32,7 @@ _QUICK_PLACES = 2
 _MAX_ANSWER_BYTES = 1 << 16
 
 
-class _Server:
+class CompileProcess:
     """One process of :mod:`vllm_custom.engine.vllm.constraints.server`."""
 
     def __init__(self) -> None:
@@ -94,7 +94,12 @@ class CompileClient:
     """Owns the process that compiles, and what may run in it at a time. For one event loop."""
 
     def __init__(
-        self, facts: bytes, seconds: float, log_error: Callable[[str], None], memory_bytes: int = 1 << 30
+        self,
+        facts: bytes,
+        seconds: float,
+        log_error: Callable[[str], None],
+        memory_bytes: int = 1 << 30,
+        process: CompileProcess | None = None,
     ) -> None:
         """
         Args:
@@ -102,13 +107,15 @@ class CompileClient:
             seconds: how long a constraint may take.
             log_error: told when the process cannot be started.
             memory_bytes: what a constraint may take beyond what the process has by itself.
+            process: one that was started earlier, for the first start.
         """
         self._facts = facts
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._log_error = log_error
-        self._server: _Server | None = None
-        self._starting: asyncio.Task[_Server] | None = None
+        self._server: CompileProcess | None = process
+        self._waiting = process
+        self._starting: asyncio.Task[CompileProcess] | None = None
         self._closed = False
         self._quick = asyncio.Semaphore(_QUICK_PLACES)
         self._slow = asyncio.Semaphore(1)
@@ -162,7 +169,7 @@ class CompileClient:
             await asyncio.to_thread(server.close)  # it is ending, or forks no more
         raise UnavailableError("guided decoding: the process that compiles constraints has ended; try again")
 
-    async def _ready(self) -> _Server:
+    async def _ready(self) -> CompileProcess:
         """The process, started anew where there is none. Who stops waiting does not stop it from starting."""
         starting = self._starting
         if starting is None or (starting.done() and (starting.exception() or not starting.result().alive)):
@@ -172,11 +179,13 @@ class CompileClient:
         except OSError as error:
             raise UnavailableError("guided decoding: constraints cannot be compiled now; try again") from error
 
-    def _start(self) -> _Server:
+    def _start(self) -> CompileProcess:
         try:
-            if self._server is not None:
-                self._server.close()
-            self._server = server = _Server()
+            server, self._waiting = self._waiting, None
+            if server is None:
+                if self._server is not None:
+                    self._server.close()
+                server = self._server = CompileProcess()
             if self._closed:
                 server.close()
             server.load(self._facts)
@@ -187,7 +196,7 @@ class CompileClient:
         return server
 
 
-async def _ask(server: _Server, request: bytes, seconds: float) -> bytes:
+async def _ask(server: CompileProcess, request: bytes, seconds: float) -> bytes:
     """What a new child says until it ends: STARTED, then the answer; nothing where there was no child.
 
     However this ends, the child ends with the connection.

@@ -44,6 +44,13 @@ def compiler_facts(engine: Any) -> bytes:
     return pickle.dumps(facts)
 
 
+def import_compilers() -> None:
+    """Import what most models need, before it is known what this one does."""
+    for name in _AUTOMATIC:
+        with contextlib.suppress(Exception):  # said again, with its reason, where a model needs it
+            importlib.import_module(f"{_PACKAGE}.{_BACKENDS[name][0]}")
+
+
 class GrammarCompilers:
     """The compilers that the engine with these facts uses, with its tokenizer."""
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers
+from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, import_compilers
 from vllm_custom.engine.vllm.constraints.refusals import explain
 
 READY = b"r"
@@ -62,6 +62,7 @@ def read_message(connection: socket.socket) -> bytes:
 
 def serve(control: socket.socket) -> None:
     """Load what the first message says, then fork for each connection that comes, until there are no more."""
+    import_compilers()
     compilers = GrammarCompilers(read_message(control))
     # Now, and not in each child: it imports the better part of what a check needs.
     compilers.warm_up()
