@@ -30,6 +30,7 @@ MAKERS = {
     "_cut_off",
     "_too_long",
     "_too_large",
+    "_larger_than_measured",
     "_ended",
     "self._too_many",
 }

@@ -33,6 +33,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63),
     "pread64": (17, 67),
     "write": (1, 64),
+    "pwrite64": (18, 68),
     "recvmsg": (47, 212),
     "sendmsg": (46, 211),
     "sendto": (44, 206),
