@@ -42,6 +42,7 @@ INTERNAL = {
     ("hosts.py", "ValueError"),
     ("decoders/confinement.py", "OSError"),
     ("decoders/job.py", "ValueError"),
+    ("media/workers/pool.py", "ValueError"),
     ("media/sources/fetch.py", "FetchError"),
     ("media/sources/fetch.py", "TooLargeError"),
     ("request/parameters.py", "ValueError"),

@@ -25,10 +25,11 @@ _STRIPE_BYTES = 1 << 20
 def serve(channel: socket.socket, memory_bytes: int, parent: int) -> None:
     """Confine this process, say what is in force, and work until the socket is closed."""
     quiet = os.open(os.devnull, os.O_RDWR)
+    confinement = confine(memory_bytes, parent)
     for standard in (0, 1, 2):  # libraries write about damaged files
         os.dup2(quiet, standard)
     os.close(quiet)
-    channel.send(", ".join(confine(memory_bytes, parent)).encode())
+    channel.send(", ".join(confinement).encode())
     while True:
         message, files, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
         if not message:
