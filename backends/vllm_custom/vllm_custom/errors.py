@@ -1,7 +1,7 @@
 """Every error that a client or an operator can see, each with its Triton error code.
 
 Nothing here imports Triton: ``triton_code`` is the name of a constant of ``pb_utils.TritonError``, and the one
-place that turns an error into a response (:mod:`vllm_custom.responses.build`) looks it up. docs/architecture.md says
+place that turns an error into a response (:mod:`vllm_custom.triton.responses`) looks it up. docs/architecture.md says
 which HTTP and gRPC status Triton makes of each code.
 """
 

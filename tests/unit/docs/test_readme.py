@@ -11,7 +11,7 @@ from tools.installer.paths import CHECKOUT
 
 ENGLISH, CHINESE = CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
-PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 # Folders of somebody's own machine.
 FORBIDDEN = re.compile(r"/(?:root|home|tmp|Users)/")
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -141,6 +141,17 @@ def test_the_timeout_of_the_protocol_counts_too(model: Model) -> None:
     assert code(model.submit(timeout_us=50_000).wait()) == CODES.UNAVAILABLE
 
 
+@pytest.mark.parametrize("name", ["text_input", "messages"])
+def test_a_prompt_that_takes_too_long_to_render(name: str) -> None:
+    """A chat template that runs for minutes held its request for as long."""
+    given = {"text_input": {}, "messages": {"text": None, "messages": '[{"role": "user", "content": "hello"}]'}}[name]
+    with Model(FakeEngine(TEXT_ONLY, before_render=_hang), RENDER_TIMEOUT_SECONDS="1") as slow:
+        sender = slow.submit(**given).wait()
+        assert code(sender) == CODES.INVALID_ARG
+        assert sender.error.message().startswith(f"{name}: expected a prompt that is rendered within 1 seconds")
+        slow.settle()
+
+
 @streamed
 def test_an_engine_that_dies(model: Model, stream: bool) -> None:
     reached = threading.Event()

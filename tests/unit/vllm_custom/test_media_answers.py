@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom.decoders.job import Answer, Job
-from vllm_custom.media.decoding import _is_possible
 from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
 
 IMAGE = Job("image", "image[0]", 1, room=300)
@@ -82,7 +81,7 @@ def test_answers_and_jobs_come_back_as_they_were() -> None:
     ],
 )
 def test_what_no_decoder_makes_is_not_used(job: Job, answer: Answer) -> None:
-    assert not _is_possible(job, answer)
+    assert answer.size_for(job) == 0
 
 
 def test_memory_that_the_other_side_can_still_change_is_not_taken_over() -> None:

@@ -31,7 +31,7 @@ def confine(memory_bytes: int, parent: int) -> list[str]:
     for limit, value in (
         (resource.RLIMIT_AS, used + memory_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, memory_bytes),
         (resource.RLIMIT_NOFILE, _DESCRIPTORS),
     ):
         resource.setrlimit(limit, (value, value))

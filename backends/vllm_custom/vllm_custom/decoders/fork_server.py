@@ -14,7 +14,9 @@ import select
 import signal
 import socket
 import sys
+import traceback
 import wave
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -72,7 +74,7 @@ class _ForkServer:
             return False
         verb, number = command.decode().split()
         if verb == "fork":
-            with socket.socket(fileno=files[0]) as channel:
+            with socket.socket(fileno=files[0]) as channel, _reported():
                 self._workers[int(number)] = self._fork(channel)
         elif int(number) in self._workers:
             os.kill(self._workers[int(number)], signal.SIGKILL)
@@ -87,8 +89,17 @@ class _ForkServer:
             self._control.close()
             worker.serve(channel, self._memory_bytes, parent)
         except BaseException:  # the other side sees that the socket is closed
-            os._exit(1)
+            traceback.print_exc()
         os._exit(0)
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """No process can be had now; the other side sees that the socket is closed, and this one goes on."""
+    try:
+        yield
+    except OSError:
+        traceback.print_exc()
 
 
 def _load_everything() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 CHANNELS = 3  # of frames
 IMAGE_BYTES = 4  # a pixel of mode RGB in Pillow's memory, the fourth unused
+SAMPLE_BYTES = 4  # of audio, as float32
 MAX_MESSAGE = 16_384  # bytes
 MAX_TEXT = 1000  # characters of an error
 _MAX_SIZE = 1 << 48
+_HIGHEST_RATE = 1_000_000  # in Hz
 _ERRORS = ("", "invalid", "limit", "unsupported", "memory")
 _TEXTS = ("error", "message", "rule", "reader")
 
@@ -110,6 +112,18 @@ class Answer:
         if content.get("error", "") not in _ERRORS:
             raise ValueError("not an answer: error")
         return cls(**{**content, "shape": tuple(content.get("shape", ()))})
+
+    def size_for(self, job: Job) -> int:
+        """Bytes of the result; 0 for what no worker that works makes of the job."""
+        shape = self.shape
+        size = math.prod(shape)
+        if job.modality == "audio":
+            heard = len(shape) == 1 and 0 < self.rate <= _HIGHEST_RATE and self.rate == (job.rate or self.rate)
+            return size * SAMPLE_BYTES if heard else 0
+        if job.modality == "image":
+            return size if len(shape) == 3 and shape[2] == IMAGE_BYTES else 0
+        seen = len(shape) == 4 and shape[3] == CHANNELS and shape[0] <= self.total and self.fps > 0
+        return size if seen else 0
 
 
 def _is_possible(name: str, value: Any) -> bool:

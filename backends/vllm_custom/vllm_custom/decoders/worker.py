@@ -25,10 +25,11 @@ _STRIPE_BYTES = 1 << 20
 def serve(channel: socket.socket, memory_bytes: int, parent: int) -> None:
     """Confine this process, say what is in force, and work until the socket is closed."""
     quiet = os.open(os.devnull, os.O_RDWR)
+    confinement = confine(memory_bytes, parent)
     for standard in (0, 1, 2):  # libraries write about damaged files
         os.dup2(quiet, standard)
     os.close(quiet)
-    channel.send(", ".join(confine(memory_bytes, parent)).encode())
+    channel.send(", ".join(confinement).encode())
     while True:
         message, files, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
         if not message:
@@ -70,6 +71,8 @@ def _measure(job: Job, data: bytes) -> int:
 
 
 def _decode(job: Job, data: bytes, result: int) -> Answer:
+    if job.modality == "image":
+        return _put_image(job, decode_image(data, job.field, job.max_pixels), result)
     try:
         memory = mmap.mmap(result, job.room)
     except OSError as error:
@@ -80,8 +83,6 @@ def _decode(job: Job, data: bytes, result: int) -> Answer:
 
 
 def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
-    if job.modality == "image":
-        return _put_image(decode_image(data, job.field, job.max_pixels), allocate)
     if job.modality == "audio":
         samples, rate = decode_audio(data, job.field, job.max_seconds, job.rate)
         allocate((samples.nbytes,))[:] = samples.view(np.uint8)
@@ -100,17 +101,24 @@ def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
 def _allocator(job: Job, memory: mmap.mmap) -> Allocate:
     def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         if int(np.prod(shape)) > job.room:
-            raise InvalidRequestError(f"{job.field}: holds more than its header says")
+            raise _larger_than_measured(job)
         return np.ndarray(shape, np.uint8, memory)
 
     return allocate
 
 
-def _put_image(image: Image.Image, allocate: Allocate) -> Answer:
+def _put_image(job: Job, image: Image.Image, result: int) -> Answer:
     """As Pillow has the pixels itself, so that the other side can make an image of the memory."""
-    pixels = allocate((image.height, image.width, IMAGE_BYTES))
-    rows = max(1, _STRIPE_BYTES // (image.width * IMAGE_BYTES))
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA"))
-    return Answer(shape=pixels.shape)
+    width, height = image.size
+    row_bytes = width * IMAGE_BYTES
+    if height * row_bytes > job.room:
+        raise _larger_than_measured(job)
+    rows = max(1, _STRIPE_BYTES // row_bytes)
+    for top in range(0, height, rows):
+        stripe = image.crop((0, top, width, min(top + rows, height)))
+        os.pwrite(result, stripe.tobytes("raw", "RGBX"), top * row_bytes)
+    return Answer(shape=(height, width, IMAGE_BYTES))
+
+
+def _larger_than_measured(job: Job) -> InvalidRequestError:
+    return InvalidRequestError(f"{job.field}: holds more than its header says")

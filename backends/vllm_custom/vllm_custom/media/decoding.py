@@ -9,13 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.config import Settings
-from vllm_custom.decoders.job import CHANNELS, IMAGE_BYTES, Answer, Job
+from vllm_custom.decoders.job import Answer, Job
 from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.workers import DecoderPool
-
-_DIMENSIONS = {"image": 3, "video": 4, "audio": 1}
-_HIGHEST_RATE = 1_000_000  # in Hz
 
 
 class Decoder:
@@ -50,25 +46,11 @@ class Decoder:
             UnavailableError: no worker can be started.
         """
         answer, memory = await self._pool.decode(job, data)
-        if not _is_possible(job, answer):
-            raise InvalidRequestError(f"{job.field}: cannot be decoded")
         if job.modality == "image":
             return _image(answer, memory)
         if job.modality == "audio":
             return memory.view(np.float32), answer.rate
         return memory.reshape(answer.shape), _metadata(answer, frames)
-
-
-def _is_possible(job: Job, answer: Answer) -> bool:
-    """Whether a worker that works would answer so."""
-    shape = answer.shape
-    if len(shape) != _DIMENSIONS[job.modality]:
-        return False
-    if job.modality == "audio":
-        return 0 < answer.rate <= _HIGHEST_RATE and answer.rate == (job.rate or answer.rate)
-    if job.modality == "video" and not (shape[0] <= answer.total and answer.fps > 0):
-        return False
-    return shape[-1] == (IMAGE_BYTES if job.modality == "image" else CHANNELS)
 
 
 def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import time
@@ -25,6 +24,8 @@ from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
 # FFmpeg decodes a video in four threads.
 _CPU_SECONDS_PER_SECOND = 4
 _T = TypeVar("_T")
+_TIME, _MEMORY = "decode_seconds", "memory"
+_SPENT = (_TIME, _MEMORY)
 
 
 class DecoderPool:
@@ -79,43 +80,43 @@ class DecoderPool:
             InvalidRequestError: the item is refused, or its worker had to be ended.
             UnavailableError: no worker can be started.
         """
-        return (await self._visit(job, data, None)).size
+        async with self._places:
+            return await self._visit(job, data, [], lambda answer: answer.size)
 
     async def decode(self, job: Job, data: bytes | bytearray) -> tuple[Answer, npt.NDArray[np.uint8]]:
         """The item within ``job.room`` bytes: what it is, and its bytes. Raises as :meth:`measure` does."""
-        memory = _or_unavailable(new_memory, job.room)
-        try:
-            answer = await self._visit(job, data, memory)
-            size = math.prod(answer.shape) * (np.dtype(np.float32).itemsize if job.modality == "audio" else 1)
-            if not answer.shape or not 0 < size <= job.room:
-                raise _ended(job.field)
-            return answer, taken_over(memory, size)
-        except OSError as error:
-            raise _ended(job.field) from error
-        finally:
-            os.close(memory)
-
-    async def _visit(self, job: Job, data: bytes | bytearray, memory: int | None) -> Answer:
-        job = replace(job, size=len(data), cpu_seconds=self._seconds * _CPU_SECONDS_PER_SECOND + 1)
         async with self._places:
-            source = await self._copy(data)
+            memory = _or_unavailable(new_memory, job.room)
             try:
-                worker = await self._send(job, [source] if memory is None else [source, memory])
+                return await self._visit(job, data, [memory], lambda answer: (answer, _taken(job, answer, memory)))
             finally:
-                os.close(source)
-            try:
-                answer = Answer.parse(await self._answer(worker, job))
-            except BaseException as error:
-                self._forks.end(worker)
-                if isinstance(error, (OSError, ValueError)):
-                    raise _ended(job.field) from error
-                raise
-            if answer.error == "memory":  # what it holds may be in pieces
-                self._forks.end(worker)
-            else:
-                self._idle.append(worker)
-        self._raise_for(answer, job.field)
-        return answer
+                os.close(memory)
+
+    async def _visit(self, job: Job, data: bytes | bytearray, memory: list[int], take: Callable[[Answer], _T]) -> _T:
+        """What ``take`` makes of a worker's answer; who answers what ``take`` refuses is ended."""
+        job = replace(job, size=len(data), cpu_seconds=self._seconds * _CPU_SECONDS_PER_SECOND + 1)
+        source = await self._copy(data)
+        try:
+            worker = await self._send(job, [source, *memory])
+        finally:
+            os.close(source)
+        try:
+            answer = Answer.parse(await self._answer(worker, job))
+            self._raise_for(answer, job.field)
+            taken = take(answer)
+        except (InvalidRequestError, UnsupportedError) as error:
+            # What has run out of time is at work, and what has run out of memory may hold it in pieces.
+            spent = isinstance(error, MediaLimitError) and error.rule in _SPENT
+            self._forks.end(worker) if spent else self._idle.append(worker)
+            raise
+        except (OSError, ValueError) as error:
+            self._forks.end(worker)
+            raise _ended(job.field) from error
+        except BaseException:
+            self._forks.end(worker)
+            raise
+        self._idle.append(worker)
+        return taken
 
     async def _copy(self, data: bytes | bytearray) -> int:
         loop = asyncio.get_running_loop()
@@ -150,7 +151,7 @@ class DecoderPool:
                 await readable.wait()
         except asyncio.TimeoutError as error:
             message = f"could not be decoded within {self._seconds} seconds (MEDIA_DECODE_SECONDS of this model)"
-            raise MediaLimitError(f"{job.field}: {message}", "decode_seconds") from error
+            raise MediaLimitError(f"{job.field}: {message}", _TIME) from error
         finally:
             loop.remove_reader(worker.channel.fileno())
             if job.room:
@@ -160,7 +161,7 @@ class DecoderPool:
     def _raise_for(self, answer: Answer, field: str) -> None:
         if answer.error == "memory":
             message = f"needed more than {self._memory_bytes} bytes to be decoded (MEDIA_WORKER_BYTES of this model)"
-            raise MediaLimitError(f"{field}: {message}", "memory")
+            raise MediaLimitError(f"{field}: {message}", _MEMORY)
         if answer.error == "limit":
             raise MediaLimitError(answer.message, answer.rule)
         if answer.error == "unsupported":
@@ -174,6 +175,13 @@ def _or_unavailable(make: Callable[[_T], int], argument: _T) -> int:
         return make(argument)
     except OSError as error:  # too many open files, no memory
         raise UnavailableError(f"media cannot be handed over to be decoded: {error.strerror}") from error
+
+
+def _taken(job: Job, answer: Answer, memory: int) -> npt.NDArray[np.uint8]:
+    size = answer.size_for(job)
+    if not 0 < size <= job.room:
+        raise ValueError("not an answer: shape")
+    return taken_over(memory, size)
 
 
 def _ended(field: str) -> InvalidRequestError:
