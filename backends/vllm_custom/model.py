@@ -50,7 +50,7 @@ class Extension:
         chat_template = settings.read_chat_template(self._version_dir)
         self._lora_dir = settings.find_lora_dir(self._version_dir, enable_lora=engine_args.lora_enabled(arguments))
         handles = HandleTable()
-        engine.install_connector(handles, settings.image_max_pixels)
+        engine.install_connector(handles, settings.image_max_pixels, settings.render_timeout_seconds)
         set_pixel_limit(settings.image_max_pixels)
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}

@@ -153,7 +153,7 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
     monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
     table = HandleTable()
-    install_connector(table, 1000)
+    install_connector(table, 1000, 30)
     from vllm import envs
 
     assert envs.VLLM_MAX_IMAGE_PIXELS == 1000

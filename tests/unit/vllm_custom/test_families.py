@@ -62,7 +62,7 @@ def models(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         patch.setenv("VLLM_MEDIA_CONNECTOR", "http")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
-        install_connector(HANDLES, 50_000_000)
+        install_connector(HANDLES, 50_000_000, 30)
         made = {family: Model(family, tmp_path_factory.mktemp(family)) for family in tiny_models.FAMILIES}
     yield made
     for model in made.values():

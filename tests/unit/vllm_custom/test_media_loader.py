@@ -207,7 +207,7 @@ async def test_vllm_loads_nothing_by_itself(vllm: None) -> None:
     """Neither files nor URLs nor tensors: a client could hand it a pickle."""
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
-    install_connector(HandleTable(), 1000)
+    install_connector(HandleTable(), 1000, 30)
     connector = MEDIA_CONNECTOR_REGISTRY.load("vllm_custom")
     names = [name for name in dir(connector) if name.startswith(("fetch_", "load_from_url"))]
     assert {"load_from_url", "fetch_image_embedding", "fetch_audio_embedding", "fetch_video_embedding"} <= set(names)

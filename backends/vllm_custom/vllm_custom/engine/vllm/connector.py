@@ -15,15 +15,21 @@ from vllm_custom.engine.protocol import MediaHandles
 CONNECTOR_NAME = "vllm_custom"
 
 
-def install_connector(table: MediaHandles, max_pixels: int) -> None:
-    """Make vLLM resolve media through ``table``, and ``max_pixels`` the limit of its own image reader.
+def install_connector(table: MediaHandles, max_pixels: int, render_seconds: int) -> None:
+    """Make vLLM resolve media through ``table``, and hold its own image reader and templates to our limits.
 
     Call it before the engine starts: vLLM may cache its environment.
+
+    Args:
+        table: media that are decoded, or promised.
+        max_pixels: IMAGE_MAX_PIXELS.
+        render_seconds: RENDER_TIMEOUT_SECONDS, for chat templates of openai_request.
     """
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 
     os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
     os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
+    os.environ["VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT"] = str(render_seconds)
 
     @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
     class HandleConnector(MediaConnector):  # type: ignore[misc]
