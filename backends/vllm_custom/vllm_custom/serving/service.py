@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,10 @@ class ModelFiles:
     lora_dir: Path | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
     lora_enabled: bool = False
+
+    def with_adapters(self, adapters: Mapping[str, str], *, enabled: bool) -> ModelFiles:
+        """The same with what multi_lora.json says, and whether the engine runs with LoRA."""
+        return replace(self, adapters=adapters, lora_enabled=enabled)
 
 
 class Service:
