@@ -86,6 +86,7 @@ class Service:
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
         """
+        self._engine = engine
         log = self._log = QueuedLog(pb_utils.Logger)
         labels = {"model": settings.model_name, "version": files.version}
         self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils)
@@ -144,6 +145,7 @@ class Service:
             if metrics is not None:
                 metrics.close()
         self._log.close()
+        self._engine.release()
 
 
 def wait_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _Result]) -> _Result:
