@@ -188,7 +188,7 @@ class Engine(Protocol):
         """Whether the engine has died. Cheap; from any thread."""
 
     def release(self) -> None:
-        """Let go of the engine, which has been shut down: tracebacks that libraries keep may hold this object for ever."""
+        """Let go of the engine, which has been shut down: tracebacks that libraries keep may hold this object."""
 
     async def check_health(self) -> None:
         """Raises: UnavailableError: the engine has died."""

@@ -12,6 +12,7 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
     root_cause,
+    shorten,
 )
 
 _BUSY = (429, 503)
@@ -39,9 +40,17 @@ def explain(error: BaseException) -> BackendError | None:
     if isinstance(error, _not_found_errors()):
         return NotFoundError(str(error))
     if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
-        parameter = getattr(error, "parameter", None)
-        return InvalidRequestError(root_cause(error), param=parameter if isinstance(parameter, str) else None)
+        return _refused(error)
     return None
+
+
+def _refused(error: BaseException) -> InvalidRequestError:
+    """The reason, with the value where vLLM's error has one that the reason does not show."""
+    text, value = root_cause(error), getattr(error, "value", None)
+    parameter = getattr(error, "parameter", None)
+    if value is not None and shorten(value) not in text:
+        text = f"{text}; got {shorten(value)}"
+    return InvalidRequestError(text, param=parameter if isinstance(parameter, str) else None)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
 from typing import Any
 
@@ -115,7 +116,9 @@ class CompileClient:
         self._log_error = log_error
         self._server: CompileProcess | None = process
         self._waiting = process
-        self._starting: asyncio.Task[CompileProcess] | None = None
+        self._starting: asyncio.Future[CompileProcess] | None = None
+        # Not one of the loop's own threads: the loop would not end before the process has started.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm_custom_compile")
         self._closed = False
         self._quick = asyncio.Semaphore(_QUICK_PLACES)
         self._slow = asyncio.Semaphore(1)
@@ -156,6 +159,7 @@ class CompileClient:
         self._closed = True
         if self._server is not None:
             self._server.close()
+        self._thread.shutdown(wait=True)
 
     async def _run(self, job: Mapping[str, Any], seconds: float) -> Verdict:
         request = json.dumps({**job, "seconds": seconds, "memory": self._memory_bytes}).encode()
@@ -173,7 +177,7 @@ class CompileClient:
         """The process, started anew where there is none. Who stops waiting does not stop it from starting."""
         starting = self._starting
         if starting is None or (starting.done() and (starting.exception() or not starting.result().alive)):
-            starting = self._starting = asyncio.create_task(asyncio.to_thread(self._start))
+            starting = self._starting = asyncio.get_running_loop().run_in_executor(self._thread, self._start)
         try:
             return await asyncio.shield(starting)
         except OSError as error:
