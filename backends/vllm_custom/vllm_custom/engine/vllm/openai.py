@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
+from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.requests import lora_request
-from vllm_custom.first_error import stop_at_first_error
 
 
 async def build_openai_application(
@@ -42,18 +43,10 @@ async def build_openai_application(
     validate_parsed_serve_args(args)
     tasks = await engine.get_supported_tasks()
     application = build_app(args, tasks, engine.model_config)
-    refuse_bodies_early(application)
     await init_app_state(engine, application.state, args, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)
-    return application
-
-
-def refuse_bodies_early(application: Any) -> None:
-    """Let the routes of a FastAPI application refuse a body for the first thing that is wrong, not for all of them."""
-    for route in application.routes:
-        for field in getattr(getattr(route, "dependant", None), "body_params", ()):
-            stop_at_first_error(field._type_adapter)
+    return read_bodies_in_threads(application, OPENAI_PATHS)
 
 
 class _LoraRequests(Mapping[str, Any]):
