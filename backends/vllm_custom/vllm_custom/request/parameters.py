@@ -38,7 +38,8 @@ def _text_or_nothing(value: Any) -> Any:
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
-JsonStrings = Annotated[list[str], BeforeValidator(_from_json)]
+# One wrong element is enough to refuse all of them; reasons for hundreds of thousands would take seconds to make.
+JsonStrings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_from_json)]
 TraceHeader = Annotated[str | None, BeforeValidator(_text_or_nothing)]
 
 

@@ -9,6 +9,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from vllm_custom.errors import invalid
+from vllm_custom.first_error import stop_at_first_error
 
 
 class FieldReader:
@@ -23,6 +24,8 @@ class FieldReader:
             name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False})
             for name, annotation in fields.items()
         }
+        for adapter in self._adapters.values():
+            stop_at_first_error(adapter)
 
     @property
     def names(self) -> list[str]:

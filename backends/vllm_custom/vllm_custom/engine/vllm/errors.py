@@ -37,6 +37,8 @@ def explain(error: BaseException) -> BackendError | None:
     # QueueOverflowError and its kin say by an HTTP status that the engine is busy (vllm.exceptions.GracefulHTTPError).
     if getattr(error, "http_status", None) in _BUSY or getattr(error, "status_code", None) in _BUSY:
         return UnavailableError(f"{error}")
+    if isinstance(error, RecursionError):  # JSON inside of a text, such as the arguments of a tool call
+        return InvalidRequestError("the request holds JSON that is nested too deeply")
     if isinstance(error, _not_found_errors()):
         return NotFoundError(str(error))
     if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
