@@ -22,7 +22,7 @@ from tools.installer import (
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import BuildError, Progress
-from tools.installer.paths import DEFAULT_REPOSITORY
+from tools.installer.paths import DEFAULT_REPOSITORY, IS_PACKAGED
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Command:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    # Works on files that a package does not hold.
+    needs_checkout: bool = False
 
 
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +103,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=DEFAULT_REPOSITORY,
         metavar="FOLDER",
-        help="default: model_repository beside build.py, of which only shapes_vl is loaded",
+        help="default: the models that come with it, of which only shapes_vl is loaded",
     )
     parser.add_argument(
         "--host",
@@ -258,12 +260,13 @@ COMMANDS = (
     ),
     Command(
         "test",
-        "run ruff, mypy and the tests",
-        "Install what is missing, then run ruff, mypy and pytest. With arguments only pytest runs:\n"
+        "run the linters and the tests",
+        "Install what is missing, then run ruff, mypy, codespell and pytest. With arguments only pytest runs:\n"
         "    build.py test tests/unit\n"
         "    build.py test -- -k stream -x",
         _test_arguments,
         test,
+        needs_checkout=True,
     ),
     Command(
         "doctor",
@@ -287,6 +290,19 @@ COMMANDS = (
         "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
         _compatibility_arguments,
         try_compatibility,
+        needs_checkout=True,
     ),
-    Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
+    Command(
+        "lock",
+        "resolve the dependencies anew",
+        "Write locks/ from pyproject.toml.",
+        lambda parser: None,
+        lock,
+        needs_checkout=True,
+    ),
 )
+
+
+def offered(*, is_packaged: bool = IS_PACKAGED) -> list[Command]:
+    """The commands that work here."""
+    return [command for command in COMMANDS if not (is_packaged and command.needs_checkout)]

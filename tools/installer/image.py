@@ -23,7 +23,7 @@ _MOUNT = "/mnt/standard"
 _CACHE = "/var/cache/vllm_custom"
 # What `install --into` needs of this checkout.
 _FOLDERS = ("tools/installer", "backends", "patches")
-IGNORE = "*\n!build.py\n!pyproject.toml\n!tools\n!backends\n!patches\n**/__pycache__\n"
+IGNORE = "*\n!build.py\n!tools\n!backends\n!patches\n**/__pycache__\n"
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
@@ -84,7 +84,7 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
         yield f"FROM {container.vllm_image}"
     yield from _packages(wish, container)
     copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
-    copies += [f"COPY build.py pyproject.toml {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
+    copies += [f"COPY build.py {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
     yield "\n".join(copies)
     yield _install(wish)
     yield from _serving(wish)
