@@ -150,6 +150,17 @@ def sources(folder: Path) -> dict[str, bytes]:
     return {name: text for name, text in found.items() if name != "version.json" and not name.startswith("patches/")}
 
 
+def test_the_backend_takes_its_own_package_where_a_wheel_is_installed_too(installed: Installed, tmp_path: Path) -> None:
+    """A backend of one version ran the package of another, once a wheel was in Triton's Python."""
+    utils = tmp_path / "triton_python_backend_utils.py"
+    utils.write_text("import vllm_custom\nprint(vllm_custom.__file__)\nraise SystemExit\n")
+    # As Triton's stub does it, which has the backend's folder at the end already.
+    code = "import runpy, sys; sys.path += sys.argv[1:]; runpy.run_path(sys.argv[1] + '/model.py')"
+    command = [str(installed.bin / "python"), "-c", code, str(BACKEND_SOURCES / "vllm_custom"), str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=installed.environ)
+    assert Path(found.stdout.strip()).is_relative_to(BACKEND_SOURCES)
+
+
 def test_the_image_can_be_built_from_it(installed: Installed) -> None:
     """Each COPY of the Dockerfile names something that the wheel brings; the context is the folder of its sources."""
     shown = installed.run("vllm-custom", "image", "--output", "-")
