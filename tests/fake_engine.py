@@ -132,6 +132,9 @@ class FakeEngine:
         """End like an engine process that was killed: what runs fails, and all that comes."""
         self.died = True
 
+    def release(self) -> None:
+        """Nothing is held."""
+
     async def check_health(self) -> None:
         if self.died:
             raise UnavailableError("the vLLM engine has died")

@@ -85,7 +85,7 @@ def test_the_log_says_what_the_base_is(
 ) -> None:
     line = LOG_LINE.search(triton.log_text())
     assert line, triton.log_text()[-2000:]
-    from vllm_custom.upstream.releases import fingerprint
+    from vllm_custom.base_backend.releases import fingerprint
 
     assert line[2] == fingerprint(BASE)
     for name, value in zip(("base", "hash", "vllm", "patches"), line.groups(), strict=True):

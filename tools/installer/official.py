@@ -15,11 +15,11 @@ from tools.installer.paths import BACKEND_SOURCES, PATCHES
 
 @functools.cache
 def _upstream(module: str) -> ModuleType:
-    """A module of vllm_custom.upstream, which needs the standard library only."""
+    """A module of vllm_custom.base_backend, which needs the standard library only."""
     folder = str(BACKEND_SOURCES / "vllm_custom")
     if folder not in sys.path:
         sys.path.append(folder)
-    return importlib.import_module(f"vllm_custom.upstream.{module}")
+    return importlib.import_module(f"vllm_custom.base_backend.{module}")
 
 
 def release_of(folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def load_loras(version_dir: Path, *, required: bool = True) -> dict[str, str]:
     return adapters
 
 
-def lora_enabled(arguments: dict[str, Any]) -> bool:
+def lora_enabled(arguments: Mapping[str, Any]) -> bool:
     """Whether ``enable_lora`` is set; the official backend takes a boolean or the string "true"."""
     return str(arguments.get("enable_lora", False)).lower() == "true"
 

@@ -21,9 +21,9 @@ _BASE = Path(os.environ.get("NULL_ENGINE_BASE") or _HERE.parent / "vllm")
 sys.path[:0] = [str(_BASE), str(_HERE)]
 sys.path.append(str(_CUSTOM))
 
-from vllm_custom.upstream.loader import installed_vllm  # noqa: E402
-from vllm_custom.upstream.patches import apply_patches  # noqa: E402
-from vllm_custom.upstream.releases import release_name  # noqa: E402
+from vllm_custom.base_backend.loader import installed_vllm  # noqa: E402
+from vllm_custom.base_backend.patches import apply_patches  # noqa: E402
+from vllm_custom.base_backend.releases import release_name  # noqa: E402
 
 apply_patches(_CUSTOM / "patches", release_name(_BASE) or "unknown", installed_vllm())
 

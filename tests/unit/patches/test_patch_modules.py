@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from patches import v0_metrics
-from vllm_custom.upstream.releases import release_names
+from vllm_custom.base_backend.releases import release_names
 
 PATCHES = Path(__file__).resolve().parents[3] / "patches"
 NAMES = sorted(path.stem for path in PATCHES.glob("*.py") if not path.stem.startswith("_"))

@@ -55,8 +55,8 @@ INTERNAL = {
     ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
     ("contract/limits.py", "ValueError"),
-    ("upstream/patches.py", "ImportError"),
-    ("upstream/adapter.py", "AttributeError"),
+    ("base_backend/patches.py", "ImportError"),
+    ("base_backend/adapter.py", "AttributeError"),
 }
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from tests.sounds import RATE, film, greys, sound, tone
 from vllm_custom.config import Settings
+from vllm_custom.engine.vllm import install_connector
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader, install_connector
+from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.sources.reading import Sources
 
@@ -203,10 +204,13 @@ def test_every_loan_has_handles_of_its_own() -> None:
         assert none == []
 
 
-async def test_vllm_loads_nothing_by_itself(vllm: None) -> None:
+async def test_vllm_loads_nothing_by_itself(vllm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither files nor URLs nor tensors: a client could hand it a pickle."""
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # all of these are put back
+    for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MAX_IMAGE_PIXELS"):
+        monkeypatch.setenv(name, "")
     install_connector(HandleTable(), 1000, 30)
     connector = MEDIA_CONNECTOR_REGISTRY.load("vllm_custom")
     names = [name for name in dir(connector) if name.startswith(("fetch_", "load_from_url"))]

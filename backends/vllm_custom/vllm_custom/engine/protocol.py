@@ -187,6 +187,9 @@ class Engine(Protocol):
     def is_dead(self) -> bool:
         """Whether the engine has died. Cheap; from any thread."""
 
+    def release(self) -> None:
+        """Let go of the engine, which has been shut down: tracebacks that libraries keep may hold this object for ever."""
+
     async def check_health(self) -> None:
         """Raises: UnavailableError: the engine has died."""
 

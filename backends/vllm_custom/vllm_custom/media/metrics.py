@@ -113,8 +113,10 @@ class MediaMetrics:
         self._executor.submit(self._report, record)
 
     def close(self) -> None:
-        """Report what waits, and end the thread."""
+        """Report what waits, end the thread, and let go of Triton's objects, which must not outlive its memory."""
         self._executor.shutdown(wait=True)
+        self._families.clear()
+        self._metric.cache_clear()
 
     def _register(self, pb_utils: Any) -> None:
         kinds = pb_utils.MetricFamily

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,10 @@ class ModelFiles:
     adapters: Mapping[str, str] = field(default_factory=dict)
     lora_enabled: bool = False
 
+    def with_adapters(self, adapters: Mapping[str, str], *, enabled: bool) -> ModelFiles:
+        """The same with what multi_lora.json says, and whether the engine runs with LoRA."""
+        return replace(self, adapters=adapters, lora_enabled=enabled)
+
 
 class Service:
     """Everything that serves one model. ``runner`` takes its requests."""
@@ -82,6 +86,7 @@ class Service:
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
         """
+        self._engine = engine
         log = self._log = QueuedLog(pb_utils.Logger)
         labels = {"model": settings.model_name, "version": files.version}
         self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils)
@@ -140,6 +145,7 @@ class Service:
             if metrics is not None:
                 metrics.close()
         self._log.close()
+        self._engine.release()
 
 
 def wait_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _Result]) -> _Result:

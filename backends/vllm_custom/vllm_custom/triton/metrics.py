@@ -45,8 +45,10 @@ class RequestMetrics:
             self._executor.submit(self._report)
 
     def close(self) -> None:
-        """Report what waits, and end the thread."""
+        """Report what waits, end the thread, and let go of Triton's objects, which must not outlive its memory."""
         self._executor.shutdown(wait=True)
+        self._families.clear()
+        self._metrics.clear()
 
     def _register(self, pb_utils: Any) -> None:
         try:

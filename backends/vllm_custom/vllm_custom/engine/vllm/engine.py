@@ -70,6 +70,9 @@ class VllmEngine:
     def is_dead(self) -> bool:
         return bool(self._llm.errored)
 
+    def release(self) -> None:
+        self._llm = None
+
     async def check_health(self) -> None:
         try:
             await self._llm.check_health()

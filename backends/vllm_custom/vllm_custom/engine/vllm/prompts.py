@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -92,8 +93,10 @@ def template_arguments() -> frozenset[str]:
     import inspect
 
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
-    from vllm.renderers.hf import safe_apply_chat_template
 
-    applying = (PreTrainedTokenizerBase.apply_chat_template, ProcessorMixin.apply_chat_template)
-    names = {name for function in applying for name in inspect.signature(function).parameters}
-    return frozenset(names | set(inspect.signature(safe_apply_chat_template).parameters))
+    applying: list[Any] = [PreTrainedTokenizerBase.apply_chat_template, ProcessorMixin.apply_chat_template]
+    with contextlib.suppress(ImportError):  # older versions of vLLM have it elsewhere, or not at all
+        from vllm.renderers.hf import safe_apply_chat_template
+
+        applying.append(safe_apply_chat_template)
+    return frozenset(name for function in applying for name in inspect.signature(function).parameters)

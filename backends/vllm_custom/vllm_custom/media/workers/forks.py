@@ -48,6 +48,7 @@ class ForkServer:
         self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._numbers = itertools.count()
+        self._workers: dict[int, Worker] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
@@ -72,18 +73,23 @@ class ForkServer:
                 raise UnavailableError(f"no process that decodes media can be started: {error.strerror}") from error
             raise
         ours.setblocking(False)
-        return Worker(number, ours, confinement)
+        with self._lock:
+            self._workers[number] = Worker(number, ours, confinement)
+            return self._workers[number]
 
     def end(self, worker: Worker) -> None:
         """Kill a worker, whatever it does. Does not block."""
         worker.channel.close()
         with self._lock, contextlib.suppress(OSError):  # else the fork server has gone, and all workers with it
+            self._workers.pop(worker.number, None)
             if self._control is not None:
                 self._control.send(f"kill {worker.number}".encode())
 
     def close(self) -> None:
         """End the fork server and all workers. Blocking."""
         with self._lock:
+            while self._workers:
+                self._workers.popitem()[1].channel.close()
             self._stop()
 
     def _ask_for_fork(self, number: int, channel: socket.socket) -> None:

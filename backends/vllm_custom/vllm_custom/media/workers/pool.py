@@ -69,8 +69,7 @@ class DecoderPool:
 
     def close(self) -> None:
         """End all workers."""
-        while self._idle:
-            self._idle.pop().channel.close()
+        self._idle.clear()
         self._forks.close()
 
     async def measure(self, job: Job, data: bytes | bytearray) -> int:

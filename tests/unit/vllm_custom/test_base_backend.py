@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from vllm_custom.base_backend import BaseModelAdapter, load_base, loader, releases
+from vllm_custom.base_backend.adapter import with_current_hooks
+from vllm_custom.base_backend.patches import DISABLE_VARIABLE, PatchReport, apply_patches
+from vllm_custom.base_backend.releases import fingerprint, release_name
 from vllm_custom.errors import ConfigError
-from vllm_custom.upstream import UpstreamAdapter, load_upstream, loader, releases, with_current_hooks
-from vllm_custom.upstream.patches import DISABLE_VARIABLE, PatchReport, apply_patches
-from vllm_custom.upstream.releases import fingerprint, release_name
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 BASE = "import {helper}\nclass TritonPythonModel:\n    name = {helper}.NAME\n"
@@ -29,7 +30,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = set(sys.modules)
     APPLIED.clear()
     yield
-    load_upstream.cache_clear()
+    load_base.cache_clear()
     for name in set(sys.modules) - before:
         del sys.modules[name]
 
@@ -44,9 +45,9 @@ def make_base(folder: Path, helper: str = "tiny_helper") -> Path:
 def make_patch(folder: Path, name: str, *, before_vllm: bool = False, applies: str = "True") -> None:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.py").write_text(
-        f"import test_upstream\nNAME = {name!r}\nBEFORE_VLLM = {before_vllm}\n"
+        f"import test_base_backend\nNAME = {name!r}\nBEFORE_VLLM = {before_vllm}\n"
         f"def applies(upstream, vllm_version): return {applies}\n"
-        f"def apply(): test_upstream.APPLIED.append(NAME)\n"
+        f"def apply(): test_base_backend.APPLIED.append(NAME)\n"
     )
 
 
@@ -59,9 +60,9 @@ def backend_dir(tmp_path: Path) -> Path:
 
 def test_the_sibling_folder_is_the_default(backend_dir: Path) -> None:
     folder = make_base(backend_dir.parent / "vllm")
-    loaded = load_upstream(backend_dir, "")
+    loaded = load_base(backend_dir, "")
     assert (loaded.directory, loaded.model_class.name) == (folder, "vllm")
-    assert load_upstream(backend_dir, "").model_class is loaded.model_class
+    assert load_base(backend_dir, "").model_class is loaded.model_class
 
 
 def test_the_environment_goes_before_the_sibling_and_the_config_before_both(
@@ -71,8 +72,8 @@ def test_the_environment_goes_before_the_sibling_and_the_config_before_both(
     environment = make_base(backend_dir.parent / "environment", "environment_helper")
     config = make_base(backend_dir.parent / "config", "config_helper")
     monkeypatch.setenv(loader.DIRECTORY_VARIABLE, str(environment))
-    assert load_upstream(backend_dir, "").model_class.name == "environment"
-    assert load_upstream(backend_dir, str(config)).model_class.name == "config"
+    assert load_base(backend_dir, "").model_class.name == "environment"
+    assert load_base(backend_dir, str(config)).model_class.name == "config"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_the_environment_goes_before_the_sibling_and_the_config_before_both(
 )
 def test_a_missing_base_says_where_it_was_looked_for(backend_dir: Path, configured: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load_upstream(backend_dir, configured)
+        load_base(backend_dir, configured)
     assert message in str(error.value)
 
 
@@ -94,7 +95,7 @@ def test_a_model_without_the_class_is_refused(backend_dir: Path, source: str) ->
     folder.mkdir()
     (folder / "model.py").write_text(source)
     with pytest.raises(ConfigError, match="has no class TritonPythonModel"):
-        load_upstream(backend_dir, "")
+        load_base(backend_dir, "")
 
 
 def test_a_base_that_fails_to_import_is_not_left_half_loaded(backend_dir: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_base_that_fails_to_import_is_not_left_half_loaded(backend_dir: Path) 
     folder.mkdir()
     (folder / "model.py").write_text("raise OSError('no GPU')\n")
     with pytest.raises(OSError, match="no GPU"):
-        load_upstream(backend_dir, "")
+        load_base(backend_dir, "")
     assert not any(name.startswith("vllm_custom_upstream_model") for name in sys.modules)
 
 
@@ -110,7 +111,7 @@ def test_the_log_line_names_release_versions_and_patches(backend_dir: Path, monk
     folder = make_base(backend_dir.parent / "vllm")
     make_patch(backend_dir / "patches", "one")
     monkeypatch.setattr(loader, "installed_vllm", lambda: "0.32.0")
-    loaded = load_upstream(backend_dir, "")
+    loaded = load_base(backend_dir, "")
     assert loaded.release is None
     sha = fingerprint(folder)
     assert loaded.describe() == f"base: unknown vLLM backend (sha {sha}), vLLM 0.32.0, patches: [one]"
@@ -215,10 +216,10 @@ def test_patches_act_before_the_base_is_imported(backend_dir: Path) -> None:
     folder = backend_dir.parent / "vllm"
     folder.mkdir()
     (folder / "model.py").write_text(
-        "import test_upstream\nclass TritonPythonModel:\n    seen = list(test_upstream.APPLIED)\n"
+        "import test_base_backend\nclass TritonPythonModel:\n    seen = list(test_base_backend.APPLIED)\n"
     )
     make_patch(backend_dir / "patches", "early")
-    assert load_upstream(backend_dir, "").model_class.seen == ["early"]
+    assert load_base(backend_dir, "").model_class.seen == ["early"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ async def test_internals_are_found_under_the_names_they_have_had(
 ) -> None:
     shutdown = asyncio.Event()
     model = SimpleNamespace(**{engine: "engine", loop: "loop", event: shutdown, count: 0})
-    adapter = UpstreamAdapter(model)
+    adapter = BaseModelAdapter(model)
     assert (adapter.engine, adapter.event_loop, adapter.shutting_down) == ("engine", "loop", False)
     shutdown.set()
     assert adapter.shutting_down
@@ -311,7 +312,7 @@ def test_a_base_with_the_hooks_of_today_is_taken_as_it_is() -> None:
 
 def test_a_base_without_the_internals_is_named() -> None:
     with pytest.raises(AttributeError, match="has none of _llm_engine, llm_engine"):
-        _ = UpstreamAdapter(SimpleNamespace()).engine
+        _ = BaseModelAdapter(SimpleNamespace()).engine
 
 
 @pytest.mark.parametrize(
@@ -322,5 +323,5 @@ def test_a_base_without_the_internals_is_named() -> None:
     ],
 )
 def test_adapters_are_those_of_the_base(model: SimpleNamespace, expected: dict[str, str]) -> None:
-    assert UpstreamAdapter(model).adapters() == expected
-    assert UpstreamAdapter(model).lora_enabled is model.enable_lora
+    assert BaseModelAdapter(model).adapters() == expected
+    assert BaseModelAdapter(model).lora_enabled is model.enable_lora

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from vllm_custom.base_backend.releases import UNKNOWN
 from vllm_custom.errors import ConfigError
-from vllm_custom.upstream.releases import UNKNOWN
 
 DISABLE_VARIABLE = "VLLM_CUSTOM_DISABLE_PATCHES"
 

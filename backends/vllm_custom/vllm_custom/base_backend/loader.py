@@ -10,16 +10,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_custom.base_backend.patches import PatchReport, apply_patches
+from vllm_custom.base_backend.releases import UNKNOWN, fingerprint, release_name
 from vllm_custom.errors import ConfigError
-from vllm_custom.upstream.patches import PatchReport, apply_patches
-from vllm_custom.upstream.releases import UNKNOWN, fingerprint, release_name
 
 DIRECTORY_VARIABLE = "VLLM_BACKEND_DIR"
 _MODULE_NAME = "vllm_custom_upstream_model"
 
 
 @dataclass(frozen=True)
-class LoadedUpstream:
+class LoadedBase:
     """The class to build on, and where it comes from."""
 
     model_class: type
@@ -47,7 +47,7 @@ def installed_vllm() -> str:
 
 
 @functools.cache
-def load_upstream(backend_dir: Path, configured: str) -> LoadedUpstream:
+def load_base(backend_dir: Path, configured: str) -> LoadedBase:
     """Find, patch and import the base class.
 
     Args:
@@ -60,7 +60,7 @@ def load_upstream(backend_dir: Path, configured: str) -> LoadedUpstream:
     directory = _directory(backend_dir, configured)
     release = release_name(directory)
     patches = apply_patches(_patch_dir(backend_dir), release or UNKNOWN, installed_vllm())
-    return LoadedUpstream(_import_class(directory), directory, release, fingerprint(directory), patches)
+    return LoadedBase(_import_class(directory), directory, release, fingerprint(directory), patches)
 
 
 def _directory(backend_dir: Path, configured: str) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from vllm_custom.upstream import relied_on
+from vllm_custom.base_backend import relied_on
 
 
-class UpstreamAdapter:
+class BaseModelAdapter:
     """Engine, event loop and in-flight counter of an initialised base model."""
 
     def __init__(self, model: Any) -> None:

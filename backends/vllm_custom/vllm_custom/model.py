@@ -1,0 +1,118 @@
+"""A model from its load to its unload: the base model with the engine, and the service in front of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_custom import engine_args, process
+from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
+from vllm_custom.config import Settings
+from vllm_custom.decoders.image import set_pixel_limit
+from vllm_custom.engine import vllm as engine
+from vllm_custom.media import HandleTable
+from vllm_custom.orphans import guard_against_orphans
+from vllm_custom.serving.service import ModelFiles, Service, wait_on
+from vllm_custom.triton.autocomplete import check_response_cache
+
+
+class Model:
+    """One version of a model on one instance of Triton."""
+
+    def __init__(self, args: Mapping[str, str], backend_dir: Path, pb_utils: Any, *, merge: bool = True) -> None:
+        """Load it: check what config.pbtxt and model.json say, start the engine, put the service together.
+
+        Args:
+            args: of Triton's ``initialize``.
+            backend_dir: the folder of this backend.
+            pb_utils: Triton's module.
+            merge: whether what waits of a stream is sent as one response.
+
+        Raises:
+            ConfigError: what is wrong with the model's configuration.
+        """
+        model_config = json.loads(args["model_config"])
+        check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
+        self._settings = Settings.from_model_config(model_config)
+        self._version_dir = Path(pb_utils.get_model_dir())
+        self._log = pb_utils.Logger
+        loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
+        self._announce(loaded)
+        files = self._files()
+        handles = HandleTable()
+        engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
+        set_pixel_limit(self._settings.image_max_pixels)
+        guard_against_orphans(self._log.log_warn)
+        # Its imports take as long as a good part of the engine's start.
+        compiling = engine.CompileProcess()
+        self._base: Any = None
+        try:
+            self._base = self._started(extended(loaded.model_class, self), args, model_config)
+            base = BaseModelAdapter(self._base)
+            running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
+            files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
+            self._service = Service(running, base, self._settings, files, handles, pb_utils, merge=merge)
+        except BaseException:
+            compiling.close()
+            if self._base is not None:
+                self._base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
+            raise
+        process.share_interpreter()
+        process.spare_start_up()
+
+    def submit(self, request: Any) -> None:
+        """Serve one of Triton's requests; returns soon."""
+        try:
+            self._service.runner.submit(request)
+        except Exception as error:  # Triton gives no way to answer it; the others are served
+            self._log.log_error(f"[vllm_custom] a request cannot be answered: {error!r}")
+
+    def close(self) -> None:
+        """Let the requests under way end, then the engine and everything around it."""
+        self._base.finalize()
+        self._service.close()
+        # Metric families hold memory that Triton shares with this process: they have to go before the interpreter
+        # does, which would otherwise end in a segmentation fault. They hang in cycles with the engine's loggers.
+        del self._service
+        self._base._vllm_metrics = None
+        del self._base
+        process.collect_everything()
+
+    def engine_arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Paths resolved, and config.pbtxt's parser for reasoning in its place."""
+        arguments = engine_args.resolve_paths(given, self._version_dir)
+        if self._settings.reasoning_parser:
+            arguments["reasoning_parser"] = self._settings.reasoning_parser
+        engine.prepare_reasoning(arguments)
+        return arguments
+
+    def lora_adapters(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
+        """multi_lora.json, which may be missing where LORA_DIR is set."""
+        if not engine_args.lora_enabled(arguments):
+            return None
+        return engine_args.load_loras(self._version_dir, required=not self._settings.lora_dir)
+
+    def _files(self) -> ModelFiles:
+        arguments = engine_args.load_engine_args(self._version_dir, engine.engine_argument_names())
+        engine.check_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser)
+        lora_enabled = engine_args.lora_enabled(arguments)
+        return ModelFiles(
+            self._version_dir.name,
+            self._settings.read_chat_template(self._version_dir),
+            self._settings.find_lora_dir(self._version_dir, enable_lora=lora_enabled),
+        )
+
+    def _started(self, base: type, args: Mapping[str, str], model_config: dict[str, Any]) -> Any:
+        # The base serves decoupled models only and says so by an assertion; our way out does both.
+        model_config["model_transaction_policy"] = {"decoupled": True}
+        model: Any = base()
+        with process.fast_event_loops():
+            model.initialize({**args, "model_config": json.dumps(model_config)})
+        model.using_decoupled = self._settings.decoupled
+        return model
+
+    def _announce(self, loaded: LoadedBase) -> None:
+        log = self._log.log_info if loaded.release else self._log.log_warn
+        log(f"[vllm_custom] {loaded.describe()}")
