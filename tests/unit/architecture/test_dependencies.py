@@ -51,7 +51,7 @@ STANDARD_LIBRARY_ONLY = {
     "installer": Part(
         (CHECKOUT / "build.py", CHECKOUT / "tools/installer"), without=(CHECKOUT / "tools/installer/demo_client.py",)
     ),
-    "what the installer reads": Part((PACKAGE / "upstream",)),
+    "what the installer reads": Part((PACKAGE / "base_backend",)),
 }
 
 
