@@ -18,14 +18,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from tools.installer import commands
 from tools.installer.console import BuildError
+from tools.installer.paths import COMMAND, PROGRAM
+
+_DESCRIPTION = f"""Install, serve, try and diagnose vllm_custom.
+
+Start with `{COMMAND} demo`; each command has --help.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
-        prog="build.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROGRAM, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subcommands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in commands.COMMANDS:
+    for command in commands.offered():
         sub = subcommands.add_parser(
             command.name,
             help=command.summary,
@@ -47,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except BuildError as error:
-        print(f"\nbuild.py: {error}", file=sys.stderr)
+        print(f"\n{PROGRAM}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nbuild.py: stopped (an installation goes on where it was, with the same command)", file=sys.stderr)
+        print(f"\n{PROGRAM}: stopped (an installation goes on where it was, with the same command)", file=sys.stderr)
         return 130
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 BACKEND_DIR = Path(__file__).parent
-if str(BACKEND_DIR) not in sys.path:
-    sys.path.append(str(BACKEND_DIR))
+# In front of a wheel of vllm_custom in this Python, which may be of another version.
+sys.path.insert(0, str(BACKEND_DIR))
 
 import triton_python_backend_utils as pb_utils  # noqa: E402  (the paths above come first)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from tools.installer import (
     backends,
     compatibility,
-    containers,
     doctor,
     environment,
     frontend,
     image,
     into,
+    lock_reports,
     locks,
     server,
     testing,
@@ -22,7 +22,7 @@ from tools.installer import (
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import BuildError, Progress
-from tools.installer.paths import DEFAULT_REPOSITORY
+from tools.installer.paths import DEFAULT_REPOSITORY, IS_PACKAGED
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Command:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    # Works on files that a package does not hold.
+    needs_checkout: bool = False
 
 
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +103,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=DEFAULT_REPOSITORY,
         metavar="FOLDER",
-        help="default: model_repository beside build.py, of which only shapes_vl is loaded",
+        help="default: the models that come with it, of which only shapes_vl is loaded",
     )
     parser.add_argument(
         "--host",
@@ -155,37 +157,6 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
 def test(options: argparse.Namespace) -> int:
     progress = Progress()
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
-
-
-def _image_arguments(parser: argparse.ArgumentParser) -> None:
-    newest = containers.NEWEST
-    parser.add_argument(
-        "--release", default=newest, metavar="YY.MM", help=f"of NVIDIA's containers (default: {newest})"
-    )
-    base = "build on the container with vLLM, or on the standard one with vLLM from PyPI (default: vllm)"
-    parser.add_argument("--from", dest="base", choices=(image.VLLM, image.STANDARD), default=image.VLLM, help=base)
-    parser.add_argument("--ensemble", action="store_true", help="refuse where ensembles are known not to work")
-    more = "backends of the standard container to bring along, e.g. onnxruntime"
-    parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
-    parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
-    openai = "start the OpenAI frontend on this port, beside Triton's 8000 and 8001"
-    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
-    file = "default: build/image/Dockerfile; - is standard output"
-    parser.add_argument("--output", type=Path, default=image.DEFAULT_FILE, metavar="FILE", help=file)
-    parser.add_argument("--build", action="store_true", help="build the image too, with docker or podman")
-    parser.add_argument("--tag", default="vllm_custom", metavar="NAME", help="of the image (default: vllm_custom)")
-
-
-def make_image(options: argparse.Namespace) -> int:
-    wish = image.Wish(
-        release=options.release,
-        base=options.base,
-        ensemble=options.ensemble,
-        backends=tuple(options.backends),
-        root=options.root,
-        openai_port=options.openai_port,
-    )
-    return image.run(wish, options.output, options.tag, build=options.build)
 
 
 def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,12 +229,13 @@ COMMANDS = (
     ),
     Command(
         "test",
-        "run ruff, mypy and the tests",
-        "Install what is missing, then run ruff, mypy and pytest. With arguments only pytest runs:\n"
+        "run the linters and the tests",
+        "Install what is missing, then run ruff, mypy, codespell and pytest. With arguments only pytest runs:\n"
         "    build.py test tests/unit\n"
         "    build.py test -- -k stream -x",
         _test_arguments,
         test,
+        needs_checkout=True,
     ),
     Command(
         "doctor",
@@ -276,8 +248,8 @@ COMMANDS = (
         "image",
         "write a Dockerfile with vllm_custom, and build it",
         "Write a Dockerfile on top of one of NVIDIA's containers of Triton, and build the image with --build.",
-        _image_arguments,
-        make_image,
+        image.add_arguments,
+        image.run_command,
     ),
     Command(
         "compatibility",
@@ -287,6 +259,34 @@ COMMANDS = (
         "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
         _compatibility_arguments,
         try_compatibility,
+        needs_checkout=True,
     ),
-    Command("lock", "resolve the dependencies anew", "Write locks/ from pyproject.toml.", lambda parser: None, lock),
+    Command(
+        "sbom",
+        "write a bill of materials",
+        "Write the packages of a lock as a CycloneDX bill of materials.",
+        lock_reports.add_sbom_arguments,
+        lock_reports.write_sbom,
+    ),
+    Command(
+        "audit",
+        "look for known vulnerabilities",
+        "Run pip-audit on the packages of a lock. Needs its database, and so the network.\n"
+        "Exits with 1 where a package has a known vulnerability, or could not be looked up.",
+        lock_reports.add_arguments,
+        lock_reports.audit,
+    ),
+    Command(
+        "lock",
+        "resolve the dependencies anew",
+        "Write locks/ from pyproject.toml.",
+        lambda parser: None,
+        lock,
+        needs_checkout=True,
+    ),
 )
+
+
+def offered(*, is_packaged: bool = IS_PACKAGED) -> list[Command]:
+    """The commands that work here."""
+    return [command for command in COMMANDS if not (is_packaged and command.needs_checkout)]

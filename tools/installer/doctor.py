@@ -25,7 +25,7 @@ from tools.installer.backends import STUB
 from tools.installer.checks import Check, Checks, Status, failed, table
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
-from tools.installer.paths import BACKEND_SOURCES, BACKENDS, home
+from tools.installer.paths import BACKEND_SOURCES, BACKENDS, COMMAND, home
 from tools.installer.repository import models_of
 from tools.installer.server import SHARED_MEMORY, child_environment
 from tools.installer.triton_tree import TritonTree
@@ -101,7 +101,7 @@ def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> l
     checks = [target.release_check(source)]
     vllm = _installed_vllm(flavour, python)
     if vllm is None:
-        checks.append(Check("imports", Status.WARN, "not compared: no vLLM is installed", "python3 build.py install"))
+        checks.append(Check("imports", Status.WARN, "not compared: no vLLM is installed", f"{COMMAND} install"))
     for finding in official.compare(source, vllm):
         if finding.is_fatal:
             checks.append(Check(finding.name, Status.FAIL, finding.problem, "see docs/upgrading.md"))
@@ -161,7 +161,7 @@ def _python(chosen: interpreter.Interpreter) -> Checks:
 
 
 def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
-    install = "python3 build.py install"
+    install = f"{COMMAND} install"
     if found.is_complete:
         wrong = environment.differences(found, locks.read_pins(found.flavour, chosen.minor))
         if wrong:
@@ -192,7 +192,7 @@ def _versions(found: Environment) -> Checks:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
     yield Check("transformers", Status.OK, versions.get("transformers", "missing"))
     yield target.numpy_check(versions.get("numpy"), triton_of(wheel), f"{found.python} -m pip install")
-    yield from torch_check.examine(found.site_packages, f"rm -r {found.folder} && python3 build.py install")
+    yield from torch_check.examine(found.site_packages, f"rm -r {found.folder} && {COMMAND} install")
 
 
 def triton_of(wheel: str) -> str:
@@ -221,7 +221,7 @@ def _hooks(found: Environment) -> Checks:
     if hooks.is_current(found.site_packages, found.flavour):
         yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.flavour)) or "none needed")
     else:
-        yield Check("start-up patches", Status.FAIL, "not as in patches/", "python3 build.py install")
+        yield Check("start-up patches", Status.FAIL, "not as in patches/", f"{COMMAND} install")
 
 
 def _backends(found: Environment) -> Checks:
@@ -231,9 +231,7 @@ def _backends(found: Environment) -> Checks:
     missing = expected - set(present)
     if missing:
         lacking = ", ".join(sorted(missing))
-        yield Check(
-            "backends folder", Status.WARN, f"lacks {lacking}", "python3 build.py install (the others do it too)"
-        )
+        yield Check("backends folder", Status.WARN, f"lacks {lacking}", f"{COMMAND} install (the others do it too)")
     else:
         yield Check("backends folder", Status.OK, f"{', '.join(present)} for Python {found.python_minor}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.installer import hooks, interpreter, locks, machine, torch_build
 from tools.installer.console import BuildError, Progress
-from tools.installer.paths import home
+from tools.installer.paths import PROGRAM, home
 from tools.installer.pip import Pip
 
 # Raise it when the way of installing changes, so that environments made the old way are not taken for new ones.
@@ -55,7 +55,7 @@ class Environment:
     def site_packages(self) -> Path:
         found = sorted(self.folder.glob("lib/python3.*/site-packages"))
         if not found:
-            raise BuildError(f"{self.folder} holds no packages", "run `build.py install`")
+            raise BuildError(f"{self.folder} holds no packages", f"run `{PROGRAM} install`")
         return found[0]
 
     @property
@@ -78,7 +78,7 @@ def current() -> Environment:
     """The environment this process runs in (for tests and the demo's client)."""
     environment = Environment(Path(sys.prefix), "")
     if not environment.is_complete:
-        raise BuildError(f"{sys.prefix} was not made by build.py", "run this through `build.py test`")
+        raise BuildError(f"{sys.prefix} was not made by {PROGRAM}", f"run this through `{PROGRAM}`")
     return Environment(environment.folder, environment.facts["flavour"])
 
 
@@ -189,7 +189,7 @@ def _verify(environment: Environment, pins: dict[str, str]) -> None:
     if wrong:
         raise BuildError(
             f"pip ended well, and yet the environment is not what the lock says: {'; '.join(wrong[:5])}",
-            f"remove {environment.folder} and run `build.py install` again",
+            f"remove {environment.folder} and run `{PROGRAM} install` again",
         )
     if not (environment.triton / "bin/tritonserver").is_file():
         raise BuildError("nvidia-pytriton brought no tritonserver", f"remove {environment.folder} and install again")
@@ -215,6 +215,6 @@ def _only_one(environment: Environment, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.step("another build.py is at work on this environment: waiting for it")
+            progress.step(f"another {PROGRAM} is at work on this environment: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

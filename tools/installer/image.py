@@ -1,5 +1,6 @@
 """`image`: a Dockerfile for a container with vllm_custom, and the image itself where a container engine is present."""
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ _MOUNT = "/mnt/standard"
 _CACHE = "/var/cache/vllm_custom"
 # What `install --into` needs of this checkout.
 _FOLDERS = ("tools/installer", "backends", "patches")
-IGNORE = "*\n!build.py\n!pyproject.toml\n!tools\n!backends\n!patches\n**/__pycache__\n"
+IGNORE = "*\n!build.py\n!tools\n!backends\n!patches\n**/__pycache__\n"
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
@@ -84,7 +85,7 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
         yield f"FROM {container.vllm_image}"
     yield from _packages(wish, container)
     copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
-    copies += [f"COPY build.py pyproject.toml {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
+    copies += [f"COPY build.py {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
     yield "\n".join(copies)
     yield _install(wish)
     yield from _serving(wish)
@@ -169,3 +170,34 @@ def run(wish: Wish, file: Path, tag: str, *, build: bool, say: Callable[[str], o
         say(f"written: {file}\nto build it: {' '.join(command)}")
         return 0
     return subprocess.run(command, check=False).returncode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    newest = containers.NEWEST
+    parser.add_argument(
+        "--release", default=newest, metavar="YY.MM", help=f"of NVIDIA's containers (default: {newest})"
+    )
+    base = "build on the container with vLLM, or on the standard one with vLLM from PyPI (default: vllm)"
+    parser.add_argument("--from", dest="base", choices=(VLLM, STANDARD), default=VLLM, help=base)
+    parser.add_argument("--ensemble", action="store_true", help="refuse where ensembles are known not to work")
+    more = "backends of the standard container to bring along, e.g. onnxruntime"
+    parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
+    parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
+    openai = "start the OpenAI frontend on this port, beside Triton's 8000 and 8001"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    file = f"default: {DEFAULT_FILE}; - is standard output"
+    parser.add_argument("--output", type=Path, default=DEFAULT_FILE, metavar="FILE", help=file)
+    parser.add_argument("--build", action="store_true", help="build the image too, with docker or podman")
+    parser.add_argument("--tag", default="vllm_custom", metavar="NAME", help="of the image (default: vllm_custom)")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    wish = Wish(
+        release=options.release,
+        base=options.base,
+        ensemble=options.ensemble,
+        backends=tuple(options.backends),
+        root=options.root,
+        openai_port=options.openai_port,
+    )
+    return run(wish, options.output, options.tag, build=options.build)

@@ -18,12 +18,13 @@ from typing import Any
 from tools.installer import backends, official, target
 from tools.installer.checks import failed, table
 from tools.installer.console import BuildError
-from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, PATCHES
+from tools.installer.paths import BACKEND_SOURCES, IS_PACKAGED, PATCHES, PROGRAM
 from tools.installer.triton_tree import TritonTree
 
 NAME = "vllm_custom"
 VERSION_FILE = "version.json"
 _SHOWN = 5
+_SOURCES = "this package" if IS_PACKAGED else "this checkout"
 Say = Callable[[str], object]
 
 
@@ -57,7 +58,7 @@ def install(wish: Wish, say: Say = print) -> int:
         return 1
     folders = [NAME, *([target.BASE] if wish.stand_in else []), *names]
     for name in folders:
-        origin = source.backends / name if source and name in names else "this checkout"
+        origin = source.backends / name if source and name in names else _SOURCES
         say(f"{'would add' if wish.dry_run else 'adding'} {tree.backends / name} (from {origin})")
     for name in _folders(tree):
         if name not in folders:
@@ -66,7 +67,7 @@ def install(wish: Wish, say: Say = print) -> int:
             )
     if not wish.dry_run:
         _add(tree, source, folders, names, _facts(tree, interpreter, base))
-        say(f"installed; to undo it: build.py install --into {tree.root} --uninstall")
+        say(f"installed; to undo it: {PROGRAM} install --into {tree.root} --uninstall")
     return 0
 
 
@@ -74,7 +75,7 @@ def uninstall(wish: Wish, say: Say = print) -> int:
     """Take away what `install` has added. Raises BuildError where it was changed since."""
     tree = TritonTree.of(wish.root)
     if _installed(tree) is None:
-        raise BuildError(f"{tree.backends} has no {NAME} that was installed by build.py", "check the folder")
+        raise BuildError(f"{tree.backends} has no {NAME} that was installed by {PROGRAM}", "check the folder")
     _refuse_changes(tree)
     for name in _folders(tree):
         say(f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name}")
@@ -94,7 +95,7 @@ def _refuse_changes(tree: TritonTree) -> None:
 def _refuse_foreign(tree: TritonTree) -> None:
     if (tree.backends / NAME).exists() and _installed(tree) is None:
         raise BuildError(
-            f"{tree.backends / NAME} exists, and build.py did not install it", "move it away, or remove it by hand"
+            f"{tree.backends / NAME} exists, and {PROGRAM} did not install it", "move it away, or remove it by hand"
         )
 
 
@@ -246,8 +247,9 @@ def _facts(tree: TritonTree, interpreter: target.Interpreter, base: Path) -> dic
 
 
 def own_version() -> str:
-    """As pyproject.toml says it; a bare Python 3.10 cannot read TOML."""
-    match = re.search(r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
+    """As the package says it, which may need more than the standard library to be imported."""
+    file = BACKEND_SOURCES / NAME / NAME / "__init__.py"
+    match = re.search(r'^__version__ = "(.+)"$', file.read_text(), re.MULTILINE)
     if match is None:
-        raise BuildError("pyproject.toml names no version")
+        raise BuildError(f"{file.name} of {NAME} names no version")
     return match[1]

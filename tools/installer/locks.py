@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tools.installer.console import BuildError, Progress
-from tools.installer.paths import CHECKOUT, LOCKS
+from tools.installer.paths import CHECKOUT, LOCKS, PROGRAM
 
 FLAVOURS = ("cpu", "cuda")
 # vLLM 0.32 needs 3.11 at least; numpy 1.26, which Triton's stub needs, has wheels up to 3.12.
@@ -51,7 +51,7 @@ def parse_pins(text: str, python: str) -> dict[str, str]:
             continue
         match = _PIN.fullmatch(line.strip())
         if match is None:
-            raise BuildError(f"line {number} of the lock is not name==version: {line!r}", "run `build.py lock`")
+            raise BuildError(f"line {number} of the lock is not name==version: {line!r}", f"run `{PROGRAM} lock`")
         if ";" not in line or f'"{python}"' in line:
             pins[match["name"]] = match["version"]
     return pins
@@ -61,7 +61,7 @@ def read_pins(flavour: str, python: str) -> dict[str, str]:
     path = lock_path(flavour)
     if not path.is_file():
         raise BuildError(
-            f"the lock {path.name} is missing", "restore locks/ from the repository, or run `build.py lock`"
+            f"the lock {path.name} is missing", f"restore locks/ from the repository, or run `{PROGRAM} lock`"
         )
     return parse_pins(path.read_text(), python)
 

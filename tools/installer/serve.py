@@ -11,7 +11,7 @@ from types import FrameType
 
 from tools.installer import processes
 from tools.installer.frontend import Frontend
-from tools.installer.paths import CHECKOUT, DEFAULT_REPOSITORY
+from tools.installer.paths import CHECKOUT, COMMAND, DEFAULT_REPOSITORY, IS_PACKAGED, PROGRAM
 from tools.installer.server import DRAIN_SECONDS, TritonServer
 
 DEFAULT_MODEL = "shapes_vl"
@@ -106,10 +106,14 @@ def banner(server: TritonServer, frontend: Frontend | None = None) -> str:
         lines += [
             "  try",
             f'    curl {server.http_url}/v2/models/{DEFAULT_MODEL}/generate -d \'{{"text_input": "2+3="}}\'',
-            f"    python3 {_short(CHECKOUT / 'build.py')} demo",
+            f"    {_front_door()} demo",
         ]
     return "\n".join([*lines, "  Ctrl-C stops it", ""])
 
 
-def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+def _front_door() -> str:
+    """What starts a command from the folder that the user is in."""
+    if IS_PACKAGED:
+        return COMMAND
+    path = CHECKOUT / PROGRAM
+    return f"python3 {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from tools.installer import backends, containers, libraries, official, torch_check
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.console import BuildError
+from tools.installer.paths import PROGRAM
 from tools.installer.triton_tree import STUB, TritonTree
 
 # The folder of the backend that vllm_custom builds on.
@@ -122,7 +123,7 @@ def release_check(folder: Path) -> Check:
     """Which release a base backend is."""
     release, digest = official.release_of(folder), official.hash_of(folder)
     if release is None:
-        mend = "run `build.py doctor --upstream` on it, and the tests of docs/upgrading.md"
+        mend = f"run `{PROGRAM} doctor --upstream` on it, and the tests of docs/upgrading.md"
         return Check("base backend", Status.WARN, f"unknown release (hash {digest}) was not run yet", mend)
     return Check("base backend", Status.OK, f"{release} (hash {digest})")
 

@@ -32,7 +32,13 @@ def run(monkeypatch: pytest.MonkeyPatch, environment: Environment, runs: Runs, *
 def test_all_of_it_without_arguments(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
     runs = Runs()
     assert run(monkeypatch, environment, runs) == 0
-    assert [module[:2] for module in runs.modules] == [("ruff", "check"), ("ruff", "format"), ("mypy",), ("pytest",)]
+    assert [" ".join(module[:2]) for module in runs.modules] == [
+        "ruff check",
+        "ruff format",
+        "mypy",
+        "codespell_lib",
+        "pytest",
+    ]
 
 
 def test_pytest_alone_with_arguments(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
