@@ -188,9 +188,7 @@ def test_prompt_logprobs_of_all_prompts_of_a_request_count_together(builder: Sam
 
     for _ in range(2):
         contextvars.copy_context().run(ask, 25, 25)
-    with pytest.raises(
-        RefusedInVllmError, match=r"^prompt_logprobs: .*MAX_PROMPT_LOGPROBS.* each of 1 after"
-    ):
+    with pytest.raises(RefusedInVllmError, match=r"^prompt_logprobs: .*MAX_PROMPT_LOGPROBS.* each of 1 after"):
         contextvars.copy_context().run(ask, 25, 25, 1)
     for _ in range(3):
         counted.check(sampling, 50)
