@@ -15,7 +15,14 @@ import numpy.typing as npt
 
 from vllm_custom.embeds import EmbedsLayout
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
-from vllm_custom.engine.protocol import Accept, AdaptersInUse, Application, RefusedConstraintError, Verdict
+from vllm_custom.engine.protocol import (
+    Accept,
+    AdaptersInUse,
+    Application,
+    CheckPrompt,
+    RefusedConstraintError,
+    Verdict,
+)
 from vllm_custom.errors import (
     BackendError,
     EngineDiedError,
@@ -225,6 +232,9 @@ class FakeEngine:
         return FakeChecker()
 
     def guard_constraints(self, accept: Accept) -> None:
+        """Nobody but the handlers calls this engine."""
+
+    def guard_prompts(self, check: CheckPrompt) -> None:
         """Nobody but the handlers calls this engine."""
 
     async def load_adapter(self, adapter: Adapter) -> None:

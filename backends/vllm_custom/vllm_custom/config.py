@@ -60,7 +60,10 @@ class Settings(BaseModel):
     request_max_json_bytes: int = 128 * 1024 * 1024
     request_max_json_values: int = 500_000
     request_max_json_depth: int = 100
-    max_message_parts: int = 10_000
+    max_message_parts: int = 4000
+    max_tools: int = 1024
+    openai_max_body_bytes: int = 16 * 1024 * 1024
+    tokenize_max_characters: int = 500_000
     chat_template_kwargs_max_bytes: int = 1024 * 1024
     render_timeout_seconds: int = 30
     max_n: int = 128

@@ -42,8 +42,8 @@ def call(rules: ClientRules = RULES, parameters: str = "{}", **tensors: Any) -> 
     return parse_request(arrays, parameters, NAMES, rules=rules)
 
 
-def openai(body: Any, rules: ClientRules = RULES) -> OpenAICall:
-    text = json.dumps({"path": "/v1/chat/completions", "body": body})
+def openai(body: Any, rules: ClientRules = RULES, path: str = "/v1/chat/completions") -> OpenAICall:
+    text = json.dumps({"path": path, "body": body})
     return parse_openai_request({"openai_request": np.array([text.encode()], object)}, "{}", rules)
 
 
@@ -377,6 +377,8 @@ def test_messages_and_parts_are_counted() -> None:
     for messages, fits in (
         ([{"role": "user", "content": [part] * 2}], True),
         ([{"role": "user", "content": [part] * 3}], False),
+        ([{"role": "assistant", "content": "a", "tool_calls": [{}] * 2}], True),
+        ([{"role": "assistant", "content": "a", "tool_calls": [{}] * 3}], False),
     ):
         for make in (
             lambda messages=messages: call(few, messages=json.dumps(messages).encode()),
@@ -391,6 +393,23 @@ def test_items_are_counted_before_they_are_copied() -> None:
     assert "SCORE_MAX_DOCUMENTS" in refused(lambda: openai({"query": "a", "documents": ["x"] * 1001}))
     assert "SCORE_MAX_DOCUMENTS" in refused(lambda: openai({"documents": {"content": [{}] * 1001}}))
     assert "MAX_PROMPTS" in refused(lambda: openai({"prompt": ["a"] * 2049}))
+    assert "MAX_TOOLS" in refused(lambda: openai({"messages": [], "tools": [{}] * 1025}))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "x" * 11}),
+        ("/tokenize", {"messages": [{"content": "x" * 6}, {"content": [{"type": "text", "text": "x" * 5}]}]}),
+        ("/detokenize", {"tokens": [1] * 11}),
+    ],
+)
+def test_what_is_tokenised_without_a_context_is_bounded(path: str, body: dict[str, Any]) -> None:
+    """10 MB for /tokenize kept the only tokenizer for 35 s."""
+    few = ClientRules(limits={**RULES.limits, "TOKENIZE_MAX_CHARACTERS": 10})
+    assert "at most 10 characters" in refused(lambda: openai(body, few, path))
+    openai(body, RULES, path)
+    openai(body, few)
 
 
 @pytest.mark.parametrize(

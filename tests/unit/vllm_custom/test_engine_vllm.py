@@ -378,7 +378,28 @@ async def test_a_key_in_the_servers_environment_is_not_asked_of_clients(monkeypa
     config = SimpleNamespace(structured_outputs_config=None)
     engine: Any = SimpleNamespace(vllm_config=config, log_stats=False, model_config=None, get_supported_tasks=tasks)
     adapters: Any = None
+    monkeypatch.setattr(openai, "read_bodies_in_threads", lambda application, paths: application)
     application = await openai.build_openai_application(engine, ["m"], {}, adapters)
     names = [middleware.cls.__name__ for middleware in application.user_middleware]
     assert "CORSMiddleware" in names
     assert "AuthenticationMiddleware" not in names
+
+
+def test_prompts_are_checked_whoever_calls_the_engine() -> None:
+    seen: list[Any] = []
+    llm = SimpleNamespace(generate=lambda *arguments, **options: (arguments, options))
+
+    def check(params: Any, tokens: int) -> None:
+        seen.append((params, tokens))
+        if tokens > 2:
+            raise ValueError("too many")
+
+    VllmEngine(llm, ModelFacts()).guard_prompts(check)
+    assert llm.generate({"prompt_token_ids": [1, 2]}, "params", "id", priority=1) == (
+        ({"prompt_token_ids": [1, 2]}, "params", "id"),
+        {"priority": 1},
+    )
+    assert llm.generate("text", "params", "id")[0][0] == "text"
+    with pytest.raises(ValueError, match="too many"):
+        llm.generate({"prompt_token_ids": [1, 2, 3]}, "params", "id")
+    assert [tokens for _, tokens in seen] == [2, 0, 3]

@@ -63,6 +63,11 @@ def test_timeout_and_trace_come_as_parameters() -> None:
     assert (call.timeout, call.headers) == (5, {"traceparent": "00-1", "tracestate": "own"})
 
 
+def test_the_id_of_a_request_is_cut_down_since_each_piece_of_an_answer_repeats_it() -> None:
+    headers = {"X-Request-Id": "x" * 60_000}
+    assert parse(json.dumps({"path": "/version", "headers": headers})).headers == {"x-request-id": "x" * 128}
+
+
 def test_headers_of_a_connection_or_with_secrets_are_dropped() -> None:
     given = {"Authorization": "Bearer x", "Cookie": "a", "Host": "b", "Content-Length": "9", "accept": "*/*"}
     assert parse(json.dumps({"path": "/version", "headers": given})).headers == {"accept": "*/*"}
@@ -144,6 +149,12 @@ def test_one_row_makes_one_call() -> None:
 )
 def test_a_call_counts_as_n_sequences_of_each_prompt(body: Any, sequences: int) -> None:
     assert handled(body).sequences == sequences
+
+
+def test_n_of_many_prompts_is_bounded() -> None:
+    handled({"prompt": ["a"] * 1024, "n": 2})
+    with pytest.raises(InvalidRequestError, match=r"^n: expected at most 2048 .*MAX_PROMPTS.* got 131072"):
+        handled({"prompt": ["a"] * 1024, "n": 128})
 
 
 def test_the_shorter_timeout_of_a_call_counts() -> None:

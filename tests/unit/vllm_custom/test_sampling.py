@@ -1,5 +1,6 @@
 """SamplingParams from what a client sent. Types and limits are the installed vLLM's own."""
 
+import contextvars
 import json
 import math
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine
 from vllm_custom.engine.vllm import sampling as vllm_sampling
-from vllm_custom.errors import InvalidRequestError
-from vllm_custom.sampling import SamplingBuilder, check_prompt_logprobs
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
+from vllm_custom.sampling import PromptLogprobs, SamplingBuilder, check_prompt_logprobs
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -174,6 +175,23 @@ def test_log_probabilities_of_a_long_prompt_are_bounded(
     _, error = fakes.outcome(lambda: check_prompt_logprobs(sampling, tokens, 100))
     assert (error is None) is fits
     assert fits or "MAX_PROMPT_LOGPROBS" in str(error)
+
+
+def test_prompt_logprobs_of_all_prompts_of_a_request_count_together(builder: SamplingBuilder) -> None:
+    """A call of /v1/completions has up to 1,024 prompts, each of which may be as long as the context."""
+    sampling, counted = build(builder, prompt_logprobs=1), PromptLogprobs(100)
+
+    def ask(*prompts: int) -> None:
+        PromptLogprobs.count_together()
+        for tokens in prompts:
+            counted.check(sampling, tokens)
+
+    for _ in range(2):
+        contextvars.copy_context().run(ask, 25, 25)
+    with pytest.raises(RefusedInVllmError, match=r"^prompt_logprobs: .*MAX_PROMPT_LOGPROBS.* each of 1 after"):
+        contextvars.copy_context().run(ask, 25, 25, 1)
+    for _ in range(3):
+        counted.check(sampling, 50)
 
 
 def test_refusals_of_vllm_have_an_end(builder: SamplingBuilder) -> None:

@@ -63,7 +63,27 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         minimum=1,
         unit="levels",
     ),
-    ConfigParameterSpec("MAX_MESSAGE_PARTS", int, 10_000, "Messages and their parts together.", minimum=1),
+    ConfigParameterSpec(
+        "MAX_MESSAGE_PARTS", int, 4000, "Messages, their parts and their tool calls together.", minimum=1
+    ),
+    ConfigParameterSpec("MAX_TOOLS", int, 1024, "Tools of one request (tools).", minimum=1),
+    ConfigParameterSpec(
+        "OPENAI_MAX_BODY_BYTES",
+        int,
+        16 * 1024 * 1024,
+        "Body of openai_request as JSON, without its media: vLLM's application parses it in one step.",
+        minimum=1,
+        unit="bytes",
+    ),
+    ConfigParameterSpec(
+        "TOKENIZE_MAX_CHARACTERS",
+        int,
+        500_000,
+        "For openai_request: characters that /tokenize takes, and token ids that /detokenize takes; the context of the "
+        "model does not bound these two.",
+        minimum=1,
+        unit="characters",
+    ),
     ConfigParameterSpec(
         "CHAT_TEMPLATE_KWARGS_MAX_BYTES",
         int,
@@ -87,7 +107,8 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "MAX_PROMPTS",
         int,
         2048,
-        "For openai_request: prompts of one call (prompt of completions, input of embeddings, classify and pooling).",
+        "For openai_request: prompts of one call (prompt of completions, input of embeddings, classify and pooling), "
+        "and sequences of all its prompts together (n).",
         minimum=1,
     ),
     ConfigParameterSpec("MAX_STOP_STRINGS", int, 64, "Stop strings (stop).", minimum=1),
@@ -106,7 +127,7 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "MAX_PROMPT_LOGPROBS",
         int,
         200_000,
-        "Tokens of the prompt times (prompt_logprobs + 1), for native inputs.",
+        "Tokens of the prompt times (prompt_logprobs + 1); for openai_request also what echo with logprobs asks for.",
         minimum=1,
     ),
     ConfigParameterSpec(

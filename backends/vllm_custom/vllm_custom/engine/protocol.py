@@ -128,6 +128,9 @@ class RefusedConstraintError(Exception):
 # Kind, value and other options of a constraint, to what the engine's own check of it finds.
 Accept: TypeAlias = Callable[[str, Any, Mapping[str, Any]], Awaitable[Verdict]]
 
+# SamplingParams, and the number of tokens of the prompt. Raises RefusedInVllmError.
+CheckPrompt: TypeAlias = Callable[[Any, int], None]
+
 
 class ConstraintChecker(Protocol):
     """Says whether the engine can take a constraint, by compiling it as the engine would."""
@@ -251,6 +254,9 @@ class Engine(Protocol):
 
     def guard_constraints(self, accept: Accept) -> None:
         """Let a request with a constraint begin only after ``accept`` has returned for it, whoever calls the engine."""
+
+    def guard_prompts(self, check: CheckPrompt) -> None:
+        """Let a request to generate begin only after ``check`` has returned for it, whoever calls the engine."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load a LoRA adapter, so that no request can find it broken. Raises: whatever the engine raises."""

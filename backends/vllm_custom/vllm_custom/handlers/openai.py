@@ -30,7 +30,9 @@ class OpenAIHandler:
         call = parse_openai_request(rows[0], incoming.parameters, self._rules)
         if call.streamed:
             check_stream(decoupled=self._decoupled)
-        return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=_sequences(call))
+        asked = _sequences(call)
+        self._rules.check("n", asked, "MAX_PROMPTS", "sequences of all prompts together")
+        return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=asked)
 
     async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
         """vLLM's own application answers."""
@@ -39,7 +41,7 @@ class OpenAIHandler:
 
 
 def _sequences(call: OpenAICall) -> int:
-    """n of each prompt; what a pooling model reads is bounded by MAX_PROMPTS only."""
+    """n of each prompt; what a pooling model reads counts as one."""
     if not isinstance(call.body, dict):
         return 1
     prompt = call.body.get("prompt")

@@ -10,6 +10,7 @@ from typing import Any
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.openai.rules import check_body
+from vllm_custom.request.context import RequestContext
 from vllm_custom.request.json_text import check_size, json_object, parse_json
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.parse import raw_element
@@ -28,6 +29,7 @@ _MOST_HEADER_CHARACTERS = 64 * 1024
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
+_REQUEST_ID = "x-request-id"
 # The request parameters of Triton that mean something here; everything else stands in the body.
 _PARAMETERS = frozenset({"timeout", "traceparent", "tracestate"})
 
@@ -87,7 +89,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_INPUT}.path", path, "a path such as /v1/chat/completions")
-    body = _body(envelope.get("body"), rules)
+    body = _body(envelope.get("body"), rules, path)
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
         raise invalid(f"{OPENAI_INPUT}.method", method, " or ".join(_METHODS))
@@ -104,18 +106,21 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     )
 
 
-def _body(given: Any, rules: ClientRules) -> dict[str, Any] | str | None:
+def _body(given: Any, rules: ClientRules, path: str) -> dict[str, Any] | str | None:
     """The body; JSON in a string is read, so that no rule can be passed by."""
     if given is None:
         return None
     if isinstance(given, str):
         check_size(given, _BODY, rules)
-        if not _is_json(given):
-            return given
-        given = parse_json(given, _BODY, "JSON", rules)
+        try:
+            given = parse_json(given, _BODY, "JSON", rules)
+        except InvalidRequestError:
+            if _is_json(given):
+                raise
+            return str(given)
     if not isinstance(given, dict):
         return json.dumps(given)
-    check_body(given, rules)
+    check_body(given, rules, path)
     return given
 
 
@@ -129,6 +134,7 @@ def _is_json(text: str) -> bool:
 
 
 def _headers(given: Any) -> dict[str, str]:
+    """By names in lower case. The id of a request is cut down like Triton's: each piece of an answer repeats it."""
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise invalid(f"{OPENAI_INPUT}.headers", given, "an object of strings")
     if len(given) > _MOST_HEADERS or sum(map(len, (*given, *given.values()))) > _MOST_HEADER_CHARACTERS:
@@ -141,4 +147,6 @@ def _headers(given: Any) -> dict[str, str]:
     for name, value in headers.items():
         if not name.isascii() or not all(char.isprintable() and ord(char) < 256 for char in value):
             raise invalid(f"{OPENAI_INPUT}.headers", name, "printable Latin-1 text")
+    if _REQUEST_ID in headers:
+        headers[_REQUEST_ID] = RequestContext.of(headers[_REQUEST_ID]).request_id
     return {name: value for name, value in headers.items() if name not in _DROPPED_HEADERS}

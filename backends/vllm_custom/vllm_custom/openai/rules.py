@@ -13,19 +13,20 @@ from vllm_custom.request.parameters import LONGEST_NAME
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.template_kwargs import TEMPLATE, check_template, check_template_kwargs
-from vllm_custom.request.text import check_messages
+from vllm_custom.request.text import characters_of, check_messages
 
 _JUDGED_FIELDS = frozenset(spec.name for spec in VLLM_FIELDS if spec.trust is not Trust.FREE)
 # vLLM's server puts them into extra_args.
 _EXTRA_ARGS = ("vllm_xargs", "kv_transfer_params", "ec_transfer_params")
 _TEXT_LISTS = ("documents", "queries", "items", "data_1", "data_2", "text_1", "text_2")
 _PROMPTS = ("prompt", "input")
+_WITHOUT_CONTEXT = ("/tokenize", "/detokenize")
 # The body has them beside chat_template_kwargs.
 _OWN = frozenset({"tools"})
 
 
-def check_body(body: Mapping[str, Any], rules: ClientRules) -> None:
-    """Refuse what a client may not set, or too much of it, whatever the route.
+def check_body(body: Mapping[str, Any], rules: ClientRules, path: str = "") -> None:
+    """Refuse what a client may not set, or too much of it, whatever the route; for some routes ``path`` bounds more.
 
     Raises:
         InvalidRequestError: names the key of the body.
@@ -46,6 +47,16 @@ def check_body(body: Mapping[str, Any], rules: ClientRules) -> None:
     for name in ("messages", "input"):
         if _has_messages(body.get(name)):
             check_messages(body[name], rules, name, cut=cut)
+    if path in _WITHOUT_CONTEXT:
+        _check_tokenizing(body, rules)
+
+
+def _check_tokenizing(body: Mapping[str, Any], rules: ClientRules) -> None:
+    for name, value in body.items():
+        if name == "messages" and isinstance(value, list):
+            rules.check(name, characters_of(value), "TOKENIZE_MAX_CHARACTERS", "characters")
+        elif name in ("prompt", "tokens") and isinstance(value, (str, list)):
+            rules.check(name, len(value), "TOKENIZE_MAX_CHARACTERS", "characters or token ids")
 
 
 def prompts(body: Mapping[str, Any]) -> int:
@@ -57,6 +68,8 @@ def _check_counts(body: Mapping[str, Any], rules: ClientRules) -> None:
     for name in _PROMPTS:
         if _is_batch(body.get(name)):
             rules.check(name, len(body[name]), "MAX_PROMPTS", "prompts")
+    if isinstance(body.get("tools"), list):
+        rules.check("tools", len(body["tools"]), "MAX_TOOLS", "tools")
     for name in _TEXT_LISTS:
         value = body.get(name)
         texts = value.get("content") if isinstance(value, Mapping) else value

@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_custom.config import Settings
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
+from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, invalid, listing
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.openai.answer import OpenAIResponder
@@ -18,6 +18,7 @@ from vllm_custom.openai.asgi import Application, call_application
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import AdaptersOfRequests
+from vllm_custom.sampling import PromptLogprobs
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
 # or opens what this backend guards by itself.
@@ -87,6 +88,7 @@ class OpenAIService:
         adapters: AdaptersOfRequests,
         model_name: str,
         more_paths: Collection[str] = (),
+        max_body_bytes: int = 1 << 24,
     ) -> None:
         """
         Args:
@@ -96,7 +98,9 @@ class OpenAIService:
             adapters: of the model.
             model_name: the model's own name, which wins over an adapter's.
             more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
+            max_body_bytes: OPENAI_MAX_BODY_BYTES.
         """
+        self._max_body_bytes = max_body_bytes
         self._application = application
         self._media = media
         self._handles = handles
@@ -131,7 +135,8 @@ class OpenAIService:
             if settings.tool_call_parser or settings.openai_args:
                 raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error
             log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
-        return cls(application, media, handles, adapters, settings.model_name, settings.openai_paths)
+        name, more_paths, most = settings.model_name, settings.openai_paths, settings.openai_max_body_bytes
+        return cls(application, media, handles, adapters, name, more_paths, most)
 
     async def serve(self, call: OpenAICall, stream: OpenAIResponder, request_id: str) -> None:
         """Answer ``call`` through ``stream``, to its end.
@@ -146,6 +151,7 @@ class OpenAIService:
             stream.body(_NOT_FOUND, more=False)
             return
         headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
+        PromptLogprobs.count_together()
         async with contextlib.AsyncExitStack() as stack:
             if call.model != self._model_name:
                 await stack.enter_async_context(self._adapters.use(call.model))
@@ -154,6 +160,9 @@ class OpenAIService:
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
                 body = msgspec.json.encode(body)
             content = body.encode() if isinstance(body, str) else body or b""
+            if len(content) > self._max_body_bytes:
+                limit = f"{self._max_body_bytes} bytes of JSON beside its media (OPENAI_MAX_BODY_BYTES of this model)"
+                raise invalid("openai_request.body", len(content), f"at most {limit}")
             if call.body is not None:
                 headers["content-length"] = str(len(content))
             await call_application(self._application, call.method, call.path, headers, content, stream)

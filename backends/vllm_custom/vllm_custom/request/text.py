@@ -59,11 +59,24 @@ def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = "mes
     """
     parts = characters = 0
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else message
-        parts += 1 + (len(content) if isinstance(content, list) else 0)
-        rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages and parts")
-        characters += sum(map(_text_length, content if isinstance(content, list) else (content,)))
+        content, calls = _content(message), message.get("tool_calls") if isinstance(message, Mapping) else None
+        parts += 1 + sum(len(several) for several in (content, calls) if isinstance(several, list))
+        rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages, parts and tool calls")
+        characters += _characters(content)
     check_text(name, characters, rules, cut=cut)
+
+
+def characters_of(messages: Iterable[Any]) -> int:
+    """How long all text of ``messages`` is."""
+    return sum(_characters(_content(message)) for message in messages)
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, Mapping) else message
+
+
+def _characters(content: Any) -> int:
+    return sum(map(_text_length, content if isinstance(content, list) else (content,)))
 
 
 def _text_length(part: Any) -> int:

@@ -8,10 +8,11 @@ for a templated one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
 from vllm_custom.sampling.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
@@ -65,21 +66,50 @@ class SamplingBuilder:
         return values
 
 
-def check_prompt_logprobs(sampling: Any, prompt_tokens: int, limit: int) -> None:
+def check_prompt_logprobs(sampling: Any, prompt_tokens: int, limit: int, before: int = 0) -> int:
     """Refuse more log probabilities of the prompt than can be made into objects while other requests wait.
 
     Args:
         sampling: vLLM's SamplingParams.
         prompt_tokens: of the rendered prompt.
         limit: MAX_PROMPT_LOGPROBS.
+        before: how many the other prompts of the request have.
+
+    Returns:
+        How many all prompts up to this one have.
 
     Raises:
         InvalidRequestError: names the parameter.
     """
     asked = sampling.prompt_logprobs
     number = 0 if asked is None else prompt_tokens * (asked + 1 if asked >= 0 else limit + 1)
-    if number > limit:
+    if number and before + number > limit:
+        more = f" after {before} for other prompts" if before else ""
         raise InvalidRequestError(
-            f"prompt_logprobs: expected at most {limit} for all tokens of the prompt together (MAX_PROMPT_LOGPROBS of "
-            f"this model), got {asked} for each of {prompt_tokens}"
+            f"prompt_logprobs: expected at most {limit} for all tokens of all prompts together (MAX_PROMPT_LOGPROBS of "
+            f"this model), got {asked} for each of {prompt_tokens}{more}"
         )
+    return before + number
+
+
+class PromptLogprobs:
+    """The same for calls of vLLM's own code, which may have many prompts in one request."""
+
+    _of_request: ContextVar[list[int]] = ContextVar("vllm_custom_prompt_logprobs")
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: MAX_PROMPT_LOGPROBS."""
+        self._limit = limit
+
+    @classmethod
+    def count_together(cls) -> None:
+        """What this context and those made from it ask for counts as one request."""
+        cls._of_request.set([0])
+
+    def check(self, sampling: Any, prompt_tokens: int) -> None:
+        """Raises: RefusedInVllmError: as :func:`check_prompt_logprobs`."""
+        counted = self._of_request.get([0])
+        try:
+            counted[0] = check_prompt_logprobs(sampling, prompt_tokens, self._limit, counted[0])
+        except InvalidRequestError as error:
+            raise RefusedInVllmError(str(error)) from error

@@ -30,7 +30,7 @@ from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder
 from vllm_custom.request import ClientRules, ProcessorBounds
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder
+from vllm_custom.sampling import ConstraintCompiler, PromptLogprobs, SamplingBuilder
 from vllm_custom.serving.admission import Admission
 from vllm_custom.serving.health import Health
 from vllm_custom.serving.life import Surroundings
@@ -106,6 +106,7 @@ class Service:
         )
         if engine.facts.generates:
             engine.guard_constraints(constraints.accept)
+            engine.guard_prompts(PromptLogprobs(settings.max_prompt_logprobs).check)
             asyncio.run_coroutine_threadsafe(self._checker.start(), base.event_loop)
         else:
             self._checker.close()

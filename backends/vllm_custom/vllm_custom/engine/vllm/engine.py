@@ -13,6 +13,7 @@ from vllm_custom.engine.protocol import (
     Adapter,
     AdaptersInUse,
     Application,
+    CheckPrompt,
     ConstraintChecker,
     ModelFacts,
     PairScoring,
@@ -134,6 +135,9 @@ class VllmEngine:
 
     def guard_constraints(self, accept: Accept) -> None:
         constraints.guard_generate(self._llm, accept)
+
+    def guard_prompts(self, check: CheckPrompt) -> None:
+        requests.guard_prompts(self._llm, check)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         await self._llm.add_lora(requests.lora_request(adapter))

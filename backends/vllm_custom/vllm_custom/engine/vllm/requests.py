@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
-from vllm_custom.engine.protocol import Adapter, RunOptions
+from vllm_custom.engine.protocol import Adapter, CheckPrompt, RunOptions
 
 
 async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
@@ -35,6 +35,18 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
         if not finished and not llm.errored:
             with contextlib.suppress(Exception):  # the engine dies at this moment
                 await llm.abort(options.request_id)
+
+
+def guard_prompts(llm: Any, check: CheckPrompt) -> None:
+    """Let ``llm.generate`` begin only after ``check`` has returned, whoever calls it."""
+    generate = llm.generate
+
+    def guarded(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+        check(sampling_params, len(ids or ()))
+        return cast(AsyncGenerator[Any, None], generate(prompt, sampling_params, *args, **kwargs))
+
+    llm.generate = guarded
 
 
 def lora_request(adapter: Adapter) -> Any:
