@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from ipaddress import ip_network
@@ -15,7 +16,7 @@ from pictures import BLUE, GREEN, RED, encode
 from PIL import Image
 
 from vllm_custom.config import Settings
-from vllm_custom.errors import InvalidRequestError
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.hosts import HostPattern
 from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
@@ -266,3 +267,54 @@ def test_the_resolver_is_closed_with_the_loader() -> None:
     fetcher = Fetcher(MediaPolicy(), FetchLimits(1, 1, 1), resolver)
     MediaLoader(Settings.from_model_config({"name": "model"}), {}, fetcher).close()
     assert resolver.closed
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_files_of_a_request_count_together_as_they_come(
+    server: MediaServer, make_loader: Callable[..., MediaLoader], packed: bool
+) -> None:
+    """128 URLs of 64 MiB each were 8 GiB in the model's process before the first was looked at."""
+    body = encode(Image.new("RGB", (100, 100), RED), "BMP")
+    server.answers["/file"] = answer(gzip.compress(body), Content_Encoding="gzip") if packed else answer(body)
+    media = make_loader(MEDIA_REQUEST_BYTES="50000")
+    urls = [f"http://media.test:{server.port}/file"] * 2
+    with pytest.raises(MediaLimitError, match=r"files of at most 50000 bytes together \(MEDIA_REQUEST_BYTES"):
+        await media.load(elements(*urls))
+    (await media.load(elements(urls[0]))).release()
+
+
+async def test_a_body_is_left_where_the_files_of_its_request_are_too_many(
+    server: MediaServer, make_loader: Callable[..., MediaLoader]
+) -> None:
+    server.answers["/drip"] = drip
+    media = make_loader(MEDIA_REQUEST_BYTES="20")
+    with pytest.raises(MediaLimitError, match="MEDIA_REQUEST_BYTES"):
+        await media.load(elements(*[f"http://media.test:{server.port}/drip"] * 8))
+    await asyncio.wait_for(server.all_closed.wait(), 5)
+
+
+async def test_requests_wait_for_each_others_files(
+    server: MediaServer, make_loader: Callable[..., MediaLoader]
+) -> None:
+    """What may come is taken of MEDIA_INFLIGHT_BYTES, and given back when it is known how much has come."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(answer(FILES[RED]))
+        await writer.drain()
+
+    server.answers["/slow"] = slow
+    media = make_loader(MEDIA_MAX_BYTES="4000", MEDIA_REQUEST_BYTES="4000", MEDIA_INFLIGHT_BYTES="4000")
+    base = f"http://media.test:{server.port}"
+    first = asyncio.create_task(media.load(elements(f"{base}/slow")))
+    await asyncio.wait_for(asked.wait(), 60)
+    others = [asyncio.create_task(media.load(elements(f"{base}/red.png"))) for _ in range(3)]
+    others[0].cancel()
+    await asyncio.sleep(0.1)
+    assert server.targets == ["/slow"], "the others wait"
+    go_on.set()
+    for task in (first, *others[1:]):
+        (await asyncio.wait_for(task, 60)).release()
+    assert (media._file_budget.used, media._budget.used) == (0, 0)

@@ -478,7 +478,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         1024**3,
         "Media of one request together when they are decoded (images: width times height times 4; frames: times 3; "
         "audio: samples times 4), checked in the headers before anything is decoded. What is in the cache does not "
-        "count.",
+        "count. Its files, counted while they come, have the same limit.",
         minimum=1,
         unit="bytes",
     ),
@@ -486,8 +486,8 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_INFLIGHT_BYTES",
         int,
         4 * 1024**3,
-        "The same for all requests of the model until their prompts are rendered; further ones wait for their turn. "
-        "At least MEDIA_REQUEST_BYTES.",
+        "The same for all requests of the model until their prompts are rendered, and as much again for what their "
+        "files may have until they are decoded; further ones wait for their turn. At least MEDIA_REQUEST_BYTES.",
         minimum=1,
         unit="bytes",
     ),

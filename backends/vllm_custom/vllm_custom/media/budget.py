@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from types import TracebackType
+
+from vllm_custom.errors import MediaLimitError
 
 
 class ByteBudget:
@@ -45,3 +48,52 @@ class ByteBudget:
                 self.used += size
                 turn.set_result(None)
             self._waiting.popleft()
+
+
+class FileBytes:
+    """The files of one request, before they are decoded: inside the with block they count for a budget.
+
+    How long they are is known when they have come, so the most that they may have is taken at first: a request never
+    waits for more of the budget while it holds some of it.
+    """
+
+    def __init__(self, budget: ByteBudget, most: int, limit: int) -> None:
+        """
+        Args:
+            budget: of the model.
+            most: bytes that the files of the request may have, each by itself.
+            limit: bytes that they may have together, MEDIA_REQUEST_BYTES.
+        """
+        self._budget = budget
+        self._limit = limit
+        self._held = min(most, limit)
+        self._counted = 0
+
+    def count(self, size: int) -> None:
+        """Bytes have come.
+
+        Raises:
+            MediaLimitError: they are too many, together with those before.
+        """
+        self._counted += size
+        if self._counted > self._limit:
+            raise MediaLimitError(
+                f"media: expected files of at most {self._limit} bytes together (MEDIA_REQUEST_BYTES of this model), "
+                "got more",
+                "request_bytes",
+            )
+
+    def all_here(self) -> None:
+        """No more will come: what was taken and is not needed is given back."""
+        left = min(self._counted, self._held)
+        self._budget.release(self._held - left)
+        self._held = left
+
+    async def __aenter__(self) -> FileBytes:
+        await self._budget.acquire(self._held)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.release(self._held)

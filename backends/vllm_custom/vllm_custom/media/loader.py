@@ -18,7 +18,7 @@ from vllm_custom.config import Settings
 from vllm_custom.decoders.job import Job
 from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
-from vllm_custom.media.budget import ByteBudget
+from vllm_custom.media.budget import ByteBudget, FileBytes
 from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.decoding import Decoder
 from vllm_custom.media.metrics import LimitRecord, Observe, ignore
@@ -132,6 +132,7 @@ class MediaLoader:
         self._sources = Sources(settings, self._executor, self._observe, fetcher)
         self._cache = MediaCache(settings.media_cache_bytes, self._observe)
         self._budget = ByteBudget(settings.media_inflight_bytes)
+        self._file_budget = ByteBudget(settings.media_inflight_bytes)
         self._pool = DecoderPool(
             ForkServer(settings.media_worker_bytes),
             self._executor,
@@ -174,8 +175,9 @@ class MediaLoader:
     async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> LoadedMedia:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
 
-        Before anything is decoded, the headers of all say how many bytes they will be together; the request waits
-        until it can have all of them, and holds them until the result is released.
+        The request waits until there is room for its files. Before anything is decoded, the headers of all say how many
+        bytes they will be together; the request waits until it can have all of them, and holds them until the result
+        is released.
 
         Args:
             elements: what the client sent.
@@ -189,11 +191,17 @@ class MediaLoader:
         self.check_counts(Counter(element.modality for element in elements))
         sources = [self._sources.locate(element.raw, element.field) for element in elements]
         frames = frames or self.frames(FrameSampling())
-        async with self._sources.session(sources) as session:
-            items = await _in_order(
-                self._prepare(element, source, session, frames)
-                for element, source in zip(elements, sources, strict=True)
-            )
+        most = sum(map(self._sources.at_most, sources))
+        async with FileBytes(self._file_budget, most, self._settings.media_request_bytes) as files:
+            async with self._sources.session(sources) as session:
+                items = await _in_order(
+                    self._prepare(element, source, session, frames, files)
+                    for element, source in zip(elements, sources, strict=True)
+                )
+            files.all_here()
+            return await self._decode(items, frames)
+
+    async def _decode(self, items: Sequence[_Item], frames: FrameSampling) -> LoadedMedia:
         size = sum({item.uuid: item.job.room for item in items}.values())
         self._check_size(size)
         await self._budget.acquire(size)
@@ -233,11 +241,16 @@ class MediaLoader:
         self._pool.close()
 
     async def _prepare(
-        self, element: MediaElement, source: Source, session: aiohttp.ClientSession | None, frames: FrameSampling
+        self,
+        element: MediaElement,
+        source: Source,
+        session: aiohttp.ClientSession | None,
+        frames: FrameSampling,
+        files: FileBytes,
     ) -> _Item:
         """The element with its file, and with the bytes that it will need as ``job.room``; 0 if the cache has it."""
         with self._counted():
-            encoded = await self._sources.read(source, element.field, session)
+            encoded = await self._sources.read(source, element.field, session, files.count)
             uuid = await asyncio.get_running_loop().run_in_executor(self._executor, _name, element, encoded, frames)
             job = self._decoder.job(element.modality, element.field, frames)
             data = self._cache.find(uuid)

@@ -38,6 +38,10 @@ _HEADERS = {"User-Agent": "vllm_custom", "Accept": "*/*", "Accept-Encoding": "id
 _checked_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked_addresses", default=())
 
 
+def _uncounted(size: int) -> None:
+    """Nobody counts."""
+
+
 class Resolver(Protocol):
     """Where names are looked up."""
 
@@ -167,8 +171,12 @@ class Fetcher:
         ) as session:
             yield session
 
-    async def fetch(self, session: aiohttp.ClientSession, target: Target, field: str) -> Body:
+    async def fetch(
+        self, session: aiohttp.ClientSession, target: Target, field: str, count: Callable[[int], None] = _uncounted
+    ) -> Body:
         """What is at ``target``, at most the limit's bytes, within the limit's time.
+
+        ``count`` is told how many bytes have come, as they come, and may raise.
 
         Raises:
             InvalidRequestError: a rule is broken on the way, or the server does not answer as it should.
@@ -178,7 +186,7 @@ class Fetcher:
             try:
                 with self._observed(target) as done:
                     async with time_limit(seconds):
-                        body = await self._follow(session, target)
+                        body = await self._follow(session, target, count)
                     done(body)
                 return body
             except TooLargeError as error:
@@ -219,7 +227,7 @@ class Fetcher:
         finally:
             self._observe(FetchRecord(result, rule, size, time.monotonic() - began, loggable(target.url)))
 
-    async def _follow(self, session: aiohttp.ClientSession, target: Target) -> Body:
+    async def _follow(self, session: aiohttp.ClientSession, target: Target, count: Callable[[int], None]) -> Body:
         hops = 0
         while True:
             _checked_addresses.set(await self._addresses(target, redirected=hops > 0))
@@ -230,7 +238,7 @@ class Fetcher:
             async with session.get(URL(target.url, encoded=True), headers=headers, allow_redirects=False) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECT_STATUSES or location is None:
-                    return await self._answer(target, response)
+                    return await self._answer(target, response, count)
             hops += 1
             decision = self._policy.check_redirect(target, location, hops)
             if isinstance(decision, Refusal):
@@ -249,16 +257,16 @@ class Fetcher:
             raise FetchError(_explain(Refusal.ADDRESS, redirected=redirected), Refusal.ADDRESS)
         return addresses
 
-    async def _answer(self, target: Target, response: aiohttp.ClientResponse) -> Body:
+    async def _answer(self, target: Target, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:
         if response.status == 304:
             kept = self._cache.renew(target.url, response.headers)
             if kept is not None:
                 return replace(kept, kept=True)
-        body = await self._body(response)
+        body = await self._body(response, count)
         self._cache.keep(target.url, response.headers, body)
         return body
 
-    async def _body(self, response: aiohttp.ClientResponse) -> Body:
+    async def _body(self, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:
         if response.status != 200:
             raise FetchError(f"the URL's server answered with HTTP status {response.status}")
         coding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -272,6 +280,7 @@ class Fetcher:
             raise TooLargeError(limit)
         async for chunk in response.content.iter_any():
             data += chunk
+            count(len(chunk))
             if len(data) > limit:
                 raise TooLargeError(limit)
         return Body(data, coding)

@@ -88,22 +88,33 @@ class Sources:
         async with self._fetcher.session() as session:
             yield session
 
-    async def read(self, source: Source, field: str, session: aiohttp.ClientSession | None) -> Bytes:
-        """The encoded file.
+    def at_most(self, source: Source) -> int:
+        """How many bytes its file may have."""
+        return min(len(source), self._max_bytes) if isinstance(source, bytes) else self._max_bytes
+
+    async def read(
+        self, source: Source, field: str, session: aiohttp.ClientSession | None, count: Callable[[int], None]
+    ) -> Bytes:
+        """The encoded file; ``count`` is told how many bytes have come, as they come, and may raise.
 
         Raises:
             InvalidRequestError: it cannot be had, is too large, or is no base64.
         """
+        came = 0
         if isinstance(source, LocalFile):
-            return await self._read_file(source.url, field)
-        if isinstance(source, Target):
-            assert self._fetcher is not None
-            assert session is not None
-            body = await self._fetcher.fetch(session, source, field)
-            unpack: Callable[[], Bytes] = functools.partial(body.decoded, field, self._max_bytes)
+            data: Bytes = await self._read_file(source.url, field)
         else:
-            unpack = functools.partial(encoded_bytes, source, field, self._max_bytes)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, unpack)
+            if isinstance(source, Target):
+                assert self._fetcher is not None
+                assert session is not None
+                body = await self._fetcher.fetch(session, source, field, count)
+                came = len(body)
+                unpack: Callable[[], Bytes] = functools.partial(body.decoded, field, self._max_bytes)
+            else:
+                unpack = functools.partial(encoded_bytes, source, field, self._max_bytes)
+            data = await asyncio.get_running_loop().run_in_executor(self._executor, unpack)
+        count(max(len(data) - came, 0))
+        return data
 
     def close(self) -> None:
         """Look nothing up any more; connections have ended with their requests."""
