@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nbuild.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nbuild.py: stopped (an installation goes on where it was, with the same command)", file=sys.stderr)
+        print("\nbuild.py: stopped (the same command continues an installation)", file=sys.stderr)
         return 130
 
 

@@ -92,7 +92,7 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
 
 def _packages(wish: Wish, container: Container) -> Iterator[str]:
     """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
-    reasons, packages = ["PyAV reads clips and sounds."], [f"av=={_locked('av')}"]
+    reasons, packages = ["PyAV reads video and audio."], [f"av=={_locked('av')}"]
     if wish.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
         packages.append(f"vllm=={_locked('vllm')}")
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
