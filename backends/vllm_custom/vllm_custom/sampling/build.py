@@ -81,5 +81,5 @@ def check_prompt_logprobs(sampling: Any, prompt_tokens: int, limit: int) -> None
     if number > limit:
         raise InvalidRequestError(
             f"prompt_logprobs: expected at most {limit} for all tokens of the prompt together (MAX_PROMPT_LOGPROBS of "
-            f"this model), got {asked} for each of {prompt_tokens}"
+            f"this model), got {asked} for each of {prompt_tokens} tokens"
         )
