@@ -1,4 +1,4 @@
-"""What a vision encoder gave, as input in place of a picture. Checked here: a wrong size would end vLLM's engine.
+"""Outputs of a vision encoder as input instead of images. Checked here: a wrong size would end vLLM's engine.
 
 Pure: arrays in, arrays out.
 """
@@ -46,7 +46,7 @@ class ImageEmbeds:
 
     @property
     def count(self) -> int:
-        """Pictures."""
+        """Number of images."""
         return 1 if self.grid is None else len(self.grid)
 
     def check(self, layout: EmbedsLayout | None) -> None:
@@ -73,7 +73,7 @@ class ImageEmbeds:
             )
 
     def per_image(self, merge: int | None) -> list[dict[str, npt.NDArray[Any]]]:
-        """The fields of each picture, under vLLM's names. The embeddings were checked with the same ``merge``."""
+        """The fields of each image, under vLLM's names. The embeddings were checked with the same ``merge``."""
         if self.grid is None or merge is None:
             return [{VALUES_INPUT: self.values}]
         ends = np.cumsum([_rows(grid, merge) for grid in self.grid])

@@ -217,8 +217,10 @@ async def test_a_file_that_cannot_be_read_in_time_is_given_up(
     go_on.set()
     assert item.data.getpixel((0, 0)) == RED
     assert {str(error) for error in errors} == {
-        "image[0]: expected the file within 1 seconds (MEDIA_FETCH_TIMEOUT_SECONDS of this model), "
-        "it was not read in time"
+        (
+            "image[0]: expected the file within 1 seconds (MEDIA_FETCH_TIMEOUT_SECONDS of this model), "
+            "it was not read in time"
+        )
     }
 
 

@@ -1,4 +1,4 @@
-"""Decode a sound to mono samples at the model's rate; what it unpacks to is counted while it is decoded."""
+"""Decode audio to mono samples at the model's rate; the decoded length is counted while it is decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken: how many, and how many for each second of it."""
+"""Which frames of a video are taken: how many, and how many per second."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def engine_failure(params: Any, constraint: str) -> BackendError:
 
     Args:
         params: its SamplingParams or PoolingParams.
-        constraint: the parameter that asked for guided decoding, or nothing.
+        constraint: the parameter that asked for structured outputs, or nothing.
     """
     if not constraint:
         return UnavailableError("the engine could not serve the request; try again")

@@ -1,4 +1,4 @@
-"""Guided decoding: one constraint per request, however it was asked for, compiled before the engine sees it.
+"""Structured outputs: one constraint per request, in any form, compiled before the engine sees it.
 
 ``guided_*`` parameters, OpenAI's ``response_format`` and vLLM's ``structured_outputs`` all end as vLLM's
 StructuredOutputsParams. What cannot be compiled is refused here, under the name that the client used.
