@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{PROGRAM}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: stopped (an installation goes on where it was, with the same command)", file=sys.stderr)
+        print(f"\n{PROGRAM}: stopped (the same command continues an installation)", file=sys.stderr)
         return 130
 
 

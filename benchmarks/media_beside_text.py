@@ -181,7 +181,7 @@ class Bench:
         while not stop.is_set():
             status, answer = self._ask(self._large_request)
             if status == 200 or "damaged" not in answer:
-                raise RuntimeError(f"the large picture was not decoded to its end: {status} {answer[:300]}")
+                raise RuntimeError(f"the large image was not decoded to its end: {status} {answer[:300]}")
 
     def decode_elsewhere(self, stop: threading.Event) -> None:
         """The same picture, by a process that has nothing to do with the server."""
@@ -248,7 +248,7 @@ def model_repository(folder: Path, port: int, base: Path | None) -> Path:
 def table(windows: dict[str, list[Window]]) -> str:
     """Markdown: medians of each condition, and tokens/s over those of "alone" in the same round, with its range."""
     lines = [
-        "| beside the streams | tokens/s | ratio to alone | lowest | highest | gap p99 ms | longest gap ms |",
+        "| load next to the streams | tokens/s | ratio to alone | lowest | highest | gap p99 ms | longest gap ms |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, values in windows.items():

@@ -24,7 +24,7 @@ CELLS = [
     Cell("text, 1 stream, 128 tokens", 1, 6, 128),
     Cell("text, 16 concurrent, 128 tokens", 16, 96, 128),
     Cell("text, 64 concurrent, 128 tokens, not streamed", 64, 384, 128, streamed=False),
-    Cell("448x448 picture, 32 concurrent, 32 tokens", 32, 128, 32, image_pixels=448),
+    Cell("448x448 image, 32 concurrent, 32 tokens", 32, 128, 32, image_pixels=448),
 ]
 _COLUMNS = {
     "req/s": number("requests_per_second", 1),

@@ -121,8 +121,8 @@ class TritonPythonModel:
             return
         if device_count(self.vllm_engine_config, self._engine_args_path()) > 1:
             raise ModelLoadError(
-                "config.pbtxt: instance_group.kind: got KIND_GPU, which is one GPU, while model.json asks for several "
-                "(tensor_parallel_size, pipeline_parallel_size); accepted: KIND_MODEL"
+                "config.pbtxt: instance_group.kind: expected KIND_MODEL, got KIND_GPU, which is one GPU, while "
+                "model.json asks for several (tensor_parallel_size, pipeline_parallel_size)"
             )
         device = int(self.args["model_instance_device_id"])
         if device >= 0:
@@ -226,7 +226,7 @@ class TritonPythonModel:
         if task not in self.supported_tasks:
             raise InvalidRequestError(
                 f"the model {self.args['model_name']!r} does not support {task!r} requests; "
-                f"accepted: {', '.join(self.supported_tasks)}"
+                f"supported: {', '.join(self.supported_tasks)}"
             )
         return task
 

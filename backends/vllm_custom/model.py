@@ -1,4 +1,4 @@
-"""What Triton loads. The logic is in the package beside this file."""
+"""The module that Triton loads. The logic is in the package vllm_custom next to this file."""
 
 from __future__ import annotations
 

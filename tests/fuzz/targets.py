@@ -115,7 +115,7 @@ def audio(data: bytes) -> None:
 
 def _allocate(most: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     if np.prod(shape) > most:
-        raise InvalidRequestError("video[0]: holds more than its header says")
+        raise InvalidRequestError("video[0]: contains more data than its header declares")
     return np.empty(shape, np.uint8)
 
 

@@ -122,7 +122,12 @@ WAYS = ("plain", "streamed", "picture", "three", "adapter")
 
 def ask_each(client: Client, way: str, adapter: str, constraints: list[dict[str, str]]) -> list[list[str]]:
     """The texts that come back for each of the constraints, several requests at a time."""
-    more = {"picture": {"image": [IMAGE]}, "three": {"n": 3}, "adapter": {"lora_name": adapter}}.get(way, {})
+    ways: dict[str, dict[str, Any]] = {
+        "picture": {"image": [IMAGE]},
+        "three": {"n": 3},
+        "adapter": {"lora_name": adapter},
+    }
+    more = ways.get(way, {})
 
     def ask(constraint: dict[str, str]) -> list[str]:
         body = REQUEST | {"max_tokens": 600} | more | constraint
@@ -134,7 +139,8 @@ def ask_each(client: Client, way: str, adapter: str, constraints: list[dict[str,
         assert isinstance(found, list) == (way == "three")
         return found if isinstance(found, list) else [found]
 
-    with ThreadPoolExecutor(MAX_INFLIGHT) as pool:
+    sequences = more.get("n", 1)  # each takes a place
+    with ThreadPoolExecutor(MAX_INFLIGHT // sequences) as pool:
         return list(pool.map(ask, constraints))
 
 
@@ -230,7 +236,7 @@ class TestGuidedDecoding:
             ({"response_format": '{"type": "xml"}'}, "response_format.type: expected one of text, json_object, "),
             (
                 {"guided_regex": "a", "guided_choice": '["a"]'},
-                "guided decoding: expected exactly one constraint, got 2: guided_choice, guided_regex",
+                "structured_outputs: expected exactly one constraint, got 2: guided_choice, guided_regex",
             ),
         ],
     )
@@ -245,7 +251,7 @@ class TestGuidedDecoding:
         request = REQUEST | {"temperature": temperature, "guided_choice": '["red", "blue"]'}
         answer = client.generate(MODEL, **request, allowed_token_ids="[17]")
         assert answer.status == 400, answer.body
-        assert answer.error.startswith("allowed_token_ids: expected tokens that can write what guided_choice asks for")
+        assert answer.error.startswith("allowed_token_ids: expected to leave tokens that satisfy guided_choice")
 
     def test_what_compiles_for_long_is_refused_at_once_the_second_time(self, client: Client) -> None:
         """The engine's own compiler took minutes for it; others are served meanwhile."""
@@ -370,7 +376,7 @@ class TestAdapters:
             result = client.generate(MODEL, **ask, lora_name=name)
             return result.text if result.status == 200 else result.error
 
-        assert "no adapter 'mine'; this model has (none)" in answer("mine")
+        assert "lora_name: expected an adapter of this model ((none)), got 'mine'" in answer("mine")
         put_adapter(folder / "mine", "zh")
         assert answer("mine") == PICTURE.answer("zh")
         put_adapter(folder / "mine", "caps")
@@ -379,7 +385,7 @@ class TestAdapters:
         assert answer("other") == PICTURE.answer("zh")
         assert answer("mine") == PICTURE.answer().upper()
         shutil.rmtree(folder / "mine")
-        assert "no adapter 'mine'; this model has other" in answer("mine")
+        assert "lora_name: expected an adapter of this model (other), got 'mine'" in answer("mine")
         assert client.generate(MODEL, **ask).text == PICTURE.answer()
         shutil.rmtree(folder / "other")
 

@@ -212,7 +212,7 @@ def test_a_model_that_hangs_holds_up_nobody_else(frontend: Frontend, client: Cli
             longest = max(longest, time.monotonic() - began)
         assert longest < 3
         answer = frontend.post(CHAT, {"model": "hanging"})
-        assert (answer.status, answer.json["error"]["message"]) == (503, "no server that has this model answers")
+        assert (answer.status, answer.json["error"]["message"]) == (503, "no server with this model responds")
         wait_until(lambda: usable(frontend)["hanging"] == 1)
         assert frontend.post(CHAT, {"model": "hanging"}).status == 200
     finally:

@@ -42,7 +42,7 @@ WRONG: dict[str, tuple[str, Any, list[str]]] = {
     "response_cache": (
         f"{BACKEND}model_transaction_policy {{ decoupled: false }} response_cache {{ enable: true }}\n",
         {"model": "x"},
-        ["config.pbtxt: response_cache: expected no such line", "max_tokens, seed, lora_name"],
+        ["config.pbtxt: response_cache: expected enable: false", "max_tokens, seed, lora_name"],
     ),
 }
 

@@ -261,7 +261,7 @@ def test_embeddings_of_two_pictures(
 
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
-    [(64, 255, r"image_embeds: expected \[rows, 256\]"), (63, 256, "image_grid_thw asks for 64 rows")],
+    [(64, 255, r"image_embeds: expected \[rows, 256\]"), (63, 256, "image_embeds: expected 64 rows")],
 )
 def test_embeddings_of_a_wrong_size_are_refused_and_the_engine_goes_on(
     triton: TritonServer, pictures: list[Picture], rows: int, columns: int, message: str

@@ -152,9 +152,9 @@ class TestEmbeddings:
             ({"text_input": "a", "dimensions": "few"}, ["dimensions", "few"]),
             ({"text_input": "1+1=" * 200}, ["512"]),
             ({"text_input": "a", "task": "classify"}, ["task", "embed", "token_embed", "'classify'"]),
-            ({"text_input": "a", "temperature": 0}, ["temperature", "needs a model that generates text"]),
-            ({"text_input": "a", "guided_regex": "a"}, ["guided_regex", "needs a model that generates text"]),
-            ({"text_input": "a", "return_logprobs": True}, ["return_logprobs", "needs a model that generates text"]),
+            ({"text_input": "a", "temperature": 0}, ["temperature", "requires a generative model"]),
+            ({"text_input": "a", "guided_regex": "a"}, ["guided_regex", "requires a generative model"]),
+            ({"text_input": "a", "return_logprobs": True}, ["return_logprobs", "requires a generative model"]),
             ({"text_input": "a", "dimenions": 5}, ["unknown parameter 'dimenions'", "dimensions"]),
             ({"text_input": "a", "image": ["%%%"]}, ["image[0]", "base64"]),
             ({"embedding_request": '{"input": ["a", "b"]}'}, ["embedding_request.input", "['a', 'b']", "token ids"]),
@@ -184,7 +184,7 @@ class TestEmbeddings:
 
     def test_a_stream_is_refused(self, client: Client) -> None:
         (event,) = client.stream(EMBED, text_input="a")
-        assert "stream: true: needs a model that generates text" in event["error"]
+        assert "stream: true: requires a generative model" in event["error"]
 
 
 @pytest.mark.usefixtures("classify_model")
@@ -207,12 +207,12 @@ class TestScores:
         tensor = {"name": "embedding_request", "datatype": "BYTES", "shape": [1, 1], "data": ['{"input": "a"}']}
         answer = client.infer(CLASSIFY, [tensor])
         assert answer.status == 501, answer.body
-        assert "embedding_request: this model has no task embed" in answer.error
+        assert "embedding_request: requires the task embed" in answer.error
 
     def test_pairs_are_refused(self, client: Client) -> None:
         answer = client.infer(CLASSIFY, [strings("queries", [["a"]]), strings("documents", [["b"]])])
         assert answer.status == 501, answer.body
-        words = ["queries, documents: needs a cross-encoder", "does classify with 3 labels"]
+        words = ["queries, documents: requires a cross-encoder", "the task of this model is classify with 3 labels"]
         assert [word for word in words if word not in answer.error] == [], answer.error
 
     def test_dimensions_are_refused(self, triton: TritonServer) -> None:
@@ -292,14 +292,14 @@ class TestPairs:
     @pytest.mark.parametrize(
         ("body", "words"),
         [
-            ({"queries": "a"}, ["queries and documents go together", "only queries"]),
+            ({"queries": "a"}, ["queries and documents require each other", "only queries"]),
             ({"text_input": "c"}, ["exactly one", "text_input", "documents"]),
             ({"queries": ["a", "b"], "documents": ["c", "d", "e"]}, ["queries", "as documents has (3)", "2 elements"]),
             ({"documents": []}, ["documents", "at least 1 element", "0 elements"]),
             ({"documents": ["b"] * (MANY + 1)}, ["documents", f"at most {MANY}", "SCORE_MAX_DOCUMENTS"]),
-            ({"image": [IMAGE]}, ["image: goes with text_input", "documents"]),
+            ({"image": [IMAGE]}, ["image: cannot be combined with queries", "documents"]),
             ({"dimensions": 5}, ["dimensions", "no effect", "use_activation"]),
-            ({"temperature": 1}, ["temperature", "generates text"]),
+            ({"temperature": 1}, ["temperature", "generative model"]),
             ({"instruction": "c"}, ["instruction", "score template"]),
             ({"lora_name": "zh"}, ["lora_name", "'zh'"]),
             ({"truncate_prompt_tokens": -2}, ["truncate_prompt_tokens", "-2"]),
@@ -307,7 +307,7 @@ class TestPairs:
             ({"truncate_prompt_tokens": 0}, ["documents[0]", "empty prompt"]),
             ({"truncation_side": "up"}, ["truncation_side", "'up'"]),
             ({"max_tokens_per_doc": 999}, ["max_tokens_per_doc", "999", "256"]),
-            ({"stream": True}, ["stream: true", "generates text"]),
+            ({"stream": True}, ["stream: true", "generative model"]),
         ],
     )
     def test_mistakes_are_explained(self, client: Client, body: dict[str, Any], words: list[str]) -> None:
@@ -318,7 +318,7 @@ class TestPairs:
 
     def test_an_option_of_pairs_without_them(self, client: Client) -> None:
         answer = client.generate(RERANK, text_input="a", max_tokens_per_doc=5)
-        assert "max_tokens_per_doc: goes with the inputs queries and documents only" in answer.error
+        assert "max_tokens_per_doc: requires the inputs queries and documents" in answer.error
 
     def test_one_pair_that_is_too_long_keeps_all_from_the_engine(self, client: Client, triton: TritonServer) -> None:
         answer = client.generate(RERANK, id="one-too-long", queries="a", documents=["b", "1+1=" * 200, "c"])

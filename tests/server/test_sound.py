@@ -183,16 +183,16 @@ def test_too_many_sounds_are_refused_before_any_is_fetched(client: Client, files
     before = files.hits
     answer = ask(client, text_input=QUESTION, audio=[f"{files.url}/noise.wav"] * 3)
     assert (answer.status, files.hits) == (400, before)
-    assert "audio: at most 2 item(s) per prompt (limit_mm_per_prompt), got 3" in answer.error
+    assert "audio: expected at most 2 item(s) per prompt (limit_mm_per_prompt of this model), got 3" in answer.error
 
 
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (sound(tone(220, seconds=21)), "audio[0]: lasts longer than 20 seconds, which is AUDIO_MAX_SECONDS"),
-        (sound(NOISE)[:9000], "audio[0]: the file is cut off"),
-        (b"hello " * 100, "audio[0]: not a sound that can be decoded; expected WAV, FLAC, MP3, Ogg"),
-        (gif(clip(20_400, "left")), "audio[0]: not a sound that can be decoded"),
+        (sound(tone(220, seconds=21)), "audio[0]: expected at most 20 seconds (AUDIO_MAX_SECONDS of this model)"),
+        (sound(NOISE)[:9000], "audio[0]: the file is truncated"),
+        (b"hello " * 100, "audio[0]: expected WAV, FLAC, MP3, Ogg"),
+        (gif(clip(20_400, "left")), "got data that cannot be decoded as audio"),
     ],
     ids=["long", "cut off", "text", "picture"],
 )

@@ -223,7 +223,7 @@ def test_an_adapter_changes_the_answer(text: Client) -> None:
 
 def test_an_unknown_adapter_is_named_with_the_known_ones(text: Client) -> None:
     answer = text.generate(text_input="hello", lora_name="missing")
-    assert answer.error == "lora_name: got 'missing'; accepted: 'strong', 'broken'"
+    assert answer.error == "lora_name: expected one of 'strong', 'broken', got 'missing'"
 
 
 def test_an_adapter_without_files_leaves_the_engine_alive(text: Client) -> None:
@@ -237,16 +237,16 @@ def test_an_adapter_without_files_leaves_the_engine_alive(text: Client) -> None:
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "negative temperature": ({"temperature": -1}, "temperature must be non-negative, got -1.0"),
     "unknown parameter": ({"temprature": 1}, "'temprature' is not a known parameter; did you mean temperature"),
-    "wrong type": ({"max_tokens": "many"}, "max_tokens: got 'many'; accepted: an integer or null"),
+    "wrong type": ({"max_tokens": "many"}, "max_tokens: expected an integer or null, got 'many'"),
     "broken JSON": ({"sampling_parameters": '{"n" 1}'}, "sampling_parameters: not valid JSON: Expecting ':'"),
-    "not base64": ({"text_input": PICTURE_PROMPT, "image": "?"}, "image[0]: got 1 bytes that are not base64"),
-    "not a picture": ({"text_input": PICTURE_PROMPT, "image": "eHh4"}, "image[0]: got 3 bytes that are no known"),
+    "not base64": ({"text_input": PICTURE_PROMPT, "image": "?"}, "image[0]: expected an image in base64, got 1 bytes"),
+    "not a picture": ({"text_input": PICTURE_PROMPT, "image": "eHh4"}, "got 3 bytes in another format"),
     "no placeholder": ({"image": picture()}, "text_input: the number of image placeholders does not match"),
     "too many pictures": ({"text_input": PICTURE_PROMPT * 3, "image": [picture()] * 3}, "At most 2 image(s)"),
     "bad regex": ({"structured_outputs": '{"regex": "(["}'}, "regex"),
     "unknown constraint": ({"structured_outputs": '{"regx": "a"}'}, "did you mean regex?"),
     "too long": ({"text_input": "1 " * 20_000}, "maximum context length is 16384"),
-    "embedding": ({"embedding_request": '{"input": "x"}'}, "does not support 'embed' requests; accepted: generate"),
+    "embedding": ({"embedding_request": '{"input": "x"}'}, "does not support 'embed' requests; supported: generate"),
 }
 
 
@@ -259,9 +259,7 @@ def test_a_bad_request_is_told_what_is_wrong(text: Client, request_body: dict[st
 
 def test_a_stream_that_is_wrong_gets_the_same_error(text: Client) -> None:
     events = text.stream(text_input="hello", exclude_input_in_output=False)
-    assert events == [
-        {"error": "exclude_input_in_output: got false; accepted: true, or nothing, when `stream` is true"}
-    ]
+    assert events == [{"error": "exclude_input_in_output: expected true or no value when `stream` is true, got false"}]
 
 
 def test_bad_requests_do_not_disturb_good_ones(text: Client) -> None:
@@ -318,12 +316,12 @@ def test_the_official_metrics_are_reported(text: Client) -> None:
 # Loading and unloading
 
 BAD_MODELS = {
-    "no_model_json": ("model.json", "no such file"),
+    "no_model_json": ("model.json", "file not found"),
     "bad_json": ("model.json", "not valid JSON: Expecting ':' delimiter at line 3 column 11"),
     "unknown_argument": ("model.json", "'max_model_length' (did you mean max_model_len"),
     "not_decoupled": ("config.pbtxt: model_transaction_policy.decoupled", "got false"),
-    "bad_parameter": ("REPORT_CUSTOM_METRICS", "got 'yes'; accepted: true or false"),
-    "no_adapters": ("multi_lora.json", "no such file"),
+    "bad_parameter": ("REPORT_CUSTOM_METRICS", "expected true or false, got 'yes'"),
+    "no_adapters": ("multi_lora.json", "file not found"),
     "no_weights": ("vLLM could not start", "nothing"),
 }
 
@@ -358,7 +356,7 @@ def test_embeddings(client: Client) -> None:
     tokens = client.generate("embed", text_input="", embedding_request=json.dumps({"input": [1, 2, 3]}))
     assert len(json.loads(tokens.text)) == len(vector)
     wrong = client.generate("embed", text_input="", embedding_request=json.dumps({"input": ["a", "b"]}))
-    assert "embedding_request.input: got ['a', 'b']" in wrong.error
+    assert "embedding_request.input: expected a string, or a list of token ids, got ['a', 'b']" in wrong.error
     assert "does not support 'generate'" in client.generate("embed", text_input="hello").error
 
 

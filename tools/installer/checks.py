@@ -36,5 +36,5 @@ def table(checks: Sequence[Check]) -> str:
     for check in checks:
         lines.append(f"{check.status.value:<5} {check.name:<{width}}  {check.found}")
         if check.mend:
-            lines.append(f"{'':<5} {'':<{width}}  to mend: {check.mend}")
+            lines.append(f"{'':<5} {'':<{width}}  fix: {check.mend}")
     return "\n".join(lines)

@@ -39,7 +39,7 @@ class Command:
 
 
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
-    flavour = "default: $VLLM_CUSTOM_FLAVOUR, else cuda where an NVIDIA GPU answers, else cpu"
+    flavour = "default: $VLLM_CUSTOM_FLAVOUR, else cuda where nvidia-smi lists a GPU, else cpu"
     parser.add_argument("--flavour", choices=locks.FLAVOURS, help=flavour)
     python = "the Python 3.11 or 3.12 to build on (default: $VLLM_CUSTOM_PYTHON, else the running one, else from PATH)"
     parser.add_argument("--python", metavar="PYTHON", help=python)
@@ -54,17 +54,19 @@ def prepare(options: argparse.Namespace, progress: Progress) -> environment.Envi
 
 def _install_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
-    into_tree = parser.add_argument_group("into a Triton that is there already (a container, or bare metal)")
+    into_tree = parser.add_argument_group("into an existing installation of Triton (a container, or bare metal)")
     into_tree.add_argument("--into", type=Path, metavar="FOLDER", help="the installation, e.g. /opt/tritonserver")
-    into_tree.add_argument("--stand-in", action="store_true", help="bring the stand-in where no vLLM backend is there")
+    into_tree.add_argument(
+        "--stand-in", action="store_true", help="also install the stand-in where there is no vLLM backend"
+    )
     into_tree.add_argument(
         "--backend-from", type=Path, metavar="FOLDER", help="copy further backends from this installation of Triton"
     )
     into_tree.add_argument(
-        "--backends", nargs="+", default=[], metavar="NAME", help="which of them (default: all that are not there)"
+        "--backends", nargs="+", default=[], metavar="NAME", help="which of them (default: all that are missing)"
     )
     into_tree.add_argument("--uninstall", action="store_true", help="undo an installation")
-    into_tree.add_argument("--dry-run", action="store_true", help="check and tell, and change nothing")
+    into_tree.add_argument("--dry-run", action="store_true", help="check and report, without changing anything")
 
 
 def install(options: argparse.Namespace) -> int:
@@ -139,7 +141,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
-    parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="another picture (default: 10)")
+    parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="draw another image (default: 10)")
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -162,7 +164,10 @@ def test(options: argparse.Namespace) -> int:
 def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument(
-        "sources", type=Path, metavar="FOLDER", help="holds a folder for each release, with model.py or src/model.py"
+        "sources",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with one folder per release, each with model.py or src/model.py",
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="RELEASE", help="names of these folders, or stand-in")
 
@@ -174,14 +179,14 @@ def try_compatibility(options: argparse.Namespace) -> int:
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="the findings for a program to read")
-    repository = "look at the models in it: weights, media, lengths, memory, ensembles"
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    repository = "check the models in it: weights, media, lengths, memory, ensembles"
     parser.add_argument("--model-repository", type=Path, metavar="FOLDER", help=repository)
-    url = "would the models of --model-repository fetch it, and can its host be reached from here?"
+    url = "check whether the models of --model-repository would fetch it, and whether its host can be reached"
     parser.add_argument("--media-url", nargs="+", default=[], metavar="URL", help=url)
     memory = "of each GPU (default: as nvidia-smi says), to plan for another machine"
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help=memory)
-    tree = "look at this installation of Triton, as `install --into` would"
+    tree = "check this installation of Triton, as `install --into` does"
     parser.add_argument("--triton", type=Path, metavar="FOLDER", help=tree)
     upstream = "only compare this release of the official backend with what vllm_custom relies on"
     parser.add_argument("--upstream", type=Path, metavar="FOLDER", help=upstream)
@@ -205,7 +210,7 @@ def diagnose(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "install",
-        "make the environment and the backends folder, or add vllm_custom to a Triton that is there",
+        "make the environment and the backends folder, or add vllm_custom to an existing Triton",
         "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends. With --into,\n"
         "add vllm_custom to an installation of Triton instead; its Python is then --python (default: python3).",
         _install_arguments,
@@ -221,8 +226,8 @@ COMMANDS = (
     ),
     Command(
         "demo",
-        "show a picture to a real server and check what it says",
-        "Install what is missing, serve shapes_vl on free ports, send it a picture and a question through generate\n"
+        "send an image to a real server and check its answer",
+        "Install what is missing, serve shapes_vl on free ports, send it an image and a question through generate\n"
         "and generate_stream, show them with the answers, and stop. Exits with 0 only where both answers are right.",
         _demo_arguments,
         demo,
@@ -239,8 +244,8 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "say what is installed, what is wrong and how to mend it",
-        "Look at the system, the environment and the machine, and change nothing. Exits with 1 where something fails.",
+        "report what is installed, what is wrong and how to fix it",
+        "Check the system, the environment and the machine without changing anything. Exits with 1 if a check fails.",
         _doctor_arguments,
         diagnose,
     ),
@@ -254,8 +259,8 @@ COMMANDS = (
     Command(
         "compatibility",
         "run the shared server tests on official releases",
-        "Run the shared server tests on the stand-in and on each official release in a folder, and write what\n"
-        "happened into docs/compatibility.md. A release is a folder of its name with the official backend's src:\n"
+        "Run the shared server tests on the stand-in and on each official release in a folder, and write the\n"
+        "results into docs/compatibility.md. A release is a folder of its name with the official backend's src:\n"
         "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
         _compatibility_arguments,
         try_compatibility,

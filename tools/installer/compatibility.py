@@ -64,7 +64,7 @@ def read_outcome(report: Path) -> Outcome:
     """Counts, properties and the first failure of pytest's JUnit report."""
     suite = ElementTree.parse(report).getroot().find("testsuite")  # noqa: S314 - pytest wrote it just now
     if suite is None:
-        raise BuildError(f"{report} is no report of pytest")
+        raise BuildError(f"{report} is not a report of pytest")
     properties = {str(item.get("name")): str(item.get("value")) for item in suite.iterfind("properties/property")}
     # A test may both fail and have an error in its teardown.
     broken = [(case, case.findall("failure") + case.findall("error")) for case in suite.iterfind("testcase")]

@@ -1,4 +1,4 @@
-"""What the user sees: steps with the seconds that have gone by, and errors that say how to mend them."""
+"""What the user sees: steps with the seconds that have gone by, and errors that say how to fix them."""
 
 import sys
 import time

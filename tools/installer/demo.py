@@ -1,4 +1,4 @@
-"""`demo`: a real server is shown a picture it has never seen, and has to say what is on it."""
+"""`demo`: send a real server an image that it has never seen, and check its description."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The asking part of `demo`: draws a picture, sends it through generate and generate_stream, checks what comes back.
+"""The client part of `demo`: draws an image, sends it through generate and generate_stream, checks the answers.
 
 Runs on the environment's Python, as `python -m tools.installer.demo_client`.
 """
@@ -58,7 +58,7 @@ def _post(url: str, content: dict[str, object]) -> "urllib.response.addinfourl":
 
 
 def art(image: Image.Image, columns: int = _ART_COLUMNS) -> str:
-    """The picture in a terminal with 24-bit colours: each character shows two pixels, one above the other."""
+    """The image in a terminal with 24-bit colours: each character shows two pixels, one above the other."""
     rows = max(1, round(columns * image.height / image.width / 2))
     small = image.convert("RGB").resize((columns, rows * 2), Image.Resampling.BOX)
     lines = []
@@ -82,12 +82,12 @@ def ask(url: str, folder: Path, seed: int, show: bool) -> bool:
     drawn = picture(seed, size=SIZE)
     buffer = io.BytesIO()
     drawn.image.save(buffer, "PNG")
-    path = folder / "picture.png"
+    path = folder / "image.png"
     path.write_bytes(buffer.getvalue())
     if show:
         print(f"\n{art(drawn.image)}")
     shown_path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    print(f"\npicture          {shown_path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
+    print(f"\nimage            {shown_path} ({drawn.image.width}x{drawn.image.height}, seed {seed})")
     print(f"question         {QUESTION}")
     answer = generate(url, buffer.getvalue()).strip()
     print(f"generate         {answer}")
@@ -101,7 +101,7 @@ def ask(url: str, folder: Path, seed: int, show: bool) -> bool:
     truth = drawn.answer()
     print(f"\ntruth            {truth}")
     right = answer == truth and streamed == truth
-    print(f"                 {'right, both times' if right else 'WRONG'}\n", flush=True)
+    print(f"                 {'both answers are right' if right else 'WRONG'}\n", flush=True)
     return right
 
 
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--http-url", required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--show", action="store_true", help="draw the picture in the terminal")
+    parser.add_argument("--show", action="store_true", help="draw the image in the terminal")
     options = parser.parse_args()
     try:
         return 0 if ask(options.http_url, options.folder, options.seed, options.show) else 1

@@ -1,4 +1,4 @@
-"""`doctor`: what is installed, what is wrong, how to mend it. Changes nothing."""
+"""`doctor`: what is installed, what is wrong, how to fix it. Changes nothing."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> l
     source = official.source_folder(folder)
     if source is None:
         mend = "name the folder with the backend's model.py, or its checkout"
-        return [Check("base backend", Status.FAIL, f"{folder} holds no model.py, and no src/model.py", mend)]
+        return [Check("base backend", Status.FAIL, f"{folder} contains neither model.py nor src/model.py", mend)]
     checks = [target.release_check(source)]
     vllm = _installed_vllm(flavour, python)
     if vllm is None:
@@ -122,7 +122,7 @@ def _installed_vllm(flavour: str | None, python: str | None) -> Path | None:
 def _models(asked: Questions, server_library: Path | None, python: str) -> Checks:
     if asked.repository is None:
         if asked.media_urls:
-            mend = "give --model-repository: what is allowed is said in each model's config.pbtxt"
+            mend = "give --model-repository: each model's config.pbtxt says which URLs are allowed"
             yield Check("media", Status.FAIL, "--media-url without a model repository", mend)
         return
     given = asked.gpu_memory_gib
@@ -149,10 +149,10 @@ def _graphics(flavour: str | None) -> Checks:
     if gpus:
         yield Check("GPU", Status.OK, ", ".join(gpus))
     elif flavour == "cuda":
-        mend = "install NVIDIA's driver (nvidia-smi must list the GPU), or leave --flavour cuda away"
-        yield Check("GPU", Status.WARN, "none seen, and vLLM's CUDA build needs one", mend)
+        mend = "install NVIDIA's driver (nvidia-smi must list the GPU), or omit --flavour cuda"
+        yield Check("GPU", Status.WARN, "none found, and vLLM's CUDA build requires one", mend)
     else:
-        yield Check("GPU", Status.OK, "none seen: vLLM's CPU build is used")
+        yield Check("GPU", Status.OK, "none found: vLLM's CPU build is used")
 
 
 def _python(chosen: interpreter.Interpreter) -> Checks:
@@ -170,7 +170,7 @@ def _environment(found: Environment, chosen: interpreter.Interpreter) -> Checks:
         else:
             yield Check("environment", Status.OK, str(found.folder))
     elif found.folder.exists():
-        yield Check("environment", Status.FAIL, f"half installed: {found.folder}", f"{install} (it goes on)")
+        yield Check("environment", Status.FAIL, f"partly installed: {found.folder}", f"{install} (it continues)")
     else:
         yield Check("environment", Status.FAIL, f"not installed: {found.folder}", install)
     others = sorted(path for path in home().glob("env-*") if path.is_dir() and path != found.folder)
@@ -297,5 +297,5 @@ def run(checks: Sequence[Check], *, as_json: bool, write: Callable[[str], object
     write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
     count = failed(checks)
     if not as_json:
-        write(f"\n{count} of {len(checks)} checks failed" if count else "\nall is well")
+        write(f"\n{count} of {len(checks)} checks failed" if count else "\nall checks passed")
     return 1 if count else 0

@@ -188,7 +188,7 @@ def _verify(environment: Environment, pins: dict[str, str]) -> None:
     wrong = differences(environment, pins)
     if wrong:
         raise BuildError(
-            f"pip ended well, and yet the environment is not what the lock says: {'; '.join(wrong[:5])}",
+            f"pip succeeded, but the environment differs from the lock: {'; '.join(wrong[:5])}",
             f"remove {environment.folder} and run `{PROGRAM} install` again",
         )
     if not (environment.triton / "bin/tritonserver").is_file():
@@ -215,6 +215,6 @@ def _only_one(environment: Environment, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.step(f"another {PROGRAM} is at work on this environment: waiting for it")
+            progress.step(f"another {PROGRAM} is using this environment: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -93,7 +93,7 @@ def _parts(wish: Wish, container: Container) -> Iterator[str]:
 
 def _packages(wish: Wish, container: Container) -> Iterator[str]:
     """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
-    reasons, packages = ["PyAV reads clips and sounds."], [f"av=={_locked('av')}"]
+    reasons, packages = ["PyAV reads video and audio."], [f"av=={_locked('av')}"]
     if wish.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
         packages.append(f"vllm=={_locked('vllm')}")
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
@@ -183,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more = "backends of the standard container to bring along, e.g. onnxruntime"
     parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
     parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
-    openai = "start the OpenAI frontend on this port, beside Triton's 8000 and 8001"
+    openai = "also start the OpenAI frontend on this port (Triton uses 8000 and 8001)"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
     file = f"default: {DEFAULT_FILE}; - is standard output"
     parser.add_argument("--output", type=Path, default=DEFAULT_FILE, metavar="FILE", help=file)

@@ -103,7 +103,7 @@ def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) 
     """The further backends to copy: those named, else all that the other installation has and this one lacks."""
     if source is None:
         if chosen:
-            raise BuildError("--backends needs --backend-from", "say where the backends are to be copied from")
+            raise BuildError("--backends needs --backend-from", "name the installation to copy the backends from")
         return []
     if chosen:
         return list(chosen)
@@ -111,7 +111,7 @@ def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) 
     found = sorted(path.name for path in source.backends.iterdir() if path.is_dir() and path.name not in have)
     found = [name for name in found if name != NAME]
     if not found:
-        raise BuildError(f"{source.backends} has no backend that {tree.backends} lacks", "leave --backend-from away")
+        raise BuildError(f"{source.backends} has no backend that {tree.backends} lacks", "omit --backend-from")
     return found
 
 
@@ -120,11 +120,11 @@ def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, 
     there = tree.backends / target.BASE
     if source and target.BASE in names:
         if stand_in:
-            raise BuildError(f"{source.backends} brings a backend {target.BASE}", "leave --stand-in away")
+            raise BuildError(f"{source.backends} brings a backend {target.BASE}", "omit --stand-in")
         return source.backends / target.BASE
     if stand_in:
         if there.exists() and not _ours(tree, target.BASE):
-            raise BuildError(f"{there} exists already", "leave --stand-in away: the backend that is there is built on")
+            raise BuildError(f"{there} exists already", "omit --stand-in: vllm_custom builds on the existing backend")
         return BACKEND_SOURCES / target.BASE
     if _ours(tree, target.BASE):
         mend = "give --stand-in again, or --backend-from with the backend"

@@ -39,7 +39,7 @@ def examine(repository: Path, server_library: Path | None, gpu_bytes: Sequence[i
     models = list(models_of(repository))
     if not models:
         mend = "a model is a folder with config.pbtxt and a folder 1"
-        return [Check("model repository", Status.FAIL, f"{repository} holds no model", mend)]
+        return [Check("model repository", Status.FAIL, f"{repository} contains no model", mend)]
     checks = [Check("model repository", Status.OK, f"{len(models)} models in {repository}")]
     if any(model.is_ensemble for model in models):
         checks.append(ensemble_check(server_library))
@@ -93,7 +93,7 @@ def _media_check(model: Model) -> Check:
     if asked:
         mend = "take a vision-language model, or remove these settings"
         return Check(name, Status.FAIL, f"the model is text-only, and {', '.join(asked)} is set", mend)
-    return Check(name, Status.OK, "text only: requests with pictures will be refused")
+    return Check(name, Status.OK, "text only: requests with images will be refused")
 
 
 def _length_and_memory(model: Model, size: int, gpu_bytes: Sequence[int]) -> Checks:
@@ -102,7 +102,7 @@ def _length_and_memory(model: Model, size: int, gpu_bytes: Sequence[int]) -> Che
     try:
         length = kv_cache.read_length(key)
     except ValueError:
-        yield Check(name, Status.FAIL, f"{key!r} is no number", 'write a number, or "auto"')
+        yield Check(name, Status.FAIL, f"{key!r} is not a number", 'write a number, or "auto"')
         return
     if length is not None and longest is not None and length > longest:
         mend = f"at most {longest} (VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 overrides it, at the cost of wrong answers)"

@@ -17,10 +17,10 @@ _REMEDIES = (
     ("No space left on device", "free some space, or set VLLM_CUSTOM_HOME to a folder on a larger disk"),
     ("No matching distribution found", "this index has no wheel for this Python and system: see the log"),
     ("Could not find a version", "this index has no such version for this Python and system: see the log"),
-    ("Temporary failure in name resolution", "check the network, then run the same command again: it goes on"),
-    ("Name or service not known", "check the network, then run the same command again: it goes on"),
+    ("Temporary failure in name resolution", "check the network, then run the same command again: it continues"),
+    ("Name or service not known", "check the network, then run the same command again: it continues"),
     ("CERTIFICATE_VERIFY_FAILED", "set PIP_CERT to your company's certificate bundle"),
-    ("Read timed out", "the network is slow: run the same command again, it goes on"),
+    ("Read timed out", "the network is slow: run the same command again, it continues"),
     ("THESE PACKAGES DO NOT MATCH THE HASHES", "run `pip cache purge`, then the same command again"),
 )
 
@@ -39,7 +39,7 @@ class Pip:
         if self.try_install(arguments, total):
             return
         text = tail(self.log, 200)
-        remedy = next((mend for sign, mend in _REMEDIES if sign in text), "run the same command again: it goes on")
+        remedy = next((mend for sign, mend in _REMEDIES if sign in text), "run the same command again: it continues")
         raise BuildError(f"pip could not install {what}:\n{tail(self.log, 12)}\n  the whole log: {self.log}", remedy)
 
     def try_install(self, arguments: Sequence[str], total: int = 0) -> bool:

@@ -57,7 +57,7 @@ class Model:
         """model.json. Raises OSError or ValueError where it cannot be read."""
         loaded = json.loads((self.version_folder or self.folder / "1").joinpath("model.json").read_text())
         if not isinstance(loaded, dict):
-            raise ValueError("model.json is no JSON object")
+            raise ValueError("model.json is not a JSON object")
         return loaded
 
     @cached_property

@@ -104,7 +104,7 @@ def _base(folder: Path) -> Checks:
     else:
         mend = "take an image with the vLLM backend, bring it with --backend-from, or give --stand-in"
         yield Check(
-            "base backend", Status.FAIL, f"{folder} holds no model.py: the official vLLM backend is missing", mend
+            "base backend", Status.FAIL, f"{folder} contains no model.py: the official vLLM backend is missing", mend
         )
 
 
@@ -124,7 +124,7 @@ def release_check(folder: Path) -> Check:
     release, digest = official.release_of(folder), official.hash_of(folder)
     if release is None:
         mend = f"run `{PROGRAM} doctor --upstream` on it, and the tests of docs/upgrading.md"
-        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) was not run yet", mend)
+        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) has not been tested", mend)
     return Check("base backend", Status.OK, f"{release} (hash {digest})")
 
 
@@ -150,7 +150,7 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     if missing:
         yield Check("packages", Status.FAIL, f"missing: {', '.join(missing)}", f"{pip} {' '.join(missing)}")
     if "av" not in python.packages:
-        yield Check("PyAV", Status.WARN, "av is not installed: no MP4, no WebM, no sounds", f"{pip} av")
+        yield Check("PyAV", Status.WARN, "av is not installed: no MP4, no WebM, no audio", f"{pip} av")
     yield numpy_check(python.packages.get("numpy"), tree.version, pip)
     if python.site_packages and python.vllm:
         yield from torch_check.examine(python.site_packages, f"{pip} --force-reinstall vllm=={python.vllm}")
@@ -182,7 +182,7 @@ def examine_backends(tree: TritonTree, source: TritonTree, names: Sequence[str])
             checks.append(Check(name, Status.FAIL, problem, f"choose among {', '.join(have)}"))
         elif (tree.backends / name).exists():
             problem = f"{tree.backends / name} exists already"
-            checks.append(Check(name, Status.FAIL, problem, "remove it, or leave this backend out of --backends"))
+            checks.append(Check(name, Status.FAIL, problem, "remove it, or remove this backend from --backends"))
         else:
             checks.append(_backend(tree, source, name))
     return checks
@@ -198,7 +198,7 @@ def _api(tree: TritonTree, source: TritonTree) -> Check:
         return Check("backend API", Status.OK if fits else Status.FAIL, text, mend)
     if tree.version and tree.version == source.version_file:
         return Check("backend API", Status.OK, f"both are Triton {tree.version}")
-    mend = "copy lib/libtritonserver.so or the file TRITON_VERSION of that installation beside its backends"
+    mend = "copy lib/libtritonserver.so or the file TRITON_VERSION of that installation next to its backends"
     return Check("backend API", Status.FAIL, f"{source.root} does not say its version", mend)
 
 

@@ -33,13 +33,13 @@ class TritonTree:
     def of(cls, folder: Path) -> "TritonTree":
         """``folder`` may be the installation or its backends. Raises BuildError where it is neither."""
         if not folder.is_dir():
-            raise BuildError(f"{folder} is no folder", "name the folder of a Triton installation")
+            raise BuildError(f"{folder} is not a folder", "name the folder of a Triton installation")
         root = folder.resolve()
         if not (root / "backends").is_dir() and root.name == "backends":
             root = root.parent
         if not (root / "backends").is_dir():
             raise BuildError(
-                f"{folder} is no Triton installation: it has no folder backends",
+                f"{folder} is not a Triton installation: it has no folder backends",
                 "name the folder that holds bin, lib and backends (/opt/tritonserver in a container)",
             )
         return cls(root)

@@ -32,7 +32,7 @@ def check(folder: Path) -> int:
         return sum(_size(file, read_header(file)) for file in files)
     others = [path for pattern in _OTHER_FORMATS for path in folder.glob(pattern)]
     if not others:
-        raise IncompleteError(f"{folder} holds no weights (*.safetensors, {', '.join(_OTHER_FORMATS)})")
+        raise IncompleteError(f"{folder} contains no weights (*.safetensors, {', '.join(_OTHER_FORMATS)})")
     return sum(path.stat().st_size for path in others)
 
 
@@ -40,7 +40,7 @@ def _check_indexed(folder: Path, index: Path) -> int:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
-        raise IncompleteError(f"{index} is no index of safetensors files ({error})") from error
+        raise IncompleteError(f"{index} is not an index of safetensors files ({error})") from error
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -60,14 +60,14 @@ def read_header(file: Path) -> dict[str, Any]:
     with file.open("rb") as handle:
         start = handle.read(_LENGTH_BYTES)
         if _LFS.startswith(start) and start:
-            raise IncompleteError(f"{file.name} is a pointer of Git LFS and no weights", "git lfs pull")
+            raise IncompleteError(f"{file.name} is a Git LFS pointer, not the weights", "git lfs pull")
         length = int.from_bytes(start, "little")
         if len(start) < _LENGTH_BYTES or length > file.stat().st_size - _LENGTH_BYTES:
             raise IncompleteError(f"{file.name} ends within its header")
         try:
             header: dict[str, Any] = json.loads(handle.read(length))
         except ValueError as error:
-            raise IncompleteError(f"{file.name} has a header that is no JSON") from error
+            raise IncompleteError(f"{file.name} has a header that is not JSON") from error
     header.pop("__metadata__", None)
     return header
 
@@ -79,5 +79,5 @@ def _size(file: Path, header: dict[str, Any]) -> int:
         expected = _LENGTH_BYTES + int.from_bytes(handle.read(_LENGTH_BYTES), "little") + data
     actual = file.stat().st_size
     if actual != expected:
-        raise IncompleteError(f"{file.name} has {actual} bytes instead of {expected}: it was not downloaded to its end")
+        raise IncompleteError(f"{file.name} has {actual} bytes instead of {expected}: the download is incomplete")
     return data

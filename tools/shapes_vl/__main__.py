@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train the model from random weights",
         description="Train the model from random weights, or go on with a trained one. On one H100 or H200 with 16 CPU "
         "cores the default takes eight minutes and half a minute of compiling. A CPU with two cores would need two "
-        "weeks for as many pictures: there, try the machinery with --steps 20, which takes two minutes.",
+        "weeks for as many images: there, try the machinery with --steps 20, which takes two minutes.",
     )
     train.set_defaults(run=_train)
     train.add_argument("--begin", type=Path, help="folder of a model to go on with, instead of random weights")
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "lora",
         help="train an adapter for a trained model",
         description="Train the adapter zh (answers in Chinese) or caps (answers in capitals). A minute each on a GPU; "
-        "a CPU with two cores needs half a day for as many pictures.",
+        "a CPU with two cores needs half a day for as many images.",
     )
     lora.set_defaults(run=_lora)
     lora.add_argument("adapter", choices=("zh", "caps"))
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure exact answers per skill and size",
-        description="Measure exact answers on unseen pictures. A GPU with 16 CPU cores takes half a minute for 120 "
+        description="Measure exact answers on unseen images. A GPU with 16 CPU cores takes half a minute for 120 "
         "questions in each cell of the table, two CPU cores half a minute or more for each.",
     )
     evaluate.set_defaults(run=_evaluate)

@@ -39,7 +39,7 @@ ADDITIONAL_OUTPUTS = tuple(output["name"] for output in OUTPUTS if output["name"
 """Outputs that are sent only when the input `return_<name>` is true."""
 
 
-DECOUPLED_ONLY = "config.pbtxt: model_transaction_policy.decoupled: got false; accepted: true, or no such line"
+DECOUPLED_ONLY = "config.pbtxt: model_transaction_policy.decoupled: expected true or no value, got false"
 
 
 def check_policies(declared: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def check_policies(declared: dict[str, Any]) -> None:
         raise ModelLoadError(DECOUPLED_ONLY)
     batch_size = declared.get("max_batch_size", 0)
     if batch_size > 0:
-        raise ModelLoadError(f"config.pbtxt: max_batch_size: got {batch_size}; accepted: 0 (vLLM batches by itself)")
+        raise ModelLoadError(f"config.pbtxt: max_batch_size: expected 0 (vLLM batches by itself), got {batch_size}")
 
 
 def add_missing_tensors(config: Any) -> None:

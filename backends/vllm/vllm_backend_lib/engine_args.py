@@ -17,7 +17,7 @@ def read_engine_config(model_dir: Path) -> dict[str, Any]:
     """The content of `model.json`. Raises ModelLoadError naming the file and what is wrong with it."""
     path = model_dir / ENGINE_ARGS_FILENAME
     if not path.is_file():
-        raise ModelLoadError(f"{path}: there is no such file; it holds vLLM's engine arguments as a JSON object")
+        raise ModelLoadError(f"{path}: file not found; expected vLLM's engine arguments as a JSON object")
     return load_object(path)
 
 
@@ -53,7 +53,7 @@ def flag(config: dict[str, Any], key: str, path: Path) -> bool:
     word = str(value).lower()
     if isinstance(value, bool | str) and word in ("true", "false"):
         return word == "true"
-    raise ModelLoadError(f"{path}: {key!r}: got {shorten(value)}; accepted: true or false")
+    raise ModelLoadError(f"{path}: {key!r}: expected true or false, got {shorten(value)}")
 
 
 def device_count(config: dict[str, Any], path: Path) -> int:
@@ -64,7 +64,7 @@ def device_count(config: dict[str, Any], path: Path) -> int:
         try:
             count *= int(value)
         except (TypeError, ValueError) as error:
-            raise ModelLoadError(f"{path}: {key!r}: got {shorten(value)}; accepted: a positive integer") from error
+            raise ModelLoadError(f"{path}: {key!r}: expected a positive integer, got {shorten(value)}") from error
     return count
 
 
@@ -78,8 +78,8 @@ def visible_device(number: int, visible: str | None) -> str:
     devices = [device.strip() for device in visible.split(",")]
     if number >= len(devices):
         raise ModelLoadError(
-            f"config.pbtxt: instance_group.gpus: got {number}; accepted: 0 to {len(devices) - 1}, since tritonserver "
-            f"runs with CUDA_VISIBLE_DEVICES={visible}"
+            f"config.pbtxt: instance_group.gpus: expected 0 to {len(devices) - 1} (tritonserver runs with "
+            f"CUDA_VISIBLE_DEVICES={visible}), got {number}"
         )
     return devices[number]
 
@@ -91,5 +91,5 @@ def bool_parameter(parameters: dict[str, Any], name: str) -> bool:
     text = str(parameters[name].get("string_value", ""))
     word = text.strip().lower()
     if word not in ("true", "false"):
-        raise ModelLoadError(f"config.pbtxt: parameters: {name}: got {shorten(text)}; accepted: true or false")
+        raise ModelLoadError(f"config.pbtxt: parameters: {name}: expected true or false, got {shorten(text)}")
     return word == "true"

@@ -49,7 +49,7 @@ class InternalError(RequestError):
 
 
 class ModelLoadError(Exception):
-    """The model cannot be loaded; the message names the file and the key to mend."""
+    """The model cannot be loaded; the message names the file and the key to fix."""
 
 
 # Engine errors are told apart by class name: modules and base classes of vLLM's errors differ between releases.
@@ -61,7 +61,7 @@ _PLACEHOLDER_MISMATCH = "Failed to apply prompt replacement"
 
 def invalid(field: str, got: str, accepted: str) -> InvalidRequestError:
     """An error that names the field, what it held (a rendering of it) and what is accepted."""
-    return InvalidRequestError(f"{field}: got {got}; accepted: {accepted}")
+    return InvalidRequestError(f"{field}: expected {accepted}, got {got}")
 
 
 def shorten(value: Any, limit: int = 80) -> str:
@@ -85,7 +85,7 @@ def from_engine_error(error: BaseException, reference: str) -> RequestError:
     if isinstance(error, AssertionError | RuntimeError) and _PLACEHOLDER_MISMATCH in str(error):
         return InvalidRequestError(
             "text_input: the number of image placeholders does not match the number of images in `image`; "
-            "the prompt must hold the model's own image placeholder once per image"
+            "the prompt must contain the model's own image placeholder once per image"
         )
     if names & _CLIENT_ERRORS and str(error):
         return InvalidRequestError(reason_of(error))

@@ -1,4 +1,4 @@
-"""Pictures from the `image` input: base64 in, RGB out."""
+"""Images from the `image` input: base64 in, RGB out."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _decode(field: str, element: Any) -> Image.Image:
         picture.load()
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     except UnidentifiedImageError as error:
-        raise invalid(field, f"{len(data)} bytes that are no known picture format", "PNG, JPEG, WebP, ...") from error
+        raise invalid(field, f"{len(data)} bytes in another format", "an image (PNG, JPEG, WebP, ...)") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InvalidRequestError(f"{field}: the picture has too many pixels; accepted: up to {limit}") from error
+        raise InvalidRequestError(f"{field}: expected an image of at most {limit} pixels, got more") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         # Pillow's readers raise any of these on damaged files; their texts hold no paths, the source is in memory.
-        raise InvalidRequestError(f"{field}: the picture cannot be decoded: {error}") from error
+        raise InvalidRequestError(f"{field}: the image cannot be decoded: {error}") from error
 
 
 def _bytes(field: str, element: Any) -> bytes:
@@ -42,4 +42,4 @@ def _bytes(field: str, element: Any) -> bytes:
     try:
         return base64.b64decode(encoded.translate(None, b"\r\n\t "), validate=True)
     except binascii.Error as error:
-        raise invalid(field, f"{len(encoded)} bytes that are not base64 ({error})", "a picture in base64") from error
+        raise invalid(field, f"{len(encoded)} bytes that are not base64 ({error})", "an image in base64") from error

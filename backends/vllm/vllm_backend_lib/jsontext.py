@@ -18,7 +18,7 @@ def parse_object(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("not valid JSON: nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError(f"got a JSON {type(value).__name__}, a JSON object {{...}} is needed")
+        raise ValueError(f"expected a JSON object {{...}}, got a JSON {type(value).__name__}")
     return value
 
 
@@ -27,7 +27,7 @@ def load_object(path: Path) -> dict[str, Any]:
     try:
         return parse_object(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelLoadError(f"{path}: there is no such file") from error
+        raise ModelLoadError(f"{path}: file not found") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{path}: cannot be read: {error}") from error
     except ValueError as error:

@@ -20,22 +20,22 @@ def read_lora_repository(model_dir: Path) -> dict[str, str]:
     """
     path = model_dir / LORA_FILENAME
     if not path.is_file():
-        raise ModelLoadError(f"{path}: there is no such file, and model.json sets enable_lora")
+        raise ModelLoadError(f"{path}: file not found, although model.json sets enable_lora")
     repository = load_object(path)
     for name, location in repository.items():
         if not isinstance(location, str) or not location:
-            raise ModelLoadError(f"{path}: {name!r}: got {shorten(location)}; accepted: the adapter's folder")
+            raise ModelLoadError(f"{path}: {name!r}: expected the adapter's folder, got {shorten(location)}")
         if Path(location).is_absolute() and not Path(location).is_dir():
-            raise ModelLoadError(f"{path}: {name!r}: there is no folder {location!r}")
+            raise ModelLoadError(f"{path}: {name!r}: folder not found: {location!r}")
     return repository
 
 
 def check_lora_name(name: str, enabled: bool, supported: list[str]) -> None:
     """Raises NotFoundError where the adapter cannot be asked for."""
     if not enabled:
-        raise NotFoundError(f"lora_name: got {shorten(name)}; LoRA is not enabled for this model (enable_lora)")
+        raise NotFoundError(f"lora_name: this model runs without enable_lora, got {shorten(name)}")
     if name not in supported:
-        raise NotFoundError(f"lora_name: got {shorten(name)}; accepted: {', '.join(map(repr, supported))}")
+        raise NotFoundError(f"lora_name: expected one of {', '.join(map(repr, supported))}, got {shorten(name)}")
 
 
 class LoraAdapters:

@@ -1,4 +1,4 @@
-"""The way out: every response of every request goes through one queue and one thread, in order."""
+"""The response path: every response of every request goes through one queue and one thread, in order."""
 
 from __future__ import annotations
 

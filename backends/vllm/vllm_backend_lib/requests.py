@@ -89,7 +89,7 @@ def parse_generate(request: Request, inputs: Inputs) -> GenerateCall:
     """Reads and checks a request for text. Raises InvalidRequestError."""
     prompt = inputs.text("text_input")
     if prompt is None:
-        raise InvalidRequestError("text_input: missing; it holds the prompt")
+        raise InvalidRequestError("text_input: required; it contains the prompt")
     stream = bool(inputs.flag("stream"))
     parameters = parse_parameters(*parameters_text(request, inputs))
     lora_name = take_lora_name(parameters)
@@ -130,7 +130,7 @@ def _prepend_prompt(exclude_input: bool | None, stream: bool) -> bool:
     if exclude_input is None:
         return not stream
     if stream and not exclude_input:
-        raise invalid("exclude_input_in_output", "false", "true, or nothing, when `stream` is true")
+        raise invalid("exclude_input_in_output", "false", "true or no value when `stream` is true")
     return not exclude_input
 
 

@@ -96,7 +96,7 @@ def encode_embedding(output: Any, additional_outputs: frozenset[str]) -> NamedAr
     try:
         text = json.dumps(vector.tolist(), allow_nan=False)
     except ValueError as error:
-        raise InternalError("the model gave NaN or infinity, which no JSON can hold") from error
+        raise InternalError("the model returned NaN or infinity, which JSON cannot represent") from error
     arrays = {"text_output": _texts([text])}
     if "num_input_tokens" in additional_outputs:
         arrays["num_input_tokens"] = np.asarray([len(output.prompt_token_ids)], dtype=np.uint32)

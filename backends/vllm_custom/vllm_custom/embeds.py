@@ -1,4 +1,4 @@
-"""What a vision encoder gave, as input in place of a picture. Checked here: a wrong size would end vLLM's engine.
+"""Outputs of a vision encoder as input instead of images. Checked here: a wrong size would end vLLM's engine.
 
 Pure: arrays in, arrays out.
 """
@@ -38,7 +38,7 @@ class ImageEmbeds:
 
     Attributes:
         values: FP16 or FP32 [rows, hidden size], the pictures one after the other.
-        grid: INT64 [pictures, 3], the patches of each in time, height and width; None where none was sent.
+        grid: INT64 [images, 3], the patches of each in time, height and width; None where none was sent.
     """
 
     values: npt.NDArray[Any]
@@ -46,7 +46,7 @@ class ImageEmbeds:
 
     @property
     def count(self) -> int:
-        """Pictures."""
+        """Number of images."""
         return 1 if self.grid is None else len(self.grid)
 
     def check(self, layout: EmbedsLayout | None) -> None:
@@ -58,7 +58,7 @@ class ImageEmbeds:
         """
         if layout is None:
             raise UnsupportedError(
-                f'{VALUES_INPUT}: this model takes no embeddings; "enable_mm_embeds": true in model.json allows them'
+                f'{VALUES_INPUT}: this model accepts no embeddings; "enable_mm_embeds": true in model.json allows them'
             )
         if self.values.shape[1] != layout.hidden_size:
             raise InvalidRequestError(
@@ -69,11 +69,11 @@ class ImageEmbeds:
             self._check_grid(layout.merge)
         elif self.grid is not None:
             raise InvalidRequestError(
-                f"{GRID_INPUT}: this model takes none; send the {VALUES_INPUT} of one picture without it"
+                f"{GRID_INPUT}: this model does not use it; send the {VALUES_INPUT} of one image without it"
             )
 
     def per_image(self, merge: int | None) -> list[dict[str, npt.NDArray[Any]]]:
-        """The fields of each picture, under vLLM's names. The embeddings were checked with the same ``merge``."""
+        """The fields of each image, under vLLM's names. The embeddings were checked with the same ``merge``."""
         if self.grid is None or merge is None:
             return [{VALUES_INPUT: self.values}]
         ends = np.cumsum([_rows(grid, merge) for grid in self.grid])
@@ -82,7 +82,7 @@ class ImageEmbeds:
 
     def _check_grid(self, merge: int) -> None:
         if self.grid is None:
-            raise InvalidRequestError(f"{GRID_INPUT}: required with {VALUES_INPUT}, INT64 [pictures, 3]")
+            raise InvalidRequestError(f"{GRID_INPUT}: required with {VALUES_INPUT}, INT64 [images, 3]")
         for index, grid in enumerate(self.grid):
             if min(grid) < 1 or grid[1] % merge or grid[2] % merge:
                 expected = f"time, height and width, the last two multiples of {merge}"
@@ -90,7 +90,7 @@ class ImageEmbeds:
         rows = sum(_rows(grid, merge) for grid in self.grid)
         if rows != len(self.values):
             raise InvalidRequestError(
-                f"{VALUES_INPUT}: {GRID_INPUT} asks for {rows} rows (time x height x width / {merge * merge}), "
+                f"{VALUES_INPUT}: expected {rows} rows (time x height x width / {merge * merge} of {GRID_INPUT}), "
                 f"got {len(self.values)}"
             )
 
@@ -105,16 +105,16 @@ def read_embeds(values: npt.NDArray[Any] | None, grid: npt.NDArray[Any] | None) 
     """
     if values is None:
         if grid is not None:
-            raise InvalidRequestError(f"{GRID_INPUT}: goes with {VALUES_INPUT}, which is missing")
+            raise InvalidRequestError(f"{GRID_INPUT}: requires {VALUES_INPUT}, which is missing")
         return None
     if values.dtype not in _TYPES or values.ndim != 2 or not values.size:
         raise InvalidRequestError(
             f"{VALUES_INPUT}: expected FP16 or FP32 [rows, hidden size], got {values.dtype} {list(values.shape)}"
         )
     if not np.isfinite(values).all():
-        raise InvalidRequestError(f"{VALUES_INPUT}: holds values that are not finite")
+        raise InvalidRequestError(f"{VALUES_INPUT}: contains non-finite values (NaN or infinity)")
     if grid is not None and (not np.issubdtype(grid.dtype, np.integer) or grid.ndim != 2 or grid.shape[1] != 3):
-        raise InvalidRequestError(f"{GRID_INPUT}: expected INT64 [pictures, 3], got {grid.dtype} {list(grid.shape)}")
+        raise InvalidRequestError(f"{GRID_INPUT}: expected INT64 [images, 3], got {grid.dtype} {list(grid.shape)}")
     return ImageEmbeds(np.array(values), None if grid is None else grid.astype(np.int64))
 
 

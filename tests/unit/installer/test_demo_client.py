@@ -78,12 +78,12 @@ def test_right_both_times(triton: FakeTriton, tmp_path: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert f"generate         {truth}\n" in shown
     assert f"generate_stream  {'| '.join(truth.split(' '))}\n" in shown
-    assert "right, both times" in shown
+    assert "both answers are right" in shown
 
 
 def test_both_requests_hold_the_picture_that_is_shown(triton: FakeTriton, tmp_path: Path) -> None:
     ask(triton, tmp_path)
-    saved = (tmp_path / "picture.png").read_bytes()
+    saved = (tmp_path / "image.png").read_bytes()
     assert Image.open(io.BytesIO(saved)).size == demo_client.SIZE
     for endpoint, stream in (("generate", False), ("generate_stream", True)):
         body = triton.bodies[endpoint]

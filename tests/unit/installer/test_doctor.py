@@ -47,7 +47,7 @@ def by_name(name: str) -> Check:
 @pytest.mark.usefixtures("examined")
 def test_a_good_machine_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(doctor.examine(Questions()), as_json=False) == 0
-    assert "all is well" in capsys.readouterr().out
+    assert "all checks passed" in capsys.readouterr().out
 
 
 def test_a_half_installed_environment_fails_and_says_how_to_go_on(
@@ -118,7 +118,7 @@ def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.Monke
 
 def test_the_table_lines_up() -> None:
     lines = checks.table([Check("a", Status.OK, "x"), Check("longer", Status.FAIL, "y", "z")]).splitlines()
-    assert lines == ["ok    a       x", "fail  longer  y", "              to mend: z"]
+    assert lines == ["ok    a       x", "fail  longer  y", "              fix: z"]
 
 
 @pytest.mark.usefixtures("examined")
@@ -157,7 +157,7 @@ def test_models_and_a_triton_are_looked_at_where_asked(tmp_path: Path) -> None:
     found = {check.name: check for check in doctor.examine(asked)}
     assert found["Triton"].status is Status.FAIL
     assert "environment" not in found, "a Triton of its own has its own Python"
-    assert found["model repository"].found.endswith("holds no model")
+    assert found["model repository"].found.endswith("contains no model")
     without = {check.name: check for check in doctor.examine(Questions(media_urls=("http://a.example/",)))}
     assert without["media"].mend.startswith("give --model-repository")
 

@@ -83,7 +83,7 @@ class TestRepository:
 
     def test_a_folder_that_is_not_there_or_holds_no_model(self, tmp_path: Path) -> None:
         assert find(tmp_path / "no", "model repository").status is Status.FAIL
-        assert find(tmp_path, "model repository").found.endswith("holds no model")
+        assert find(tmp_path, "model repository").found.endswith("contains no model")
 
     @pytest.mark.parametrize("text", ["{", "[]"])
     def test_a_model_json_that_cannot_be_read(self, repository: Path, text: str) -> None:
@@ -159,7 +159,7 @@ class TestWeights:
 
     def test_no_weights(self, repository: Path) -> None:
         (repository / "m/1/weights/model.safetensors").unlink()
-        assert "holds no weights" in self.break_and_find(repository).found
+        assert "contains no weights" in self.break_and_find(repository).found
 
     @pytest.mark.parametrize("kept", [4, 100, -1])
     def test_a_file_that_ends_early(self, repository: Path, kept: int) -> None:
@@ -186,7 +186,7 @@ class TestWeights:
 
     def test_an_index_that_is_none(self, repository: Path) -> None:
         (repository / "m/1/weights/model.safetensors.index.json").write_text("[]")
-        assert "is no index" in self.break_and_find(repository).found
+        assert "is not an index" in self.break_and_find(repository).found
 
 
 class TestMedia:
@@ -217,7 +217,7 @@ class TestLength:
 
     def test_what_is_no_number(self, repository: Path) -> None:
         write_args(repository, {"model": "weights", "max_model_len": "long"})
-        assert find(repository, "m: max_model_len").found == "'long' is no number"
+        assert find(repository, "m: max_model_len").found == "'long' is not a number"
 
     @pytest.mark.parametrize(
         ("scaling", "expected"),

@@ -128,4 +128,4 @@ class TestCommand:
     def test_a_folder_without_model_py(self, tmp_path: Path) -> None:
         (check,) = doctor.compare_upstream(tmp_path, None, None)
         assert isinstance(check, Check)
-        assert (check.status, "holds no model.py" in check.found) == (Status.FAIL, True)
+        assert (check.status, "contains neither model.py nor src/model.py" in check.found) == (Status.FAIL, True)

@@ -1,4 +1,4 @@
-"""Base64 to pictures."""
+"""Base64 to images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_text_and_line_breaks_are_fine() -> None:
 @pytest.mark.parametrize(
     ("element", "message"),
     [
-        (b"?!", "image[1]: got 2 bytes that are not base64"),
-        ("bild: é", "image[1]: got 8 bytes that are not base64"),
-        (b"", "image[1]: got 0 bytes that are no known picture format"),
+        (b"?!", "image[1]: expected an image in base64, got 2 bytes"),
+        ("bild: é", "image[1]: expected an image in base64, got 8 bytes"),
+        (b"", "image[1]: expected an image (PNG, JPEG, WebP, ...), got 0 bytes in another format"),
         (base64.b64encode(b"GIF89a"), "image[1]: "),
-        (base64.b64encode(base64.b64decode(encoded(size=(64, 64)))[:60]), "image[1]: the picture cannot be decoded"),
+        (base64.b64encode(base64.b64decode(encoded(size=(64, 64)))[:60]), "image[1]: the image cannot be decoded"),
     ],
 )
 def test_the_index_is_named(element: str | bytes, message: str) -> None:
@@ -48,5 +48,5 @@ def test_the_index_is_named(element: str | bytes, message: str) -> None:
 
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: the picture has too many pixels; accepted: up to 20"):
+    with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected an image of at most 20 pixels"):
         decode_images([encoded()])

@@ -23,7 +23,7 @@ def test_a_good_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such file"),
+        (None, "file not found"),
         (b'{\n "model" "x"}', "not valid JSON: Expecting ':' delimiter at line 2 column 10"),
         (b"[]", "got a JSON list"),
         (b"", "not valid JSON"),
@@ -57,7 +57,7 @@ def test_flags_may_be_text(value: Any, expected: bool) -> None:
 
 @pytest.mark.parametrize("value", [1, "yes", [], ""])
 def test_other_values_are_no_flags(value: Any) -> None:
-    with pytest.raises(ModelLoadError, match=r"model\.json: 'enable_lora': got .*; accepted: true or false"):
+    with pytest.raises(ModelLoadError, match=r"model\.json: 'enable_lora': expected true or false, got .*"):
         engine_args.flag({"enable_lora": value}, "enable_lora", Path("model.json"))
 
 
@@ -65,7 +65,7 @@ def test_the_devices_are_counted() -> None:
     path = Path("model.json")
     assert engine_args.device_count({}, path) == 1
     assert engine_args.device_count({"tensor_parallel_size": 2, "pipeline_parallel_size": "3"}, path) == 6
-    with pytest.raises(ModelLoadError, match="'tensor_parallel_size': got 'two'"):
+    with pytest.raises(ModelLoadError, match="'tensor_parallel_size': expected a positive integer, got 'two'"):
         engine_args.device_count({"tensor_parallel_size": "two"}, path)
 
 
@@ -74,7 +74,7 @@ def test_parameters_of_the_configuration() -> None:
     assert engine_args.bool_parameter(parameters, "A") is True
     assert engine_args.bool_parameter(parameters, "B") is False
     assert engine_args.bool_parameter(parameters, "missing") is False
-    with pytest.raises(ModelLoadError, match=r"config\.pbtxt: parameters: C: got 'on'; accepted: true or false"):
+    with pytest.raises(ModelLoadError, match=r"config\.pbtxt: parameters: C: expected true or false, got 'on'"):
         engine_args.bool_parameter(parameters, "C")
 
 
@@ -87,10 +87,10 @@ def test_adapters_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such file"),
-        ('{"zh": 5}', "'zh': got 5; accepted: the adapter's folder"),
-        ('{"zh": ""}', "'zh': got ''"),
-        ('{"zh": "/no/such/folder"}', "'zh': there is no folder '/no/such/folder'"),
+        (None, "file not found"),
+        ('{"zh": 5}', "'zh': expected the adapter's folder, got 5"),
+        ('{"zh": ""}', "'zh': expected the adapter's folder, got ''"),
+        ('{"zh": "/no/such/folder"}', "'zh': folder not found: '/no/such/folder'"),
     ],
 )
 def test_bad_adapters_are_named(tmp_path: Path, content: str | None, message: str) -> None:
@@ -146,9 +146,9 @@ async def test_an_adapter_that_fails_says_so_without_paths() -> None:
 
 
 async def test_unknown_adapters() -> None:
-    with pytest.raises(NotFoundError, match="lora_name: got 'x'; accepted: 'zh'"):
+    with pytest.raises(NotFoundError, match="lora_name: expected one of 'zh', got 'x'"):
         await lora.LoraAdapters({"zh": "a"}, FakeLogger()).request_for(FakeEngine(), "x")
-    with pytest.raises(NotFoundError, match="LoRA is not enabled"):
+    with pytest.raises(NotFoundError, match="runs without enable_lora"):
         await lora.LoraAdapters({}, FakeLogger()).request_for(FakeEngine(), "x")
 
 
@@ -162,5 +162,5 @@ def test_a_gpu_is_counted_among_those_that_the_server_sees(number: int, visible:
 
 
 def test_a_gpu_that_the_server_does_not_see() -> None:
-    with pytest.raises(ModelLoadError, match=r"instance_group\.gpus: got 2; accepted: 0 to 1"):
+    with pytest.raises(ModelLoadError, match=r"instance_group\.gpus: expected 0 to 1 .*got 2"):
         engine_args.visible_device(2, "2,3")

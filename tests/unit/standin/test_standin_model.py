@@ -129,12 +129,12 @@ class TestInitialize:
 
     def test_several_gpus_need_the_kind_model(self, model_class: Any, tmp_path: Path) -> None:
         several = {"model": "x", "tensor_parallel_size": 2}
-        with pytest.raises(ModelLoadError, match=r"got KIND_GPU.*accepted: KIND_MODEL"):
+        with pytest.raises(ModelLoadError, match=r"expected KIND_MODEL, got KIND_GPU"):
             started(model_class, tmp_path, several, arguments("GPU"))
         started(model_class, tmp_path, several, arguments("MODEL"))
 
     def test_a_policy_that_is_not_decoupled(self, model_class: Any, tmp_path: Path) -> None:
-        with pytest.raises(ModelLoadError, match="decoupled: got false"):
+        with pytest.raises(ModelLoadError, match="decoupled: expected true or no value, got false"):
             started(model_class, tmp_path, {"model": "x"}, arguments(model_transaction_policy={"decoupled": False}))
 
     def test_no_metrics_where_vllm_keeps_no_statistics(self, model_class: Any, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def test_when_the_prompt_comes_before_the_answer(stream: bool, exclude: bool | N
 
 
 def test_a_stream_cannot_hold_the_prompt() -> None:
-    with pytest.raises(InvalidRequestError, match="exclude_input_in_output: got false"):
+    with pytest.raises(
+        InvalidRequestError, match="exclude_input_in_output: expected true or no value when `stream` is true, got false"
+    ):
         generate(text_input="x", stream=True, exclude_input_in_output=False)
 
 
@@ -64,10 +66,10 @@ def test_additional_outputs_are_those_that_are_true() -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "text_input: missing"),
-        ({"text_input": ["a", "b"]}, "text_input: got 2 elements; accepted: exactly one element"),
-        ({"text_input": []}, "text_input: got 0 elements"),
-        ({"text_input": b"\xff"}, "text_input: got bytes that are not UTF-8 (at offset 0)"),
+        ({}, "text_input: required"),
+        ({"text_input": ["a", "b"]}, "text_input: expected exactly one element, got 2 elements"),
+        ({"text_input": []}, "text_input: expected exactly one element, got 0 elements"),
+        ({"text_input": b"\xff"}, "text_input: expected UTF-8 text, got bytes that are not UTF-8 (at offset 0)"),
         ({"text_input": "x", "sampling_parameters": "{"}, "sampling_parameters: not valid JSON"),
     ],
 )
@@ -108,13 +110,16 @@ def test_embedding_requests() -> None:
     ("body", "message"),
     [
         ("{", "embedding_request: not valid JSON"),
-        ({}, "embedding_request.input: got None"),
-        ({"input": ["a"]}, "embedding_request.input: got ['a']; accepted: a string, or a list of token ids"),
-        ({"input": [True]}, "embedding_request.input: got [True]"),
-        ({"input": []}, "embedding_request.input: got []"),
-        ({"input": "x", "pooling_params": [1]}, "embedding_request.pooling_params: got [1]"),
-        ({"input": "x", "pooling_params": {"dimensions": "8"}}, "embedding_request.pooling_params.dimensions: got '8'"),
-        ({"input": "x", "pooling_params": {"dimensions": 0}}, "accepted: a positive integer"),
+        ({}, "embedding_request.input: expected a string, or a list of token ids, got None"),
+        ({"input": ["a"]}, "embedding_request.input: expected a string, or a list of token ids, got ['a']"),
+        ({"input": [True]}, "embedding_request.input: expected a string, or a list of token ids, got [True]"),
+        ({"input": []}, "embedding_request.input: expected a string, or a list of token ids, got []"),
+        ({"input": "x", "pooling_params": [1]}, "embedding_request.pooling_params: expected an object, got [1]"),
+        (
+            {"input": "x", "pooling_params": {"dimensions": "8"}},
+            "embedding_request.pooling_params.dimensions: expected a positive integer, got '8'",
+        ),
+        ({"input": "x", "pooling_params": {"dimensions": 0}}, "expected a positive integer, got 0"),
     ],
 )
 def test_wrong_embedding_requests(body: Any, message: str) -> None:
@@ -153,8 +158,11 @@ def test_policies_that_are_possible(declared: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"model_transaction_policy": {"decoupled": False}}, "model_transaction_policy.decoupled: got false"),
-        ({"max_batch_size": 8}, "max_batch_size: got 8; accepted: 0"),
+        (
+            {"model_transaction_policy": {"decoupled": False}},
+            "model_transaction_policy.decoupled: expected true or no value, got false",
+        ),
+        ({"max_batch_size": 8}, "max_batch_size: expected 0 (vLLM batches by itself), got 8"),
     ],
 )
 def test_policies_that_are_not(declared: dict[str, Any], message: str) -> None:

@@ -58,10 +58,10 @@ def test_the_id_that_triton_adds_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"temperature": "hot"}, "temperature: got 'hot'; accepted: a number"),
-        ({"max_tokens": True}, "max_tokens: got True; accepted: an integer or null"),
-        ({"max_tokens": 1.5}, "max_tokens: got 1.5; accepted: an integer or null"),
-        ({"stop": [1]}, "stop: got [1]; accepted: a string or a list (each element a string) or null"),
+        ({"temperature": "hot"}, "temperature: expected a number, got 'hot'"),
+        ({"max_tokens": True}, "max_tokens: expected an integer or null, got True"),
+        ({"max_tokens": 1.5}, "max_tokens: expected an integer or null, got 1.5"),
+        ({"stop": [1]}, "stop: expected a string or a list (each element a string) or null, got [1]"),
         ({"temperature": -1}, "temperature must be non-negative"),
         ({"max_token": 1}, "'max_token' is not a known parameter; did you mean max_tokens"),
         ({"guided_choice": "x"}, "'guided_choice' is not a known parameter"),
@@ -69,8 +69,11 @@ def test_the_id_that_triton_adds_is_ignored() -> None:
         ({"output_kind": 1}, "'output_kind' is not a known parameter"),
         ({"skip_clone": True}, "'skip_clone' is not a known parameter"),
         ({"structured_outputs": "red"}, "structured_outputs: not valid JSON"),
-        ({"structured_outputs": 5}, "structured_outputs: got 5; accepted: a JSON object"),
-        ({"structured_outputs": {"choice": "red"}}, "structured_outputs.choice: got 'red'; accepted: a list"),
+        ({"structured_outputs": 5}, "structured_outputs: expected a JSON object, or a string that holds one, got 5"),
+        (
+            {"structured_outputs": {"choice": "red"}},
+            "structured_outputs.choice: expected a list (each element a string) or null, got 'red'",
+        ),
         (
             {"structured_outputs": {"regx": "a"}},
             "'structured_outputs.regx' is not a known parameter; did you mean regex?",
@@ -104,7 +107,7 @@ def test_a_schema_may_be_an_object_or_text() -> None:
     ("text", "message"),
     [
         ('{"a"', "parameters: not valid JSON: Expecting ':' delimiter at line 1 column 5"),
-        ("[1]", "parameters: got a JSON list"),
+        ("[1]", "parameters: expected a JSON object {...}, got a JSON list"),
         ('{"temperature": NaN}', "parameters: not valid JSON: NaN"),
         ("[" * 100_000, "parameters: not valid JSON: nested too deeply"),
     ],
@@ -123,5 +126,7 @@ def test_the_adapter_is_taken_out() -> None:
     parameters = {"lora_name": "zh", "n": 1}
     assert sampling.take_lora_name(parameters) == "zh"
     assert parameters == {"n": 1}
-    with pytest.raises(InvalidRequestError, match="lora_name: got 5"):
+    with pytest.raises(
+        InvalidRequestError, match=r"lora_name: expected the name of a LoRA adapter \(a string\), got 5"
+    ):
         sampling.take_lora_name({"lora_name": 5})

@@ -79,8 +79,8 @@ def test_the_environment_goes_before_the_sibling_and_the_config_before_both(
 @pytest.mark.parametrize(
     ("configured", "message"),
     [
-        ("", "the folder vllm beside vllm_custom's holds no model.py (set VLLM_BACKEND_DIR)"),
-        ("/nowhere/at/all", "VLLM_BACKEND_DIR=/nowhere/at/all holds no model.py"),
+        ("", "the folder vllm next to vllm_custom's contains no model.py (set VLLM_BACKEND_DIR)"),
+        ("/nowhere/at/all", "VLLM_BACKEND_DIR=/nowhere/at/all contains no model.py"),
     ],
 )
 def test_a_missing_base_says_where_it_was_looked_for(backend_dir: Path, configured: str, message: str) -> None:
@@ -203,7 +203,7 @@ def test_a_patch_that_does_not_fit_an_unknown_release_is_told_and_no_more(tmp_pa
 def test_a_patch_that_does_not_exist_cannot_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_patch(tmp_path / "p", "one")
     monkeypatch.setenv(DISABLE_VARIABLE, "one,two")
-    with pytest.raises(ConfigError, match="VLLM_CUSTOM_DISABLE_PATCHES: no patch is called two; accepted: one"):
+    with pytest.raises(ConfigError, match="VLLM_CUSTOM_DISABLE_PATCHES: expected names among one, got two"):
         apply_patches(tmp_path / "p", "stand-in", "0.32.0")
     assert APPLIED == []
 

@@ -115,7 +115,7 @@ def told(expected: int, modality: str, got: int) -> str:
             call("hi", images=1, parameters='{"apply_chat_template": false}'),
             told(1, "image", 0),
         ),
-        (call("hi", images=4), "image: at most 3 item(s) per prompt"),
+        (call("hi", images=4), "image: expected at most 3 item(s) per prompt"),
     ],
 )
 def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: GenerateCall, message: str) -> None:

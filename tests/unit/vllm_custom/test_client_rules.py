@@ -146,7 +146,7 @@ def test_data_of_a_template_are_objects(key: str) -> None:
 
 
 def test_tools_have_a_place_of_their_own_in_a_body() -> None:
-    assert "tools is a parameter of its own" in refused(lambda: openai({"chat_template_kwargs": {"tools": []}}))
+    assert "tools is a separate request parameter" in refused(lambda: openai({"chat_template_kwargs": {"tools": []}}))
 
 
 def test_the_size_of_variables_is_bounded() -> None:

@@ -166,7 +166,7 @@ async def test_a_server_that_was_killed_is_replaced(
 async def test_a_server_that_does_not_start_is_told(vllm: None) -> None:
     told: list[str] = []
     client = CompileClient(b"no facts", PATIENCE_SECONDS, told.append)
-    with pytest.raises(UnavailableError, match="guided decoding: constraints cannot be compiled now; try again"):
+    with pytest.raises(UnavailableError, match="structured_outputs: constraints cannot be compiled now; try again"):
         await client.compile("json", SCHEMA, {})
     assert len(told) == 1
     client.close()

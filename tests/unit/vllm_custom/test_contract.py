@@ -169,7 +169,7 @@ def test_the_batch_size_is_left_alone(make_config: MakeConfig, size: int) -> Non
 def test_the_response_cache_of_triton_is_refused(make_config: MakeConfig) -> None:
     """It gave the answer of max_tokens 1 to a request with max_tokens 16: parameters are not in its key."""
     config = make_config({"response_cache": {"enable": True}, "model_transaction_policy": {"decoupled": False}})
-    with pytest.raises(ConfigError, match="response_cache: expected no such line, got enable: true"):
+    with pytest.raises(ConfigError, match="response_cache: expected enable: false, got enable: true"):
         auto_complete(config)
 
 

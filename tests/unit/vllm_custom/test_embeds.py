@@ -68,15 +68,15 @@ def test_the_requests_own_memory_is_not_kept() -> None:
             GRID,
             "image_embeds: expected [rows, 8], 8 being the hidden size",
         ),
-        (values(4), None, GRID, "image_grid_thw: required with image_embeds, INT64 [pictures, 3]"),
-        (values(4), grid((1, 4, 4)), PLAIN, "image_grid_thw: this model takes none"),
+        (values(4), None, GRID, "image_grid_thw: required with image_embeds, INT64 [images, 3]"),
+        (values(4), grid((1, 4, 4)), PLAIN, "image_grid_thw: this model does not use it"),
         (
             values(4),
             grid((1, 4, 4), (1, 2, 2)),
             GRID,
-            "asks for 5 rows (time x height x width / 4), got 4",
+            "image_embeds: expected 5 rows (time x height x width / 4 of image_grid_thw), got 4",
         ),
-        (values(4), grid(), GRID, "image_grid_thw asks for 0 rows"),
+        (values(4), grid(), GRID, "image_embeds: expected 0 rows"),
         (
             values(4),
             grid((1, 4, 3)),
@@ -85,7 +85,7 @@ def test_the_requests_own_memory_is_not_kept() -> None:
         ),
         (values(4), grid((1, 4, 4), (0, 2, 2)), GRID, "image_grid_thw[1]: expected time"),
         (values(4), grid((-1, -4, 4)), GRID, "image_grid_thw[0]: expected time"),
-        (values(4), grid((2**40, 2**40, 2**40)), GRID, "rows (time x height x width / 4), got 4"),
+        (values(4), grid((2**40, 2**40, 2**40)), GRID, "rows (time x height x width / 4 of image_grid_thw), got 4"),
         (
             values(4).astype(np.float64),
             None,
@@ -94,10 +94,10 @@ def test_the_requests_own_memory_is_not_kept() -> None:
         ),
         (values(4)[0], None, GRID, "image_embeds: expected FP16 or FP32 [rows, hidden size], got float32 [8]"),
         (values(0), None, GRID, "image_embeds: expected FP16 or FP32 [rows, hidden size], got float32 [0, 8]"),
-        (np.full((4, 8), np.nan, np.float32), None, GRID, "image_embeds: holds values that are not finite"),
-        (values(4), np.array([1, 4, 4]), GRID, "image_grid_thw: expected INT64 [pictures, 3], got int64 [3]"),
-        (values(4), grid((1, 4, 4)) / 2, GRID, "image_grid_thw: expected INT64 [pictures, 3], got float64 [1, 3]"),
-        (None, grid((1, 4, 4)), GRID, "image_grid_thw: goes with image_embeds, which is missing"),
+        (np.full((4, 8), np.nan, np.float32), None, GRID, "image_embeds: contains non-finite values (NaN or infinity)"),
+        (values(4), np.array([1, 4, 4]), GRID, "image_grid_thw: expected INT64 [images, 3], got int64 [3]"),
+        (values(4), grid((1, 4, 4)) / 2, GRID, "image_grid_thw: expected INT64 [images, 3], got float64 [1, 3]"),
+        (None, grid((1, 4, 4)), GRID, "image_grid_thw: requires image_embeds, which is missing"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -122,8 +122,11 @@ def test_a_model_without_the_engine_argument_says_how_to_switch_it_on() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"image": np.array([b"x"], np.object_)}, "image_embeds: is in place of image"),
-        ({"messages": np.array([b'[{"role": "user"}]'], np.object_), "text_input": None}, "not with messages"),
+        ({"image": np.array([b"x"], np.object_)}, "image_embeds: image_embeds and image are mutually exclusive"),
+        (
+            {"messages": np.array([b'[{"role": "user"}]'], np.object_), "text_input": None},
+            "image_embeds: cannot be combined with messages",
+        ),
     ],
 )
 def test_what_embeddings_do_not_go_with(more: dict[str, Any], message: str) -> None:
@@ -154,7 +157,7 @@ def test_embedded_pictures_count_as_images(builder: PromptBuilder) -> None:
     assert not builder.plan(embeds_call("<image><image>hi", 2)).templated
     with pytest.raises(InvalidRequestError, match=r"expected 2 image placeholder\(s\) .* got 1"):
         builder.plan(embeds_call("<image>hi", 2))
-    with pytest.raises(InvalidRequestError, match=r"image: at most 2 item\(s\) per prompt"):
+    with pytest.raises(InvalidRequestError, match=r"image: expected at most 2 item\(s\) per prompt"):
         builder.plan(embeds_call("hi", 3))
 
 

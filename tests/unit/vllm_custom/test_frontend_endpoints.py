@@ -348,7 +348,7 @@ async def test_an_ambiguous_name_is_noted_once(caplog: pytest.LogCaptureFixture)
         assert (await client.post({"model": "zh"})).status == 200
         assert asked(triton, model="zh") == [1]
     assert [record.message for record in caplog.records if "ambiguous" in record.message] == [
-        "the name zh is ambiguous: it is taken for the model, not the adapter of the model shapes"
+        "the name zh is ambiguous: it means the model, not the adapter of the model shapes"
     ]
 
 

@@ -43,7 +43,7 @@ def test_several_servers_and_sizes() -> None:
         (["--port=99999"], "expected a port from 0 to 65535"),
         (["--max-body-mib=0"], "at least 1"),
         (["--request-timeout=-1"], "0 for none"),
-        (["--tls-key=key.pem"], "go together"),
+        (["--tls-key=key.pem"], "must be given together"),
         (["--api-key-file=/nowhere/keys"], "cannot be read"),
     ],
 )

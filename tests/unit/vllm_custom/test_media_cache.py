@@ -209,5 +209,7 @@ async def test_more_items_than_the_parameter_are_refused_before_any_work(
     monkeypatch.setattr(Sources, "read", lambda *_: pytest.fail("read"))
     media = make_loader([], MEDIA_MAX_ITEMS="3")
     sent = [*elements(b"x", b"x"), *elements(b"x", b"x", modality="video")]
-    with pytest.raises(InvalidRequestError, match="4 media items; MEDIA_MAX_ITEMS of this model is 3"):
+    with pytest.raises(
+        InvalidRequestError, match=r"media: expected at most 3 items \(MEDIA_MAX_ITEMS of this model\), got 4"
+    ):
         await media.load(sent)

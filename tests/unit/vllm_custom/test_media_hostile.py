@@ -64,7 +64,9 @@ async def test_what_is_hostile_is_refused_and_holds_nobody_up(name: str, tmp_pat
 def test_elements_that_are_too_long_are_refused_by_their_length() -> None:
     from vllm_custom.media.sources.reference import encoded_bytes
 
-    with pytest.raises(BackendError, match=r"image\[0\]: has 3000000 bytes; MEDIA_MAX_BYTES of this model is 1000"):
+    with pytest.raises(
+        BackendError, match=r"image\[0\]: expected at most 1000 bytes \(MEDIA_MAX_BYTES of this model\), got 3000000"
+    ):
         encoded_bytes(b"A" * 3_000_000, "image[0]", 1000)
 
 

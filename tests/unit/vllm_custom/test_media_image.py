@@ -136,22 +136,22 @@ def test_a_cut_off_file_is_refused(image_format: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>"])
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: not an image; expected one of JPEG, PNG"):
+    with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected one of JPEG, PNG"):
         decode(data)
 
 
 @pytest.mark.parametrize("image_format", ["ICO", "PPM", "PCX", "TGA", "PDF", "EPS"])
 def test_formats_off_the_list_are_refused(image_format: str) -> None:
-    with pytest.raises(InvalidRequestError, match="not an image; expected one of JPEG"):
+    with pytest.raises(InvalidRequestError, match=r"expected one of JPEG, .*, got data that is not an image"):
         decode(encode(halves(), image_format))
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((1001, 1000), r"1001 x 1000 = 1001000 pixels; IMAGE_MAX_PIXELS of this model is 1000000"),
-        ((12_000, 12_000), r"12000 x 12000 = 144000000 pixels; IMAGE_MAX_PIXELS of this model is 1000000"),
-        ((100_000, 100_000), r"too many pixels .*; IMAGE_MAX_PIXELS of this model is 1000000"),
+        ((1001, 1000), r"at most 1000000 pixels \(IMAGE_MAX_PIXELS of this model\), got 1001 x 1000 = 1001000"),
+        ((12_000, 12_000), r"at most 1000000 pixels \(IMAGE_MAX_PIXELS of this model\), got 12000 x 12000 = 144000000"),
+        ((100_000, 100_000), r"at most 1000000 pixels \(IMAGE_MAX_PIXELS of this model\), got more"),
     ],
 )
 def test_a_pixel_bomb_is_refused_from_its_header(size: tuple[int, int], message: str) -> None:
@@ -166,7 +166,7 @@ def test_a_limit_above_pillows_own_has_effect() -> None:
     try:
         set_pixel_limit(side * side)
         assert open_image(png_header(side, side), "image[0]", side * side).size == (side, side)
-        with pytest.raises(InvalidRequestError, match="IMAGE_MAX_PIXELS of this model is 400000000"):
+        with pytest.raises(InvalidRequestError, match=r"at most 400000000 pixels \(IMAGE_MAX_PIXELS"):
             open_image(png_header(side + 1, side), "image[0]", side * side)
     finally:
         Image.MAX_IMAGE_PIXELS = own
@@ -175,7 +175,7 @@ def test_a_limit_above_pillows_own_has_effect() -> None:
 def test_the_limit_itself_is_allowed() -> None:
     data = encode(halves(size=(20, 10)))
     assert decode(data, 200).size == (20, 10)
-    with pytest.raises(InvalidRequestError, match="20 x 10 = 200 pixels"):
+    with pytest.raises(InvalidRequestError, match="20 x 10 = 200"):
         decode(data, 199)
 
 

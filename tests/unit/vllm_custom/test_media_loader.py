@@ -138,9 +138,9 @@ async def test_nothing_is_loaded_for_a_prompt_without_media(media: MediaLoader) 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"image": 4}, r"image: at most 3 item\(s\) per prompt \(limit_mm_per_prompt\), got 4"),
-        ({"image": 1, "video": 2}, r"video: at most 1 item\(s\) per prompt"),
-        ({"image": 3, "audio": 3}, r"audio: at most 2 item\(s\) per prompt"),
+        ({"image": 4}, r"image: expected at most 3 item\(s\) per prompt \(limit_mm_per_prompt of this model\), got 4"),
+        ({"image": 1, "video": 2}, r"video: expected at most 1 item\(s\) per prompt"),
+        ({"image": 3, "audio": 3}, r"audio: expected at most 2 item\(s\) per prompt"),
         ({"depth": 1}, r"depth: this model takes no depth input"),
     ],
 )
@@ -171,7 +171,7 @@ async def test_of_several_refused_the_first_in_order_is_reported(caplog: pytest.
             await until(lambda: len(workers(media)) == 2)
             await asyncio.sleep(0.1)
             os.kill(workers(media)[0], signal.SIGCONT)
-            with pytest.raises(InvalidRequestError, match=r"image\[0\]: not"):
+            with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected one of JPEG"):
                 await task
             await asyncio.sleep(0)
         gc.collect()

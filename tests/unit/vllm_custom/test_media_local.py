@@ -133,7 +133,7 @@ def test_links_that_stay_inside_are_followed(root: Path, tmp_path: Path) -> None
 
 def test_links_that_go_round(root: Path) -> None:
     (root / "link").symlink_to("link")
-    assert "no such file, or not readable" in refused(root, f"file://{root}/link")
+    assert "no readable file of this name" in refused(root, f"file://{root}/link")
 
 
 @pytest.mark.parametrize("swapped", ["a.png", "sub"])
@@ -154,24 +154,26 @@ def test_a_link_put_in_place_after_the_check_is_not_followed(
 
     monkeypatch.setattr(os.path, "realpath", check_and_swap)
     name = "a.png" if swapped == "a.png" else "sub/b c 图.png"
-    assert "no such file, or not readable" in refused(root, f"file://{root}/{name}")
+    assert "no readable file of this name" in refused(root, f"file://{root}/{name}")
 
 
 @pytest.mark.parametrize("name", ["missing.png", "sub/missing.png", "missing/a.png", "a.png/a.png", "x" * 300])
 def test_files_that_are_not_there(root: Path, name: str) -> None:
-    assert "no such file, or not readable" in refused(root, f"file://{root}/{name}")
+    assert "no readable file of this name" in refused(root, f"file://{root}/{name}")
 
 
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "pipe")
-    assert "not a regular file" in refused(root, f"file://{root}/pipe")
-    assert "not a regular file" in refused(root, f"file://{root}/sub")
+    assert "expected a file: URL of a regular file" in refused(root, f"file://{root}/pipe")
+    assert "expected a file: URL of a regular file" in refused(root, f"file://{root}/sub")
 
 
 def test_size_is_checked(root: Path) -> None:
     (root / "a.png").write_bytes(bytes(LIMIT))
     assert len(read(root, f"file://{root}/a.png")) == LIMIT
-    assert "has more than 999 bytes (MEDIA_MAX_BYTES)" in refused(root, f"file://{root}/a.png", LIMIT - 1)
+    assert "expected a file of at most 999 bytes (MEDIA_MAX_BYTES of this model), got more" in refused(
+        root, f"file://{root}/a.png", LIMIT - 1
+    )
 
 
 def test_no_descriptor_is_left(root: Path) -> None:
@@ -189,4 +191,4 @@ def test_no_descriptor_is_left(root: Path) -> None:
 def test_a_path_that_is_too_long_is_not_followed(root: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To follow a million steps takes minutes."""
     monkeypatch.setattr(os.path, "realpath", lambda *_: pytest.fail("followed"))
-    assert "expected a file: URL whose path has at most 4096 bytes" in refused(root, f"file:///{path}")
+    assert "expected a file: URL with a path of at most 4096 bytes" in refused(root, f"file:///{path}")

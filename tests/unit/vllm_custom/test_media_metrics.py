@@ -158,4 +158,4 @@ def test_a_server_without_metrics_is_logged_once() -> None:
     metrics.observe(FetchRecord("fetched"))
     metrics.observe(FetchRecord("fetched"))
     metrics.close()
-    assert errors == ["[vllm_custom] media are not counted: metrics not supported"]
+    assert errors == ["[vllm_custom] media metrics are unavailable: metrics not supported"]

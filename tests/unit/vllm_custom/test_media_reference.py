@@ -96,7 +96,7 @@ def test_references_of_every_scheme_are_refused(reference: bytes) -> None:
 
 @pytest.mark.parametrize("element", [b"", b" ", b"\r\n\t"])
 def test_empty_elements_are_refused(element: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: is empty"):
+    with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected base64, .* got an empty element"):
         decode(element)
 
 
@@ -127,19 +127,23 @@ def test_damaged_text_is_refused_with_the_reason(element: bytes, message: str | 
 @pytest.mark.parametrize("element", [FILE, BASE64, b"data:;base64," + BASE64, b"data:," + b"%41" * len(FILE)])
 def test_size_is_that_of_the_decoded_file(element: bytes) -> None:
     assert len(decode(element, len(FILE))) == len(FILE)
-    with pytest.raises(InvalidRequestError, match="MEDIA_MAX_BYTES of this model is 511"):
+    with pytest.raises(InvalidRequestError, match=r"at most 511 bytes \(MEDIA_MAX_BYTES of this model\), got 512"):
         decode(element, len(FILE) - 1)
 
 
 def test_long_base64_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: 100000 characters of base64; MEDIA_MAX_BYTES"):
+    with pytest.raises(
+        InvalidRequestError, match=r"image\[0\]: expected at most .*MEDIA_MAX_BYTES.* got 100000 characters of base64"
+    ):
         decode(b"!" * 100_000, 1000)
 
 
 @pytest.mark.parametrize("uri", [b"data:,", b"data:;base64,"])
 def test_millions_of_percent_escapes_are_refused_at_once(uri: bytes) -> None:
     began = time.perf_counter()
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: a data: URI with more than 1000000 percent escapes"):
+    with pytest.raises(
+        InvalidRequestError, match=r"image\[0\]: expected a data: URI of at most 1000000 percent escapes"
+    ):
         decode(uri + b"%" * 10_000_000, 100_000_000)
     assert time.perf_counter() - began < 20  # one by one in Python they take minutes
 

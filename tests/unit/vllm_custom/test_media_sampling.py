@@ -37,11 +37,11 @@ def test_both_ways_to_ask(asked: tuple[Any, Any, Any], expected: FrameSampling) 
         ((None, None, {"video": {"fps": 0}}), "media_io_kwargs.video.fps: expected a number greater than 0, got 0"),
         ((None, None, {"video": {"fps": float("inf")}}), "media_io_kwargs.video.fps: expected a number greater than 0"),
         ((None, None, {"video": {"fps": float("nan")}}), "media_io_kwargs.video.fps: expected a number greater than 0"),
-        ((None, None, {"video": {"backend": "x"}}), "media_io_kwargs.video.backend: is not an option of this backend"),
+        ((None, None, {"video": {"backend": "x"}}), "media_io_kwargs.video.backend: unknown option"),
         ((None, None, {"video": 5}), 'media_io_kwargs: expected {"video": {"num_frames": ..., "fps": ...}}'),
         ((None, None, {"image": {"image_mode": "RGB"}}), 'media_io_kwargs: expected {"video": {"num_frames": ...'),
-        ((8, None, {"video": {"num_frames": 8}}), "num_frames: is in media_io_kwargs as well"),
-        ((None, 1.0, {"video": {"fps": 1}}), "fps: is in media_io_kwargs as well"),
+        ((8, None, {"video": {"num_frames": 8}}), "num_frames: expected once, got it in media_io_kwargs as well"),
+        ((None, 1.0, {"video": {"fps": 1}}), "fps: expected once, got it in media_io_kwargs as well"),
     ],
 )
 def test_what_is_refused(asked: tuple[Any, Any, Any], message: str) -> None:

@@ -99,7 +99,9 @@ def test_wrong_envelopes_name_the_field(text: str, field: str) -> None:
 def test_other_parameters_are_refused(parameters: str) -> None:
     with pytest.raises(InvalidRequestError):
         parse('{"path": "/version"}', parameters)
-    with pytest.raises(InvalidRequestError, match="stands alone"):
+    with pytest.raises(
+        InvalidRequestError, match="openai_request: cannot be combined with other inputs; got text_input"
+    ):
         parse('{"path": "/version"}', text_input="a")
 
 

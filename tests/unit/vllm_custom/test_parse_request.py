@@ -118,13 +118,16 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
         ),
         (
             {"text_input": text("x"), "stream": flag(True), "exclude_input_in_output": flag(False)},
-            "exclude_input_in_output: false is not possible with stream: true",
+            "exclude_input_in_output: false cannot be combined with stream: true",
         ),
-        ({"messages": text(MESSAGES), "image": text("a")}, "image: with messages, media belong in their parts"),
-        ({"messages": text(MESSAGES), "image": text("a"), "video": text("b")}, "image/video: with messages"),
+        ({"messages": text(MESSAGES), "image": text("a")}, "image: cannot be combined with messages; use their parts"),
+        (
+            {"messages": text(MESSAGES), "image": text("a"), "video": text("b")},
+            "image/video: cannot be combined with messages",
+        ),
         (
             {"messages": text(MESSAGES), "sampling_parameters": text('{"apply_chat_template": false}')},
-            "apply_chat_template: false is not possible with messages",
+            "apply_chat_template: false cannot be combined with messages",
         ),
     ],
 )

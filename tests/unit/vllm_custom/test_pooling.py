@@ -89,11 +89,13 @@ class TestTask:
 
     @pytest.mark.parametrize("task", ["classify", "generate", "encode", ["embed"]])
     def test_one_that_the_model_does_not_have(self, task: Any) -> None:
-        with pytest.raises(InvalidRequestError, match=r"task: expected one of those .*: embed, token_embed, got"):
+        with pytest.raises(InvalidRequestError, match=r"task: expected a task of this model: embed, token_embed, got"):
             builder().task(call(json.dumps({"task": task})))
 
     def test_an_embedding_request_to_a_classifier(self) -> None:
-        with pytest.raises(UnsupportedError, match="embedding_request: this model has no task embed; it has classify"):
+        with pytest.raises(
+            UnsupportedError, match="embedding_request: requires the task embed; this model has classify"
+        ):
             builder("classify").task(embedding({"input": "x"}))
 
 
@@ -123,7 +125,7 @@ class TestChecks:
         ],
     )
     def test_what_only_models_that_generate_can_do(self, parameters: str, tensors: Any, name: str) -> None:
-        message = f"{name}: needs a model that generates text; this one pools \\(embed, token_embed\\)"
+        message = f"{name}: requires a generative model; this is a pooling model \\(tasks: embed, token_embed\\)"
         with pytest.raises(UnsupportedError, match=message):
             builder().check([call(parameters, **tensors)])
 
@@ -133,7 +135,9 @@ class TestChecks:
     def test_rows_of_different_lengths_do_not_fit_into_a_batch(self) -> None:
         row = call('{"task": "token_embed"}')
         builder().check([row])
-        with pytest.raises(InvalidRequestError, match=r"task: token_embed gives as many rows .*, got 2"):
+        with pytest.raises(
+            InvalidRequestError, match=r"task: expected a batch of one row with token_embed, .*, got 2 rows"
+        ):
             builder().check([row, row])
 
     @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ class TestChecks:
         [(call('{"dimensions": 8}'), "dimensions"), (embedding({"input": "x"}), "embedding_request")],
     )
     def test_what_models_that_generate_cannot_do(self, made: GenerateCall, name: str) -> None:
-        with pytest.raises(UnsupportedError, match=f"{name}: needs a pooling model"):
+        with pytest.raises(UnsupportedError, match=f"{name}: requires a pooling model"):
             check_generating(made, tuple(vllm_pooling.pooling_fields()))
         check_generating(call('{"temperature": 1}'), tuple(vllm_pooling.pooling_fields()))
 

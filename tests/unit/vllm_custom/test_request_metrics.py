@@ -100,4 +100,4 @@ def test_a_server_without_metrics_is_logged_once(errors: list[str]) -> None:
     metrics.observe(None)
     metrics.observe(InvalidRequestError("a"))
     metrics.close()
-    assert errors == ["[vllm_custom] requests are not counted: metrics not supported"]
+    assert errors == ["[vllm_custom] request metrics are unavailable: metrics not supported"]

@@ -95,7 +95,7 @@ def test_logprobs_that_were_only_added_up_are_not_told() -> None:
 def test_embeddings_and_scores_are_numbers(value: float) -> None:
     check_finite("embedding", np.zeros((2, 3), np.float32))
     check_finite("scores", [])
-    with pytest.raises(InternalError, match="scores: the model gave NaN or infinity"):
+    with pytest.raises(InternalError, match="scores: the model returned NaN or infinity"):
         check_finite("scores", [0.5, value])
 
 

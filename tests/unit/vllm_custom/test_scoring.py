@@ -127,8 +127,8 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("tensors", "message"),
         [
-            ({"queries": text("a")}, "queries and documents go together; the request has only queries"),
-            ({"documents": text("a")}, "queries and documents go together; the request has only documents"),
+            ({"queries": text("a")}, "queries and documents require each other; the request has only queries"),
+            ({"documents": text("a")}, "queries and documents require each other; the request has only documents"),
             ({"queries": text(), "documents": text("a")}, "queries: expected at least 1 element, got '0 elements'"),
             ({"queries": text("a"), "documents": text()}, "documents: expected at least 1 element, got '0 elements'"),
             (
@@ -145,7 +145,7 @@ class TestInputs:
             ),
             (
                 {"queries": text("a"), "documents": text("b"), "image": text("c")},
-                "image: goes with text_input, not with queries and documents, which are text",
+                "image: cannot be combined with queries and documents, which are text",
             ),
         ],
     )
@@ -157,12 +157,12 @@ class TestInputs:
 class TestChecks:
     def test_a_classifier_of_several_classes_scores_no_pairs(self, scorer: Scorer) -> None:
         made = call(["a"], ["b"])
-        with pytest.raises(UnsupportedError, match=r"^queries, documents: needs .* does classify with 3 labels"):
+        with pytest.raises(UnsupportedError, match=r"^queries, documents: requires .* is classify with 3 labels"):
             scorer(labels=3).check(made, pairs(made))
 
     def test_nor_does_one_that_scores_tokens(self, scorer: Scorer) -> None:
         made = call(["a"], ["b"])
-        with pytest.raises(UnsupportedError, match="this one does token_classify"):
+        with pytest.raises(UnsupportedError, match="the task of this model is token_classify"):
             scorer(("token_classify",)).check(made, pairs(made))
 
     def test_a_vllm_that_scores_in_another_way(self, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,13 +170,15 @@ class TestChecks:
             monkeypatch.setitem(sys.modules, f"vllm.entrypoints.pooling.scoring.{module}", None)
         assert vllm_pooling.scoring_fields() == {}
         made = call(["a"], ["b"])
-        with pytest.raises(UnsupportedError, match="this version of vLLM scores pairs in another way"):
+        with pytest.raises(UnsupportedError, match="this vLLM scores pairs through another interface"):
             scorer().check(made, pairs(made))
 
     def test_the_number_of_documents_is_limited(self, scorer: Scorer) -> None:
         scorer().check(call(["a"], "bcd"), TextPairs(("a",), tuple("bcd")))
         made = call(["a"], "bcde")
-        with pytest.raises(InvalidRequestError, match=r"documents: .* at most 3 .*SCORE_MAX_DOCUMENTS\), got '4"):
+        with pytest.raises(
+            InvalidRequestError, match=r"documents: .* at most 3 .*SCORE_MAX_DOCUMENTS of this model\), got '4"
+        ):
             scorer().check(made, pairs(made))
 
     @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ class TestChecks:
         self, scorer: Scorer, tasks: tuple[str, ...], parameters: dict[str, Any]
     ) -> None:
         made = call(["a"], ["b"], parameters)
-        with pytest.raises(InvalidRequestError, match=f"{next(iter(parameters))}: is for a score template"):
+        with pytest.raises(InvalidRequestError, match=f"{next(iter(parameters))}: requires a score template"):
             scorer(tasks).check(made, pairs(made))
 
     def test_what_goes_with_pairs(self, engine: Any, scorer: Scorer) -> None:
@@ -210,11 +212,11 @@ class TestChecks:
     def test_options_of_pairs_without_them(self, engine: Any, scorer: Scorer) -> None:
         builder = PoolingBuilder(seen(engine, CROSS_ENCODER), scorer())
         made = parse_request({"text_input": text("a")}, '{"max_tokens_per_doc": 5}', ["max_tokens_per_doc"])
-        with pytest.raises(InvalidRequestError, match="max_tokens_per_doc: goes with the inputs queries and documents"):
+        with pytest.raises(InvalidRequestError, match="max_tokens_per_doc: requires the inputs queries and documents"):
             builder.check([made])
 
     def test_models_that_generate_score_no_pairs(self) -> None:
-        with pytest.raises(UnsupportedError, match="queries, documents: needs a pooling model"):
+        with pytest.raises(UnsupportedError, match="queries, documents: requires a pooling model"):
             check_generating(call(["a"], ["b"]), ())
 
 

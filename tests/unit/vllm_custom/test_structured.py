@@ -83,11 +83,11 @@ def test_no_constraint(parameters: dict[str, Any]) -> None:
     [
         (
             {"guided_regex": "a", "guided_json": SCHEMA, "response_format": {"type": "json_object"}},
-            "guided decoding: expected exactly one constraint, got 3: guided_json, guided_regex, response_format",
+            "structured_outputs: expected exactly one constraint, got 3: guided_json, guided_regex, response_format",
         ),
         (
             {"structured_outputs": {"json": {}, "regex": "a"}},
-            "guided decoding: expected exactly one constraint, got 2: structured_outputs.json, structured_outputs.r",
+            "structured_outputs: expected exactly one constraint, got 2: structured_outputs.json, structured_outputs.r",
         ),
         ({"structured_outputs": {}}, "structured_outputs: expected exactly one of json, regex, choice, grammar, "),
         (
@@ -272,7 +272,7 @@ async def test_a_constraint_is_compiled_once_and_a_refused_one_each_time(vllm: N
         ),
         (
             DeadlyConstraintError(),
-            "guided_json: expected a schema that the compiler can take, it ran out of memory or crashed",
+            "guided_json: expected a schema that the compiler can process, got one that crashes it or exhausts",
         ),
     ],
 )

@@ -67,8 +67,8 @@ def _directory(backend_dir: Path, configured: str) -> Path:
     chosen = configured or os.environ.get(DIRECTORY_VARIABLE, "")
     directory = Path(chosen) if chosen else backend_dir.parent / "vllm"
     if not (directory / "model.py").is_file():
-        source = f"{DIRECTORY_VARIABLE}={chosen}" if chosen else "the folder vllm beside vllm_custom's"
-        raise ConfigError(f"no vLLM backend to build on: {source} holds no model.py (set {DIRECTORY_VARIABLE})")
+        source = f"{DIRECTORY_VARIABLE}={chosen}" if chosen else "the folder vllm next to vllm_custom's"
+        raise ConfigError(f"no vLLM backend to build on: {source} contains no model.py (set {DIRECTORY_VARIABLE})")
     return directory.resolve()
 
 

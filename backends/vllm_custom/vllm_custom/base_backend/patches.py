@@ -77,7 +77,7 @@ def _disabled(known: set[str]) -> set[str]:
     unknown = sorted(names - known)
     if unknown:
         raise ConfigError(
-            f"{DISABLE_VARIABLE}: no patch is called {', '.join(unknown)}; accepted: {', '.join(sorted(known))}"
+            f"{DISABLE_VARIABLE}: expected names among {', '.join(sorted(known))}, got {', '.join(unknown)}"
         )
     return names
 

@@ -149,7 +149,7 @@ class PromptBuilder:
             except asyncio.TimeoutError as error:
                 raise InvalidRequestError(
                     f"{'messages' if plan.templated else 'text_input'}: expected a prompt that is rendered within "
-                    f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), it was not"
+                    f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), got a slower one"
                 ) from error
 
     async def _render(self, call: GenerateCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:

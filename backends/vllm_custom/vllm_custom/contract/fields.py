@@ -52,9 +52,11 @@ def _operators(name: str, reason: str) -> FieldSpec:
 VLLM_FIELDS: tuple[FieldSpec, ...] = (
     *(FieldSpec(name) for name in _FREE_FIELDS),
     _bounded("n", "MAX_N", reason="Each sequence is a request of the engine."),
-    _bounded("best_of", "MAX_N", reason="As n; of some of OpenAI's routes and of an older vLLM."),
+    _bounded("best_of", "MAX_N", reason="Like n, in some OpenAI routes and older vLLM versions."),
     _bounded("max_tokens", reason="The model's context; max_new_tokens of override_generation_config in model.json."),
-    _bounded("stop", "MAX_STOP_STRINGS", "MAX_STOP_CHARACTERS", reason="All are searched for after each token."),
+    _bounded(
+        "stop", "MAX_STOP_STRINGS", "MAX_STOP_CHARACTERS", reason="vLLM searches for all of them after each token."
+    ),
     _bounded("stop_token_ids", "MAX_TOKEN_IDS", reason="All are sent to the engine."),
     _bounded("bad_words", "MAX_BAD_WORDS", "MAX_BAD_WORD_CHARACTERS", reason="Each is tokenised twice."),
     _bounded("logit_bias", "MAX_LOGIT_BIAS", reason="All are sent to the engine and added to the logits."),
@@ -66,13 +68,15 @@ VLLM_FIELDS: tuple[FieldSpec, ...] = (
         "prompt_logprobs", "MAX_PROMPT_LOGPROBS", reason="max_logprobs in model.json; times the tokens of the prompt."
     ),
     _bounded(
-        "repetition_detection", "MAX_REPETITION_PATTERN", reason="Every size of pattern is looked for after each token."
+        "repetition_detection",
+        "MAX_REPETITION_PATTERN",
+        reason="vLLM searches for patterns of every size after each token.",
     ),
     _operators("extra_args", "Reaches plugins, custom samplers and the transfer of KV caches."),
-    _operators("skip_reading_prefix_cache", "A prompt that is cached is computed anew."),
+    _operators("skip_reading_prefix_cache", "Computes a cached prompt again."),
     _operators("watermarking", "Turns the operator's watermark off."),
     _operators("trace_decode_token_ids", "For debugging: forces the tokens of the answer."),
     _operators("routed_experts_prompt_start", "For debugging: which expert data are returned."),
-    FieldSpec("prompt_logprob_token_ids", Trust.REFUSED, reason="Its result has no output here."),
-    FieldSpec("prompt_logprob_start", Trust.REFUSED, reason="Goes with prompt_logprob_token_ids."),
+    FieldSpec("prompt_logprob_token_ids", Trust.REFUSED, reason="No output returns its result."),
+    FieldSpec("prompt_logprob_start", Trust.REFUSED, reason="Has an effect with prompt_logprob_token_ids only."),
 )

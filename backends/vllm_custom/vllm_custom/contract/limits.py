@@ -23,15 +23,15 @@ TRUST_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "TRUST_REQUEST_MM_KWARGS",
         bool,
         False,
-        "Let clients set every argument of the model's media processor (mm_processor_kwargs). Some of them end the "
-        "engine or take all memory: for trusted clients only.",
+        "Let clients set every argument of the model's media processor (mm_processor_kwargs). Some of them crash "
+        "the engine or exhaust the memory: for trusted clients only.",
     ),
     ConfigParameterSpec(
         "TRUSTED_PARAMETERS",
         tuple,
         (),
-        "Operator's fields of vLLM's SamplingParams that clients may set all the same, separated by commas, such as "
-        "`extra_args`, which also opens vllm_xargs, kv_transfer_params and ec_transfer_params of openai_request.",
+        "The operator's fields of vLLM's SamplingParams that clients may set nevertheless, separated by commas, such "
+        "as `extra_args`, which also allows vllm_xargs, kv_transfer_params and ec_transfer_params of openai_request.",
         parse=_name,
         allowed="a list of names of fields such as extra_args",
     ),
@@ -51,15 +51,15 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "REQUEST_MAX_JSON_VALUES",
         int,
         500_000,
-        "Values in a JSON text, counted before it is read: its commas, colons and opening brackets, those inside of "
-        "strings too.",
+        "Values in a JSON text, counted before it is parsed: its commas, colons and opening brackets, including those "
+        "inside strings.",
         minimum=1,
     ),
     ConfigParameterSpec(
         "REQUEST_MAX_JSON_DEPTH",
         int,
         100,
-        "Objects and lists inside of each other in a JSON text.",
+        "Nesting depth of objects and lists in a JSON text.",
         minimum=1,
         unit="levels",
     ),
@@ -88,7 +88,7 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "CHAT_TEMPLATE_KWARGS_MAX_BYTES",
         int,
         1024 * 1024,
-        "chat_template_kwargs as JSON; the template may go through them many times.",
+        "chat_template_kwargs as JSON; the template may iterate over them many times.",
         minimum=1,
         unit="bytes",
     ),
@@ -96,7 +96,7 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "RENDER_TIMEOUT_SECONDS",
         int,
         30,
-        "Time to put messages through the chat template and to tokenise them.",
+        "Time to apply the chat template to messages and to tokenise them.",
         minimum=1,
         unit="seconds",
     ),
@@ -113,8 +113,10 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
     ),
     ConfigParameterSpec("MAX_STOP_STRINGS", int, 64, "Stop strings (stop).", minimum=1),
     ConfigParameterSpec("MAX_STOP_CHARACTERS", int, 1024, "Longest stop string.", minimum=1, unit="characters"),
-    ConfigParameterSpec("MAX_BAD_WORDS", int, 128, "Words of bad_words.", minimum=1),
-    ConfigParameterSpec("MAX_BAD_WORD_CHARACTERS", int, 256, "Longest of bad_words.", minimum=1, unit="characters"),
+    ConfigParameterSpec("MAX_BAD_WORDS", int, 128, "Entries of bad_words.", minimum=1),
+    ConfigParameterSpec(
+        "MAX_BAD_WORD_CHARACTERS", int, 256, "Longest entry of bad_words.", minimum=1, unit="characters"
+    ),
     ConfigParameterSpec("MAX_LOGIT_BIAS", int, 1024, "Entries of logit_bias.", minimum=1),
     ConfigParameterSpec(
         "MAX_TOKEN_IDS",
@@ -145,8 +147,8 @@ REQUEST_LIMITS: tuple[ConfigParameterSpec, ...] = (
         "STRUCTURED_COMPILE_SECONDS",
         int,
         10,
-        "Time that a constraint may take to compile with this model's tokenizer. It is compiled in a process of its "
-        "own first, with at most 1 GiB of memory, and reaches the engine only then.",
+        "Time that a constraint may take to compile with this model's tokenizer. A separate process with at most 1 GiB "
+        "of memory compiles it before it reaches the engine.",
         minimum=1,
         unit="seconds",
     ),

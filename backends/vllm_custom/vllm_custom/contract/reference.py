@@ -18,23 +18,23 @@ from vllm_custom.contract.table import (
 
 _HEAD = """# Reference
 
-Made from the contract table, `backends/vllm_custom/vllm_custom/contract/table.py`; a test keeps the two equal.
+Generated from the contract table, `backends/vllm_custom/vllm_custom/contract/table.py`; a test keeps the two equal.
 "Official" marks what the official vLLM backend has under the same name, with the same meaning.
 """
 
 _INPUTS = """
 ## Inputs
 
-All of them are optional in the completed config.pbtxt; what you declare there yourself stays as you wrote it. Dims are
-without the batch dimension, which is added where `max_batch_size` is greater than 0.
+All of them are optional in the completed config.pbtxt; your own declarations there are kept. Dims are without the batch
+dimension, which is added where `max_batch_size` is greater than 0.
 """
 
 _OUTPUTS = """
 ## Outputs
 
-`text_output` is in every response of a model that generates; the others where the input `return_<name>` is true. In a
-stream each response holds what is new, so that text and token counts add up. A pooling model answers with `embedding`
-or `scores`, and with `text_output` only to an `embedding_request`: the vector as JSON.
+`text_output` is in every response of a generative model; the others where the input `return_<name>` is true. In a
+stream each response contains only new tokens, so that text and token counts add up. A pooling model answers with
+`embedding` or `scores`, and with `text_output` only to an `embedding_request`: the vector as JSON.
 """
 
 _REQUEST = """
@@ -54,18 +54,18 @@ neither normalised nor turned into probabilities).
 With `queries` and `documents` it takes those of vLLM's score request: `use_activation`, `truncate_prompt_tokens` (the
 most tokens of a prompt, which is a pair for a cross-encoder; -1: as many as the model takes), `truncation_side` (`left`
 or `right`), `max_tokens_per_query` and `max_tokens_per_doc` (0: no limit), and `instruction`, which like
-`chat_template_kwargs` is for the score template in CHAT_TEMPLATE. Of the table below `lora_name`, `priority`,
-`timeout`, `traceparent` and `tracestate` go with them.
+`chat_template_kwargs` is for the score template in CHAT_TEMPLATE. From the table below it also takes `lora_name`,
+`priority`, `timeout`, `traceparent` and `tracestate`.
 
 A parameter may also be a typed tensor: declare an input of its name in config.pbtxt, such as
 `{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }` or `stop` as `TYPE_STRING` with dims `[ -1 ]`
-(a list takes all elements). What comes in it wins over the other ways.
+(a list takes all elements). Its value wins over the other forms.
 """
 
 _TRUST = """
 Who may set them: **free**, every client; **bounded**, every client, within the config parameters that are named;
-**operator's**, nobody until the config parameter that is named allows it. What is refused is refused by its name. The
-same rules hold in the body of `openai_request`.
+**operator's**, no client until the config parameter that is named allows it. The error names the refused parameter. The
+same rules apply to the body of `openai_request`.
 """
 
 _FIELDS = """
@@ -77,9 +77,9 @@ A field that only a newer vLLM has is the operator's. Free are {free}. The other
 _LIMITS = """
 ## Limits
 
-What a request may ask for. Each is a config parameter, is checked before the work that it bounds, and has a default
-that ordinary requests never meet; a refusal names the parameter. Beside them, text that cannot fit into the model's
-context is refused before it is tokenised: a prompt, the messages of a chat together, a query or a document of more
+Each limit is a config parameter, is checked before the work that it bounds, and has a default that ordinary requests
+never reach; the error names the parameter. In addition, text that cannot fit into the model's context is refused
+before it is tokenised: a prompt, the messages of a chat together, a query or a document of more
 characters than `max_model_len` times the longest token of the tokenizer (16 times that where
 `truncate_prompt_tokens`, `max_tokens_per_query` or `max_tokens_per_doc` cuts it).
 """

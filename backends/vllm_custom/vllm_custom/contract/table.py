@@ -84,36 +84,36 @@ INPUTS: tuple[TensorSpec, ...] = (
         "video",
         "TYPE_STRING",
         (-1,),
-        "Clips, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "Videos, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
         "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
     ),
     TensorSpec(
         "audio",
         "TYPE_STRING",
         (-1,),
-        "Sounds, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the sound track of MP4 or WebM). Channels are averaged, and "
-        "the rate becomes the model's.",
+        "Audio files, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or "
+        "the encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the audio track of MP4 or WebM). Channels are averaged, "
+        "and the sampling rate is converted to the model's.",
     ),
     TensorSpec(
         "image_embeds",
         "TYPE_FP32",
         (-1, -1),
-        "In place of image: what the model's vision encoder gives, [rows, hidden size], the pictures one after the "
-        "other. May be declared TYPE_FP16. Needs enable_mm_embeds in model.json.",
+        "Instead of image: the output of the model's vision encoder, [rows, hidden size], one image after the other. "
+        "May be declared TYPE_FP16. Requires enable_mm_embeds in model.json.",
     ),
     TensorSpec(
         "image_grid_thw",
         "TYPE_INT64",
         (-1, 3),
-        "With image_embeds, for models that lay pictures out in a grid (Qwen-VL and others): patches of each picture "
-        "in time, height and width. For other models all rows are one picture.",
+        "With image_embeds, for models that arrange images in a grid (Qwen-VL and others): patches of each image in "
+        "time, height and width. For other models all rows belong to one image.",
     ),
     TensorSpec(
         "stream",
         "TYPE_BOOL",
         (1,),
-        "True: one response for each piece of text. Needs the decoupled transaction policy.",
+        "True: one response for each piece of text. Requires the decoupled transaction policy.",
         official=True,
     ),
     TensorSpec(
@@ -140,7 +140,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "queries",
         "TYPE_STRING",
         (-1,),
-        "For a model that scores pairs of texts, in place of text_input: one query for all documents, or one for each.",
+        "For a model that scores pairs of texts, instead of text_input: one query for all documents, or one for each.",
     ),
     TensorSpec(
         "documents",
@@ -163,8 +163,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
-        "`method` (default: GET without a body, else POST) and `headers`. No other input goes with it. See "
-        "[OpenAI](openai.md).",
+        "`method` (default: GET without a body, else POST) and `headers`. It cannot be combined with other "
+        "inputs. See [OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
@@ -219,14 +219,14 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "scores",
         "TYPE_FP32",
         (-1,),
-        "What a pooling model whose task is classify gives: one number per class; for token_classify one row "
+        "The output of a pooling model whose task is classify: one number per class; for token_classify one row "
         "per token, [tokens, classes]. For documents: one number for each of them, the score of its pair.",
     ),
     TensorSpec(
         "openai_response",
         "TYPE_STRING",
         (1,),
-        "For openai_request: the next part of the answer's body. In a stream one or more whole server-sent events.",
+        "For openai_request: the next part of the response body. In a stream one or more whole server-sent events.",
     ),
     TensorSpec(
         "openai_status",
@@ -267,20 +267,20 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "add_generation_prompt",
         "bool",
         "true, but false for a pooling model",
-        "Passed to the chat template: open the assistant's turn.",
+        "Passed to the chat template: begin the assistant's turn.",
     ),
     RequestParameterSpec(
         "continue_final_message",
         "bool",
         "false",
-        "Passed to the chat template: leave the last message open, so that the model goes on with it.",
+        "Passed to the chat template: leave the last message open, so that the model continues it.",
     ),
     RequestParameterSpec(
         "chat_template_kwargs",
         "JSON object",
         "{}",
-        "Variables of the chat template, such as enable_thinking, by any name; tools and documents among them. The key "
-        "chat_template needs TRUST_REQUEST_CHAT_TEMPLATE; other arguments of the tokenizer are always refused.",
+        "Variables of the chat template with any name, such as enable_thinking, tools and documents. The key "
+        "chat_template requires TRUST_REQUEST_CHAT_TEMPLATE; other arguments of the tokenizer are always refused.",
         trust=Trust.BOUNDED,
         by=("CHAT_TEMPLATE_KWARGS_MAX_BYTES", "TRUST_REQUEST_CHAT_TEMPLATE"),
     ),
@@ -288,8 +288,8 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "mm_processor_kwargs",
         "JSON object",
         "{}",
-        "Arguments of the model's media processor. Everybody may lower max_pixels (pixels that an image or frame is "
-        "reduced to), from the model's smallest to its own max_pixels.",
+        "Arguments of the model's media processor. Every client may lower max_pixels (the pixels that an image or "
+        "frame is reduced to), from the model's smallest to its own max_pixels.",
         trust=Trust.OPERATOR,
         by=("TRUST_REQUEST_MM_KWARGS",),
     ),
@@ -297,7 +297,7 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "num_frames",
         "int",
         "VIDEO_MAX_FRAMES, or num_frames of media_io_kwargs in model.json",
-        "Frames taken of each clip, spread evenly over it; at most VIDEO_MAX_FRAMES.",
+        "Frames taken from each video, spread evenly over it; at most VIDEO_MAX_FRAMES.",
         trust=Trust.BOUNDED,
         by=("VIDEO_MAX_FRAMES",),
     ),
@@ -305,7 +305,7 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "fps",
         "float",
         "none, or fps of media_io_kwargs in model.json",
-        "Frames taken for each second of a clip; together with num_frames, whichever takes fewer.",
+        "Frames taken per second of a video; with num_frames as well, whichever takes fewer.",
         trust=Trust.BOUNDED,
         by=("VIDEO_MAX_FRAMES",),
     ),
@@ -329,7 +329,7 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "guided_json",
         "JSON object",
         "none",
-        "Guided decoding: the text is JSON of this JSON schema.",
+        "Alias of structured_outputs.json: the text is JSON that matches this JSON schema.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
@@ -337,7 +337,7 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "guided_regex",
         "string",
         "none",
-        "Guided decoding: the whole text matches this regular expression.",
+        "Alias of structured_outputs.regex: the whole text matches this regular expression.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
@@ -345,7 +345,7 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "guided_choice",
         "JSON list of strings",
         "none",
-        "Guided decoding: the text is one of these.",
+        "Alias of structured_outputs.choice: the text is one of these.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
@@ -353,16 +353,19 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "guided_grammar",
         "string",
         "none",
-        "Guided decoding: the text follows this grammar, in the form that the configured backend reads (GBNF, Lark).",
+        "Alias of structured_outputs.grammar: the text follows this grammar, in the format that the configured backend "
+        "reads (GBNF, Lark).",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
-    RequestParameterSpec("guided_json_object", "bool", "false", "Guided decoding: the text is some JSON object."),
+    RequestParameterSpec(
+        "guided_json_object", "bool", "false", "Alias of structured_outputs.json_object: the text is a JSON object."
+    ),
     RequestParameterSpec(
         "guided_structural_tag",
         "JSON object",
         "none",
-        "Guided decoding: free text with parts between tags that follow schemas, as vLLM's structural_tag.",
+        "Alias of structured_outputs.structural_tag: free text with parts between tags that follow schemas.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
@@ -370,8 +373,8 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "response_format",
         "JSON object",
         "none",
-        "Guided decoding as OpenAI writes it: type is text, json_object, json_schema or structural_tag. All ways to "
-        "ask for guided decoding together may name one constraint.",
+        "Structured outputs in OpenAI's form: type is text, json_object, json_schema or structural_tag. A request may "
+        "have one constraint, whichever of these parameters sets it.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
     ),
@@ -379,17 +382,17 @@ REQUEST_PARAMETERS: tuple[RequestParameterSpec, ...] = (
         "timeout",
         "int, microseconds",
         "0 (none)",
-        "Time from the request's arrival after which it is aborted and answered UNAVAILABLE, wherever it is by then. "
-        "The timeout of a KServe request means the same; the shorter one counts.",
+        "Time from the request's arrival after which it is aborted and answered UNAVAILABLE, at whatever stage it is. "
+        "The timeout of a KServe request means the same; the shorter one applies.",
     ),
     RequestParameterSpec(
         "traceparent",
         "string",
         "none",
-        "W3C Trace Context, handed to vLLM's OpenTelemetry spans (otlp_traces_endpoint in model.json); never refused. "
-        "Where tritonserver traces in its OpenTelemetry mode, vLLM's spans hang from Triton's without it.",
+        "W3C Trace Context for vLLM's OpenTelemetry spans (otlp_traces_endpoint in model.json); never refused. Where "
+        "tritonserver traces in its OpenTelemetry mode, vLLM's spans are children of Triton's without it.",
     ),
-    RequestParameterSpec("tracestate", "string", "none", "Goes with traceparent."),
+    RequestParameterSpec("tracestate", "string", "none", "Vendor part of the Trace Context, with traceparent."),
 )
 
 CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
@@ -398,7 +401,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         bool,
         False,
         "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
-        "vllm_custom:requests_failed_total by Triton's error code, and those of media by URL.",
+        "vllm_custom:requests_failed_total by Triton's error code, and those of media.",
         official=True,
     ),
     ConfigParameterSpec(
@@ -413,10 +416,10 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         str,
         "",
         "Folder of the vLLM backend's model.py to build on; default: the environment variable of that name, else the "
-        "folder vllm beside this backend's.",
+        "folder vllm next to this backend's.",
     ),
     ConfigParameterSpec(
-        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image, clip or sound.", minimum=1, unit="bytes"
+        "MEDIA_MAX_BYTES", int, 64 * 1024 * 1024, "Largest encoded image, video or audio.", minimum=1, unit="bytes"
     ),
     ConfigParameterSpec(
         "IMAGE_MAX_PIXELS",
@@ -427,15 +430,15 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         unit="pixels",
     ),
     ConfigParameterSpec(
-        "VIDEO_MAX_FRAMES", int, 32, "Frames taken of a clip, spread evenly over it.", minimum=1, unit="frames"
+        "VIDEO_MAX_FRAMES", int, 32, "Frames taken from a video, spread evenly over it.", minimum=1, unit="frames"
     ),
     ConfigParameterSpec(
         "VIDEO_MAX_PIXELS",
         int,
         10_000_000_000,
-        "Longest clip: width times height times number of frames, checked in the header before anything is decoded, "
+        "Longest video: width times height times number of frames, checked in the header before anything is decoded, "
         "since all frames up to the last one taken have to be decoded. The default is about 160 s of 1920 x 1080 at "
-        "30 frames a second. Frames below 256 x 256 count as that; animations (GIF, WebP, PNG) count ten times.",
+        "30 frames per second. Frames below 256 x 256 count as 256 x 256; animations (GIF, WebP, PNG) count ten times.",
         minimum=1,
         unit="pixels",
     ),
@@ -443,8 +446,8 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "AUDIO_MAX_SECONDS",
         int,
         600,
-        "Longest sound, counted while it is decoded. At more than 96,000 samples a second in all channels together "
-        "(48 kHz in stereo) it is accordingly shorter.",
+        "Longest audio, counted while it is decoded. At more than 96,000 samples per second in all channels together "
+        "(48 kHz in stereo) the limit is proportionally shorter.",
         minimum=1,
         unit="seconds",
     ),
@@ -452,15 +455,15 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_CONCURRENCY",
         int,
         4,
-        "Processes that decode media, one item at a time each; the model's own process never does. They are started "
-        "when they are needed, and stay.",
+        "Processes that decode media, one item at a time each; the model's own process never decodes. They are started "
+        "when they are needed, and then kept.",
         minimum=1,
     ),
     ConfigParameterSpec(
         "MEDIA_DECODE_SECONDS",
         int,
         30,
-        "Time in which a process decodes one item; it is ended when that is over.",
+        "Time to decode one item; after that its process is ended.",
         minimum=1,
         unit="seconds",
     ),
@@ -476,9 +479,9 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_REQUEST_BYTES",
         int,
         1024**3,
-        "Media of one request together when they are decoded (images: width times height times 4; frames: times 3; "
-        "audio: samples times 4), checked in the headers before anything is decoded. What is in the cache does not "
-        "count. Its files, counted while they come, have the same limit.",
+        "Decoded size of all media of one request together (images: width times height times 4; frames: times 3; "
+        "audio: samples times 4), checked in the headers before anything is decoded. Cached media do "
+        "not count. Its files, counted as they arrive, have the same limit.",
         minimum=1,
         unit="bytes",
     ),
@@ -487,7 +490,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         int,
         4 * 1024**3,
         "The same for all requests of the model until their prompts are rendered, and as much again for what their "
-        "files may have until they are decoded; further ones wait for their turn. At least MEDIA_REQUEST_BYTES.",
+        "files may have until they are decoded; further requests wait in order. At least MEDIA_REQUEST_BYTES.",
         minimum=1,
         unit="bytes",
     ),
@@ -495,15 +498,15 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_MAX_ITEMS",
         int,
         128,
-        "Images, clips and other media of one prompt together; limit_mm_per_prompt in model.json limits each kind.",
+        "Images, videos and audio of one prompt together; limit_mm_per_prompt in model.json limits each kind.",
         minimum=1,
     ),
     ConfigParameterSpec(
         "MEDIA_CACHE_BYTES",
         int,
         256 * 1024 * 1024,
-        "Decoded media that are kept, by a hash of their content, so that media which come again are not decoded "
-        "again; the least recently used go first. 0: none are kept.",
+        "Cache of decoded media by a hash of their content, so that repeated media are decoded once; the least "
+        "recently used are evicted first. 0: no cache.",
         unit="bytes",
     ),
     ConfigParameterSpec(
@@ -519,7 +522,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "ALLOWED_MEDIA_NETWORKS",
         tuple,
         (),
-        "Networks with addresses that are not public which may be dialled all the same, in CIDR notation, separated by "
+        "Networks that may be connected to although their addresses are not public, in CIDR notation, separated by "
         "commas, such as `10.0.0.0/8`.",
         parse=parse_network,
         allowed="a list of networks in CIDR notation without host bits, such as 10.0.0.0/8",
@@ -528,7 +531,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "ALLOWED_LOCAL_MEDIA_PATH",
         str,
         "",
-        "Folder that file: URLs may read from, everything below it included. Not set: no file: URL is read.",
+        "Folder that file: URLs may read from, including everything below it. Not set: no file: URL is read.",
         parse=_folder,
         allowed="the absolute path of a folder, other than /",
     ),
@@ -536,18 +539,18 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "MEDIA_FETCH_TIMEOUT_SECONDS",
         int,
         30,
-        "Time for one URL, from the look-up of its host to the last byte, redirects included.",
+        "Time for one URL, from the look-up of its host to the last byte, including redirects.",
         minimum=1,
         unit="seconds",
     ),
     ConfigParameterSpec(
-        "MEDIA_FETCH_CONCURRENCY", int, 32, "URLs that are fetched at a time; the others wait.", minimum=1
+        "MEDIA_FETCH_CONCURRENCY", int, 32, "URLs that are fetched at the same time; the others wait.", minimum=1
     ),
     ConfigParameterSpec(
         "MEDIA_URL_CACHE_BYTES",
         int,
         0,
-        "Files fetched by URL that are kept, as far as their servers allow it (Cache-Control, ETag). 0: none, each URL "
+        "Cache of files fetched by URL, as far as their servers allow it (Cache-Control, ETag). 0: no cache, each URL "
         "is fetched each time.",
         unit="bytes",
     ),
@@ -555,48 +558,50 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "CHAT_TEMPLATE",
         str,
         "",
-        "A Jinja file (relative paths: from the version folder) in place of the model's own chat template.",
+        "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template.",
     ),
     ConfigParameterSpec(
         "MAX_INFLIGHT_REQUESTS",
         int,
         0,
-        "Requests that may be under way at once; those beyond are answered UNAVAILABLE at once. 0: no limit.",
+        "Sequences in flight at once (n, rows and prompts of all requests); further requests are answered UNAVAILABLE "
+        "immediately. 0: no limit.",
     ),
     ConfigParameterSpec(
         "LORA_DIR",
         str,
         "",
         "A folder (relative paths: from the version folder) whose subfolders with an adapter_config.json are LoRA "
-        "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Needs "
+        "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Requires "
         "enable_lora in model.json.",
     ),
     ConfigParameterSpec(
         "TOOL_CALL_PARSER",
         str,
         "",
-        "For openai_request: vLLM's parser that makes tool calls of the model's text, as `--tool-call-parser` of "
+        "For openai_request: vLLM's parser that extracts tool calls from the model's text, as `--tool-call-parser` of "
         "`vllm serve`.",
     ),
     ConfigParameterSpec(
         "ENABLE_AUTO_TOOL_CHOICE",
         bool,
         False,
-        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Needs TOOL_CALL_PARSER.',
+        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Requires '
+        "TOOL_CALL_PARSER.",
     ),
     ConfigParameterSpec(
         "REASONING_PARSER",
         str,
         "",
-        "For openai_request: vLLM's parser that tells the model's reasoning from its answer, as `--reasoning-parser`; "
-        "the engine argument reasoning_parser in model.json means the same.",
+        "For openai_request: vLLM's parser that separates the model's reasoning from its answer, as "
+        "`--reasoning-parser`; the engine argument reasoning_parser in model.json means the same.",
     ),
     ConfigParameterSpec(
         "OPENAI_ARGS",
         str,
         "",
         "For openai_request: further arguments of vLLM's OpenAI server as a JSON object, such as "
-        '`{"enable_force_include_usage": true}`; those that concern its answers only.',
+        '`{"enable_force_include_usage": true}`; only those that affect its responses.',
         parse=_json_object,
         allowed="a JSON object",
     ),
@@ -604,8 +609,8 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "OPENAI_PATHS",
         tuple,
         (),
-        "For openai_request: routes of vLLM's application that may be called beside those of the OpenAI API, separated "
-        "by commas, such as `/v1/messages`. Some change the engine for everybody; see [OpenAI](openai.md).",
+        "For openai_request: routes of vLLM's application that may be called in addition to those of the OpenAI API, "
+        "separated by commas, such as `/v1/messages`. Some change the engine for all clients; see [OpenAI](openai.md).",
         parse=_route,
         allowed="a list of paths such as /v1/messages",
     ),
@@ -613,7 +618,7 @@ CONFIG_PARAMETERS: tuple[ConfigParameterSpec, ...] = (
         "SCORE_MAX_DOCUMENTS",
         int,
         1000,
-        "Elements that the input documents may have; each is a prompt of its own for the engine.",
+        "Elements that the input documents may have; each is a separate prompt for the engine.",
         minimum=1,
     ),
     *TRUST_PARAMETERS,

@@ -1,4 +1,4 @@
-"""Decode a sound to mono samples at the model's rate; what it unpacks to is counted while it is decoded."""
+"""Decode audio to mono samples at the model's rate; the decoded length is counted while it is decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError, Unsupported
 
 Audio = tuple[npt.NDArray[np.float32], int]
 
-_EXPECTED = "WAV, FLAC, MP3, Ogg, or MP4 or WebM with a sound track"
+_EXPECTED = "WAV, FLAC, MP3, Ogg, or MP4 or WebM with an audio track"
 # What FFmpeg is opened with. The decoders are those of sound: it would also decode the picture on an MP3's cover to
 # learn its size, however large that is.
 OPTIONS = OPEN_OPTIONS | {
@@ -67,23 +67,24 @@ def _opened(data: bytes, field: str, max_seconds: int, rate: int | None) -> Iter
         import av
     except ImportError as error:
         raise UnsupportedError(
-            f"{field}: sound needs the Python package av, which this server does not have"
+            f"{field}: audio requires the Python package av, which this server does not have"
         ) from error
     if _riff_is_cut_off(data):
         raise _cut_off(field)
     try:
         with av.open(io.BytesIO(data), options=OPTIONS) as container:
             if not container.streams.audio:
-                raise InvalidRequestError(f"{field}: has no sound track; expected {_EXPECTED}")
+                raise InvalidRequestError(f"{field}: contains no audio stream; expected {_EXPECTED}")
             yield _Track(container, field, max_seconds, rate)
     except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:  # FFmpeg's errors and those of the binding around it
-        raise InvalidRequestError(f"{field}: not a sound that can be decoded; expected {_EXPECTED}") from error
+        message = f"{field}: expected {_EXPECTED}, got data that cannot be decoded as audio"
+        raise InvalidRequestError(message) from error
 
 
 class _Track:
-    """The first sound track of an open file."""
+    """The first audio stream of an open file."""
 
     def __init__(self, container: Any, field: str, max_seconds: int, rate: int | None) -> None:
         self._container = container
@@ -107,12 +108,12 @@ class _Track:
         declared = self._check_declared()
         chunks = self._chunks()
         if not any(chunk.size for chunk in chunks):
-            raise InvalidRequestError(f"{self._field}: holds no sound")
+            raise InvalidRequestError(f"{self._field}: contains no audio samples")
         samples = np.concatenate(chunks)
         if declared is not None and len(samples) / self._rate < declared - _CUT_OFF_SECONDS:
             raise _cut_off(self._field)
         if not np.abs(samples).max() <= _LOUDEST:  # also where one is not a number
-            raise InvalidRequestError(f"{self._field}: holds samples that are no finite numbers")
+            raise InvalidRequestError(f"{self._field}: contains non-finite samples (NaN or infinity)")
         return samples, self._rate
 
     def _chunks(self) -> list[npt.NDArray[np.float32]]:
@@ -123,7 +124,7 @@ class _Track:
         resampler = av.AudioResampler(format="flt", layout=codec.layout, rate=self._rate)
         if codec.rate < _LOWEST_RATE:
             raise InvalidRequestError(
-                f"{self._field}: expected at least {_LOWEST_RATE} samples a second, got {codec.rate}"
+                f"{self._field}: expected at least {_LOWEST_RATE} samples per second, got {codec.rate}"
             )
         chunks: list[npt.NDArray[np.float32]] = []
         taken = 0
@@ -142,9 +143,9 @@ class _Track:
             raise _too_long(self._field, self._max_seconds)
         if samples * channels > self._max_seconds * _DECODED_SAMPLES_PER_SECOND:
             raise MediaLimitError(
-                f"{self._field}: {rate} Hz in {channels} channels are too much to decode; at most "
-                f"{_DECODED_SAMPLES_PER_SECOND} samples for each of the {self._max_seconds} seconds of "
-                f"AUDIO_MAX_SECONDS of this model",
+                f"{self._field}: expected at most {_DECODED_SAMPLES_PER_SECOND} samples to decode for each of "
+                f"{self._max_seconds} seconds (AUDIO_MAX_SECONDS of this model), got more at {rate} Hz in "
+                f"{channels} channels",
                 "seconds",
             )
 
@@ -162,12 +163,12 @@ class _Track:
 
 def _too_long(field: str, max_seconds: int) -> MediaLimitError:
     return MediaLimitError(
-        f"{field}: lasts longer than {max_seconds} seconds, which is AUDIO_MAX_SECONDS of this model", "seconds"
+        f"{field}: expected at most {max_seconds} seconds (AUDIO_MAX_SECONDS of this model), got more", "seconds"
     )
 
 
 def _cut_off(field: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field}: the file is cut off: it holds less sound than its header says")
+    return InvalidRequestError(f"{field}: the file is truncated: it contains less audio than its header declares")
 
 
 def _riff_is_cut_off(data: bytes) -> bool:

@@ -65,10 +65,12 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise InvalidRequestError(f"{field}: not an image; expected one of {', '.join(FORMATS)}") from error
+        expected = f"one of {', '.join(FORMATS)}"
+        raise InvalidRequestError(f"{field}: expected {expected}, got data that is not an image") from error
     except Image.DecompressionBombError as error:  # Pillow's own check
         raise MediaLimitError(
-            f"{field}: has too many pixels ({error}); IMAGE_MAX_PIXELS of this model is {max_pixels}", "pixels"
+            f"{field}: expected at most {max_pixels} pixels (IMAGE_MAX_PIXELS of this model), got more ({error})",
+            "pixels",
         ) from error
     except MemoryError:
         raise
@@ -79,11 +81,12 @@ def open_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
 
 
 def check_pixels(size: tuple[int, int], field: str, max_pixels: int) -> None:
-    """Refuse a picture or frame of more than ``max_pixels``; ``size`` is its width and height."""
+    """Refuse an image or frame of more than ``max_pixels``; ``size`` is its width and height."""
     width, height = size
     if width * height > max_pixels:
         raise MediaLimitError(
-            f"{field}: {width} x {height} = {width * height} pixels; IMAGE_MAX_PIXELS of this model is {max_pixels}",
+            f"{field}: expected at most {max_pixels} pixels (IMAGE_MAX_PIXELS of this model), "
+            f"got {width} x {height} = {width * height}",
             "pixels",
         )
 

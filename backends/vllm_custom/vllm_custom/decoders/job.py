@@ -1,4 +1,4 @@
-"""What the model's process asks of a worker, and what the worker answers: small JSON messages beside two files.
+"""Jobs for a worker and the worker's answers: small JSON messages, with the data in two memory files.
 
 The answer comes from a process that has seen hostile bytes, so :meth:`Answer.parse` believes nothing of it.
 """

@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken: how many, and how many for each second of it."""
+"""Which frames of a video are taken: how many, and how many per second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALLEST_FRAME_PIXELS = 256 * 256
 
 
 def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> None:
-    """Refuse a clip of ``total`` frames of ``size`` (width, height) that are more than ``max_work`` pixels.
+    """Refuse a video of ``total`` frames of ``size`` (width, height) that are more than ``max_work`` pixels.
 
     All of them have to be decoded to reach the last one, and a file of few bytes can hold many large ones.
     """
@@ -24,15 +24,15 @@ def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> 
     work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
     if work > max_work:
         raise MediaLimitError(
-            f"{field}: {total} frames of {width} x {height} are {work} pixels to decode; VIDEO_MAX_PIXELS of this "
-            f"model allows {max_work} in this format",
+            f"{field}: expected at most {max_work} pixels to decode in this format (VIDEO_MAX_PIXELS of this model), "
+            f"got {work} in {total} frames of {width} x {height}",
             "pixels",
         )
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """At most ``num_frames`` frames and at most ``fps`` a second, spread evenly over the clip; None is no wish."""
+    """At most ``num_frames`` frames, at most ``fps`` per second, spread evenly. None means not requested."""
 
     num_frames: int | None = None
     fps: float | None = None
@@ -50,9 +50,7 @@ class FrameSampling:
         """
         for name, value in options.items():
             if name not in ("num_frames", "fps"):
-                raise InvalidRequestError(
-                    f"{field}{name}: is not an option of this backend; expected num_frames or fps"
-                )
+                raise InvalidRequestError(f"{field}{name}: unknown option; expected num_frames or fps")
             numbers = int if name == "num_frames" else (int, float)
             if isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf:
                 kind = "a whole number of at least 1" if name == "num_frames" else "a number greater than 0"
@@ -72,7 +70,7 @@ class FrameSampling:
         nested = media_io_kwargs.get("video", {})
         plain = {name: value for name, value in (("num_frames", num_frames), ("fps", fps)) if value is not None}
         if twice := sorted(plain.keys() & nested.keys()):
-            raise InvalidRequestError(f"{twice[0]}: is in media_io_kwargs as well; expected it once")
+            raise InvalidRequestError(f"{twice[0]}: expected once, got it in media_io_kwargs as well")
         return cls.parse({**nested, **plain}, "media_io_kwargs.video." if nested else "")
 
     def within(self, limit: int, default: FrameSampling) -> FrameSampling:

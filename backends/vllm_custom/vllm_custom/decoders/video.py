@@ -75,18 +75,19 @@ def _opened(data: bytes, field: str, max_pixels: int, max_work: int) -> Iterator
         import av
     except ImportError as error:
         raise UnsupportedError(
-            f"{field}: video needs the Python package av, which this server does not have"
+            f"{field}: video requires the Python package av, which this server does not have"
         ) from error
     options = OPEN_OPTIONS | {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
     try:
         with av.open(io.BytesIO(data), "r", options=options) as container:
             if not container.streams.video:
-                raise InvalidRequestError(f"{field}: has no pictures; expected {_EXPECTED}")
+                raise InvalidRequestError(f"{field}: contains no video stream; expected {_EXPECTED}")
             yield _Film(container, field, max_pixels, max_work)
     except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:  # FFmpeg's errors and those of the binding around it
-        raise InvalidRequestError(f"{field}: not a video that can be decoded; expected {_EXPECTED}") from error
+        message = f"{field}: expected {_EXPECTED}, got data that cannot be decoded as video"
+        raise InvalidRequestError(message) from error
 
 
 class _Film:

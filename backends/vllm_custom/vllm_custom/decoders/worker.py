@@ -121,4 +121,4 @@ def _put_image(job: Job, image: Image.Image, result: int) -> Answer:
 
 
 def _larger_than_measured(job: Job) -> InvalidRequestError:
-    return InvalidRequestError(f"{job.field}: holds more than its header says")
+    return InvalidRequestError(f"{job.field}: contains more data than its header declares")

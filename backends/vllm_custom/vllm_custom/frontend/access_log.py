@@ -1,4 +1,4 @@
-"""Every request that comes in: its id, its line in the log, its counts."""
+"""The access log entry of each request: its id, its log line, its metrics."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Directory:
         usable = [endpoint for endpoint in found if not endpoint.health.hung]
         if not usable:
             wait = max(1, math.ceil(min(endpoint.health.rest_seconds for endpoint in found)))
-            raise errors.unavailable("no server that has this model answers", wait)
+            raise errors.unavailable("no server with this model responds", wait)
         return sorted(usable, key=_rank)
 
     async def is_ready(self) -> bool:
@@ -155,7 +155,7 @@ class Directory:
         for name, meaning in self._snapshot.ambiguous.items():
             if name not in self._warned:
                 self._warned.add(name)
-                _log.warning("the name %s is ambiguous: it is taken for %s", errors.shortened(name), meaning)
+                _log.warning("the name %s is ambiguous: it means %s", errors.shortened(name), meaning)
 
     def _nobody(self, name: str | None) -> errors.FrontendError:
         if not self._reached():

@@ -102,15 +102,15 @@ class Endpoint:
         try:
             parts = [part async for part in self.call(call, seconds)]
             if not parts:
-                raise TritonError("the model gave no answer")
+                raise TritonError("the model sent no response")
         except LateError:
-            _log.warning("%s: does not list its models within %g s", self, seconds)
+            _log.warning("%s: did not list its models within %g s", self, seconds)
             self.note_silence(began)
         except (UnreachableError, BrokenError) as error:
             _log.warning("%s: %s", self, error)
             self.health.lost()
         except TritonError as error:
-            _log.warning("%s: does not list its models: %s", self, error)
+            _log.warning("%s: cannot list its models: %s", self, error)
             self.health.failed(broken=True)
         else:
             self._note_look(Answer(parts[0].status, parts[0].headers, b"".join(part.body for part in parts)))
@@ -120,7 +120,7 @@ class Endpoint:
             self.health.probed()
             return
         if answer.status >= _FIRST_DEFECT:
-            _log.warning("%s: status %d in place of its models", self, answer.status)
+            _log.warning("%s: status %d instead of a list of its models", self, answer.status)
             self.health.failed(broken=True)
             return
         self.health.probed()
@@ -128,4 +128,4 @@ class Endpoint:
             cards = json.loads(answer.body)["data"]
             self.cards = [card for card in cards if isinstance(card["id"], str)]
         except (ValueError, KeyError, TypeError) as error:
-            _log.warning("%s: lists no models: %r", self, error)
+            _log.warning("%s: invalid list of models: %r", self, error)

@@ -71,7 +71,7 @@ def unknown_model(name: str, served: Sequence[str]) -> FrontendError:
 
 
 def model_wanted(served: Sequence[str]) -> FrontendError:
-    message = f"model: is required, since several models are served: {_listed(served)}"
+    message = f"model: required, since several models are served: {_listed(served)}"
     return FrontendError(400, "BadRequestError", message, "model")
 
 

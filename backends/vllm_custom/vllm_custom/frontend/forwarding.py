@@ -122,7 +122,7 @@ class Forwarder:
             if part.body:
                 await self._exchange.body(part.body, more=True)
         if not self._exchange.begun:
-            raise TritonError("the model gave no answer")
+            raise TritonError("the model sent no response")
         await self._exchange.body(b"", more=False)
 
     async def _relay_refusal(self, answer: Answer) -> None:

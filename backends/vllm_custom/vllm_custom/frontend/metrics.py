@@ -18,30 +18,30 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         labels = ("path", "status")
-        self.requests = Counter(
-            "vllm_custom_frontend_requests", "Requests that ended.", labels, registry=self._registry
-        )
+        self.requests = Counter("vllm_custom_frontend_requests", "Completed requests.", labels, registry=self._registry)
         self.seconds = Histogram(
             "vllm_custom_frontend_request_seconds",
-            "Time from a request's arrival to its last byte.",
+            "Time from a request's arrival to the last byte of its response, in seconds.",
             ("path",),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self.open = Gauge("vllm_custom_frontend_open_requests", "Requests under way.", registry=self._registry)
+        self.open = Gauge("vllm_custom_frontend_open_requests", "Requests in progress.", registry=self._registry)
         self.failures = Counter(
             "vllm_custom_frontend_triton_failures",
-            "Calls of a Triton server that broke or found nobody.",
+            "Calls to a Triton server that failed: no connection, a broken one, or an error.",
             ("server",),
             registry=self._registry,
         )
         self.disconnects = Counter(
-            "vllm_custom_frontend_disconnects", "Clients that left before their answer ended.", registry=self._registry
+            "vllm_custom_frontend_disconnects",
+            "Clients that disconnected before the end of their response.",
+            registry=self._registry,
         )
 
         self.usable = Gauge(
             "vllm_custom_frontend_endpoint_usable",
-            "Whether a model on a server is fit for requests.",
+            "Whether a model on a server is usable: 1 or 0.",
             ("server", "model"),
             registry=self._registry,
         )

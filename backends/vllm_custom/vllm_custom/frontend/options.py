@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     except OSError as error:
         parser.error(f"--api-key-file: cannot be read: {error.strerror}")
     if bool(given.tls_certificate) != bool(given.tls_key):
-        parser.error("--tls-certificate and --tls-key go together")
+        parser.error("--tls-certificate and --tls-key must be given together")
     return Options(
         triton=tuple(given.triton or ["127.0.0.1:8001"]),
         host=given.host,
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--triton",
         action="append",
         metavar="HOST:PORT",
-        help="gRPC address of a Triton server; more than once for several (default: 127.0.0.1:8001)",
+        help="gRPC address of a Triton server; repeat it for several (default: 127.0.0.1:8001)",
     )
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=_port, default=9000, metavar="PORT", help="default: 9000")
@@ -101,18 +101,18 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="time for one request, handed to Triton; 5 s later the answer is 504 in any case (default: none)",
+        help="time for one request, passed to Triton; 5 s later the answer is 504 in any case (default: none)",
     )
     add(
         "--drain-seconds",
         type=_positive,
         default=30,
         metavar="SECONDS",
-        help="time that open requests have to end after SIGTERM (default: 30)",
+        help="time for open requests to finish after SIGTERM (default: 30)",
     )
     add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
-    add("--triton-ca", metavar="FILE", help="speak TLS to Triton; the authority's certificate (PEM)")
+    add("--triton-ca", metavar="FILE", help="use TLS to Triton, with this certificate authority (PEM)")
     add("--no-access-log", action="store_true", help="do not log a line for each request")
     return parser
 

@@ -61,7 +61,7 @@ class Server:
             ended()
             if not done.cancelled():
                 if (error := done.exception()) is not None:
-                    _log.error("%s: a look failed", self.triton.address, exc_info=error)
+                    _log.error("%s: the refresh of its models failed", self.triton.address, exc_info=error)
                 self._on_change()
 
         task = asyncio.ensure_future(work)

@@ -178,7 +178,7 @@ class Triton:
     async def _connected(self) -> None:
         while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                raise UnreachableError("nobody listens there")
+                raise UnreachableError("connection refused or failed")
             await self._channel.wait_for_state_change(state)
 
 

@@ -118,13 +118,14 @@ class LoraAdapters:
 
     async def _version(self, name: str) -> _Version:
         if not self._enabled:
-            raise InvalidRequestError(f"lora_name: {name!r} was asked for, but this model runs without enable_lora")
+            raise InvalidRequestError(f"lora_name: this model runs without enable_lora, got {name!r}")
         if name in self._fixed:
             return self._fixed[name]
         found = await self._folder.adapters() if self._folder is not None else {}
         self._retire_changed(found)
         if name not in found:
-            raise NotFoundError(f"lora_name: no adapter {name!r}; this model has {listing({*self._fixed, *found})}")
+            known = listing({*self._fixed, *found})
+            raise NotFoundError(f"lora_name: expected an adapter of this model ({known}), got {name!r}")
         if name not in self._current:
             number = next(self._numbers)
             self._current[name] = _Version(name, number, engine_name=f"{name}@{number}", found=found[name])

@@ -1,4 +1,4 @@
-"""A number of bytes that requests share: who needs more than is left waits, in the order in which they came."""
+"""A budget of bytes that requests share: a request that needs more than is left waits, in order of arrival."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class MediaLoader:
         if not self._limits:
             return ""
         try:
-            return f"media are decoded in processes of their own, confined by {self._pool.start()}"
+            return f"media are decoded in separate processes, confined by {self._pool.start()}"
         except UnavailableError as error:
             raise ConfigError(str(error)) from error
 
@@ -224,11 +224,11 @@ class MediaLoader:
             if limit == 0 and not embedded:
                 raise InvalidRequestError(f"{modality}: this model takes no {modality} input")
             if count > limit > 0:
-                message = f"{modality}: at most {limit} item(s) per prompt (limit_mm_per_prompt), got {count}"
-                raise self._too_many(message)
+                expected = f"at most {limit} item(s) per prompt (limit_mm_per_prompt of this model)"
+                raise self._too_many(f"{modality}: expected {expected}, got {count}")
         total, most = sum(counts.values()), self._settings.media_max_items
         if total > most:
-            raise self._too_many(f"{total} media items; MEDIA_MAX_ITEMS of this model is {most}")
+            raise self._too_many(f"media: expected at most {most} items (MEDIA_MAX_ITEMS of this model), got {total}")
 
     def _too_many(self, message: str) -> MediaLimitError:
         self._observe(LimitRecord("items"))
@@ -271,8 +271,7 @@ class MediaLoader:
         if size > most:
             with self._counted():
                 raise MediaLimitError(
-                    f"media: expected at most {most} bytes when they are decoded (MEDIA_REQUEST_BYTES of this model), "
-                    f"got {size}",
+                    f"media: expected at most {most} decoded bytes (MEDIA_REQUEST_BYTES of this model), got {size}",
                     "request_bytes",
                 )
 

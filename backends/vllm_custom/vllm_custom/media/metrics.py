@@ -21,15 +21,17 @@ class _Family(NamedTuple):
 
 
 _FAMILIES: Mapping[str, _Family] = {
-    "media_fetches_total": _Family("COUNTER", "URLs of media, by result: fetched, cached, refused, failed, cancelled."),
-    "media_refusals_total": _Family("COUNTER", "Media that were refused, by rule."),
-    "media_fetched_bytes_total": _Family("COUNTER", "Bytes of media fetched by URL, as they were sent."),
-    "media_fetch_seconds": _Family("HISTOGRAM", "Seconds spent on a URL of media, waiting for a place not included."),
-    "media_decode_seconds": _Family("HISTOGRAM", "Seconds in which an item was decoded, by modality."),
-    "media_cache_lookups_total": _Family(
-        "COUNTER", "Items looked up in the cache of decoded media, by result: hit, miss, shared."
+    "media_fetches_total": _Family("COUNTER", "Media URLs by result: fetched, cached, refused, failed, cancelled."),
+    "media_refusals_total": _Family("COUNTER", "Refused media by rule."),
+    "media_fetched_bytes_total": _Family("COUNTER", "Bytes of media fetched by URL, as transferred."),
+    "media_fetch_seconds": _Family(
+        "HISTOGRAM", "Time to fetch one media URL, in seconds, excluding time queued for a fetch slot."
     ),
-    "media_cache_bytes": _Family("GAUGE", "Bytes in the cache of decoded media."),
+    "media_decode_seconds": _Family("HISTOGRAM", "Time to decode one item, in seconds, by modality."),
+    "media_cache_lookups_total": _Family(
+        "COUNTER", "Look-ups in the cache of decoded media by result: hit, miss, shared."
+    ),
+    "media_cache_bytes": _Family("GAUGE", "Size of the cache of decoded media, in bytes."),
 }
 _PREFIX = "vllm_custom:"
 
@@ -82,7 +84,7 @@ Observe: TypeAlias = Callable[[Record], None]
 
 
 def ignore(record: Record) -> None:
-    """Where nobody counts."""
+    """Discard the event."""
 
 
 def log_refusals(log_warn: Callable[[str], None], then: Observe) -> Observe:
@@ -126,7 +128,7 @@ class MediaMetrics:
                 for name, family in _FAMILIES.items()
             }
         except Exception as error:  # tritonserver runs with its metrics off
-            self._log_error(f"[vllm_custom] media are not counted: {error}")
+            self._log_error(f"[vllm_custom] media metrics are unavailable: {error}")
 
     def _report(self, record: Record) -> None:
         if not self._families:

@@ -1,4 +1,4 @@
-"""What goes back: pieces of an HTTP response as Triton outputs, errors included."""
+"""Pieces of an HTTP response as Triton outputs, errors included."""
 
 from __future__ import annotations
 

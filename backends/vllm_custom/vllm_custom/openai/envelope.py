@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.routes import OPENAI_PATHS
-from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.rules import check_body
 from vllm_custom.request.context import RequestContext
 from vllm_custom.request.json_text import check_size, json_object, parse_json
@@ -76,12 +76,12 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         rules: what a client may set, and how much of it; None for the defaults.
 
     Raises:
-        InvalidRequestError: not the JSON that is expected, beside other inputs, or with what a client may not set.
+        InvalidRequestError: not the expected JSON, combined with other inputs, or with what a client may not set.
     """
     rules = rules or ClientRules()
     others = sorted(set(tensors) - {OPENAI_INPUT, _STREAM_INPUT})
     if others:
-        raise InvalidRequestError(f"{OPENAI_INPUT}: stands alone, got {shorten(', '.join(others))} beside it")
+        raise InvalidRequestError(f"{OPENAI_INPUT}: cannot be combined with other inputs; got {listing(others)}")
     envelope = json_object(raw_element(tensors, OPENAI_INPUT), OPENAI_INPUT, rules)
     for key in envelope:
         if key not in _KEYS:
@@ -96,7 +96,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     _, control = parse_parameters(parameters, None, (), rules=rules)
     extra = sorted(control.model_fields_set - _PARAMETERS)
     if extra:
-        raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_INPUT}, parameters belong in its body")
+        raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_INPUT}, set parameters in its body")
     return OpenAICall(
         path=path,
         method=method,

@@ -161,7 +161,7 @@ class OpenAIService:
                 body = msgspec.json.encode(body)
             content = body.encode() if isinstance(body, str) else body or b""
             if len(content) > self._max_body_bytes:
-                limit = f"{self._max_body_bytes} bytes of JSON beside its media (OPENAI_MAX_BODY_BYTES of this model)"
+                limit = f"{self._max_body_bytes} bytes of JSON without its media (OPENAI_MAX_BODY_BYTES of this model)"
                 raise invalid("openai_request.body", len(content), f"at most {limit}")
             if call.body is not None:
                 headers["content-length"] = str(len(content))

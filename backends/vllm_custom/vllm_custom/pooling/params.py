@@ -26,7 +26,7 @@ def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
     asked += [name for name in call.sampling if name in pooling_fields]
     if asked:
         raise UnsupportedError(
-            f"{asked[0]}: needs a pooling model (runner: pooling in model.json); this model generates text"
+            f"{asked[0]}: requires a pooling model (runner: pooling in model.json); this is a generative model"
         )
 
 
@@ -55,18 +55,18 @@ class PoolingBuilder:
             unfit += ["stream: true"] if call.stream else []
             if unfit:
                 raise UnsupportedError(
-                    f"{unfit[0]}: needs a model that generates text; this one pools ({listing(self._tasks)})"
+                    f"{unfit[0]}: requires a generative model; this is a pooling model (tasks: {listing(self._tasks)})"
                 )
             if call.pairs is not None:
                 self.pairs.check(call, call.pairs)
                 continue
             for_pairs = [name for name in call.sampling if name not in self._fields.names]
             if for_pairs:
-                raise InvalidRequestError(f"{for_pairs[0]}: goes with the inputs queries and documents only")
+                raise InvalidRequestError(f"{for_pairs[0]}: requires the inputs queries and documents")
             if len(calls) > 1 and self.task(call).startswith("token_"):
                 raise InvalidRequestError(
-                    f"task: {self.task(call)} gives as many rows as a prompt has tokens; expected a batch of one row, "
-                    f"got {len(calls)}"
+                    f"task: expected a batch of one row with {self.task(call)}, which returns one row per token of the "
+                    f"prompt, got {len(calls)} rows"
                 )
 
     def task(self, call: GenerateCall) -> str:
@@ -79,9 +79,9 @@ class PoolingBuilder:
         if task not in self._tasks:
             if call.embedding_request:
                 raise UnsupportedError(
-                    f"embedding_request: this model has no task embed; it has {listing(self._tasks)}"
+                    f"embedding_request: requires the task embed; this model has {listing(self._tasks)}"
                 )
-            raise invalid("task", task, f"one of those that this model has: {listing(self._tasks)}")
+            raise invalid("task", task, f"a task of this model: {listing(self._tasks)}")
         return str(task)
 
     def build(self, given: Mapping[str, Any], task: str) -> Any:

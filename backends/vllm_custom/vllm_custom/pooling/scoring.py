@@ -87,17 +87,21 @@ class PairScorer:
         number = len(pairs.documents)
         if number > self._max_documents:
             raise invalid(
-                "documents", f"{number} elements", f"at most {self._max_documents} elements (SCORE_MAX_DOCUMENTS)"
+                "documents",
+                f"{number} elements",
+                f"at most {self._max_documents} elements (SCORE_MAX_DOCUMENTS of this model)",
             )
         given = call.control.model_fields_set
         unfit = [name for name in call.sampling if name not in self._fields.names] + sorted(given & _FOR_PROMPTS)
         if unfit:
             raise InvalidRequestError(
-                f"{unfit[0]}: has no effect on queries and documents (what has: {listing(self._fields.names)})"
+                f"{unfit[0]}: has no effect on queries and documents; accepted are {listing(self._fields.names)}"
             )
         unused = [name for name in _FOR_TEMPLATES if name in call.sampling or name in given]
         if unused and not scoring.templated:
-            raise InvalidRequestError(f"{unused[0]}: is for a score template, which this model is served without")
+            raise InvalidRequestError(
+                f"{unused[0]}: requires a score template (CHAT_TEMPLATE), which this model does not have"
+            )
 
     async def render(self, call: GenerateCall, pairs: TextPairs) -> RenderedPairs:
         """The prompts of all pairs.

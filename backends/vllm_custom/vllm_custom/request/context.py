@@ -1,4 +1,4 @@
-"""Who a request is, and since when it has been here."""
+"""The id and the arrival time of a request."""
 
 from __future__ import annotations
 

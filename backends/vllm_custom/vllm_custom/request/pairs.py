@@ -32,7 +32,9 @@ def read_pairs(tensors: Tensors, rules: ClientRules) -> TextPairs | None:
     if not given:
         return None
     if len(given) == 1:
-        raise InvalidRequestError(f"{QUERIES_INPUT} and {DOCUMENTS_INPUT} go together; the request has only {given[0]}")
+        raise InvalidRequestError(
+            f"{QUERIES_INPUT} and {DOCUMENTS_INPUT} require each other; the request has only {given[0]}"
+        )
     queries, documents = (_texts(tensors, name, rules) for name in given)
     if len(queries) not in (1, len(documents)):
         raise invalid(

@@ -185,24 +185,25 @@ def _additional_outputs(tensors: Tensors) -> frozenset[str]:
 
 
 def _check_together(call: GenerateCall) -> None:
-    """What each is right, but not beside the other."""
+    """Reject combinations of inputs that are valid on their own."""
     if call.stream and call.exclude_input is False:
-        raise InvalidRequestError("exclude_input_in_output: false is not possible with stream: true; leave it out")
+        raise InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
     if call.messages is not None and call.media:
         raise InvalidRequestError(
-            f"{'/'.join(call.media)}: with messages, media belong in their parts (image_url, video_url, input_audio)"
+            f"{'/'.join(call.media)}: cannot be combined with messages; use their parts (image_url, video_url, "
+            f"input_audio)"
         )
     if call.pairs is not None and (call.media or call.embeds is not None):
         name = next(iter(call.media), VALUES_INPUT)
         raise InvalidRequestError(
-            f"{name}: goes with text_input, not with {QUERIES_INPUT} and {DOCUMENTS_INPUT}, which are text"
+            f"{name}: cannot be combined with {QUERIES_INPUT} and {DOCUMENTS_INPUT}, which are text"
         )
     if call.embeds is not None and call.messages is not None:
-        raise InvalidRequestError(f"{VALUES_INPUT}: goes with text_input, not with messages")
+        raise InvalidRequestError(f"{VALUES_INPUT}: cannot be combined with messages; requires text_input")
     if call.embeds is not None and "image" in call.media:
-        raise InvalidRequestError(f"{VALUES_INPUT}: is in place of image; the request has both")
+        raise InvalidRequestError(f"{VALUES_INPUT}: {VALUES_INPUT} and image are mutually exclusive")
     if call.messages is not None and call.control.apply_chat_template is False:
-        raise InvalidRequestError("apply_chat_template: false is not possible with messages")
+        raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
 
 
 def _single(tensors: Tensors, name: str) -> Any:

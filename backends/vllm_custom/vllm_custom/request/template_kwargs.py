@@ -82,7 +82,7 @@ def _check_key(key: str, rules: ClientRules, own: frozenset[str], name: str) -> 
     if key == TEMPLATE:
         check_template(rules, f"{name}.{TEMPLATE}")
     elif key in _OWN_PARAMETERS or key in own:
-        raise InvalidRequestError(f"{name}: {key} is a parameter of its own; expected it beside {name}")
+        raise InvalidRequestError(f"{name}: {key} is a separate request parameter; set it outside of {name}")
     elif key in _ARGUMENTS or (key in rules.template_arguments and key not in _DATA):
         raise InvalidRequestError(
             f"{name}: {key} is an argument of the tokenizer or the server; expected variables of the chat template, "

@@ -1,4 +1,4 @@
-"""What is new in a response, as arrays, and where it goes."""
+"""The response path: new output as arrays, and the interface that sends it."""
 
 from vllm_custom.responses.delta import ResponseDelta
 from vllm_custom.responses.numbers import check_finite, needs_logprobs

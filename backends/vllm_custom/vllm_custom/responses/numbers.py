@@ -49,4 +49,4 @@ def check_finite(output: str, values: npt.NDArray[np.float32] | Sequence[float])
         InternalError: NaN or infinity is among them: the model's weights or its dtype do not fit.
     """
     if not np.isfinite(values).all():
-        raise InternalError(f"{output}: the model gave NaN or infinity, which no JSON can hold")
+        raise InternalError(f"{output}: the model returned NaN or infinity, which JSON cannot represent")

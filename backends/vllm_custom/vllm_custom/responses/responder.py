@@ -1,4 +1,4 @@
-"""Where the responses of a request go, as those who make them see it."""
+"""The interface through which handlers send the responses of a request."""
 
 from __future__ import annotations
 

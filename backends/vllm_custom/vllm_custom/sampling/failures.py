@@ -16,13 +16,13 @@ def engine_failure(params: Any, constraint: str) -> BackendError:
 
     Args:
         params: its SamplingParams or PoolingParams.
-        constraint: the parameter that asked for guided decoding, or nothing.
+        constraint: the parameter that asked for structured outputs, or nothing.
     """
     if not constraint:
         return UnavailableError("the engine could not serve the request; try again")
     masks = [name for name in _MASKS if getattr(params, name, None)]
     if masks:
         return InvalidRequestError(
-            f"{masks[0]}: expected tokens that can write what {constraint} asks for, got none at some place in the text"
+            f"{masks[0]}: expected to leave tokens that satisfy {constraint}, got none at some position in the text"
         )
-    return UnsupportedError(f"{constraint}: the engine could not follow it to its end")
+    return UnsupportedError(f"{constraint}: the engine could not follow the constraint to its end")

@@ -49,7 +49,7 @@ class FieldReader:
             except ValidationError as error:
                 problems.append(error)
         problem = problems[0].errors()[0]["msg"]
-        raise invalid(name, value, f"a value that vLLM's parameter of this name takes ({problem})") from problems[0]
+        raise invalid(name, value, f"a valid value of vLLM's parameter ({problem})") from problems[0]
 
 
 def _readings(value: Any) -> list[Any]:
@@ -69,5 +69,5 @@ def _readings(value: Any) -> list[Any]:
 def _in_range(name: str, value: Any) -> Any:
     """vLLM sends its parameters to the engine as 64-bit integers."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise invalid(name, value, "an integer of 64 bits")
+        raise invalid(name, value, "a 64-bit integer")
     return value

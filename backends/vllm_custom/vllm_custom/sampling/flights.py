@@ -1,4 +1,4 @@
-"""One call for all who ask for the same at the same time."""
+"""Share one call among all that ask for the same thing at the same time (single flight)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guided decoding: one constraint per request, however it was asked for, compiled before the engine sees it.
+"""Structured outputs: one constraint per request, in any form, compiled before the engine sees it.
 
 ``guided_*`` parameters, OpenAI's ``response_format`` and vLLM's ``structured_outputs`` all end as vLLM's
 StructuredOutputsParams. What cannot be compiled is refused here, under the name that the client used.
@@ -98,7 +98,7 @@ def read_constraint(control: ControlParameters, max_bytes: int = 256 << 10) -> C
         found |= _response_format(control.response_format)
     if len(found) > 1:
         raise InvalidRequestError(
-            f"guided decoding: expected exactly one constraint, got {len(found)}: {listing(found)}"
+            f"structured_outputs: expected exactly one constraint, got {len(found)}: {listing(found)}"
         )
     if not found:
         if structured is None:
@@ -236,8 +236,8 @@ class ConstraintCompiler:
         noun = _NOUNS[constraint.kind]
         if isinstance(error, SlowConstraintError):
             limit = f"{self._seconds} seconds (STRUCTURED_COMPILE_SECONDS of this model)"
-            return f"expected {noun} that compiles within {limit}, it did not"
-        return f"expected {noun} that the compiler can take, it ran out of memory or crashed"
+            return f"expected {noun} that compiles within {limit}, got one that does not"
+        return f"expected {noun} that the compiler can process, got one that crashes it or exhausts its memory"
 
 
 def _remember(known: OrderedDict[bytes, T], digest: bytes, value: T) -> None:

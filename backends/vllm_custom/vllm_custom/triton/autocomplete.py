@@ -41,7 +41,7 @@ def check_response_cache(model_config: Mapping[str, Any]) -> None:
     """
     if (model_config.get("response_cache") or {}).get("enable"):
         raise ConfigError(
-            "config.pbtxt: response_cache: expected no such line, got enable: true; Triton looks its answers up by the "
-            "input tensors alone, so that requests with other parameters (max_tokens, seed, lora_name ...) or other "
-            "files behind the same URLs would get them as well. vLLM's prefix caching is on by default"
+            "config.pbtxt: response_cache: expected enable: false, got enable: true; Triton's cache looks responses up "
+            "by the input tensors alone, so that requests with other parameters (max_tokens, seed, lora_name ...) or "
+            "other files behind the same URLs would get them as well. vLLM's prefix caching is on by default"
         )

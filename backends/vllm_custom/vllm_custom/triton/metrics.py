@@ -13,8 +13,8 @@ from vllm_custom.errors import BackendError
 SUCCESS = "vllm_custom:requests_success_total"
 FAILED = "vllm_custom:requests_failed_total"
 _FAMILIES = {
-    SUCCESS: "Requests that were answered to the end.",
-    FAILED: "Requests that were answered with an error, by Triton's error code.",
+    SUCCESS: "Requests that completed without an error.",
+    FAILED: "Requests that ended with an error, by Triton's error code.",
 }
 
 
@@ -57,7 +57,7 @@ class RequestMetrics:
                 for name, text in _FAMILIES.items()
             }
         except Exception as error:  # tritonserver runs with its metrics off
-            self._log_error(f"[vllm_custom] requests are not counted: {error}")
+            self._log_error(f"[vllm_custom] request metrics are unavailable: {error}")
 
     def _report(self) -> None:
         with self._lock:

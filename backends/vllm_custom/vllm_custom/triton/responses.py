@@ -50,6 +50,6 @@ def _stacked(name: str, arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         if list(array.shape) != first:
             raise InvalidRequestError(
                 f"{name}: expected outputs of one size in all rows of a batch, got {list(array.shape)} in row {row} "
-                f"and {first} in row 0; send such rows as requests of their own"
+                f"and {first} in row 0; send such rows as separate requests"
             )
     return np.stack(arrays)

@@ -33,7 +33,7 @@ def embeds_layout(engine: Any) -> EmbedsLayout | None:
     parser = engine.renderer.get_mm_processor().info.data_parser
     fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {VALUES_INPUT}
     if fields - {GRID_INPUT}:
-        raise UnsupportedError(f"{VALUES_INPUT}: this model needs {listing(fields)} with it, which is not supported")
+        raise UnsupportedError(f"{VALUES_INPUT}: this model also requires {listing(fields)}, which is not supported")
     vision = getattr(model_config.hf_config, "vision_config", None)
     # Qwen3-VL: features of several depths side by side.
     depths = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())

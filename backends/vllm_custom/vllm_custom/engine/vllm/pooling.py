@@ -134,17 +134,17 @@ def _pair_processor(engine: Any, tasks: Sequence[str], template: str | None) -> 
         from vllm.renderers.chat_utils import ChatTemplateConfig
         from vllm.tasks import SCORE_TYPE_MAP
     except ImportError as error:
-        raise UnsupportedError("this version of vLLM scores pairs in another way (0.32 was run)") from error
+        raise UnsupportedError("this vLLM scores pairs through another interface (tested with 0.32)") from error
     config = engine.model_config
     task = pooling_task(engine, tasks)
     if not enable_scoring_api(tuple(tasks), config):
         labels = f" with {getattr(config.hf_config, 'num_labels', 0)} labels" if task == "classify" else ""
         raise UnsupportedError(
-            "needs a cross-encoder (a classifier with 1 label) or a model whose task is embed or token_embed; this one "
-            f"does {task}{labels}"
+            "requires a cross-encoder (a classifier with 1 label) or a model whose task is embed or token_embed; the "
+            f"task of this model is {task}{labels}"
         )
     kind = "jina-reranking-scoring" if config.architecture == "JinaForRanking" else SCORE_TYPE_MAP[task]
     try:
         return ScoringIOProcessors[kind](engine.vllm_config, engine.renderer, ChatTemplateConfig(template))
     except ValueError as error:
-        raise UnsupportedError(f"vLLM scores no pairs with this model: {error}") from error
+        raise UnsupportedError(f"vLLM does not score pairs with this model: {error}") from error

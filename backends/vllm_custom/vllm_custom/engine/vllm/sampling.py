@@ -53,7 +53,7 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
 
 
 def prefers_xgrammar(engine: Any) -> bool:
-    """Whether guided decoding is compiled by xgrammar where that can do it (``auto`` begins with it)."""
+    """Whether structured outputs are compiled by xgrammar where that can do it (``auto`` begins with it)."""
     return engine.vllm_config.structured_outputs_config.backend in ("auto", "xgrammar")
 
 

@@ -81,7 +81,7 @@ class TooLargeError(FetchError):
     """The file is not fetched to its end."""
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"the URL's file has more than {max_bytes} bytes, which is MEDIA_MAX_BYTES of this model")
+        super().__init__(f"expected a file of at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model), got more")
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ class Body:
         try:
             data = unpacker.decompress(self.data, max_bytes + 1)
         except zlib.error as error:
-            raise InvalidRequestError(f"{field}: the URL's server sent a damaged {self.coding} body") from error
+            raise InvalidRequestError(f"{field}: the media server sent a damaged {self.coding} body") from error
         if len(data) > max_bytes:
             raise MediaLimitError(f"{field}: {TooLargeError(max_bytes)}", "bytes")
         if not unpacker.eof:
-            raise InvalidRequestError(f"{field}: the URL's server sent a {self.coding} body that is cut off")
+            raise InvalidRequestError(f"{field}: the media server sent a truncated {self.coding} body")
         return data
 
 
@@ -195,8 +195,8 @@ class Fetcher:
                 raise InvalidRequestError(f"{field}: {error}") from error
             except asyncio.TimeoutError as error:  # before ClientError: aiohttp's timeouts are both
                 raise InvalidRequestError(
-                    f"{field}: the URL's server did not answer in time; "
-                    f"MEDIA_FETCH_TIMEOUT_SECONDS of this model is {seconds:g}"
+                    f"{field}: expected the file within {seconds:g} seconds (MEDIA_FETCH_TIMEOUT_SECONDS of this "
+                    f"model), got no complete response"
                 ) from error
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise InvalidRequestError(f"{field}: {_transport_failure(error)}") from error
@@ -268,12 +268,12 @@ class Fetcher:
 
     async def _body(self, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:
         if response.status != 200:
-            raise FetchError(f"the URL's server answered with HTTP status {response.status}")
+            raise FetchError(f"the media server answered with HTTP status {response.status}")
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         if coding in ("", "identity"):
             coding = ""
         elif coding not in _CODINGS:
-            raise FetchError("the URL's server sent a Content-Encoding that was not asked for")
+            raise FetchError("the media server sent a Content-Encoding that was not requested")
         limit = self._limits.max_bytes
         data = bytearray()
         if (response.content_length or 0) > limit:
@@ -310,15 +310,15 @@ class _CheckedAddresses(AbstractResolver):
 
 def _explain(rule: Refusal, *, redirected: bool) -> str:
     about_redirects = rule in (Refusal.DOWNGRADE, Refusal.REDIRECTS)
-    return f"the URL {'is redirected to a URL that ' if redirected and not about_redirects else ''}{rule.reason}"
+    return f"the URL {'redirects to a URL that ' if redirected and not about_redirects else ''}{rule.reason}"
 
 
 def _transport_failure(error: Exception) -> str:
     """aiohttp's errors hold addresses and paths, so none of their text is passed on."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "the TLS certificate of the URL's server is not valid for the URL's host"
+        return "the TLS certificate of the media server is not valid for the URL's host"
     if isinstance(error, aiohttp.ClientSSLError):
-        return "no TLS connection to the URL's server"
+        return "no TLS connection to the media server"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return "no connection to the URL's server"
-    return "the URL's server broke off or did not answer in HTTP"
+        return "no connection to the media server"
+    return "the media server closed the connection or sent an invalid HTTP response"

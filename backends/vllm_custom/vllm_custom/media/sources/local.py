@@ -39,10 +39,11 @@ class LocalFiles:
                 data = file.read(max_bytes + 1)
         except OSError as error:
             raise InvalidRequestError(
-                f"{field}: no such file, or not readable, below ALLOWED_LOCAL_MEDIA_PATH"
+                f"{field}: no readable file of this name below ALLOWED_LOCAL_MEDIA_PATH of this model"
             ) from error
         if len(data) > max_bytes:
-            raise MediaLimitError(f"{field}: the file has more than {max_bytes} bytes (MEDIA_MAX_BYTES)", "bytes")
+            expected = f"a file of at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model)"
+            raise MediaLimitError(f"{field}: expected {expected}, got more", "bytes")
         return data
 
     def _steps(self, url: str, field: str) -> tuple[str, ...]:
@@ -76,11 +77,11 @@ class LocalFiles:
 
 
 def _too_long(field: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field}: expected a file: URL whose path has at most {_MAX_PATH_BYTES} bytes")
+    return InvalidRequestError(f"{field}: expected a file: URL with a path of at most {_MAX_PATH_BYTES} bytes")
 
 
 def _regular(descriptor: int, field: str) -> BinaryIO:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise InvalidRequestError(f"{field}: the file: URL names something that is not a regular file")
+    raise InvalidRequestError(f"{field}: expected a file: URL of a regular file, got another kind of file")

@@ -48,12 +48,12 @@ class Refusal(Enum):
 _REASONS = {
     Refusal.MALFORMED: f"is not a valid http or https URL of at most {_MAX_URL} characters",
     Refusal.SCHEME: "has a scheme that is not allowed; expected http or https",
-    Refusal.CREDENTIALS: "holds credentials (user:password@host), which are not allowed",
+    Refusal.CREDENTIALS: "contains credentials (user:password@host), which are not allowed",
     Refusal.HOST: "names a host that is not allowed by ALLOWED_MEDIA_DOMAINS of this model",
     Refusal.PORT: "names a port that is not allowed by ALLOWED_MEDIA_DOMAINS of this model",
     Refusal.ADDRESS: "names a host with an address that is not allowed by ALLOWED_MEDIA_NETWORKS of this model",
-    Refusal.DOWNGRADE: "is redirected from https to http, which is not allowed",
-    Refusal.REDIRECTS: f"is redirected more than {MAX_REDIRECTS} times",
+    Refusal.DOWNGRADE: "redirects from https to http, which is not allowed",
+    Refusal.REDIRECTS: f"redirects more than {MAX_REDIRECTS} times",
 }
 
 

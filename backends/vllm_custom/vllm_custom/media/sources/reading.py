@@ -130,8 +130,8 @@ class Sources:
                 return await asyncio.get_running_loop().run_in_executor(self._file_threads, read)
         except asyncio.TimeoutError as error:
             raise InvalidRequestError(
-                f"{field}: the file could not be read in time; "
-                f"MEDIA_FETCH_TIMEOUT_SECONDS of this model is {self._seconds}"
+                f"{field}: expected the file within {self._seconds} seconds (MEDIA_FETCH_TIMEOUT_SECONDS of this "
+                f"model), it was not read in time"
             ) from error
 
 

@@ -54,7 +54,7 @@ def encoded_bytes(element: bytes, field: str, max_bytes: int) -> bytes:
     if len(element) > _most_characters(max_bytes):
         raise _too_large(field, len(element), max_bytes)
     if not element[:_MAX_TYPE].strip(_WHITESPACE):
-        raise InvalidRequestError(f"{field}: is empty; expected {_ACCEPTED}")
+        raise InvalidRequestError(f"{field}: expected {_ACCEPTED}, got an empty element")
     data = _decode(element, field, max_bytes)
     if len(data) > max_bytes:
         raise _too_large(field, len(data), max_bytes)
@@ -67,7 +67,8 @@ def _most_characters(max_bytes: int) -> int:
 
 
 def _too_large(field: str, size: int, max_bytes: int) -> MediaLimitError:
-    return MediaLimitError(f"{field}: has {size} bytes; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes")
+    message = f"{field}: expected at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model), got {size}"
+    return MediaLimitError(message, "bytes")
 
 
 def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
@@ -98,7 +99,8 @@ def _data_uri(element: bytes, field: str, max_bytes: int) -> bytes:
     data = memoryview(element)[len(head) + 1 :]
     escapes = sum(piece.count(b"%") for piece in _pieces(data))
     if escapes > _MAX_ESCAPES:
-        raise InvalidRequestError(f"{field}: a data: URI with more than {_MAX_ESCAPES} percent escapes; send base64")
+        message = f"{field}: expected a data: URI of at most {_MAX_ESCAPES} percent escapes, got more; send base64"
+        raise InvalidRequestError(message)
     plain = unquote_to_bytes(bytes(data)) if escapes else data
     return _base64(plain, field, max_bytes) if head.lower().endswith(b";base64") else bytes(plain)
 
@@ -106,7 +108,9 @@ def _data_uri(element: bytes, field: str, max_bytes: int) -> bytes:
 def _base64(text: bytes | memoryview, field: str, max_bytes: int) -> bytes:
     if len(text) > max_bytes * 2:
         raise MediaLimitError(
-            f"{field}: {len(text)} characters of base64; MEDIA_MAX_BYTES of this model is {max_bytes}", "bytes"
+            f"{field}: expected at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model), "
+            f"got {len(text)} characters of base64",
+            "bytes",
         )
     # Python's own decoder would keep the interpreter from the event loop for 60 ms with a file of 15 MB.
     with contextlib.suppress(binascii.Error):

@@ -173,7 +173,7 @@ def _or_unavailable(make: Callable[[_T], int], argument: _T) -> int:
     try:
         return make(argument)
     except OSError as error:  # too many open files, no memory
-        raise UnavailableError(f"media cannot be handed over to be decoded: {error.strerror}") from error
+        raise UnavailableError(f"media cannot be passed to a decoder process: {error.strerror}") from error
 
 
 def _taken(job: Job, answer: Answer, memory: int) -> npt.NDArray[np.uint8]:
@@ -184,7 +184,7 @@ def _taken(job: Job, answer: Answer, memory: int) -> npt.NDArray[np.uint8]:
 
 
 def _ended(field: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field}: ended the process that decoded it")
+    return InvalidRequestError(f"{field}: the process that decoded it ended unexpectedly")
 
 
 async def _kept(future: asyncio.Future[_T], otherwise: Callable[[_T], None]) -> _T:

@@ -171,7 +171,7 @@ class CompileClient:
             if told:
                 return _verdict(told.removeprefix(STARTED))
             await asyncio.to_thread(server.close)  # it is ending, or forks no more
-        raise UnavailableError("guided decoding: the process that compiles constraints has ended; try again")
+        raise UnavailableError("structured_outputs: the process that compiles constraints has ended; try again")
 
     async def _ready(self) -> CompileProcess:
         """The process, started anew where there is none. Who stops waiting does not stop it from starting."""
@@ -181,7 +181,7 @@ class CompileClient:
         try:
             return await asyncio.shield(starting)
         except OSError as error:
-            raise UnavailableError("guided decoding: constraints cannot be compiled now; try again") from error
+            raise UnavailableError("structured_outputs: constraints cannot be compiled now; try again") from error
 
     def _start(self) -> CompileProcess:
         try:

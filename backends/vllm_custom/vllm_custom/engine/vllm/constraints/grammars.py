@@ -1,4 +1,4 @@
-"""The engine's compilers of constraints, outside the engine, and the way of their verdicts to the engine."""
+"""Run the engine's compilers of constraints outside the engine, and pass their verdicts to the engine."""
 
 from __future__ import annotations
 
