@@ -446,6 +446,32 @@ async def test_an_application_that_does_not_listen_is_cancelled(monkeypatch: pyt
     assert ended == [True]
 
 
+async def test_who_is_cancelled_again_and_again_tells_the_application_all_the_same() -> None:
+    """Its handler was cancelled before it heard that the client has gone, and left the engine running."""
+    told, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await receive()
+        started.set()
+        assert (await receive())["type"] == "http.disconnect"
+        told.set()
+        await may_end.wait()
+        ended.append(True)
+
+    started, ended = asyncio.Event(), list[bool]()
+    call = asyncio.ensure_future(call_application(slow, "GET", "/", {}, b"", Kept()))
+    await started.wait()
+    for _ in range(3):
+        call.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait_for(told.wait(), 5)
+    call.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ended == [True]
+
+
 # What goes back
 
 

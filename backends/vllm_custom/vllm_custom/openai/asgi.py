@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -38,12 +38,25 @@ async def call_application(
         await asyncio.shield(running)
     except asyncio.CancelledError:
         exchange.gone.set()
-        await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+        await _whatever_comes(_end(running))
         raise
-    finally:
-        running.cancel()
-        with contextlib.suppress(BaseException):
-            await running
+
+
+async def _end(running: asyncio.Future[None]) -> None:
+    """Let the application end by itself, then end it."""
+    await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+    running.cancel()
+    await asyncio.wait([running])
+    if not running.cancelled():
+        running.exception()  # what it makes of being interrupted interests nobody
+
+
+async def _whatever_comes(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work``, however often this is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
 
 class _Exchange:

@@ -63,6 +63,7 @@ class RequestLife:
         self._ticket: Ticket | None = None
         self._reason: BackendError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._cancelling = False
 
     @property
     def request_id(self) -> str:
@@ -163,9 +164,15 @@ class RequestLife:
         self._cancel()
 
     def _cancel(self) -> None:
+        """End the work. Only once: a second cancellation would interrupt what cleans up after the first."""
+        if not self._cancelling:
+            self._cancelling = True
+            self._cancel_again()
+
+    def _cancel_again(self) -> None:
         if self._task is not None and not self._task.done():
             self._task.cancel()
-            self._task.get_loop().call_later(_CANCEL_AGAIN_SECONDS, self._cancel)
+            self._task.get_loop().call_later(_CANCEL_AGAIN_SECONDS, self._cancel_again)
 
     def _explained(self, error: BaseException) -> BackendError:
         """What the client is told about ``error``."""
