@@ -46,9 +46,10 @@ async def _end(running: asyncio.Future[None]) -> None:
     """Let the application end by itself, then end it."""
     await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
     running.cancel()
-    await asyncio.wait([running])
-    if not running.cancelled():
-        running.exception()  # what it makes of being interrupted interests nobody
+    done, _ = await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+    for ended in done:
+        if not ended.cancelled():
+            ended.exception()  # fetched, so that asyncio does not log it
 
 
 async def _whatever_comes(work: Coroutine[Any, Any, None]) -> None:
