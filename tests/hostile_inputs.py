@@ -66,8 +66,8 @@ def _template(**kwargs: Any) -> dict[str, Any]:
     return _text(apply_chat_template=True, chat_template_kwargs=json.dumps(kwargs))
 
 
-def _openai(body: dict[str, Any]) -> dict[str, Any]:
-    return {"openai_request": json.dumps({"path": "/v1/chat/completions", "body": body})}
+def _openai(body: dict[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
+    return {"openai_request": json.dumps({"path": path, "body": body})}
 
 
 def _user(content: Any) -> list[dict[str, Any]]:
@@ -133,8 +133,26 @@ INPUTS: tuple[Hostile, ...] = (
         lambda: _openai({"prompt": [1] * 4_000_000}) | {},
     ),
     Hostile("schema", "takes long to compile", lambda: _text(guided_json=json.dumps(_nested(6, 3)))),
+    Hostile(
+        "wrong items",
+        "241 reasons why each of 1,900 items is none",
+        lambda: _openai({"input": _items(1900)}, "/v1/responses"),
+    ),
+    Hostile(
+        "right items",
+        "a union of thirty types for each of 1,950 items",
+        lambda: _openai({"input": _items(1950, text="a")}, "/v1/responses"),
+    ),
+    Hostile("wrong tools", "200,000 of them", lambda: _openai({"messages": _user("hi"), "tools": [None] * 200_000})),
+    Hostile("wrong choices", "200,000 of them", lambda: _text(guided_choice=json.dumps([1] * 200_000))),
+    Hostile("tokenize", "10 MB of text", lambda: _openai({"prompt": "word " * 2_000_000}, "/tokenize")),
+    Hostile("junk", "60 MB that nobody reads", lambda: _openai({"messages": _user("hi"), "junk": "x" * 60_000_000})),
     Hostile("deep JSON", "10**5 levels", lambda: _text(guided_json="[" * 100_000 + "]" * 100_000)),
 )
+
+
+def _items(count: int, **part: Any) -> list[dict[str, Any]]:
+    return [{"type": "message", "role": "user", "content": [{"type": "input_text", **part}]}] * count
 
 
 def _words(count: int) -> list[str]:

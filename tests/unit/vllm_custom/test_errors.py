@@ -55,6 +55,7 @@ INTERNAL = {
     ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
     ("contract/limits.py", "ValueError"),
+    ("first_error.py", "ValidationError.from_exception_data"),
     ("base_backend/patches.py", "ImportError"),
     ("base_backend/adapter.py", "AttributeError"),
 }

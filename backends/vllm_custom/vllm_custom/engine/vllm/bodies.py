@@ -19,6 +19,8 @@ from vllm_custom.first_error import stop_at_first_error
 
 # What is shorter is read sooner than a thread takes over.
 _SHORT_BYTES = 8192
+# Each reading thread wants the interpreter as much as the event loop does.
+_READ_AT_ONCE = 2
 _Message = dict[str, Any]
 
 
@@ -56,12 +58,14 @@ def read_bodies_in_threads(application: Any, paths: Collection[str]) -> Applicat
             if route.path in paths:
                 adapters[route.path] = adapter
 
+    turn = asyncio.Semaphore(_READ_AT_ONCE)
+
     async def serve(
         scope: _Message, receive: Callable[[], Awaitable[_Message]], send: Callable[[_Message], Awaitable[None]]
     ) -> None:
         adapter = adapters.get(scope["path"])
         if adapter is not None:
-            receive = await _with_body_read(receive, adapter)
+            receive = await _with_body_read(receive, adapter, turn)
         await application(scope, receive, send)
 
     return serve
@@ -80,13 +84,14 @@ class _ReadBefore:
 
 
 async def _with_body_read(
-    receive: Callable[[], Awaitable[_Message]], adapter: TypeAdapter[Any]
+    receive: Callable[[], Awaitable[_Message]], adapter: TypeAdapter[Any], turn: asyncio.Semaphore
 ) -> Callable[[], Awaitable[_Message]]:
     """``receive``, with an empty object in place of a body that has been read here."""
     waiting = [await receive()]
     body = waiting[0].get("body", b"")
     if len(body) > _SHORT_BYTES and not waiting[0].get("more_body"):
-        read = await asyncio.to_thread(_try_to_read, body, adapter)
+        async with turn:
+            read = await asyncio.to_thread(_try_to_read, body, adapter)
         if read is not None:
             _read.set(read)
             waiting[0] = waiting[0] | {"body": b"{}"}
