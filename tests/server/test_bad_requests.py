@@ -148,7 +148,7 @@ BAD = [
     asks("a frequency penalty of minus three", "frequency_penalty", "-3", frequency_penalty=-3.0),
     asks("no sequences", "n", "0", n=0),
     asks("too many sequences", "n", "100000", n=100_000),
-    asks("a seed beyond 64 bits", "seed", "64 bits", seed=str(2**70)),
+    asks("a seed beyond 64 bits", "seed", "64-bit", seed=str(2**70)),
     asks("more logprobs than allowed", "logprobs", "1000", "20", logprobs=1000),
     asks("an empty stop string", "stop", "empty", stop='["a", ""]'),
     asks("a stop token beyond the vocabulary", "stop_token_ids", "999999", min_tokens=2, stop_token_ids="[999999]"),

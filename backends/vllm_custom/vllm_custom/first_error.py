@@ -9,19 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError, SchemaValidator
+from pydantic_core import CoreConfig, PydanticCustomError, SchemaValidator
 
 _LISTS = ("list", "set", "frozenset", "tuple")
 _MOST = 1000
 
 
-def stop_at_first_error(adapter: TypeAdapter[Any]) -> None:
-    """Let ``adapter`` refuse a list because of the first wrong element, and an object with at most so many reasons."""
+def stop_at_first_error(adapter: TypeAdapter[Any], config: CoreConfig | None = None) -> None:
+    """Let ``adapter`` refuse a list because of the first wrong element, and an object with at most so many reasons.
+
+    Args:
+        config: what the adapter was made with, as far as it concerns validation. Its schema does not hold it.
+    """
     schema = _failing_fast(adapter.core_schema, {})
     try:
-        validator = SchemaValidator(schema, _use_prebuilt=False)  # else models inside would be checked as they were
+        validator = SchemaValidator(schema, config, _use_prebuilt=False)  # without models as they were
     except TypeError:  # an older pydantic, which does not know prebuilt ones
-        validator = SchemaValidator(schema)
+        validator = SchemaValidator(schema, config)
     adapter.validator = _FewErrors(validator)  # type: ignore[assignment]
 
 

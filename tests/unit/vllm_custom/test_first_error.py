@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import CoreConfig
 
 from vllm_custom.first_error import stop_at_first_error
 
@@ -52,3 +53,11 @@ def test_errors_that_are_few_are_all_told(adapter: TypeAdapter[Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python({"pair": ["a"], "numbers": {"x": "a", "y": "b"}})
     assert [error["loc"] for error in caught.value.errors()] == [("pair", 0), ("numbers", "x"), ("numbers", "y")]
+
+
+def test_what_the_adapter_was_configured_with_still_holds() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(float, config={"allow_inf_nan": False})
+    stop_at_first_error(adapter, CoreConfig(allow_inf_nan=False))
+    assert adapter.validate_python("1.5") == 1.5
+    with pytest.raises(ValidationError, match="finite"):
+        adapter.validate_python("nan")

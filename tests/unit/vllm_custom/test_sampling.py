@@ -222,3 +222,10 @@ def test_any_value_gives_parameters_or_our_error(builder: SamplingBuilder, data:
     value = data.draw(_VALUES | _VALUES.map(json.dumps))
     _, error = fakes.outcome(lambda: build(builder, **{name: value}))
     assert error is None or error.triton_code in ("INVALID_ARG", "UNSUPPORTED")
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", math.nan, math.inf])
+@pytest.mark.parametrize("field", ["temperature", "top_p", "presence_penalty"])
+def test_numbers_that_are_not_finite_are_refused(builder: SamplingBuilder, field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{field}: .*finite number"):
+        build(builder, **{field: value})

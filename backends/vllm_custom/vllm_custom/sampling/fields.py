@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import CoreConfig
 
 from vllm_custom.errors import invalid
 from vllm_custom.first_error import stop_at_first_error
@@ -25,7 +26,7 @@ class FieldReader:
             for name, annotation in fields.items()
         }
         for adapter in self._adapters.values():
-            stop_at_first_error(adapter)
+            stop_at_first_error(adapter, CoreConfig(allow_inf_nan=False))
 
     @property
     def names(self) -> list[str]:
