@@ -122,11 +122,22 @@ def test_the_cases_are_of_all_kinds_and_more_than_a_hundred(expected: dict[str, 
     assert max(statuses.values()) < 500
 
 
+# Constraints are compiled before vLLM sees them, and the refusal names the place.
+OWN_MESSAGES = {
+    "chat: error: a schema": "structured_outputs.json: cannot be compiled: at $.type: 'nonsense'",
+    "chat: error: a regular expression": "structured_outputs.regex: cannot be compiled: unterminated character set",
+}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_answer_is_that_of_vllm_serve(
     case: Case, frontend: Frontend, files: Files, expected: dict[str, HttpAnswer]
 ) -> None:
-    assert comparable(send(frontend, case, files)) == comparable(expected[case.name])
+    ours, vllms = comparable(send(frontend, case, files)), comparable(expected[case.name])
+    if case.name in OWN_MESSAGES:
+        assert vllms[2]["error"].pop("message")
+        assert ours[2]["error"].pop("message").startswith(OWN_MESSAGES[case.name])
+    assert ours == vllms
 
 
 @pytest.mark.parametrize(
