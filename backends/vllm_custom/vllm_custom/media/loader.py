@@ -188,6 +188,8 @@ class MediaLoader:
                 many bytes (before anything is decoded), or else the first element (in order) that is refused.
             UnavailableError: there are no processes that decode media.
         """
+        if not elements:
+            return LoadedMedia([], _nothing)
         self.check_counts(Counter(element.modality for element in elements))
         sources = [self._sources.locate(element.raw, element.field) for element in elements]
         frames = frames or self.frames(FrameSampling())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +12,7 @@ _MAX_ID_CHARACTERS = 128
 
 def random_id() -> str:
     """An id that no other request has."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,5 @@ class RequestContext:
 
 
 def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_ID_CHARACTERS])
+    cut = text[:_MAX_ID_CHARACTERS]
+    return cut if cut.isprintable() else "".join(char if char.isprintable() else "?" for char in cut)

@@ -42,7 +42,8 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise invalid(name, text, f"{expected} ({_reason(text, error)})") from error
     most = rules.limits["REQUEST_MAX_JSON_DEPTH"]
-    if _count(data, "[{") > most and is_deeper(value, most):
+    # A level takes two characters.
+    if len(data) > 2 * most and _count(data, "[{") > most and is_deeper(value, most):
         raise invalid(name, text, f"at most {most} levels of JSON (REQUEST_MAX_JSON_DEPTH of this model)")
     return value
 

@@ -77,6 +77,10 @@ class ControlParameters(BaseModel):
         return {name: value for name, value in headers.items() if value} or None
 
 
+# In the order of the table, for messages.
+_CONTROL_NAMES = tuple(ControlParameters.model_fields)
+
+
 def parse_parameters(
     request_parameters: str,
     sampling_parameters: str | bytes | None,
@@ -102,12 +106,11 @@ def parse_parameters(
     if sampling_parameters is not None:
         given |= json_object(sampling_parameters, "sampling_parameters", rules)
     given |= typed or {}
-    ours = {key: value for key, value in given.items() if key in ControlParameters.model_fields}
+    ours = {key: value for key, value in given.items() if key in _CONTROL_NAMES}
     sampling = {key: value for key, value in given.items() if key not in ours}
-    known = [*sampling_names, *ControlParameters.model_fields]
     for name in sampling:
         if name not in sampling_names:
-            raise InvalidRequestError(_unknown(name, known))
+            raise InvalidRequestError(_unknown(name, [*sampling_names, *_CONTROL_NAMES]))
     control = _control(ours, rules)
     return check_fields(sampling, rules), control
 

@@ -54,6 +54,8 @@ def check_template_kwargs(
     Raises:
         InvalidRequestError: names the key.
     """
+    if not kwargs:
+        return
     for key in kwargs:
         _check_key(key, rules, own, name)
     if isinstance(kwargs.get(TEMPLATE, ""), str) is False:

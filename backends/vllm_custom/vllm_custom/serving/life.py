@@ -132,7 +132,7 @@ class RequestLife:
         """Run the handler; whatever ends it early is answered here."""
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        gone = functools.partial(self._interrupt, RequestCancelledError("the request was cancelled"))
+        gone = functools.partial(self._interrupt, _cancelled)
         timer = self._timer(parsed.timeout_us)
         try:
             self._with.watch.watch(self.responder, lambda: call_on(loop, gone))
@@ -149,16 +149,15 @@ class RequestLife:
     def _timer(self, timeout_us: int) -> asyncio.TimerHandle | None:
         if not timeout_us:
             return None
-        late = DeadlineExceededError(
-            f"timeout: the request did not finish within {timeout_us} microseconds of its arrival"
-        )
+        late = functools.partial(_late, timeout_us)
         remaining = self._context.arrived_at + timeout_us / _MICROSECONDS - time.monotonic()
         return asyncio.get_running_loop().call_later(max(remaining, 0.0), self._interrupt, late)
 
-    def _interrupt(self, reason: BackendError) -> None:
+    def _interrupt(self, make_reason: Callable[[], BackendError]) -> None:
         """Answer now, and end the work. On the event loop."""
         if self._task is None or self._task.done():
             return
+        reason = make_reason()
         self._reason = self._reason or reason
         self.fail(reason)
         self._cancel()
@@ -198,3 +197,11 @@ class RequestLife:
                 self._with.log.log_info(f"{start}{answer}")
         except BaseException:  # noqa: S110  # a line in the log is worth no request
             pass
+
+
+def _cancelled() -> BackendError:
+    return RequestCancelledError("the request was cancelled")
+
+
+def _late(timeout_us: int) -> BackendError:
+    return DeadlineExceededError(f"timeout: the request did not finish within {timeout_us} microseconds of its arrival")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
@@ -76,9 +77,14 @@ def on_one_host(llm: Any) -> bool:
 
 
 def _is_pooling(params: Any) -> bool:
+    return isinstance(params, _pooling_params())
+
+
+@functools.cache
+def _pooling_params() -> type:
     from vllm.pooling_params import PoolingParams
 
-    return isinstance(params, PoolingParams)
+    return PoolingParams
 
 
 def _constrained_from_start(llm: Any, sampling: Any) -> dict[str, bool]:
