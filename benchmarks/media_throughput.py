@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.decoders.image import decode_image
 from vllm_custom.media import MediaElement, MediaLoader
 

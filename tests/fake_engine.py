@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vllm_custom.embeds import EmbedsLayout
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
     AdaptersInUse,

@@ -13,7 +13,7 @@ _SECONDS = 10
 # Runs in the environment's Python, which has what the rules are made of.
 _ASK = """
 import json, socket, sys
-from vllm_custom.hosts import HostPattern, parse_network
+from vllm_custom.contract.hosts import HostPattern, parse_network
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal
 
 url, domains, networks, seconds = json.loads(sys.argv[1])

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_custom import engine_args, process
+from vllm_custom import engine_args
 from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.decoders.image import set_pixel_limit
 from vllm_custom.engine import vllm as engine
 from vllm_custom.media import HandleTable
 from vllm_custom.orphans import guard_against_orphans
+from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
 
@@ -59,8 +60,8 @@ class Model:
             if self._base is not None:
                 self._base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             raise
-        process.share_interpreter()
-        process.spare_start_up()
+        tuning.set_switch_interval()
+        tuning.freeze_gc_heap()
 
     def submit(self, request: Any) -> None:
         """Serve one of Triton's requests; returns soon."""
@@ -78,7 +79,7 @@ class Model:
         del self._service
         self._base._vllm_metrics = None
         del self._base
-        process.collect_everything()
+        tuning.unfreeze_and_collect()
 
     def engine_arguments(self, given: dict[str, Any]) -> dict[str, Any]:
         """Paths resolved, and config.pbtxt's parser for reasoning in its place."""
@@ -108,7 +109,7 @@ class Model:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         model: Any = base()
-        with process.fast_event_loops():
+        with tuning.fast_event_loops():
             model.initialize({**args, "model_config": json.dumps(model_config)})
         model.using_decoupled = self._settings.decoupled
         return model

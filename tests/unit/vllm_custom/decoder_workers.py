@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.media import MediaLoader
 
 _PATIENCE_SECONDS = 60.0

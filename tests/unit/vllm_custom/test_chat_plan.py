@@ -9,7 +9,7 @@ import pytest
 from tests.fake_engine import FACTS, FakeEngine
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.chat.placeholders import Placeholders
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
 from vllm_custom.request import GenerateCall, parse_request

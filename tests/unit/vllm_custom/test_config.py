@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllm_custom.config import Settings
 from vllm_custom.contract import CONFIG_PARAMETERS
+from vllm_custom.contract.hosts import HostPattern
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import ConfigError
-from vllm_custom.hosts import HostPattern
 
 DOMAINS = "a list of host, *.suffix, host:port or *.suffix:port"
 NETWORKS = "a list of networks in CIDR notation without host bits, such as 10.0.0.0/8"

@@ -12,8 +12,8 @@ import pytest
 from tests.fake_engine import FakeEngine
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.chat import messages as chat_messages
-from vllm_custom.config import Settings
-from vllm_custom.embeds import EmbedsLayout, ImageEmbeds, read_embeds
+from vllm_custom.contract.settings import Settings
+from vllm_custom.engine.embeds import EmbedsLayout, ImageEmbeds, read_embeds
 from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
 from vllm_custom.media import HandleTable, MediaLoader
 from vllm_custom.request import parse_request

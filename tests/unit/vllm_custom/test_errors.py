@@ -37,17 +37,17 @@ MAKERS = {
     "self._too_many",
     "error",
 }
-# Never reach a client or an operator as they are: caught by pydantic, by config.py, by the fetcher or the decoders'
-# pool itself, what a mapping has to raise, a broken patch file, an unknown base class, and defects, which are internal
-# errors to clients.
+# Never reach a client or an operator as they are: caught by pydantic, by contract/settings.py, by the fetcher or the
+# decoders' pool itself, what a mapping has to raise, a broken patch file, an unknown base class, and defects, which are
+# internal errors to clients.
 INTERNAL = {
     ("contract/table.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
     ("engine/vllm/constraints/grammars.py", "SlowMaskError"),
     ("engine/vllm/constraints/client.py", "OSError"),
     ("engine/vllm/constraints/client.py", "RefusedConstraintError"),
-    ("hosts.py", "ValueError"),
-    ("loops.py", "RuntimeError"),
+    ("contract/hosts.py", "ValueError"),
+    ("runtime/async_utils.py", "RuntimeError"),
     ("decoders/confinement.py", "OSError"),
     ("decoders/job.py", "ValueError"),
     ("media/workers/pool.py", "ValueError"),

@@ -17,9 +17,9 @@ from pictures import BLUE, RED, encode
 from PIL import Image
 
 from vllm_custom.chat import PromptBuilder
-from vllm_custom.config import Settings
-from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import ModelFacts
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.vllm import VllmEngine, install_connector, media, prompts
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import HandleTable, MediaLoader

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from vllm_custom.loops import gather_all
+from vllm_custom.runtime.async_utils import gather_all
 
 
 async def test_results_are_in_order() -> None:

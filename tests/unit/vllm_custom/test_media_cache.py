@@ -11,7 +11,7 @@ import pytest
 from pictures import BLUE, GREEN, RED, encode, gif
 from PIL import Image
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.cache import MediaCache, decoded_size

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from media_servers import MediaServer, NamedAddresses, Write, answer, certificates, drip, redirect, serving
 
+from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.hosts import HostPattern
 from vllm_custom.media.metrics import Observe, ignore
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits, SystemResolver
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import BackendError, InvalidRequestError
-from vllm_custom.loops import time_limit
 from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.policy import MediaPolicy
+from vllm_custom.runtime.async_utils import time_limit
 
 MIB = 1 << 20
 # What took seconds to minutes, in all of which nothing else ran; 10 times of what they take now.

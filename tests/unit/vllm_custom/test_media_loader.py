@@ -16,7 +16,7 @@ from pictures import BLUE, GREEN, RED, encode, gif
 from PIL import Image
 
 from tests.sounds import RATE, film, greys, sound, tone
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.vllm import install_connector
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media import FrameSampling, HandleTable, MediaElement, MediaLoader

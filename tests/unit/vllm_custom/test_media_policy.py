@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from vllm_custom.hosts import HostPattern, normal_host
+from vllm_custom.contract.hosts import HostPattern, normal_host
 from vllm_custom.media.sources.addresses import AddressRule, refuse_address
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, loggable
 

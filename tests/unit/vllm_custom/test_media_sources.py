@@ -15,9 +15,9 @@ from media_servers import MediaServer, NamedAddresses, Write, answer, drip, serv
 from pictures import BLUE, GREEN, RED, encode
 from PIL import Image
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.hosts import HostPattern
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
-from vllm_custom.hosts import HostPattern
 from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.policy import MediaPolicy

@@ -307,7 +307,7 @@ async def test_workers_that_cannot_be_started_make_requests_unavailable(monkeypa
 
 
 def test_a_text_model_starts_no_process() -> None:
-    from vllm_custom.config import Settings
+    from vllm_custom.contract.settings import Settings
 
     media = MediaLoader(Settings.from_model_config({"name": "model"}), {})
     assert media.start() == ""

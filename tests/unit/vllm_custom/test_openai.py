@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.fake_engine import FakeEngine
-from vllm_custom.config import Settings
 from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.vllm import check_parsers
 from vllm_custom.engine.vllm.openai import _LoraRequests, _serve_adapters
 from vllm_custom.errors import (

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import uvloop
 
-from vllm_custom import process
+from vllm_custom.runtime import tuning
 
 
 def kind_of_a_new_loop() -> type:
@@ -20,14 +20,14 @@ def kind_of_a_new_loop() -> type:
 
 def test_loops_made_meanwhile_are_fast_and_later_ones_are_as_before() -> None:
     before = kind_of_a_new_loop()
-    with process.fast_event_loops():
+    with tuning.fast_event_loops():
         assert kind_of_a_new_loop() is uvloop.Loop
     assert kind_of_a_new_loop() is before
 
 
 def test_the_policy_comes_back_after_a_failure() -> None:
     before = asyncio.get_event_loop_policy()
-    with pytest.raises(RuntimeError, match="start failed"), process.fast_event_loops():
+    with pytest.raises(RuntimeError, match="start failed"), tuning.fast_event_loops():
         raise RuntimeError("the start failed")
     assert asyncio.get_event_loop_policy() is before
 
@@ -35,14 +35,14 @@ def test_the_policy_comes_back_after_a_failure() -> None:
 def test_without_uvloop_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
     before = asyncio.get_event_loop_policy()
-    with process.fast_event_loops():
+    with tuning.fast_event_loops():
         assert asyncio.get_event_loop_policy() is before
 
 
 def test_a_busy_thread_gives_way_sooner() -> None:
     before = sys.getswitchinterval()
     try:
-        process.share_interpreter()
+        tuning.set_switch_interval()
         assert sys.getswitchinterval() < before
     finally:
         sys.setswitchinterval(before)
@@ -58,13 +58,13 @@ class Node:
 def test_what_start_up_left_is_spared_until_the_end() -> None:
     node = Node()
     gone = weakref.ref(node)
-    process.spare_start_up()
+    tuning.freeze_gc_heap()
     try:
         assert gc.get_freeze_count() > 0
         del node
         gc.collect()
         assert gone() is not None
     finally:
-        process.collect_everything()
+        tuning.unfreeze_and_collect()
     assert gone() is None
     assert gc.get_freeze_count() == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fake_engine import FACTS, FakeEngine
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.handlers import Incoming, RowReader
 from vllm_custom.request import ClientRules
 from vllm_custom.triton.tracing import span_of

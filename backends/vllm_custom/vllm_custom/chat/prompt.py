@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
-from vllm_custom.embeds import ImageEmbeds
+from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
-from vllm_custom.loops import time_limit
 from vllm_custom.media import DecodedMedia, FrameSampling, HandleTable, MediaElement, MediaLoader
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.template_kwargs import TEMPLATE
+from vllm_custom.runtime.async_utils import time_limit
 
 
 @dataclass(frozen=True)

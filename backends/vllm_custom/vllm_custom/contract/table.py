@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from vllm_custom.contract.fields import VLLM_FIELDS
+from vllm_custom.contract.hosts import HostPattern, parse_network
 from vllm_custom.contract.limits import REQUEST_LIMITS, TRUST_PARAMETERS
 from vllm_custom.contract.specs import (
     ConfigParameterSpec,
@@ -19,7 +20,6 @@ from vllm_custom.contract.specs import (
     TensorSpec,
     Trust,
 )
-from vllm_custom.hosts import HostPattern, parse_network
 
 __all__ = [
     "CONFIG_PARAMETERS",

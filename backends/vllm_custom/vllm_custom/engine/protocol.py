@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.errors import BackendError
 
 Application = Any  # an ASGI application

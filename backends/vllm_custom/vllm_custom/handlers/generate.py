@@ -11,11 +11,11 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
-from vllm_custom.loops import gather_all
 from vllm_custom.pooling import check_generating
 from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
+from vllm_custom.runtime.async_utils import gather_all
 from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, check_prompt_logprobs
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from vllm_custom.handlers.base import Incoming, Parsed
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
-from vllm_custom.loops import gather_all
 from vllm_custom.pooling import PooledOutput, PoolingBuilder
 from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
+from vllm_custom.runtime.async_utils import gather_all
 
 
 class PoolingHandler:

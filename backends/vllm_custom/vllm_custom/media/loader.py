@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 
 import aiohttp
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.decoders.job import Job
 from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError

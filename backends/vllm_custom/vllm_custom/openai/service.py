@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, invalid, listing
 from vllm_custom.lora import LoraAdapters

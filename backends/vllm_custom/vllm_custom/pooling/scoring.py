@@ -11,10 +11,10 @@ import numpy as np
 
 from vllm_custom.engine.protocol import Engine, PairScoring
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
-from vllm_custom.loops import gather_all
 from vllm_custom.pooling.output import PooledOutput
 from vllm_custom.request import GenerateCall, TextPairs
 from vllm_custom.responses import check_finite
+from vllm_custom.runtime.async_utils import gather_all
 from vllm_custom.sampling import FieldReader
 
 _FOR_PROMPTS = frozenset(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
+from vllm_custom.engine.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs

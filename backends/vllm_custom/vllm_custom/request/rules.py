@@ -10,7 +10,7 @@ from vllm_custom.contract.table import CONFIG_PARAMETERS
 from vllm_custom.errors import invalid
 
 if TYPE_CHECKING:
-    from vllm_custom.config import Settings
+    from vllm_custom.contract.settings import Settings
 
 
 @dataclass(frozen=True)

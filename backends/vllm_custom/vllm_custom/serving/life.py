@@ -19,10 +19,10 @@ from vllm_custom.errors import (
     UnavailableError,
 )
 from vllm_custom.handlers import Handler, Parsed, Router
-from vllm_custom.loops import call_on
 from vllm_custom.observability import Log
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
+from vllm_custom.runtime.async_utils import call_on
 from vllm_custom.serving.admission import Admission, Ticket
 from vllm_custom.serving.health import Health
 from vllm_custom.serving.protocols import Base, Door, Watch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_custom.loops import call_on
 from vllm_custom.request.context import RequestContext
+from vllm_custom.runtime.async_utils import call_on
 from vllm_custom.serving.life import RequestLife, Surroundings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm_custom.chat import PromptBuilder
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
 from vllm_custom.errors import BackendError, ConfigError
 from vllm_custom.handlers import (

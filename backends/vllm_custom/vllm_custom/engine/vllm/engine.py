@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vllm_custom.embeds import EmbedsLayout
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
     Adapter,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vllm_custom.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
+from vllm_custom.engine.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
 from vllm_custom.errors import (
     UnsupportedError,
     listing,

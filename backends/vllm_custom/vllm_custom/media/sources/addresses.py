@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from vllm_custom.hosts import Address, Network
+from vllm_custom.contract.hosts import Address, Network
 
 
 class AddressRule(Enum):

@@ -24,10 +24,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
-from vllm_custom.loops import time_limit
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, literal_address, loggable
 from vllm_custom.media.sources.url_cache import UrlCache
+from vllm_custom.runtime.async_utils import time_limit
 
 _CONNECT_SECONDS = 10.0
 _LOOK_UP_THREADS = 8

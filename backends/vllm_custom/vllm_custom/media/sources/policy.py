@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import ip_address
 from urllib.parse import quote, urljoin
 
-from vllm_custom.hosts import DEFAULT_PORTS, HostPattern, Network, bracketed, literal, normal_host
+from vllm_custom.contract.hosts import DEFAULT_PORTS, HostPattern, Network, bracketed, literal, normal_host
 from vllm_custom.media.sources.addresses import AddressRule, refuse_address
 
 MAX_REDIRECTS = 3

@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 import aiohttp
 
-from vllm_custom.config import Settings
+from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.loops import time_limit
 from vllm_custom.media.metrics import Observe
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target
 from vllm_custom.media.sources.reference import encoded_bytes, not_allowed, scheme_of
+from vllm_custom.runtime.async_utils import time_limit
 
 # Of a reference so much is looked at; it is longer than any that is allowed.
 _MAX_REFERENCE_BYTES = 40_000

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from vllm_custom.decoders.job import MAX_MESSAGE, Answer, Job
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnavailableError, UnsupportedError
-from vllm_custom.loops import time_limit
 from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
 from vllm_custom.media.workers.forks import ForkServer, Worker
 from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
+from vllm_custom.runtime.async_utils import time_limit
 
 # FFmpeg decodes a video in four threads.
 _CPU_SECONDS_PER_SECOND = 4

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
 from vllm_custom.errors import ConfigError, listing, shorten, suggestion
-from vllm_custom.hosts import HostPattern
 
 
 class Settings(BaseModel):

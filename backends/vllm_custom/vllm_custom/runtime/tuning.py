@@ -29,12 +29,12 @@ def fast_event_loops() -> Iterator[None]:
         asyncio.set_event_loop_policy(before)
 
 
-def share_interpreter() -> None:
+def set_switch_interval() -> None:
     """Let the sender threads have their turn beside a busy event loop."""
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
-def spare_start_up() -> None:
+def freeze_gc_heap() -> None:
     """Keep the garbage collector off what is there now.
 
     vLLM and torch leave over a million objects that stay for good. Walking through them takes hundreds of
@@ -44,7 +44,7 @@ def spare_start_up() -> None:
     gc.freeze()
 
 
-def collect_everything() -> None:
-    """The counterpart of :func:`spare_start_up`, for the end: cycles from the start are collected as well."""
+def unfreeze_and_collect() -> None:
+    """The counterpart of :func:`freeze_gc_heap`, for the end: cycles from the start are collected as well."""
     gc.unfreeze()
     gc.collect()
