@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from vllm_custom.contract.settings import Settings
-from vllm_custom.decoders.image import decode_image
-from vllm_custom.media import MediaElement, MediaLoader
+from vllm_custom.media.decoders.image import decode_image
+from vllm_custom.media.loader import MediaElement, MediaLoader
 
 MAX_PIXELS = 50_000_000
 AT_A_TIME = 8

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.contract.hosts import HostPattern
-from vllm_custom.decoders.audio import decode_audio, measure_audio
-from vllm_custom.decoders.image import decode_image, measure_image
-from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video, measure_video
 from vllm_custom.errors import BackendError, InvalidRequestError
+from vllm_custom.media.decoders.audio import decode_audio, measure_audio
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.image import decode_image, measure_image
+from vllm_custom.media.decoders.video import decode_video, measure_video
 from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target, loggable
 from vllm_custom.media.sources.reference import encoded_bytes, scheme_of

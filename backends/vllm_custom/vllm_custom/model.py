@@ -10,9 +10,9 @@ from typing import Any
 from vllm_custom import engine_args
 from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
 from vllm_custom.contract.settings import Settings
-from vllm_custom.decoders.image import set_pixel_limit
 from vllm_custom.engine import vllm as engine
-from vllm_custom.media import HandleTable
+from vllm_custom.media.decoders.image import set_pixel_limit
+from vllm_custom.media.handles import HandleTable
 from vllm_custom.orphans import guard_against_orphans
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on

@@ -41,11 +41,16 @@ class Part:
 PARTS = {
     "backend": Part(
         (PACKAGE, BACKEND_SOURCES / "vllm_custom/model.py"),
-        without=(PACKAGE / "frontend", PACKAGE / "engine/vllm", PACKAGE / "decoders", PACKAGE / "runtime/tuning.py"),
+        without=(
+            PACKAGE / "frontend",
+            PACKAGE / "engine/vllm",
+            PACKAGE / "media/decoders",
+            PACKAGE / "runtime/tuning.py",
+        ),
     ),
     "what needs vLLM": Part((PACKAGE / "engine/vllm", PACKAGE / "runtime/tuning.py", CHECKOUT / "patches"), ("vllm",)),
     "stand-in": Part((BACKEND_SOURCES / "vllm",), ("vllm",)),
-    "decoders": Part((PACKAGE / "decoders",), ("audio", "video")),
+    "decoders": Part((PACKAGE / "media/decoders",), ("audio", "video")),
     "frontend": Part((PACKAGE / "frontend",), ("frontend",)),
 }
 STANDARD_LIBRARY_ONLY = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom.contract.settings import Settings
-from vllm_custom.media import MediaLoader
+from vllm_custom.media.loader import MediaLoader
 
 _PATIENCE_SECONDS = 60.0
 LIMITS = {"image": 99, "video": 99, "audio": 99}

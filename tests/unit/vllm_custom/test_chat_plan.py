@@ -11,7 +11,9 @@ from vllm_custom.chat import PromptBuilder
 from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
-from vllm_custom.media import FrameSampling, HandleTable, MediaLoader
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import GenerateCall, parse_request
 
 

@@ -15,7 +15,8 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.embeds import EmbedsLayout, ImageEmbeds, read_embeds
 from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import parse_request
 
 GRID = EmbedsLayout(hidden_size=8, merge=2)

@@ -30,7 +30,7 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.media import HandleTable
+from vllm_custom.media.handles import HandleTable
 
 pytestmark = pytest.mark.usefixtures("vllm")
 

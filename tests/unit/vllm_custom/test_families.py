@@ -22,7 +22,8 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.vllm import VllmEngine, install_connector, media, prompts
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import ClientRules, GenerateCall, ProcessorBounds, parse_request
 
 pytestmark = [

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.decoders.job import Answer, Job
+from vllm_custom.media.decoders.job import Answer, Job
 from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
 
 IMAGE = Job("image", "image[0]", 1, room=300)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pictures import encode, halves
 
 from tests.sounds import RATE, Samples, film, greys, sound, tone
-from vllm_custom.decoders import audio
-from vllm_custom.decoders.audio import decode_audio
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders import audio
+from vllm_custom.media.decoders.audio import decode_audio
 
 EXPECTED = "expected WAV, FLAC, MP3, Ogg, or MP4 or WebM with an audio track, got data that cannot be decoded as audio"
 TONE = tone()

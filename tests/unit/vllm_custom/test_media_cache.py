@@ -13,8 +13,8 @@ from PIL import Image
 
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import MediaElement, MediaLoader
 from vllm_custom.media.cache import MediaCache, decoded_size
+from vllm_custom.media.loader import MediaElement, MediaLoader
 from vllm_custom.media.metrics import CacheSizeRecord, DecodeRecord, LookupRecord, Record
 from vllm_custom.media.sources.reading import Sources
 

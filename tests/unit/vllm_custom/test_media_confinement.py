@@ -14,7 +14,7 @@ import pytest
 PROGRAM = """
 import ctypes, errno, json, mmap, os, resource, signal, socket, sys, threading
 from pathlib import Path
-from vllm_custom.decoders import confinement, landlock, seccomp
+from vllm_custom.media.decoders import confinement, landlock, seccomp
 if sys.argv[2] == "landlock":
     seccomp.restrict = lambda _: False
 if sys.argv[2] == "seccomp":

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pictures import BLACK, BLUE, RED, WHITE, encode, gif, halves, png_header
 from PIL import Image
 
-from vllm_custom.decoders.image import decode_image, open_image, set_pixel_limit
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.image import decode_image, open_image, set_pixel_limit
 
 # pytest resets the filter that the module installs.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

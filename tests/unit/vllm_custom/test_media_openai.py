@@ -10,7 +10,8 @@ from pictures import BLUE, RED, encode
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media import FrameSampling, MediaElement, MediaLoader
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.loader import MediaElement, MediaLoader
 from vllm_custom.openai.media import MediaOfRequest
 
 

@@ -10,7 +10,7 @@ from fakes import outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.decoders.image import decode_image
+from vllm_custom.media.decoders.image import decode_image
 from vllm_custom.media.sources.reference import encoded_bytes, scheme_of
 
 MAX_BYTES = 4096

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.frames import FrameSampling
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image
 from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
-from vllm_custom.media import MediaElement, MediaLoader
+from vllm_custom.media.loader import MediaElement, MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.policy import MediaPolicy
 

@@ -17,11 +17,11 @@ from pictures import BLACK, BLUE, GREEN, RED, WHITE, encode, gif, halves
 from PIL import Image
 
 from tests.sounds import film, greys
-from vllm_custom.decoders import video
-from vllm_custom.decoders.animation import Video
-from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
+from vllm_custom.media.decoders import video
+from vllm_custom.media.decoders.animation import Video
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.video import decode_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 

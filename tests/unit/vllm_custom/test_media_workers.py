@@ -19,12 +19,12 @@ from pictures import RED, encode, gif, halves
 from PIL import Image
 
 from tests.sounds import film, greys, sound, tone
-from vllm_custom.decoders.audio import decode_audio
-from vllm_custom.decoders.image import decode_image
-from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video
 from vllm_custom.errors import BackendError, ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
-from vllm_custom.media import LoadedMedia, MediaElement, MediaLoader
+from vllm_custom.media.decoders.audio import decode_audio
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.image import decode_image
+from vllm_custom.media.decoders.video import decode_video
+from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.workers import ForkServer
 

@@ -31,7 +31,8 @@ from vllm_custom.errors import (
 )
 from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media import HandleTable, MediaElement, MediaLoader
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaElement, MediaLoader
 from vllm_custom.openai.answer import OpenAIResponder, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request

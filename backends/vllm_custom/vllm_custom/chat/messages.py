@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError, invalid
-from vllm_custom.media import MediaElement
+from vllm_custom.media.loader import MediaElement
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.

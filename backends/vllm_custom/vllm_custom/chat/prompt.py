@@ -16,7 +16,9 @@ from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
-from vllm_custom.media import DecodedMedia, FrameSampling, HandleTable, MediaElement, MediaLoader
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import DecodedMedia, MediaElement, MediaLoader
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 from vllm_custom.runtime.async_utils import time_limit

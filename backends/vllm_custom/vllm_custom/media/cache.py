@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vllm_custom.decoders.job import IMAGE_BYTES
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.job import IMAGE_BYTES
 from vllm_custom.media.metrics import CacheSizeRecord, LookupRecord, Observe, ignore
 
 Decode = Callable[[], Awaitable[Any]]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.contract.settings import Settings
-from vllm_custom.decoders.job import Answer, Job
-from vllm_custom.decoders.sampling import FrameSampling
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.job import Answer, Job
 from vllm_custom.media.workers import DecoderPool
 
 

@@ -15,11 +15,11 @@ from typing import Any, TypeVar, overload
 import aiohttp
 
 from vllm_custom.contract.settings import Settings
-from vllm_custom.decoders.job import Job
-from vllm_custom.decoders.sampling import FrameSampling
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
 from vllm_custom.media.budget import ByteBudget, FileBytes
 from vllm_custom.media.cache import MediaCache
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.job import Job
 from vllm_custom.media.decoding import Decoder
 from vllm_custom.media.metrics import LimitRecord, Observe, ignore
 from vllm_custom.media.sources.fetch import Fetcher

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_custom.media import FrameSampling, HandleTable, LoadedMedia, MediaElement, MediaLoader
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}

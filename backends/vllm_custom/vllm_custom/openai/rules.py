@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_custom.contract.table import VLLM_FIELDS, Trust
 from vllm_custom.errors import invalid
-from vllm_custom.media import FrameSampling
+from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.request.field_rules import check_fields, check_trust
 from vllm_custom.request.parameters import LONGEST_NAME
 from vllm_custom.request.processor_kwargs import check_processor_kwargs

@@ -12,7 +12,8 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, invalid, listing
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media import HandleTable, MediaLoader
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.answer import OpenAIResponder
 from vllm_custom.openai.asgi import Application, call_application
 from vllm_custom.openai.envelope import OpenAICall

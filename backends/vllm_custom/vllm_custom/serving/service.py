@@ -25,7 +25,10 @@ from vllm_custom.handlers import (
     ScoringHandler,
 )
 from vllm_custom.lora import LoraAdapters, LoraFolder
-from vllm_custom.media import FrameSampling, HandleTable, MediaLoader, MediaMetrics, ignore, log_refusals
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.loader import MediaLoader
+from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
 from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder

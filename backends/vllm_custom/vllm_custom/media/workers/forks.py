@@ -24,7 +24,7 @@ _STOP_SECONDS = 5.0
 _MAX_HELLO = 1000  # bytes
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vllm_custom.decoders.fork_server import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    "from vllm_custom.media.decoders.fork_server import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 # One thread for numpy, since a process with threads is not to be forked; no secrets of the model's environment.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}

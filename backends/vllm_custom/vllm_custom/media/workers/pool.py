@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.decoders.job import MAX_MESSAGE, Answer, Job
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnavailableError, UnsupportedError
+from vllm_custom.media.decoders.job import MAX_MESSAGE, Answer, Job
 from vllm_custom.media.metrics import DecodeRecord, Observe, ignore
 from vllm_custom.media.workers.forks import ForkServer, Worker
 from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over

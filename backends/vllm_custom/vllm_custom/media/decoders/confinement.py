@@ -8,7 +8,7 @@ import resource
 import signal
 from pathlib import Path
 
-from vllm_custom.decoders import landlock, seccomp
+from vllm_custom.media.decoders import landlock, seccomp
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _DESCRIPTORS = 16

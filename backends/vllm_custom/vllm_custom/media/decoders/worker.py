@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vllm_custom.decoders.animation import Allocate
-from vllm_custom.decoders.audio import decode_audio, measure_audio
-from vllm_custom.decoders.confinement import confine, limit_cpu
-from vllm_custom.decoders.image import decode_image, measure_image, set_pixel_limit
-from vllm_custom.decoders.job import IMAGE_BYTES, MAX_MESSAGE, MAX_TEXT, Answer, Job
-from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video, measure_video
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
+from vllm_custom.media.decoders.animation import Allocate
+from vllm_custom.media.decoders.audio import decode_audio, measure_audio
+from vllm_custom.media.decoders.confinement import confine, limit_cpu
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.image import decode_image, measure_image, set_pixel_limit
+from vllm_custom.media.decoders.job import IMAGE_BYTES, MAX_MESSAGE, MAX_TEXT, Answer, Job
+from vllm_custom.media.decoders.video import decode_video, measure_video
 
 _STRIPE_BYTES = 1 << 20
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.decoders.animation import (
+from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.decoders.animation import (
     Allocate,
     Video,
     decode_animation,
@@ -22,11 +23,10 @@ from vllm_custom.decoders.animation import (
     measure_animation,
     new_array,
 )
-from vllm_custom.decoders.containers import OPEN_OPTIONS
-from vllm_custom.decoders.image import check_pixels
-from vllm_custom.decoders.job import CHANNELS
-from vllm_custom.decoders.sampling import FrameSampling, check_work
-from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.decoders.containers import OPEN_OPTIONS
+from vllm_custom.media.decoders.frames import FrameSampling, check_work
+from vllm_custom.media.decoders.image import check_pixels
+from vllm_custom.media.decoders.job import CHANNELS
 
 if TYPE_CHECKING:
     from av.container import InputContainer

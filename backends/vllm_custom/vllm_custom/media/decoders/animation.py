@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vllm_custom.decoders.image import open_image, to_rgb
-from vllm_custom.decoders.job import CHANNELS
-from vllm_custom.decoders.sampling import FrameSampling, check_work
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.frames import FrameSampling, check_work
+from vllm_custom.media.decoders.image import open_image, to_rgb
+from vllm_custom.media.decoders.job import CHANNELS
 
 Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
 # Gives an array for frames, [frames, height, width, 3].
@@ -33,7 +33,7 @@ def new_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 
 def measure_animation(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> int:
-    """As :func:`vllm_custom.decoders.video.measure_video`, for what :func:`is_animation` knows."""
+    """As :func:`vllm_custom.media.decoders.video.measure_video`, for what :func:`is_animation` knows."""
     image, total = _open(data, field, max_pixels, max_work)
     # How long the video lasts, which fps would need, is known when all of it has been gone through.
     count = len(FrameSampling(sampling.num_frames).indices(total, 0.0))
@@ -43,7 +43,7 @@ def measure_animation(data: bytes, field: str, max_pixels: int, max_work: int, s
 def decode_animation(
     data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling, allocate: Allocate = new_array
 ) -> Video:
-    """As :func:`vllm_custom.decoders.video.decode_video`, for what :func:`is_animation` knows."""
+    """As :func:`vllm_custom.media.decoders.video.decode_video`, for what :func:`is_animation` knows."""
     image, total = _open(data, field, max_pixels, max_work)
     try:
         return _frames(image, field, total, sampling, allocate)

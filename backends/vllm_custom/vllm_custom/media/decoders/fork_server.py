@@ -21,12 +21,12 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from vllm_custom.decoders import worker
-from vllm_custom.decoders.audio import decode_audio
-from vllm_custom.decoders.image import FORMATS, decode_image
-from vllm_custom.decoders.sampling import FrameSampling
-from vllm_custom.decoders.video import decode_video
 from vllm_custom.errors import BackendError
+from vllm_custom.media.decoders import worker
+from vllm_custom.media.decoders.audio import decode_audio
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoders.image import FORMATS, decode_image
+from vllm_custom.media.decoders.video import decode_video
 
 _POLL_SECONDS = 1.0
 _MAX_COMMAND = 256  # bytes

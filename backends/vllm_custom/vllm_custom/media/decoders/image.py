@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vllm_custom.decoders.job import IMAGE_BYTES
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
+from vllm_custom.media.decoders.job import IMAGE_BYTES
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
 # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log. For the process and not

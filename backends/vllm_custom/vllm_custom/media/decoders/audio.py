@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.decoders.containers import OPEN_OPTIONS
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
+from vllm_custom.media.decoders.containers import OPEN_OPTIONS
 
 Audio = tuple[npt.NDArray[np.float32], int]
 
