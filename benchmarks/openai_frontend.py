@@ -32,7 +32,7 @@ import psutil
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tools.installer import backends, environment, ports
-from tools.installer.paths import BACKEND_SOURCES, DEFAULT_REPOSITORY
+from tools.installer.paths import DEFAULT_REPOSITORY, FRONTEND_SOURCES
 from tools.installer.server import TritonServer, child_environment
 
 CHAT = "/v1/chat/completions"
@@ -144,8 +144,8 @@ def _frontend(triton: str) -> Iterator[tuple[str, int]]:
     """Address and process id of a frontend."""
     port = ports.choose("127.0.0.1", 0, "--port", set())
     python = str(environment.current().folder / "bin/python")
-    command = [python, "-m", "vllm_custom.frontend", f"--port={port}", f"--triton={triton}", "--no-access-log"]
-    env = {**child_environment(environment.current()), "PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom")}
+    command = [python, "-m", "vllm_custom_frontend", f"--port={port}", f"--triton={triton}", "--no-access-log"]
+    env = {**child_environment(environment.current()), "PYTHONPATH": str(FRONTEND_SOURCES)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield f"http://127.0.0.1:{port}", process.pid

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tools.installer import environment, ports
-from tools.installer.paths import BACKEND_SOURCES
+from tools.installer.paths import FRONTEND_SOURCES
 
 HANG_SECONDS = 120
 
@@ -90,7 +90,7 @@ class HttpApi:
 
 
 class Frontend(HttpApi):
-    """`python -m vllm_custom.frontend` in front of the given Triton servers, as a context manager."""
+    """`python -m vllm_custom_frontend` in front of the given Triton servers, as a context manager."""
 
     def __init__(self, log: Path, *arguments: str, env: dict[str, str] | None = None, tls: Any = None) -> None:
         super().__init__(ports.choose("127.0.0.1", 0, "--port", set()), tls)
@@ -103,10 +103,10 @@ class Frontend(HttpApi):
         python = environment.current().folder / "bin/python"
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                [str(python), "-m", "vllm_custom.frontend", f"--port={self.port}", *self._arguments],
+                [str(python), "-m", "vllm_custom_frontend", f"--port={self.port}", *self._arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom"), **self._env},
+                env={**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES), **self._env},
             )
         deadline = time.monotonic() + HANG_SECONDS
         while not self._answers():

@@ -2,7 +2,7 @@
 
 python/       libtriton_python.so, triton_python_backend_utils.py, the stub of the environment's Python
 vllm/         the stand-in for the official backend
-vllm_custom/  the product, with patches/ beside its code
+vllm_custom/  the product, with patches/ and the frontend beside its code
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
-from tools.installer.paths import BACKEND_SOURCES, BACKENDS, PATCHES
+from tools.installer.paths import BACKEND_SOURCES, BACKENDS, FRONTEND_SOURCES, PATCHES
 
 _IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".DS_Store")
 STUB = "triton_python_backend_stub"
@@ -33,11 +33,12 @@ def assemble(environment: Environment, target: Path = BACKENDS) -> Path:
 
 
 def copy_source(name: str, target: Path) -> Path:
-    """A backend of this checkout into the backends folder ``target``; vllm_custom brings the patches along."""
+    """A backend of this checkout into the folder ``target``; vllm_custom brings the patches and the frontend along."""
     folder = target / name
     shutil.copytree(BACKEND_SOURCES / name, folder, ignore=_IGNORE)
     if name == "vllm_custom":
         shutil.copytree(PATCHES, folder / "patches", ignore=_IGNORE, dirs_exist_ok=True)
+        shutil.copytree(FRONTEND_SOURCES, folder, ignore=_IGNORE, dirs_exist_ok=True)
     return folder
 
 

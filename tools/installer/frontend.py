@@ -6,13 +6,13 @@ import subprocess
 
 from tools.installer import ports, processes
 from tools.installer.environment import Environment
-from tools.installer.paths import BACKEND_SOURCES
+from tools.installer.paths import FRONTEND_SOURCES
 
-_MODULE = "vllm_custom.frontend"
+_MODULE = "vllm_custom_frontend"
 
 
 class Frontend:
-    """`python -m vllm_custom.frontend` for one Triton server. Start it from a thread that lives as long as it does."""
+    """`python -m vllm_custom_frontend` for one Triton server. Start it from a thread that lives as long as it does."""
 
     def __init__(self, environment: Environment, host: str, port: int, triton: str) -> None:
         """A port of 0 takes a free one; `triton` is the gRPC address."""
@@ -42,7 +42,7 @@ class Frontend:
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom")},
+            env={**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES)},
             # Its own group: Ctrl-C reaches us alone.
             preexec_fn=processes.end_with_parent(own_group=True),  # noqa: PLW1509 - calls bound before the fork
         )

@@ -23,8 +23,8 @@ _CHECKOUT = "/opt/vllm_custom"
 _MOUNT = "/mnt/standard"
 _CACHE = "/var/cache/vllm_custom"
 # What `install --into` needs of this checkout.
-_FOLDERS = ("tools/installer", "backends", "patches")
-IGNORE = "*\n!build.py\n!tools\n!backends\n!patches\n**/__pycache__\n"
+_FOLDERS = ("tools/installer", "backends", "frontend", "patches")
+IGNORE = "*\n!build.py\n!tools\n!backends\n!frontend\n!patches\n**/__pycache__\n"
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
@@ -136,7 +136,7 @@ def _serving(wish: Wish) -> Iterator[str]:
     command = _SERVE.split()
     if wish.openai_port:
         # tritonserver takes the shell's place, and with it the signals; the container ends with it.
-        frontend = f"python3 -m vllm_custom.frontend --host=0.0.0.0 --port={wish.openai_port}"
+        frontend = f"python3 -m vllm_custom_frontend --host=0.0.0.0 --port={wish.openai_port}"
         command = ["/bin/sh", "-c", f"PYTHONPATH={_TREE}/backends/vllm_custom {frontend} & exec {_SERVE}"]
     listed = ", ".join(f'"{word}"' for word in command)
     yield f"CMD [{listed}]"

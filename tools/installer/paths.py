@@ -17,6 +17,7 @@ COMMAND = "vllm-custom" if IS_PACKAGED else "python3 build.py"
 LOCKS = CHECKOUT / "locks"
 PATCHES = CHECKOUT / "patches"
 BACKEND_SOURCES = CHECKOUT / "backends"
+FRONTEND_SOURCES = CHECKOUT / "frontend"
 DEFAULT_REPOSITORY = CHECKOUT / "model_repository"
 
 

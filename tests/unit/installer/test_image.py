@@ -19,7 +19,7 @@ from tools.installer import containers, environment, image, target
 from tools.installer.console import BuildError
 from tools.installer.image import Wish
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
-from vllm_custom.frontend.options import parse as parse_frontend
+from vllm_custom_frontend.options import parse as parse_frontend
 
 # The instructions of docs.docker.com/reference/dockerfile that ours may use.
 KNOWN = {"FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "HEALTHCHECK", "USER", "CMD"}
@@ -111,7 +111,7 @@ class TestText:
         frontend, server = line.split(" & exec ")
         variable, *words = shlex.split(frontend)
         assert variable == "PYTHONPATH=/opt/tritonserver/backends/vllm_custom"
-        assert words[:3] == ["python3", "-m", "vllm_custom.frontend"]
+        assert words[:3] == ["python3", "-m", "vllm_custom_frontend"]
         options = parse_frontend(words[3:])
         assert (options.host, options.port, options.triton) == ("0.0.0.0", 9000, ("127.0.0.1:8001",))
         assert json.loads(parse(image.dockerfile(Wish()))[-1].rest) == server.split()

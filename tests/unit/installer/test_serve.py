@@ -92,7 +92,7 @@ def test_how_the_frontend_is_started(environment: Environment, host: str, url: s
     assert frontend.url == url.format(frontend.port)
     program, *arguments = frontend.command
     assert program == str(environment.folder / "bin/python")
-    assert arguments[:2] == ["-m", "vllm_custom.frontend"]
+    assert arguments[:2] == ["-m", "vllm_custom_frontend"]
     assert {f"--host={host}", f"--port={frontend.port}", "--triton=127.0.0.1:8001"} == set(arguments[2:])
     assert frontend.returncode is None
     frontend.stop()

@@ -19,7 +19,7 @@ import tomllib
 
 from tests.triton_tree import make_tree
 from tools.installer import commands, environment, into, ports
-from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, PACKAGED_SOURCES
+from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 # As hatchling leaves them away.
@@ -72,15 +72,16 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_the_wheel_holds_the_package_and_the_sources_and_nothing_else(wheel: Path) -> None:
-    package = BACKEND_SOURCES / "vllm_custom/vllm_custom"
-    expected = {f"vllm_custom/{path.relative_to(package)}" for path in files(package)}
-    included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    for source, target in included.items():
+    built = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    packages = {source: Path(source).name for source in built["packages"]}
+    assert list(packages.values()) == ["vllm_custom", "vllm_custom_frontend"]
+    expected = set()
+    for source, target in {**packages, **built["force-include"]}.items():
         origin = CHECKOUT / source
         expected |= {f"{target}/{path.relative_to(origin)}" for path in files(origin)} if origin.is_dir() else {target}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
-    assert "vllm_custom/py.typed" in expected
+    assert {"vllm_custom/py.typed", "vllm_custom_frontend/py.typed"} <= expected
 
 
 def files(folder: Path) -> list[Path]:
@@ -138,6 +139,8 @@ def test_it_is_installed_into_a_triton_and_out_of_it_again(
     assert written["base"]["release"] == "stand-in"
     for name in ("vllm", "vllm_custom"):
         assert sources(root / "backends" / name) == sources(BACKEND_SOURCES / name)
+    frontend = "vllm_custom_frontend"
+    assert sources(root / "backends/vllm_custom" / frontend) == sources(FRONTEND_SOURCES / frontend)
 
     undone = installed.run("vllm-custom", "install", "--into", str(root), "--uninstall")
     assert undone.returncode == 0, undone.stdout + undone.stderr
@@ -147,7 +150,8 @@ def test_it_is_installed_into_a_triton_and_out_of_it_again(
 def sources(folder: Path) -> dict[str, bytes]:
     """What a backend consists of, without what the installation adds."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files(folder)}
-    return {name: text for name, text in found.items() if name != "version.json" and not name.startswith("patches/")}
+    added = ("version.json", "patches/", "vllm_custom_frontend/")
+    return {name: text for name, text in found.items() if not name.startswith(added)}
 
 
 def test_the_backend_takes_its_own_package_where_a_wheel_is_installed_too(installed: Installed, tmp_path: Path) -> None:

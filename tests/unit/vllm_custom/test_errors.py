@@ -67,8 +67,6 @@ def _raised() -> list[tuple[str, str]]:
         for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
-        # A program of its own: its errors are HTTP answers (frontend/errors.py).
-        if "frontend" not in path.relative_to(PACKAGE).parts
     ]
 
 

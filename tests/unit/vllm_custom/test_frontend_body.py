@@ -7,8 +7,8 @@ import time
 import msgspec
 import pytest
 
-from vllm_custom.frontend.body import ValueLimit, in_utf8, model_of
-from vllm_custom.frontend.errors import FrontendError, model_wanted, shortened, unknown_model
+from vllm_custom_frontend.body import ValueLimit, in_utf8, model_of
+from vllm_custom_frontend.errors import FrontendError, model_wanted, shortened, unknown_model
 
 TEXT = '{"model": "shapes", "text": "caf\u00e9 \U0001f600"}'
 MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}

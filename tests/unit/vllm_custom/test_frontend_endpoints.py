@@ -338,7 +338,7 @@ async def _answers(client: Any, model: str, status: int) -> bool:
 
 async def test_an_ambiguous_name_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
     triton = FakeTriton(shapes=Model(adapters=("zh",)), zh=Model())
-    caplog.set_level(logging.WARNING, "vllm_custom.frontend")
+    caplog.set_level(logging.WARNING, "vllm_custom_frontend")
     async with serving(triton), frontend(triton.address) as client:
         await until(lambda: _answers(client, "shapes", 200))
         before = triton.looks["zh"]

@@ -1,6 +1,6 @@
 """When an endpoint of the frontend rests, is broken, and is well again."""
 
-from vllm_custom.frontend.health import Health
+from vllm_custom_frontend.health import Health
 
 
 class Clock:

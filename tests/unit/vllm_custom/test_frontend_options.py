@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_custom.frontend.options import Options, parse
-from vllm_custom.frontend.triton import CONNECTION_OPTIONS
+from vllm_custom_frontend.options import Options, parse
+from vllm_custom_frontend.triton import CONNECTION_OPTIONS
 
 # tritonserver's default for --grpc-http2-min-recv-ping-interval-without-data.
 TRITON_MIN_PING_INTERVAL_MS = 300_000

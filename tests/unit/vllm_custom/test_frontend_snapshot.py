@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from vllm_custom.frontend.endpoint import Endpoint
-from vllm_custom.frontend.snapshot import Snapshot
-from vllm_custom.frontend.triton import ServedModel
+from vllm_custom_frontend.endpoint import Endpoint
+from vllm_custom_frontend.snapshot import Snapshot
+from vllm_custom_frontend.triton import ServedModel
 
 
 def endpoint(server: str, model: str, *adapters: str) -> Endpoint:

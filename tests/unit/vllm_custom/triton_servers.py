@@ -16,9 +16,9 @@ import grpc
 import uvicorn
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from vllm_custom.frontend.app import make_app
-from vllm_custom.frontend.directory import Pace
-from vllm_custom.frontend.options import Options
+from vllm_custom_frontend.app import make_app
+from vllm_custom_frontend.directory import Pace
+from vllm_custom_frontend.options import Options
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

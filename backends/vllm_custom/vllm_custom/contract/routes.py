@@ -1,4 +1,4 @@
-"""Routes of vLLM's OpenAI application that openai_request and the frontend serve."""
+"""Routes of vLLM's OpenAI application that openai_request serves. The frontend has the same list for its metrics."""
 
 from __future__ import annotations
 

@@ -8,16 +8,16 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from vllm_custom.frontend import errors
-from vllm_custom.frontend.access_log import entry_of
-from vllm_custom.frontend.directory import Directory
-from vllm_custom.frontend.endpoint import REFUSALS, Answer, Endpoint
-from vllm_custom.frontend.errors import FrontendError
-from vllm_custom.frontend.exchange import Exchange
-from vllm_custom.frontend.metrics import Metrics
-from vllm_custom.frontend.triton import BrokenError, Call, LateError, Part, TritonError, UnreachableError
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.access_log import entry_of
+from vllm_custom_frontend.directory import Directory
+from vllm_custom_frontend.endpoint import REFUSALS, Answer, Endpoint
+from vllm_custom_frontend.errors import FrontendError
+from vllm_custom_frontend.exchange import Exchange
+from vllm_custom_frontend.metrics import Metrics
+from vllm_custom_frontend.triton import BrokenError, Call, LateError, Part, TritonError, UnreachableError
 
-_log = logging.getLogger("vllm_custom.frontend")
+_log = logging.getLogger("vllm_custom_frontend")
 # What the application looks at; the rest, keys and cookies above all, ends here.
 _FORWARDED = ("content-type", "traceparent", "tracestate", "x-session-id", "x-data-parallel-rank")
 _MAX_HEADER_CHARACTERS = 4096

@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_custom.frontend import errors
-from vllm_custom.frontend.endpoint import Card, Endpoint
-from vllm_custom.frontend.server import Server
-from vllm_custom.frontend.snapshot import Snapshot
-from vllm_custom.frontend.triton import Triton
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.endpoint import Card, Endpoint
+from vllm_custom_frontend.server import Server
+from vllm_custom_frontend.snapshot import Snapshot
+from vllm_custom_frontend.triton import Triton
 
-_log = logging.getLogger("vllm_custom.frontend")
+_log = logging.getLogger("vllm_custom_frontend")
 _UNREACHABLE = "no Triton server can be reached"
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from vllm_custom.frontend import errors
-from vllm_custom.frontend.body import ValueLimit
-from vllm_custom.frontend.errors import FrontendError
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.body import ValueLimit
+from vllm_custom_frontend.errors import FrontendError
 
 
 class ClientGoneError(Exception):

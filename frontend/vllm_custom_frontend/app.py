@@ -17,14 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm_custom.frontend import errors
-from vllm_custom.frontend.access_log import AccessLog
-from vllm_custom.frontend.directory import Directory, Pace
-from vllm_custom.frontend.exchange import BodyLimits
-from vllm_custom.frontend.metrics import CONTENT_TYPE, Metrics
-from vllm_custom.frontend.options import Options
-from vllm_custom.frontend.proxy import Proxy
-from vllm_custom.frontend.triton import Triton
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.access_log import AccessLog
+from vllm_custom_frontend.directory import Directory, Pace
+from vllm_custom_frontend.exchange import BodyLimits
+from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
+from vllm_custom_frontend.options import Options
+from vllm_custom_frontend.proxy import Proxy
+from vllm_custom_frontend.triton import Triton
 
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/metrics"})

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from vllm_custom.frontend.endpoint import Endpoint
-from vllm_custom.frontend.triton import BrokenError, LateError, Triton, UnreachableError
+from vllm_custom_frontend.endpoint import Endpoint
+from vllm_custom_frontend.triton import BrokenError, LateError, Triton, UnreachableError
 
-_log = logging.getLogger("vllm_custom.frontend")
+_log = logging.getLogger("vllm_custom_frontend")
 
 
 class Server:

@@ -66,7 +66,7 @@ def _api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m vllm_custom.frontend",
+        prog="python -m vllm_custom_frontend",
         description="OpenAI's HTTP API in front of Triton servers whose models run on vllm_custom.",
     )
     add = parser.add_argument

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllm_custom.frontend.endpoint import Card, Endpoint
+from vllm_custom_frontend.endpoint import Card, Endpoint
 
 
 @dataclass(frozen=True)

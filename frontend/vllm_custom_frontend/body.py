@@ -6,7 +6,7 @@ import json
 
 import msgspec
 
-from vllm_custom.frontend import errors
+from vllm_custom_frontend import errors
 
 # Bodies up to here are read by Python's own parser as well, where msgspec refuses them.
 _READ_AGAIN_BYTES = 1024 * 1024

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_custom.frontend.health import Health
-from vllm_custom.frontend.triton import (
+from vllm_custom_frontend.health import Health
+from vllm_custom_frontend.triton import (
     BrokenError,
     Call,
     LateError,
@@ -22,7 +22,7 @@ from vllm_custom.frontend.triton import (
     UnreachableError,
 )
 
-_log = logging.getLogger("vllm_custom.frontend")
+_log = logging.getLogger("vllm_custom_frontend")
 _MODELS_PATH = "/v1/models"
 _TOO_MANY_REQUESTS = 429
 _FIRST_ERROR = 400

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vllm_custom.contract.routes import OPENAI_PATHS
-from vllm_custom.frontend.errors import shortened
-from vllm_custom.frontend.metrics import Metrics
+from vllm_custom_frontend.errors import shortened
+from vllm_custom_frontend.metrics import Metrics
+from vllm_custom_frontend.routes import OPENAI_PATHS
 
-_log = logging.getLogger("vllm_custom.frontend.access")
-_KEY = "vllm_custom.access_log_entry"
+_log = logging.getLogger("vllm_custom_frontend.access")
+_KEY = "vllm_custom_frontend.access_log_entry"
 _MAX_ID_CHARACTERS = 128
 _MAX_PATH_CHARACTERS = 256
-# Of paths that nobody serves there are many.
+# Unknown paths share one label, so that clients cannot make any number of them.
 _OTHER = "other"
 
 

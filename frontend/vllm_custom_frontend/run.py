@@ -1,4 +1,4 @@
-"""``python -m vllm_custom.frontend``."""
+"""Serve the application with uvicorn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 
 import uvicorn
 
-from vllm_custom.frontend.app import make_app
-from vllm_custom.frontend.options import Options, parse
+from vllm_custom_frontend.app import make_app
+from vllm_custom_frontend.options import Options
 
 
 def run(options: Options) -> None:
@@ -24,7 +24,3 @@ def run(options: Options) -> None:
         ssl_keyfile=options.tls_key,
         server_header=False,
     )
-
-
-if __name__ == "__main__":
-    run(parse())

@@ -7,14 +7,14 @@ import json
 
 from starlette.types import Receive, Scope, Send
 
-from vllm_custom.frontend import errors
-from vllm_custom.frontend.access_log import entry_of
-from vllm_custom.frontend.body import in_utf8, model_of
-from vllm_custom.frontend.directory import Directory
-from vllm_custom.frontend.errors import FrontendError
-from vllm_custom.frontend.exchange import BodyLimits, ClientGoneError, Exchange
-from vllm_custom.frontend.forwarding import Forwarder
-from vllm_custom.frontend.metrics import Metrics
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.access_log import entry_of
+from vllm_custom_frontend.body import in_utf8, model_of
+from vllm_custom_frontend.directory import Directory
+from vllm_custom_frontend.errors import FrontendError
+from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
+from vllm_custom_frontend.forwarding import Forwarder
+from vllm_custom_frontend.metrics import Metrics
 
 # A proxy's own note for a client that has gone.
 _CLIENT_GONE = 499

@@ -1,0 +1,25 @@
+"""Routes of the OpenAI API that have a label of their own in the metrics.
+
+They are those of the backend's contract; a test compares the two lists. Which routes are served, the models say.
+"""
+
+from __future__ import annotations
+
+OPENAI_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/models",
+        "/v1/score",
+        "/v1/rerank",
+        "/score",
+        "/rerank",
+        "/classify",
+        "/pooling",
+        "/tokenize",
+        "/detokenize",
+        "/version",
+    }
+)
