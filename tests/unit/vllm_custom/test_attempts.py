@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
+from vllm_custom.engine.failures import engine_failure
 from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
-from vllm_custom.sampling import engine_failure
 
 FAILED = "failed"
 

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vllm_custom.sampling.schemas import escape_free_strings
+from vllm_custom.structured_outputs.xgrammar_workarounds import lengths_as_patterns
 
 xgrammar = pytest.importorskip("xgrammar", reason="comes with vLLM")
 
@@ -31,7 +31,7 @@ LIMITED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("text", ['"\t"', '"\x01"', '"ab"', '"äö"', '"红"', '""', '"abcd"', "null", '"\\n"'])
 def test_what_xgrammar_lets_through_is_json_of_the_schema(schema: dict[str, Any], text: str) -> None:
     given = json.dumps(schema)
-    mended = escape_free_strings(given)
+    mended = lengths_as_patterns(given)
     if accepts(mended, text):
         jsonschema.validate(json.loads(text), schema)
     controls = any(ord(char) < 32 for char in text)
@@ -39,7 +39,7 @@ def test_what_xgrammar_lets_through_is_json_of_the_schema(schema: dict[str, Any]
 
 
 def test_it_is_still_needed() -> None:
-    """When this fails, xgrammar has been mended, and escape_free_strings can go."""
+    """When this fails, xgrammar has been mended, and lengths_as_patterns can go."""
     assert accepts(json.dumps(LIMITED[0]), '"\t"')
 
 
@@ -59,12 +59,12 @@ def test_it_is_still_needed() -> None:
     ],
 )
 def test_everything_else_stays_as_it_is(schema: str) -> None:
-    assert json.loads(escape_free_strings(schema)) == json.loads(schema)
+    assert json.loads(lengths_as_patterns(schema)) == json.loads(schema)
 
 
 @pytest.mark.parametrize("text", ['{"maxLength"', "[" * 100_000 + '"maxLength"'])
 def test_what_is_no_schema_comes_back(text: str) -> None:
-    assert escape_free_strings(text) == text
+    assert lengths_as_patterns(text) == text
 
 
 def test_strings_are_found_wherever_they_are() -> None:
@@ -74,6 +74,6 @@ def test_strings_are_found_wherever_they_are() -> None:
         "items": [leaf],
         "$defs": {"b": {"anyOf": [{"type": "null"}, leaf]}},
     }
-    found = escape_free_strings(json.dumps(schema))
+    found = lengths_as_patterns(json.dumps(schema))
     assert "maxLength" not in found
     assert found.count("pattern") == 3

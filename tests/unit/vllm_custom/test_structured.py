@@ -22,8 +22,7 @@ from vllm_custom.engine.vllm.constraints.client import (
 from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, Verdict, compiler_facts
 from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
 from vllm_custom.request.parameters import ControlParameters, parse_parameters
-from vllm_custom.sampling import ConstraintCompiler, read_constraint
-from vllm_custom.sampling.structured import KINDS
+from vllm_custom.structured_outputs import KINDS, ConstraintCompiler, read_constraint
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM gives it to xgrammar
 

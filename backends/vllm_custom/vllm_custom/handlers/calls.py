@@ -11,11 +11,11 @@ from typing import Any
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.engine import Adapter, Engine, RunOptions
 from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
+from vllm_custom.engine.failures import engine_failure
 from vllm_custom.errors import UnavailableError
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.request import GenerateCall
 from vllm_custom.request.context import RequestContext, random_id
-from vllm_custom.sampling import engine_failure
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from vllm_custom.request import GenerateCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
 from vllm_custom.runtime.async_utils import gather_all
-from vllm_custom.sampling import ConstraintCompiler, SamplingBuilder, check_prompt_logprobs
+from vllm_custom.sampling import SamplingBuilder, check_prompt_logprobs
+from vllm_custom.structured_outputs import ConstraintCompiler
 
 
 class GenerateHandler:

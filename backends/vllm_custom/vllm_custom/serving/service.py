@@ -33,12 +33,13 @@ from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder
 from vllm_custom.request import ClientRules, ProcessorBounds
-from vllm_custom.sampling import ConstraintCompiler, PromptLogprobs, SamplingBuilder
+from vllm_custom.sampling import PromptLogprobs, SamplingBuilder
 from vllm_custom.serving.admission import Admission
 from vllm_custom.serving.health import Health
 from vllm_custom.serving.life import Surroundings
 from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
+from vllm_custom.structured_outputs import ConstraintCompiler
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
 from vllm_custom.triton.metrics import RequestMetrics

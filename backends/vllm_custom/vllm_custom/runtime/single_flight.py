@@ -12,30 +12,30 @@ V = TypeVar("V")
 
 
 @dataclass
-class _Flight(Generic[V]):
+class _Running(Generic[V]):
     task: asyncio.Task[V]
     waiters: int = 0
 
 
-class Flights(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """Calls under way, by key. For one event loop."""
 
     def __init__(self) -> None:
-        self._flights: dict[K, _Flight[V]] = {}
+        self._running: dict[K, _Running[V]] = {}
 
     async def get(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """What the call under way for ``key`` gives or raises; ``call`` begins one where there is none.
 
         Whoever is cancelled leaves the others their call; the last one cancels it.
         """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(call()))
-        flight.waiters += 1
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = _Running(asyncio.create_task(call()))
+        running.waiters += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(running.task)
         finally:
-            flight.waiters -= 1
-            if (not flight.waiters or flight.task.done()) and self._flights.get(key) is flight:
-                del self._flights[key]
-                flight.task.cancel()
+            running.waiters -= 1
+            if (not running.waiters or running.task.done()) and self._running.get(key) is running:
+                del self._running[key]
+                running.task.cancel()

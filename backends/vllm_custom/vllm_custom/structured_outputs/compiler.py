@@ -1,14 +1,8 @@
-"""Structured outputs: one constraint per request, in any form, compiled before the engine sees it.
-
-``guided_*`` parameters, OpenAI's ``response_format`` and vLLM's ``structured_outputs`` all end as vLLM's
-StructuredOutputsParams. What cannot be compiled is refused here, under the name that the client used.
-"""
+"""Compile a constraint before the engine sees it; one that cannot be compiled is refused under the client's name."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -25,15 +19,13 @@ from vllm_custom.engine.protocol import (
     SlowConstraintError,
     Verdict,
 )
-from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid, listing, shorten
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid
 from vllm_custom.request.parameters import ControlParameters
-from vllm_custom.sampling.flights import Flights
-from vllm_custom.sampling.schemas import check_size, escape_free_strings
+from vllm_custom.runtime.single_flight import SingleFlight
+from vllm_custom.structured_outputs.constraint import Constraint, check_size, read_constraint
+from vllm_custom.structured_outputs.xgrammar_workarounds import lengths_as_patterns
 
-KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-_RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
-_MAX_LISTING_CHARACTERS = 200
-# The most that escape_free_strings and JSON's escapes make a constraint longer.
+# The most that lengths_as_patterns and JSON's escapes make a constraint longer.
 _GROWTH = 4
 _REMEMBERED = 1024
 _REFUSED_SECONDS = 60.0
@@ -46,97 +38,6 @@ _NOUNS = {
     "structural_tag": "a structural tag",
 }
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """What the output has to match.
-
-    Attributes:
-        source: the parameter that says so, e.g. ``"guided_json"`` or ``"structured_outputs.regex"``.
-        kind: one of KINDS.
-        value: JSON schemas and structural tags as text, the others as vLLM takes them.
-        options: the other fields of StructuredOutputsParams, e.g. ``whitespace_pattern``.
-    """
-
-    source: str
-    kind: str
-    value: Any
-    options: Mapping[str, Any]
-
-    @property
-    def digest(self) -> bytes:
-        """Equal for equal constraints, whatever they are called."""
-        options = {name: value for name, value in self.options.items() if value not in (None, False)}
-        text = json.dumps([self.kind, self.value, options], sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def read_constraint(control: ControlParameters, max_bytes: int = 256 << 10) -> Constraint | None:
-    """The one constraint of a request, or None.
-
-    Args:
-        control: what the client sent.
-        max_bytes: that it may have as JSON, STRUCTURED_MAX_BYTES.
-
-    Raises:
-        InvalidRequestError: more than one constraint, one that is too large, or one of a wrong form.
-    """
-    structured = control.structured_outputs
-    found: dict[str, tuple[str, Any]] = {}
-    options: dict[str, Any] = {}
-    for key, value in (structured or {}).items():
-        if key not in KINDS:
-            options[key] = value
-        elif value is not None:
-            found[f"structured_outputs.{key}"] = (key, value)
-    for kind in KINDS:
-        value = getattr(control, f"guided_{kind}")
-        if value is not None and value is not False:
-            found[f"guided_{kind}"] = (kind, value)
-    if control.response_format is not None:
-        found |= _response_format(control.response_format)
-    if len(found) > 1:
-        raise InvalidRequestError(
-            f"structured_outputs: expected exactly one constraint, got {len(found)}: {listing(found)}"
-        )
-    if not found:
-        if structured is None:
-            return None
-        got = listing(map(shorten, options))[:_MAX_LISTING_CHARACTERS]
-        raise InvalidRequestError(f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {got}")
-    ((source, (kind, value)),) = found.items()
-    check_size(source, [value, options], max_bytes)
-    return Constraint(source, kind, _as_text(source, value) if kind in ("json", "structural_tag") else value, options)
-
-
-def _response_format(given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    kind = given.get("type")
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"response_format": ("json_object", True)}
-    if kind == "json_schema":
-        wrapper = given.get("json_schema")
-        schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
-        if not isinstance(schema, dict):
-            raise invalid("response_format.json_schema.schema", schema, "a JSON schema as an object")
-        return {"response_format.json_schema.schema": ("json", schema)}
-    if kind == "structural_tag":
-        return {"response_format": ("structural_tag", dict(given))}
-    raise invalid("response_format.type", kind, f"one of {', '.join(_RESPONSE_FORMATS)}")
-
-
-def _as_text(source: str, value: Any) -> str:
-    """A schema or structural tag as JSON text; text is checked, so that an error can say where it is broken."""
-    try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-        text = value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, RecursionError) as error:
-        raise invalid(source, value, f"a JSON object ({error})") from error
-    if not isinstance(parsed, dict):
-        raise invalid(source, value, "a JSON object")
-    return text
 
 
 @dataclass(frozen=True)
@@ -179,7 +80,7 @@ class ConstraintCompiler:
         self._clock = clock
         self._accepted: OrderedDict[bytes, Verdict] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        self._flights: Flights[bytes, Verdict] = Flights()
+        self._compilations: SingleFlight[bytes, Verdict] = SingleFlight()
 
     async def read(self, control: ControlParameters) -> AcceptedConstraint | None:
         """A request's one constraint, or None.
@@ -191,8 +92,8 @@ class ConstraintCompiler:
         if constraint is None:
             return None
         if self._xgrammar and constraint.kind in ("json", "structural_tag"):
-            mended = await asyncio.to_thread(escape_free_strings, constraint.value)
-            constraint = replace(constraint, value=mended)
+            rewritten = await asyncio.to_thread(lengths_as_patterns, constraint.value)
+            constraint = replace(constraint, value=rewritten)
         params = _params(self._engine, constraint)
         await self._accept(constraint)
         return AcceptedConstraint(constraint.source, params)
@@ -220,7 +121,7 @@ class ConstraintCompiler:
         if self._clock() < until:
             raise InvalidRequestError(f"{constraint.source}: {reason}")
         try:
-            verdict = await self._flights.get(
+            verdict = await self._compilations.get(
                 digest, lambda: self._checker.compile(constraint.kind, constraint.value, constraint.options)
             )
         except RefusedConstraintError as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vllm_custom.errors import InvalidRequestError
-
 # Their values are data and not schemas.
 _DATA = frozenset({"enum", "const", "default", "examples"})
 _LENGTHS = frozenset({"minLength", "maxLength"})
@@ -14,34 +12,7 @@ _LENGTHS = frozenset({"minLength", "maxLength"})
 _DECIDES = frozenset({"pattern", "format", "enum", "const"})
 
 
-def check_size(source: str, value: Any, max_bytes: int) -> None:
-    """Refuse what would be longer than ``max_bytes`` as JSON, without writing it: looks at no more than that.
-
-    Quotes and escapes do not count, so that a text counts as its bytes.
-
-    Raises:
-        InvalidRequestError: names ``source`` and STRUCTURED_MAX_BYTES.
-    """
-    left = max_bytes
-    waiting = [value]
-    while waiting and left >= 0:
-        item = waiting.pop()
-        if isinstance(item, str):
-            left -= len(item) if len(item) > left else len(item.encode("utf-8", "surrogatepass"))
-        elif isinstance(item, (list, dict)):
-            left -= len(item)
-            if left >= 0:
-                waiting += item
-                waiting += item.values() if isinstance(item, dict) else ()
-        else:
-            left -= 1
-    if left < 0:
-        raise InvalidRequestError(
-            f"{source}: expected at most {max_bytes} bytes (STRUCTURED_MAX_BYTES of this model), got more"
-        )
-
-
-def escape_free_strings(schema: str) -> str:
+def lengths_as_patterns(schema: str) -> str:
     """``schema`` with the lengths of its strings written as patterns.
 
     xgrammar (0.2.8) takes any character but quotes, backslashes and line ends into a string whose length is limited,
