@@ -84,7 +84,8 @@ def _is_pooling(params: Any) -> bool:
 def _pooling_params() -> type:
     from vllm.pooling_params import PoolingParams
 
-    return PoolingParams
+    params: type = PoolingParams
+    return params
 
 
 def _constrained_from_start(llm: Any, sampling: Any) -> dict[str, bool]:
