@@ -167,3 +167,9 @@ def test_what_base64_wrote_is_read_back(data: bytes, encode: object) -> None:
     if encoded:
         assert decode(encoded) == data
     assert decode(b"data:;base64," + encoded) == data
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_percent_escapes_may_lie_across_the_pieces_in_which_they_are_resolved(before: int) -> None:
+    uri = b"data:text/plain," + b"x" * before + b"%C3%a4" * 20_000 + b"%4"
+    assert encoded_bytes(uri, "image[0]", 1_000_000) == b"x" * before + b"\xc3\xa4" * 20_000 + b"%4"

@@ -21,6 +21,7 @@ _MAX_TYPE = 1000  # bytes of a data: URI before its comma
 # Base64 needs few escapes (of +, / and =); taking millions of them apart would keep a thread busy for a minute.
 _MAX_ESCAPES = 1_000_000
 _PIECE = 1 << 20  # bytes; what is longer is gone through in pieces, between which other threads have their turn
+_ESCAPED_PIECE = 1 << 14
 _MAX_PADDING = 4
 _WHITESPACE = b" \t\r\n\f\v"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -101,8 +102,21 @@ def _data_uri(element: bytes, field: str, max_bytes: int) -> bytes:
     if escapes > _MAX_ESCAPES:
         message = f"{field}: expected a data: URI of at most {_MAX_ESCAPES} percent escapes, got more; send base64"
         raise InvalidRequestError(message)
-    plain = unquote_to_bytes(bytes(data)) if escapes else data
+    plain = _unescaped(data) if escapes else data
     return _base64(plain, field, max_bytes) if head.lower().endswith(b";base64") else bytes(plain)
+
+
+def _unescaped(data: memoryview) -> bytes:
+    """``data`` with its percent escapes resolved. In short pieces: each holds the interpreter while it is split."""
+    plain, start = bytearray(), 0
+    while start < len(data):
+        piece = bytes(data[start : start + _ESCAPED_PIECE])
+        escape = piece.rfind(b"%", len(piece) - 2)
+        if escape > 0 and start + len(piece) < len(data):  # its digits may be in the next piece
+            piece = piece[:escape]
+        plain += unquote_to_bytes(piece)
+        start += len(piece)
+    return bytes(plain)
 
 
 def _base64(text: bytes | memoryview, field: str, max_bytes: int) -> bytes:
