@@ -15,7 +15,7 @@ from vllm_custom.media.loader import MediaElement
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
 _MEDIA_PARTS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
-# OpenAI's form for sound holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
+# OpenAI's form for audio holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
 _INPUT_AUDIO = "input_audio"
 _EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
@@ -70,18 +70,18 @@ def with_handles(
 
 
 def with_embeds(
-    messages: Sequence[dict[str, Any]], pictures: Sequence[Sequence[str]], handles: Sequence[str]
+    messages: Sequence[dict[str, Any]], images: Sequence[Sequence[str]], handles: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The messages with embedded pictures at the start of the first one's parts.
+    """The messages with embedded images at the start of the first one's parts.
 
     Args:
         messages: as :func:`with_handles` gives them.
-        pictures: names of the fields of each picture.
-        handles: one for each field of each picture, in order.
+        images: names of the fields of each image.
+        handles: one for each field of each image, in order.
     """
     given = iter(handles)
     parts: list[dict[str, Any]] = []
-    for fields in pictures:
+    for fields in images:
         named = {name: next(given) for name in fields}
         (first, *others) = named.values()
         # vLLM takes a lone tensor by itself, and several by their names.

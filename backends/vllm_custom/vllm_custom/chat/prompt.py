@@ -46,7 +46,7 @@ class RenderedPrompt:
 class PromptPlan:
     """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
 
-    ``frames`` says which frames are taken of clips; ``embedded`` has the fields of each picture that came embedded,
+    ``frames`` says which frames are taken of videos; ``embedded`` has the fields of each image that came embedded,
     by vLLM's names.
     """
 
@@ -125,7 +125,7 @@ class PromptBuilder:
         return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
-        """The fields of each embedded picture, checked; they are added to ``counts``."""
+        """The fields of each embedded image, checked; they are added to ``counts``."""
         layout = self._embeds_layout()
         embeds.check(layout)
         self._media.check_counts({"image": embeds.count}, embedded=True)
@@ -159,11 +159,11 @@ class PromptBuilder:
         embedded = [{name: as_tensor(field) for name, field in image.items()} for image in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
-        tensors = [tensor for picture in embedded for tensor in picture.values()]
+        tensors = [tensor for image in embedded for tensor in image.values()]
         with self._handles.lend([*(item.data for item in decoded), *tensors]) as handles:
             media, rest = handles[: len(decoded)], handles[len(decoded) :]
             messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
-            messages = chat_messages.with_embeds(messages, [list(picture) for picture in embedded], rest)
+            messages = chat_messages.with_embeds(messages, [list(image) for image in embedded], rest)
             return await self._render_chat(call, messages)
 
     async def _render_text(

@@ -25,7 +25,7 @@ class EmbedsLayout:
     Attributes:
         hidden_size: columns of image_embeds.
         merge: each row stands for ``merge`` x ``merge`` patches of image_grid_thw; None for models without a grid,
-            whose rows are those of one picture.
+            whose rows are those of one image.
     """
 
     hidden_size: int
@@ -34,10 +34,10 @@ class EmbedsLayout:
 
 @dataclass(frozen=True)
 class ImageEmbeds:
-    """Embeddings of one or several pictures.
+    """Embeddings of one or several images.
 
     Attributes:
-        values: FP16 or FP32 [rows, hidden size], the pictures one after the other.
+        values: FP16 or FP32 [rows, hidden size], the images one after the other.
         grid: INT64 [images, 3], the patches of each in time, height and width; None where none was sent.
     """
 

@@ -29,7 +29,7 @@ class HandleTable:
 
     @contextmanager
     def lend(self, media: Sequence[Any]) -> Iterator[list[str]]:
-        """Handles for ``media`` (decoded pictures, clips, tensors), valid inside the ``with`` block."""
+        """Handles for ``media`` (decoded images, videos, tensors), valid inside the ``with`` block."""
         with self._hold(media) as handles:
             yield handles
 

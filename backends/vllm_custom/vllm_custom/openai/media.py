@@ -98,7 +98,7 @@ def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTa
 def find_media(body: dict[str, Any]) -> list[FoundMedia]:
     """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
 
-    vLLM's caches believe such an id, so a client could put its own picture in another one's place.
+    vLLM's caches believe such an id, so a client could put its own image in another one's place.
     """
     found: list[FoundMedia] = []
     for name in ("messages", "input"):

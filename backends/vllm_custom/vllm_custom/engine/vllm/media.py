@@ -41,15 +41,15 @@ def embeds_layout(engine: Any) -> EmbedsLayout | None:
     return EmbedsLayout(model_config.get_inputs_embeds_size() * depths, merge)
 
 
-def join_embeds(pictures: Sequence[Mapping[str, Any]]) -> Any:
-    """Embedded pictures (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
+def join_embeds(images: Sequence[Mapping[str, Any]]) -> Any:
+    """Embedded images (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
     import torch
 
-    if all(set(picture) == {VALUES_INPUT} for picture in pictures):
-        return [picture[VALUES_INPUT] for picture in pictures]
+    if all(set(image) == {VALUES_INPUT} for image in images):
+        return [image[VALUES_INPUT] for image in images]
     return {
-        VALUES_INPUT: torch.cat([picture[VALUES_INPUT] for picture in pictures]),
-        GRID_INPUT: torch.stack([picture[GRID_INPUT] for picture in pictures]),
+        VALUES_INPUT: torch.cat([image[VALUES_INPUT] for image in images]),
+        GRID_INPUT: torch.stack([image[GRID_INPUT] for image in images]),
     }
 
 
