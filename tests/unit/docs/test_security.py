@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tools.installer.paths import CHECKOUT
-from vllm_custom.contract import CONFIG_PARAMETERS
+from vllm_custom.contract.table import CONFIG_PARAMETERS
 from vllm_custom.engine.vllm.constraints import client, grammars
 from vllm_custom.media.decoders import confinement
 from vllm_custom.media.workers import pool

@@ -14,8 +14,8 @@ import numpy as np
 
 from tests.fake_engine import FakeEngine
 from tests.unit.vllm_custom import fakes
-from vllm_custom.contract import INPUTS, OUTPUTS
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.table import INPUTS, OUTPUTS
 from vllm_custom.media.handles import HandleTable
 from vllm_custom.serving.service import ModelFiles, Service
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.contract import VLLM_FIELDS
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.table import VLLM_FIELDS
 from vllm_custom.engine.vllm import prompts
 from vllm_custom.errors import ConfigError, InvalidRequestError
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request

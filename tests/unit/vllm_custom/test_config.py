@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllm_custom.contract import CONFIG_PARAMETERS
 from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.table import CONFIG_PARAMETERS
 from vllm_custom.errors import ConfigError
 
 DOMAINS = "a list of host, *.suffix, host:port or *.suffix:port"

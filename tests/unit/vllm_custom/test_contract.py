@@ -9,12 +9,12 @@ from typing import Any
 import fakes
 import pytest
 
-from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 from vllm_custom.contract.reference import reference
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.contract.specs import Trust
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 from vllm_custom.engine.vllm import pooling, sampling
 from vllm_custom.errors import ConfigError
-from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.triton.autocomplete import auto_complete
 
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference.md"
@@ -89,8 +89,14 @@ def test_official_tensors_are_all_there_and_marked(table: Any, official: Any) ->
     assert sorted((row.name, row.data_type, list(row.dims)) for row in table if row.official) == sorted(official)
 
 
-def test_request_parameters_are_the_fields_of_the_typed_parameters() -> None:
-    assert [row.name for row in REQUEST_PARAMETERS] == list(ControlParameters.model_fields)
+def test_a_declaration_becomes_a_row_with_its_type_and_default_in_words() -> None:
+    rows = {row.name: (row.type_name, row.default) for row in REQUEST_PARAMETERS}
+    assert list(rows) == list(RequestParameters.model_fields)
+    assert rows["guided_choice"] == ("JSON list of strings", "none")
+    assert rows["chat_template_kwargs"] == ("JSON object", "{}")
+    assert rows["continue_final_message"] == ("bool", "false")
+    assert rows["fps"] == ("float", "none, or fps of media_io_kwargs in model.json")
+    assert rows["timeout"] == ("int, microseconds", "0 (none)")
 
 
 @pytest.mark.parametrize("row", [*REQUEST_PARAMETERS, *VLLM_FIELDS], ids=lambda row: row.name)

@@ -7,9 +7,9 @@ import fakes
 import numpy as np
 import pytest
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request import GenerateCall, TextPairs, check_batch
-from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.triton.responses import ResponseBuilder
 
 CALL = GenerateCall(
@@ -19,7 +19,7 @@ CALL = GenerateCall(
     exclude_input=None,
     additional_outputs=frozenset({"finish_reason"}),
     sampling={},
-    control=ControlParameters(),
+    control=RequestParameters(),
 )
 
 

@@ -1,24 +1,16 @@
-"""Write docs/reference.md from the contract table: ``python -m vllm_custom.contract.reference > docs/reference.md``."""
+"""Write docs/reference.md from the contract: ``python -m vllm_custom.contract.reference > docs/reference.md``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 
-from vllm_custom.contract.table import (
-    CONFIG_PARAMETERS,
-    INPUTS,
-    OUTPUTS,
-    REQUEST_PARAMETERS,
-    VLLM_FIELDS,
-    ConfigParameterSpec,
-    TensorSpec,
-    Trust,
-)
+from vllm_custom.contract.specs import ConfigParameterSpec, TensorSpec, Trust
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 
 _HEAD = """# Reference
 
-Generated from the contract table, `backends/vllm_custom/vllm_custom/contract/table.py`; a test keeps the two equal.
+Generated from the declarations in `backends/vllm_custom/vllm_custom/contract`; a test keeps the two equal.
 "Official" marks what the official vLLM backend has under the same name, with the same meaning.
 """
 
@@ -184,13 +176,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _kind(kind: type) -> str:
-    return "list" if kind is tuple else kind.__name__
+    names: dict[type, str] = {tuple: "list", dict: "JSON object"}
+    return names.get(kind, kind.__name__)
 
 
-def _default(value: bool | int | str | tuple[()]) -> str:
+def _default(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if value not in ("", ()) else "none"
+    return str(value) if value not in ("", (), {}) else "none"
 
 
 def _yes(flag: bool) -> str:

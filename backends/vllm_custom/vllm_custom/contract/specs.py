@@ -62,13 +62,14 @@ class FieldSpec:
 class ConfigParameterSpec:
     """One entry of ``parameters`` in config.pbtxt.
 
-    ``kind`` is bool, int, str, or tuple for a list; ints have an allowed range. ``parse`` makes a value of each element
-    of a list (separated by commas), or of a string, and raises ValueError where it is not ``allowed``.
+    ``kind`` is bool, int, str, dict for a JSON object, or tuple for a list; ints have a minimum. ``parse`` makes a
+    value of the text, or of each element of a list (separated by commas), and raises ValueError where it is not
+    ``allowed``.
     """
 
     name: str
     kind: type
-    default: bool | int | str | tuple[()]
+    default: bool | int | str | tuple[()] | dict[str, object]
     meaning: str
     minimum: int = 0
     unit: str = ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_custom.contract import INPUTS
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.tensors import INPUTS
 from vllm_custom.engine import Engine
 from vllm_custom.handlers.base import Incoming, Parsed, shortest
 from vllm_custom.request import (

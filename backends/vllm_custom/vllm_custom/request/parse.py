@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.engine.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs
-from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 from vllm_custom.request.text import check_messages, check_text, decode
@@ -50,7 +51,7 @@ class GenerateCall:
     exclude_input: bool | None
     additional_outputs: frozenset[str]
     sampling: Mapping[str, Any]
-    control: ControlParameters
+    control: RequestParameters
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     token_ids: Sequence[int] | None = None
     embedding_request: bool = False
@@ -167,7 +168,7 @@ def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) 
         exclude_input=None,
         additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
         sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
-        control=ControlParameters(),
+        control=RequestParameters(),
         embedding_request=True,
     )
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.engine.protocol import (
     ConstraintChecker,
     DeadlyConstraintError,
@@ -20,7 +21,6 @@ from vllm_custom.engine.protocol import (
     Verdict,
 )
 from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid
-from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.runtime.single_flight import SingleFlight
 from vllm_custom.structured_outputs.constraint import Constraint, check_size, read_constraint
 from vllm_custom.structured_outputs.xgrammar_workarounds import lengths_as_patterns
@@ -82,7 +82,7 @@ class ConstraintCompiler:
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._compilations: SingleFlight[bytes, Verdict] = SingleFlight()
 
-    async def read(self, control: ControlParameters) -> AcceptedConstraint | None:
+    async def read(self, control: RequestParameters) -> AcceptedConstraint | None:
         """A request's one constraint, or None.
 
         Raises:

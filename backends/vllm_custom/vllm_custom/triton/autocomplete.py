@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_custom.contract.table import INPUTS, OUTPUTS
+from vllm_custom.contract.tensors import INPUTS, OUTPUTS
 from vllm_custom.errors import ConfigError
 
 

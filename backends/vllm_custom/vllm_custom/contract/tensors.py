@@ -1,0 +1,194 @@
+"""Every input and output tensor. Auto-completion of config.pbtxt and docs/reference.md come from these rows.
+
+``official`` marks what the official vLLM backend has under the same name and with the same meaning.
+"""
+
+from __future__ import annotations
+
+from vllm_custom.contract.specs import TensorSpec
+
+INPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec(
+        "text_input",
+        "TYPE_STRING",
+        (1,),
+        "The prompt. With media and no media placeholder in it, it becomes a user turn of the model's chat template, "
+        "the media before the text. With placeholders it is used as it is, and their number must match the media.",
+        official=True,
+    ),
+    TensorSpec(
+        "messages",
+        "TYPE_STRING",
+        (1,),
+        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
+        "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
+    ),
+    TensorSpec(
+        "image",
+        "TYPE_STRING",
+        (-1,),
+        "Images, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (JPEG, PNG, WebP, GIF, BMP, TIFF).",
+        official=True,
+    ),
+    TensorSpec(
+        "video",
+        "TYPE_STRING",
+        (-1,),
+        "Videos, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
+        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
+    ),
+    TensorSpec(
+        "audio",
+        "TYPE_STRING",
+        (-1,),
+        "Audio files, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or "
+        "the encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the audio track of MP4 or WebM). Channels are averaged, "
+        "and the sampling rate is converted to the model's.",
+    ),
+    TensorSpec(
+        "image_embeds",
+        "TYPE_FP32",
+        (-1, -1),
+        "Instead of image: the output of the model's vision encoder, [rows, hidden size], one image after the other. "
+        "May be declared TYPE_FP16. Requires enable_mm_embeds in model.json.",
+    ),
+    TensorSpec(
+        "image_grid_thw",
+        "TYPE_INT64",
+        (-1, 3),
+        "With image_embeds, for models that arrange images in a grid (Qwen-VL and others): patches of each image in "
+        "time, height and width. For other models all rows belong to one image.",
+    ),
+    TensorSpec(
+        "stream",
+        "TYPE_BOOL",
+        (1,),
+        "True: one response for each piece of text. Requires the decoupled transaction policy.",
+        official=True,
+    ),
+    TensorSpec(
+        "sampling_parameters",
+        "TYPE_STRING",
+        (1,),
+        "Request parameters as one JSON object; wins over the request's own parameters.",
+        official=True,
+    ),
+    TensorSpec(
+        "exclude_input_in_output",
+        "TYPE_BOOL",
+        (1,),
+        "Whether the prompt is left out of text_output. Default for a raw prompt: false if not streamed, as the "
+        "official backend; true if streamed (false is then refused). Default for a templated prompt: true.",
+        official=True,
+    ),
+    TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "Ask for the output finish_reason.", official=True),
+    TensorSpec("return_cumulative_logprob", "TYPE_BOOL", (1,), "Ask for cumulative_logprob.", official=True),
+    TensorSpec("return_logprobs", "TYPE_BOOL", (1,), "Ask for the output logprobs.", official=True),
+    TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "Ask for num_input_tokens.", official=True),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL", (1,), "Ask for num_output_tokens.", official=True),
+    TensorSpec(
+        "queries",
+        "TYPE_STRING",
+        (-1,),
+        "For a model that scores pairs of texts, instead of text_input: one query for all documents, or one for each.",
+    ),
+    TensorSpec(
+        "documents",
+        "TYPE_STRING",
+        (-1,),
+        "The texts that queries are paired with, at most SCORE_MAX_DOCUMENTS; the output scores has one number for "
+        "each, in this order. Both inputs are named as in vLLM's score request, and documents as in its and Jina's "
+        "rerank request.",
+    ),
+    TensorSpec(
+        "embedding_request",
+        "TYPE_STRING",
+        (1,),
+        "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
+        "pooling_params (dimensions). Other inputs are then not read.",
+        official=True,
+    ),
+    TensorSpec(
+        "openai_request",
+        "TYPE_STRING",
+        (1,),
+        'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
+        "`method` (default: GET without a body, else POST) and `headers`. It cannot be combined with other "
+        "inputs. See [OpenAI](openai.md).",
+    ),
+    TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
+    TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
+)
+
+OUTPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec("text_output", "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
+    TensorSpec("finish_reason", "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
+    TensorSpec(
+        "cumulative_logprob",
+        "TYPE_FP32",
+        (-1,),
+        "Log probability of each sequence so far, with or without logprobs; always a finite number.",
+        official=True,
+    ),
+    TensorSpec(
+        "logprobs",
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, JSON: a list with one object per token of this response, token id to logprob, rank and "
+        "decoded_token; null when logprobs was not asked for.",
+        official=True,
+    ),
+    TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
+    TensorSpec(
+        "num_output_tokens",
+        "TYPE_UINT32",
+        (-1,),
+        "Tokens per sequence in this response (deltas add up).",
+        official=True,
+    ),
+    TensorSpec(
+        "stop_reason",
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
+    ),
+    TensorSpec(
+        "prompt_logprobs",
+        "TYPE_STRING",
+        (1,),
+        "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
+        "prompt_logprobs was not set, and in a stream after the response that held them.",
+    ),
+    TensorSpec(
+        "embedding",
+        "TYPE_FP32",
+        (-1,),
+        "The vector of a pooling model whose task is embed; for token_embed one row per token, [tokens, size].",
+    ),
+    TensorSpec(
+        "scores",
+        "TYPE_FP32",
+        (-1,),
+        "The output of a pooling model whose task is classify: one number per class; for token_classify one row "
+        "per token, [tokens, classes]. For documents: one number for each of them, the score of its pair.",
+    ),
+    TensorSpec(
+        "openai_response",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the next part of the response body. In a stream one or more whole server-sent events.",
+    ),
+    TensorSpec(
+        "openai_status",
+        "TYPE_INT32",
+        (1,),
+        "For openai_request: the HTTP status; in the first response only.",
+    ),
+    TensorSpec(
+        "openai_headers",
+        "TYPE_STRING",
+        (1,),
+        "For openai_request: the HTTP headers as a JSON object; in the first response only.",
+    ),
+)
