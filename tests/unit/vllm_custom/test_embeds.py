@@ -123,7 +123,7 @@ def test_a_model_without_the_engine_argument_says_how_to_switch_it_on() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"image": np.array([b"x"], np.object_)}, "image_embeds: image_embeds and image are mutually exclusive"),
+        ({"image": np.array([b"x"], np.object_)}, "image_embeds: cannot be combined with image"),
         (
             {"messages": np.array([b'[{"role": "user"}]'], np.object_), "text_input": None},
             "image_embeds: cannot be combined with messages",

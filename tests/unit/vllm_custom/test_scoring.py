@@ -145,7 +145,7 @@ class TestInputs:
             ),
             (
                 {"queries": text("a"), "documents": text("b"), "image": text("c")},
-                "image: cannot be combined with queries and documents, which are text",
+                "image: cannot be combined with queries and documents; they are text",
             ),
         ],
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
+from vllm_custom.contract.names import MESSAGES, TEXT_INPUT
 from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
@@ -150,7 +151,7 @@ class PromptBuilder:
                     return await self._render(call, plan, decoded)
             except asyncio.TimeoutError as error:
                 raise InvalidRequestError(
-                    f"{'messages' if plan.templated else 'text_input'}: expected a prompt that is rendered within "
+                    f"{MESSAGES if plan.templated else TEXT_INPUT}: expected a prompt that is rendered within "
                     f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), got a slower one"
                 ) from error
 

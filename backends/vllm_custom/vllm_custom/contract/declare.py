@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from vllm_custom.contract.specs import ConfigParameterSpec, RequestParameterSpec, Trust
+from vllm_custom.contract.specs import ConfigParameterSpec, RequestParameterSpec, Trust, Use
 
 _ABOUT = "about"
 _TYPE_NAMES = {
@@ -46,6 +46,7 @@ def request_parameter(
     official: bool = False,
     trust: Trust = Trust.FREE,
     by: tuple[str, ...] = (),
+    use: Use = Use.ALL,
     **constraints: Any,
 ) -> Any:
     """A field for one request parameter.
@@ -58,10 +59,11 @@ def request_parameter(
         official: whether the official backend has it under the same name and with the same meaning.
         trust: who may set it.
         by: the config parameters that bound it, or open it.
+        use: the requests that it has an effect on.
         constraints: pydantic's, such as ``ge``.
     """
     about = {"meaning": meaning, "default_text": default_text, "unit": unit}
-    return _field(default, {**about, "official": official, "trust": trust, "by": by}, **constraints)
+    return _field(default, {**about, "official": official, "trust": trust, "by": by, "use": use}, **constraints)
 
 
 def config_specs(*models: type[BaseModel]) -> tuple[ConfigParameterSpec, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from vllm_custom.contract.declare import request_parameter, request_specs
-from vllm_custom.contract.specs import Trust
+from vllm_custom.contract.specs import Trust, Use
 
 # Names of models and adapters, which messages repeat.
 LONGEST_NAME = 256
@@ -55,19 +55,24 @@ class RequestParameters(BaseModel):
         official=True,
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     apply_chat_template: bool | None = request_parameter(
         None,
         "Whether text_input becomes a user turn of the chat template. messages are always templated.",
         default_text="true if media are sent without a placeholder, else false",
+        use=Use.PROMPTS,
     )
     add_generation_prompt: bool | None = request_parameter(
         None,
         "Passed to the chat template: begin the assistant's turn.",
         default_text="true, but false for a pooling model",
+        use=Use.PROMPTS,
     )
     continue_final_message: bool = request_parameter(
-        False, "Passed to the chat template: leave the last message open, so that the model continues it."
+        False,
+        "Passed to the chat template: leave the last message open, so that the model continues it.",
+        use=Use.PROMPTS,
     )
     chat_template_kwargs: JsonObject = request_parameter(
         {},
@@ -82,6 +87,7 @@ class RequestParameters(BaseModel):
         "frame is reduced to), from the model's smallest to its own max_pixels.",
         trust=Trust.OPERATOR,
         by=("TRUST_REQUEST_MM_KWARGS",),
+        use=Use.PROMPTS,
     )
     num_frames: int | None = request_parameter(
         None,
@@ -90,6 +96,7 @@ class RequestParameters(BaseModel):
         trust=Trust.BOUNDED,
         by=("VIDEO_MAX_FRAMES",),
         ge=1,
+        use=Use.PROMPTS,
     )
     fps: float | None = request_parameter(
         None,
@@ -99,12 +106,14 @@ class RequestParameters(BaseModel):
         by=("VIDEO_MAX_FRAMES",),
         gt=0,
         allow_inf_nan=False,
+        use=Use.PROMPTS,
     )
     media_io_kwargs: JsonObject = request_parameter(
         {},
         'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}.',
         trust=Trust.BOUNDED,
         by=("VIDEO_MAX_FRAMES",),
+        use=Use.PROMPTS,
     )
     priority: int = request_parameter(
         0,
@@ -119,15 +128,21 @@ class RequestParameters(BaseModel):
         "Alias of structured_outputs.json: the text is JSON that matches this JSON schema.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     guided_regex: str | None = request_parameter(
         None,
         "Alias of structured_outputs.regex: the whole text matches this regular expression.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     guided_choice: JsonStrings | None = request_parameter(
-        None, "Alias of structured_outputs.choice: the text is one of these.", trust=Trust.BOUNDED, by=_STRUCTURED
+        None,
+        "Alias of structured_outputs.choice: the text is one of these.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     guided_grammar: str | None = request_parameter(
         None,
@@ -135,15 +150,20 @@ class RequestParameters(BaseModel):
         "reads (GBNF, Lark).",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     guided_json_object: bool | None = request_parameter(
-        None, "Alias of structured_outputs.json_object: the text is a JSON object.", default_text="false"
+        None,
+        "Alias of structured_outputs.json_object: the text is a JSON object.",
+        default_text="false",
+        use=Use.GENERATION,
     )
     guided_structural_tag: JsonObject | None = request_parameter(
         None,
         "Alias of structured_outputs.structural_tag: free text with parts between tags that follow schemas.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     response_format: JsonObject | None = request_parameter(
         None,
@@ -151,6 +171,7 @@ class RequestParameters(BaseModel):
         "have one constraint, whichever of these parameters sets it.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
+        use=Use.GENERATION,
     )
     timeout: int = request_parameter(
         0,
@@ -176,3 +197,8 @@ class RequestParameters(BaseModel):
 
 
 REQUEST_PARAMETERS = request_specs(RequestParameters)
+
+
+def names_for(use: Use) -> frozenset[str]:
+    """The parameters with this use."""
+    return frozenset(spec.name for spec in REQUEST_PARAMETERS if spec.use is use)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +14,14 @@ class Trust(Enum):
     BOUNDED = "bounded"
     OPERATOR = "operator's"
     REFUSED = "refused"
+
+
+class Use(Enum):
+    """Which requests a parameter has an effect on; it is refused with others."""
+
+    ALL = "all"
+    PROMPTS = "prompts"  # not queries and documents
+    GENERATION = "generation"  # not pooling models
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,25 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Exclusion:
+    """Inputs that one request may not have together: none of ``inputs`` with any of ``others``.
+
+    ``hint``: what to send instead, or why.
+    """
+
+    inputs: tuple[str, ...]
+    others: tuple[str, ...]
+    hint: str = ""
+
+    def problem(self, given: Collection[str]) -> str:
+        """What a client is told that has sent the inputs ``given``; an empty text where they may be combined."""
+        found = [name for name in self.inputs if name in given]
+        if not found or not any(name in given for name in self.others):
+            return ""
+        return f"{'/'.join(found)}: cannot be combined with {' and '.join(self.others)}{self.hint and f'; {self.hint}'}"
+
+
+@dataclass(frozen=True)
 class RequestParameterSpec:
     """One request parameter that is not a field of vLLM's SamplingParams (those are in VLLM_FIELDS).
 
@@ -46,6 +73,7 @@ class RequestParameterSpec:
     official: bool = False
     trust: Trust = Trust.FREE
     by: tuple[str, ...] = ()
+    use: Use = Use.ALL
 
 
 @dataclass(frozen=True)

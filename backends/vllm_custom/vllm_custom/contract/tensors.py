@@ -5,11 +5,42 @@
 
 from __future__ import annotations
 
-from vllm_custom.contract.specs import TensorSpec
+from vllm_custom.contract.names import (
+    AUDIO,
+    CUMULATIVE_LOGPROB,
+    DOCUMENTS,
+    EMBEDDING,
+    EMBEDDING_REQUEST,
+    EXCLUDE_INPUT_IN_OUTPUT,
+    FINISH_REASON,
+    IMAGE,
+    IMAGE_EMBEDS,
+    IMAGE_GRID_THW,
+    LOGPROBS,
+    MEDIA_INPUTS,
+    MESSAGES,
+    NUM_INPUT_TOKENS,
+    NUM_OUTPUT_TOKENS,
+    OPENAI_HEADERS,
+    OPENAI_REQUEST,
+    OPENAI_RESPONSE,
+    OPENAI_STATUS,
+    PROMPT_LOGPROBS,
+    QUERIES,
+    RETURN_PREFIX,
+    SAMPLING_PARAMETERS,
+    SCORES,
+    STOP_REASON,
+    STREAM,
+    TEXT_INPUT,
+    TEXT_OUTPUT,
+    VIDEO,
+)
+from vllm_custom.contract.specs import Exclusion, TensorSpec
 
 INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec(
-        "text_input",
+        TEXT_INPUT,
         "TYPE_STRING",
         (1,),
         "The prompt. With media and no media placeholder in it, it becomes a user turn of the model's chat template, "
@@ -17,14 +48,14 @@ INPUTS: tuple[TensorSpec, ...] = (
         official=True,
     ),
     TensorSpec(
-        "messages",
+        MESSAGES,
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
         "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
     ),
     TensorSpec(
-        "image",
+        IMAGE,
         "TYPE_STRING",
         (-1,),
         "Images, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
@@ -32,14 +63,14 @@ INPUTS: tuple[TensorSpec, ...] = (
         official=True,
     ),
     TensorSpec(
-        "video",
+        VIDEO,
         "TYPE_STRING",
         (-1,),
         "Videos, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
         "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
     ),
     TensorSpec(
-        "audio",
+        AUDIO,
         "TYPE_STRING",
         (-1,),
         "Audio files, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or "
@@ -47,35 +78,35 @@ INPUTS: tuple[TensorSpec, ...] = (
         "and the sampling rate is converted to the model's.",
     ),
     TensorSpec(
-        "image_embeds",
+        IMAGE_EMBEDS,
         "TYPE_FP32",
         (-1, -1),
         "Instead of image: the output of the model's vision encoder, [rows, hidden size], one image after the other. "
         "May be declared TYPE_FP16. Requires enable_mm_embeds in model.json.",
     ),
     TensorSpec(
-        "image_grid_thw",
+        IMAGE_GRID_THW,
         "TYPE_INT64",
         (-1, 3),
         "With image_embeds, for models that arrange images in a grid (Qwen-VL and others): patches of each image in "
         "time, height and width. For other models all rows belong to one image.",
     ),
     TensorSpec(
-        "stream",
+        STREAM,
         "TYPE_BOOL",
         (1,),
         "True: one response for each piece of text. Requires the decoupled transaction policy.",
         official=True,
     ),
     TensorSpec(
-        "sampling_parameters",
+        SAMPLING_PARAMETERS,
         "TYPE_STRING",
         (1,),
         "Request parameters as one JSON object; wins over the request's own parameters.",
         official=True,
     ),
     TensorSpec(
-        "exclude_input_in_output",
+        EXCLUDE_INPUT_IN_OUTPUT,
         "TYPE_BOOL",
         (1,),
         "Whether the prompt is left out of text_output. Default for a raw prompt: false if not streamed, as the "
@@ -88,13 +119,13 @@ INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "Ask for num_input_tokens.", official=True),
     TensorSpec("return_num_output_tokens", "TYPE_BOOL", (1,), "Ask for num_output_tokens.", official=True),
     TensorSpec(
-        "queries",
+        QUERIES,
         "TYPE_STRING",
         (-1,),
         "For a model that scores pairs of texts, instead of text_input: one query for all documents, or one for each.",
     ),
     TensorSpec(
-        "documents",
+        DOCUMENTS,
         "TYPE_STRING",
         (-1,),
         "The texts that queries are paired with, at most SCORE_MAX_DOCUMENTS; the output scores has one number for "
@@ -102,7 +133,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "rerank request.",
     ),
     TensorSpec(
-        "embedding_request",
+        EMBEDDING_REQUEST,
         "TYPE_STRING",
         (1,),
         "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
@@ -110,7 +141,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         official=True,
     ),
     TensorSpec(
-        "openai_request",
+        OPENAI_REQUEST,
         "TYPE_STRING",
         (1,),
         'A call of vLLM\'s OpenAI API as JSON: `{"path": "/v1/chat/completions", "body": {...}}`, and where needed '
@@ -122,73 +153,84 @@ INPUTS: tuple[TensorSpec, ...] = (
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
-    TensorSpec("text_output", "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
-    TensorSpec("finish_reason", "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
+    TensorSpec(TEXT_OUTPUT, "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
+    TensorSpec(FINISH_REASON, "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
     TensorSpec(
-        "cumulative_logprob",
+        CUMULATIVE_LOGPROB,
         "TYPE_FP32",
         (-1,),
         "Log probability of each sequence so far, with or without logprobs; always a finite number.",
         official=True,
     ),
     TensorSpec(
-        "logprobs",
+        LOGPROBS,
         "TYPE_STRING",
         (-1,),
         "Per sequence, JSON: a list with one object per token of this response, token id to logprob, rank and "
         "decoded_token; null when logprobs was not asked for.",
         official=True,
     ),
-    TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
+    TensorSpec(NUM_INPUT_TOKENS, "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
     TensorSpec(
-        "num_output_tokens",
+        NUM_OUTPUT_TOKENS,
         "TYPE_UINT32",
         (-1,),
         "Tokens per sequence in this response (deltas add up).",
         official=True,
     ),
     TensorSpec(
-        "stop_reason",
+        STOP_REASON,
         "TYPE_STRING",
         (-1,),
         "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
     ),
     TensorSpec(
-        "prompt_logprobs",
+        PROMPT_LOGPROBS,
         "TYPE_STRING",
         (1,),
         "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
         "prompt_logprobs was not set, and in a stream after the response that held them.",
     ),
     TensorSpec(
-        "embedding",
+        EMBEDDING,
         "TYPE_FP32",
         (-1,),
         "The vector of a pooling model whose task is embed; for token_embed one row per token, [tokens, size].",
     ),
     TensorSpec(
-        "scores",
+        SCORES,
         "TYPE_FP32",
         (-1,),
         "The output of a pooling model whose task is classify: one number per class; for token_classify one row "
         "per token, [tokens, classes]. For documents: one number for each of them, the score of its pair.",
     ),
     TensorSpec(
-        "openai_response",
+        OPENAI_RESPONSE,
         "TYPE_STRING",
         (1,),
         "For openai_request: the next part of the response body. In a stream one or more whole server-sent events.",
     ),
     TensorSpec(
-        "openai_status",
+        OPENAI_STATUS,
         "TYPE_INT32",
         (1,),
         "For openai_request: the HTTP status; in the first response only.",
     ),
     TensorSpec(
-        "openai_headers",
+        OPENAI_HEADERS,
         "TYPE_STRING",
         (1,),
         "For openai_request: the HTTP headers as a JSON object; in the first response only.",
     ),
+)
+
+# Outputs that a response has only where the request asks for them.
+ADDITIONAL_OUTPUTS = tuple(spec.name for spec in OUTPUTS if RETURN_PREFIX + spec.name in {spec.name for spec in INPUTS})
+
+# What the rows above do not say of combinations. openai_request and embedding_request are read by themselves.
+EXCLUSIONS = (
+    Exclusion(MEDIA_INPUTS, (MESSAGES,), "use their parts (image_url, video_url, input_audio)"),
+    Exclusion((*MEDIA_INPUTS, IMAGE_EMBEDS), (QUERIES, DOCUMENTS), "they are text"),
+    Exclusion((IMAGE_EMBEDS,), (MESSAGES,), "requires text_input"),
+    Exclusion((IMAGE_EMBEDS,), (IMAGE,)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from vllm_custom.contract.names import EMBEDDING_REQUEST
 from vllm_custom.contract.settings import Settings
 from vllm_custom.contract.tensors import INPUTS
 from vllm_custom.engine import Engine
@@ -19,8 +20,6 @@ from vllm_custom.request import (
     split_batch,
 )
 from vllm_custom.request.field_rules import sequences
-
-_EMBEDDING_INPUT = "embedding_request"
 
 
 class RowReader:
@@ -60,7 +59,7 @@ class RowReader:
         )
 
     def _call(self, row: Tensors, parameters: str) -> GenerateCall:
-        if _EMBEDDING_INPUT in row:
+        if EMBEDDING_REQUEST in row:
             return parse_embedding_request(row, self._rules)
         typed = self._typed.values(row, self._rules)
         return parse_request(row, parameters, self._field_names, typed, self._rules)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import OPENAI_HEADERS, OPENAI_RESPONSE, OPENAI_STATUS
 from vllm_custom.errors import (
     BackendError,
     DeadlineExceededError,
@@ -59,10 +60,10 @@ class ResponsePiece:
 
         Each output of a response costs as much as the next, so a stream's events travel without the other two.
         """
-        found: dict[str, npt.NDArray[Any]] = {"openai_response": np.array([b"".join(self.body)], dtype=np.object_)}
+        found: dict[str, npt.NDArray[Any]] = {OPENAI_RESPONSE: np.array([b"".join(self.body)], dtype=np.object_)}
         if self.headers is not None:
-            found["openai_status"] = np.array([self.status], dtype=np.int32)
-            found["openai_headers"] = np.array([json.dumps(self.headers).encode()], dtype=np.object_)
+            found[OPENAI_STATUS] = np.array([self.status], dtype=np.int32)
+            found[OPENAI_HEADERS] = np.array([json.dumps(self.headers).encode()], dtype=np.object_)
         return found
 
 

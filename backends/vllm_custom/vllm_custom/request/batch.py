@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from vllm_custom.contract.names import DOCUMENTS, EMBEDDING_REQUEST
 from vllm_custom.errors import InvalidRequestError, shorten
 from vllm_custom.request.parse import GenerateCall
 
@@ -14,8 +15,8 @@ _DECISIVE: tuple[tuple[str, Callable[[GenerateCall], object]], ...] = (
     ("n", lambda call: _number(call, "n", 1)),
     ("task", lambda call: call.sampling.get("task")),
     ("dimensions", lambda call: _number(call, "dimensions", None)),
-    ("embedding_request", lambda call: "given" if call.embedding_request else "not given"),
-    ("documents", lambda call: None if call.pairs is None else f"{len(call.pairs.documents)} elements"),
+    (EMBEDDING_REQUEST, lambda call: "given" if call.embedding_request else "not given"),
+    (DOCUMENTS, lambda call: None if call.pairs is None else f"{len(call.pairs.documents)} elements"),
 )
 
 

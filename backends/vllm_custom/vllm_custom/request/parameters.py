@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vllm_custom.contract.names import SAMPLING_PARAMETERS
 from vllm_custom.contract.request_parameters import LONGEST_NAME as LONGEST_NAME
 from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten, suggestion
@@ -51,7 +52,7 @@ def parse_parameters(
     given = json_object(request_parameters or "{}", "parameters", rules)
     given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
-        given |= json_object(sampling_parameters, "sampling_parameters", rules)
+        given |= json_object(sampling_parameters, SAMPLING_PARAMETERS, rules)
     given |= typed or {}
     ours = {key: value for key, value in given.items() if key in _CONTROL_NAMES}
     sampling = {key: value for key, value in given.items() if key not in ours}

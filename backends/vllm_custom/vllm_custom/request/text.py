@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vllm_custom.contract.names import MESSAGES
 from vllm_custom.errors import InvalidRequestError, invalid
 from vllm_custom.request.rules import ClientRules
 
@@ -51,7 +52,7 @@ def check_text(name: str, characters: int, rules: ClientRules, *, cut: bool = Fa
         )
 
 
-def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = "messages", *, cut: bool = False) -> None:
+def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = MESSAGES, *, cut: bool = False) -> None:
     """Refuse too many messages and parts, and too much text in them. What is malformed is not judged here.
 
     Raises:

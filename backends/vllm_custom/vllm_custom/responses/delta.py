@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.responses.numbers import json_logprob, json_sum
-
-ADDITIONAL_OUTPUTS = (
-    "finish_reason",
-    "cumulative_logprob",
-    "logprobs",
-    "num_input_tokens",
-    "num_output_tokens",
-    "stop_reason",
-    "prompt_logprobs",
+from vllm_custom.contract.names import (
+    CUMULATIVE_LOGPROB,
+    LOGPROBS,
+    NUM_INPUT_TOKENS,
+    NUM_OUTPUT_TOKENS,
+    PROMPT_LOGPROBS,
+    TEXT_OUTPUT,
 )
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
+from vllm_custom.responses.numbers import json_logprob, json_sum
 
 
 @dataclass(slots=True)
@@ -88,18 +87,18 @@ class ResponseDelta:
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
         """Output name to array: text_output [n], and those of ``additional`` (those of the prompt [1], others [n])."""
         chosen = {name: self._array(name) for name in ADDITIONAL_OUTPUTS if name in additional}
-        return {"text_output": _strings(item.text for item in self.sequences)} | chosen
+        return {TEXT_OUTPUT: _strings(item.text for item in self.sequences)} | chosen
 
     def _array(self, name: str) -> npt.NDArray[Any]:
-        if name == "num_input_tokens":
+        if name == NUM_INPUT_TOKENS:
             return np.array([self.num_input_tokens], dtype=np.uint32)
-        if name == "num_output_tokens":
+        if name == NUM_OUTPUT_TOKENS:
             return np.array([item.num_tokens for item in self.sequences], dtype=np.uint32)
-        if name == "cumulative_logprob":
+        if name == CUMULATIVE_LOGPROB:
             return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
-        if name == "logprobs":
+        if name == LOGPROBS:
             return _strings(json.dumps(item.logprobs) for item in self.sequences)
-        if name == "prompt_logprobs":
+        if name == PROMPT_LOGPROBS:
             return _strings([json.dumps(_logprobs(self.prompt_logprobs))])
         return _strings(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import CUMULATIVE_LOGPROB
 from vllm_custom.errors import InternalError
 
 # What vLLM's OpenAI server writes for a token that a constraint rules out: JSON has no -Infinity.
@@ -35,7 +36,7 @@ def needs_logprobs(sampling: Mapping[str, Any], additional: frozenset[str]) -> b
         sampling: fields of SamplingParams, as sent.
         additional: names of the optional outputs that the client asked for.
     """
-    return "cumulative_logprob" in additional and all(sampling.get(name) is None for name in _ASK_FOR_LOGPROBS)
+    return CUMULATIVE_LOGPROB in additional and all(sampling.get(name) is None for name in _ASK_FOR_LOGPROBS)
 
 
 def check_finite(output: str, values: npt.NDArray[np.float32] | Sequence[float]) -> None:
