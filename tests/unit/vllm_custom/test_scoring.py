@@ -187,6 +187,7 @@ class TestChecks:
             ({"dimensions": 8}, "dimensions"),
             ({"task": "classify"}, "task"),
             ({"apply_chat_template": True}, "apply_chat_template"),
+            ({"continue_final_message": True}, "continue_final_message"),
             ({"num_frames": 2}, "num_frames"),
         ],
     )
