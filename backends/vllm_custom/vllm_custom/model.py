@@ -12,7 +12,7 @@ from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, loa
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import vllm as engine
 from vllm_custom.media.decoders.image import set_pixel_limit
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.orphans import guard_against_orphans
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
@@ -42,7 +42,7 @@ class Model:
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         files = self._files()
-        handles = HandleTable()
+        handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
         guard_against_orphans(self._log.log_warn)

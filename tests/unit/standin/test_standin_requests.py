@@ -12,7 +12,7 @@ from vllm_backend_lib.contract import INPUTS, OUTPUTS, Inputs, add_missing_tenso
 from vllm_backend_lib.errors import InvalidRequestError, ModelLoadError
 
 
-def generate(parameters: str = "{}", **tensors: Any) -> requests.GenerateCall:
+def generate(parameters: str = "{}", **tensors: Any) -> requests.InferenceCall:
     request = FakeRequest(parameters, **tensors)
     return requests.parse_generate(request, Inputs(request))
 

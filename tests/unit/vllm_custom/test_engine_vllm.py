@@ -30,7 +30,7 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -152,7 +152,7 @@ def test_other_errors_are_left_to_be_defects(make) -> None:
 async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
     monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
-    table = HandleTable()
+    table = MediaHandles()
     install_connector(table, 1000, 30)
     from vllm import envs
 
@@ -160,7 +160,7 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
     connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
-    with table.lend(["picture"]) as (handle,):
+    with table.register(["picture"]) as (handle,):
         assert connector.fetch_image(handle) == "picture"
         assert await connector.fetch_image_async(handle) == "picture"
         assert connector.fetch_video(handle) == "picture"

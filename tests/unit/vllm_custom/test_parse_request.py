@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
+from vllm_custom.request import InferenceCall, parse_request, read_tensors, split_batch
 
 SAMPLING = ("temperature", "max_tokens", "stop")
 MESSAGES = '[{"role": "user", "content": "hi"}]'
@@ -25,7 +25,7 @@ def flag(*values: bool) -> Any:
     return np.array(values, dtype=np.bool_)
 
 
-def parse(parameters: str = "{}", **tensors: Any) -> GenerateCall:
+def parse(parameters: str = "{}", **tensors: Any) -> InferenceCall:
     return parse_request(tensors, parameters, SAMPLING)
 
 

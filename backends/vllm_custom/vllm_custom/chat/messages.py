@@ -22,7 +22,7 @@ _EMBEDS_PART = "image_embeds"
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def user_turn(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
+def user_message(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
     """One user message with the media before the text, in the form of :func:`with_handles`' input."""
     kinds = {modality: kind for kind, modality in _MEDIA_PARTS.items()}
     parts: list[dict[str, Any]] = [{"type": kinds[element.modality]} for element in media]
@@ -112,13 +112,13 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
             raise invalid(f"{where}.{key}", part.get(key), "a string")
         return None
     if kind == _INPUT_AUDIO:
-        return MediaElement("audio", f"{where}.{kind}.data", _held(part, kind, "data", where))
+        return MediaElement("audio", f"{where}.{kind}.data", _payload(part, kind, "data", where))
     if not isinstance(kind, str) or kind not in _MEDIA_PARTS:
         raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS, _INPUT_AUDIO))}")
-    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _held(part, kind, "url", where))
+    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _payload(part, kind, "url", where))
 
 
-def _held(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:
+def _payload(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:
     """What a media part holds; its format or media type is not asked for, the content decides."""
     value = part.get(kind)
     text = value.get(key) if isinstance(value, dict) else value

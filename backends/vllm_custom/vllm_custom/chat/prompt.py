@@ -18,9 +18,9 @@ from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import DecodedMedia, MediaElement, MediaLoader
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import InferenceCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 from vllm_custom.runtime.async_utils import time_limit
 
@@ -65,7 +65,7 @@ class PromptBuilder:
         self,
         engine: Engine,
         media: MediaLoader,
-        handles: HandleTable,
+        handles: MediaHandles,
         template: str | None,
         *,
         add_generation_prompt: bool = True,
@@ -90,7 +90,7 @@ class PromptBuilder:
         self._placeholders = Placeholders(engine.placeholder, media.modalities)
         self._has_template = template is not None or engine.facts.has_chat_template
 
-    def plan(self, call: GenerateCall) -> PromptPlan:
+    def plan(self, call: InferenceCall) -> PromptPlan:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
@@ -107,7 +107,7 @@ class PromptBuilder:
                 for modality, raws in call.media.items()
                 for index, raw in enumerate(raws)
             ]
-            messages = chat_messages.user_turn(text, elements)
+            messages = chat_messages.user_message(text, elements)
         counts = Counter(element.modality for element in elements)
         self._media.check_counts(counts)
         control = call.control
@@ -139,7 +139,7 @@ class PromptBuilder:
             return False
         return self._has_template or any(self._placeholders.needed(modality) for modality in counts)
 
-    async def render(self, call: GenerateCall, plan: PromptPlan) -> RenderedPrompt:
+    async def render(self, call: InferenceCall, plan: PromptPlan) -> RenderedPrompt:
         """Decode the media and render the prompt.
 
         Raises:
@@ -155,13 +155,13 @@ class PromptBuilder:
                     f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), got a slower one"
                 ) from error
 
-    async def _render(self, call: GenerateCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
+    async def _render(self, call: InferenceCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
         as_tensor = self._engine.embeds_tensor
         embedded = [{name: as_tensor(field) for name, field in image.items()} for image in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
         tensors = [tensor for image in embedded for tensor in image.values()]
-        with self._handles.lend([*(item.data for item in decoded), *tensors]) as handles:
+        with self._handles.register([*(item.data for item in decoded), *tensors]) as handles:
             media, rest = handles[: len(decoded)], handles[len(decoded) :]
             messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
             messages = chat_messages.with_embeds(messages, [list(image) for image in embedded], rest)
@@ -169,7 +169,7 @@ class PromptBuilder:
 
     async def _render_text(
         self,
-        call: GenerateCall,
+        call: InferenceCall,
         elements: Sequence[MediaElement],
         decoded: Sequence[DecodedMedia],
         embedded: Sequence[Mapping[str, Any]],
@@ -187,7 +187,7 @@ class PromptBuilder:
             prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
         return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
-    async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+    async def _render_chat(self, call: InferenceCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
         add, goes_on = call.control.add_generation_prompt, call.control.continue_final_message
         opening = {
             "add_generation_prompt": self._add_generation_prompt and not goes_on if add is None else add,

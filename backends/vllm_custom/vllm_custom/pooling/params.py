@@ -11,13 +11,13 @@ from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import POOLING_TASKS, Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
 from vllm_custom.pooling.scoring import PairScorer
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import InferenceCall
 from vllm_custom.sampling import FieldReader
 
 _FOR_GENERATION = names_for(Use.GENERATION)
 
 
-def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
+def reject_pooling_request(call: InferenceCall, pooling_fields: Sequence[str]) -> None:
     """Refuse what a model that generates cannot do.
 
     Raises:
@@ -43,7 +43,7 @@ class PoolingBuilder:
         self._tasks = [task for task in POOLING_TASKS if task in engine.facts.tasks]
         self._default = engine.facts.pooling_task
 
-    def check(self, calls: Sequence[GenerateCall]) -> None:
+    def check(self, calls: Sequence[InferenceCall]) -> None:
         """Refuse what a pooling model cannot do; ``calls`` are the rows of one request.
 
         Raises:
@@ -71,7 +71,7 @@ class PoolingBuilder:
                     f"prompt, got {len(calls)} rows"
                 )
 
-    def task(self, call: GenerateCall) -> str:
+    def task(self, call: InferenceCall) -> str:
         """The task of a request.
 
         Raises:

@@ -15,7 +15,7 @@ from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import Engine, PairScoring
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
 from vllm_custom.pooling.output import PooledOutput
-from vllm_custom.request import GenerateCall, TextPairs
+from vllm_custom.request import InferenceCall, TextPairs
 from vllm_custom.responses import check_finite
 from vllm_custom.runtime.async_utils import gather_all
 from vllm_custom.sampling import FieldReader
@@ -70,7 +70,7 @@ class PairScorer:
         """Request parameters that say how pairs are scored."""
         return self._fields.names
 
-    def check(self, call: GenerateCall, pairs: TextPairs) -> None:
+    def check(self, call: InferenceCall, pairs: TextPairs) -> None:
         """Refuse what cannot be scored.
 
         Raises:
@@ -97,7 +97,7 @@ class PairScorer:
                 f"{unused[0]}: requires a score template (CHAT_TEMPLATE), which this model does not have"
             )
 
-    async def render(self, call: GenerateCall, pairs: TextPairs) -> RenderedPairs:
+    async def render(self, call: InferenceCall, pairs: TextPairs) -> RenderedPairs:
         """The prompts of all pairs.
 
         Raises:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from vllm_custom.contract.names import DOCUMENTS, EMBEDDING_REQUEST
 from vllm_custom.errors import InvalidRequestError, shorten
-from vllm_custom.request.parse import GenerateCall
+from vllm_custom.request.parse import InferenceCall
 
 _RETURN_PREFIX = "return_"
 
 # What decides which outputs a row has and how large they are, by the name that the client knows.
-_DECISIVE: tuple[tuple[str, Callable[[GenerateCall], object]], ...] = (
+_DECISIVE: tuple[tuple[str, Callable[[InferenceCall], object]], ...] = (
     ("n", lambda call: _number(call, "n", 1)),
     ("task", lambda call: call.sampling.get("task")),
     ("dimensions", lambda call: _number(call, "dimensions", None)),
@@ -20,7 +20,7 @@ _DECISIVE: tuple[tuple[str, Callable[[GenerateCall], object]], ...] = (
 )
 
 
-def check_batch(calls: Sequence[GenerateCall]) -> None:
+def check_batch(calls: Sequence[InferenceCall]) -> None:
     """Refuse rows that cannot be answered together.
 
     Args:
@@ -39,7 +39,7 @@ def check_batch(calls: Sequence[GenerateCall]) -> None:
                 raise _differs(name, row, _shown(read(call)), _shown(read(first)))
 
 
-def _number(call: GenerateCall, name: str, default: int | None) -> object:
+def _number(call: InferenceCall, name: str, default: int | None) -> object:
     """A parameter as sent, which may be a number in a string."""
     value = call.sampling.get(name)
     if value is None:

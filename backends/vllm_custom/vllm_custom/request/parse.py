@@ -37,7 +37,7 @@ _CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_do
 
 
 @dataclass(frozen=True)
-class GenerateCall:
+class InferenceCall:
     """One prompt to generate for, or what a pooling model reads in its place.
 
     Attributes:
@@ -94,14 +94,14 @@ def parse_request(
     sampling_names: Sequence[str],
     typed: Mapping[str, Any] | None = None,
     rules: ClientRules | None = None,
-) -> GenerateCall:
+) -> InferenceCall:
     """Parse one row of tensors and the request's parameters.
 
     Args:
         tensors: contract inputs by name, without a batch dimension.
         parameters: the request's parameters as JSON text (``request.parameters()``).
         sampling_names: fields of the installed vLLM's SamplingParams, PoolingParams and score request.
-        typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
+        typed: parameters that came as tensors of their own (:class:`.ParameterTensors`).
         rules: what a client may set, and how much of it; None for the defaults.
 
     Raises:
@@ -117,7 +117,7 @@ def parse_request(
         )
     own = raw_element(tensors, SAMPLING_PARAMETERS) if SAMPLING_PARAMETERS in tensors else None
     sampling, control = parse_parameters(parameters, own, sampling_names, typed, rules)
-    call = GenerateCall(
+    call = InferenceCall(
         text=text,
         messages=messages,
         media={n: _elements(tensors, n, rules) for n in MEDIA_INPUTS if n in tensors and tensors[n].size},
@@ -134,7 +134,7 @@ def parse_request(
     return call
 
 
-def _check_lengths(call: GenerateCall, rules: ClientRules) -> None:
+def _check_lengths(call: InferenceCall, rules: ClientRules) -> None:
     """Text that no context can hold is refused before a template or a tokenizer sees it."""
     if call.text is not None:
         check_text(TEXT_INPUT, len(call.text), rules)
@@ -147,7 +147,7 @@ def _check_lengths(call: GenerateCall, rules: ClientRules) -> None:
                 check_text(f"{name}[{index}]", len(text), rules, cut=cut)
 
 
-def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) -> GenerateCall:
+def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) -> InferenceCall:
     """Parse the official input ``embedding_request``: JSON with ``input`` and ``pooling_params``.
 
     Raises:
@@ -169,7 +169,7 @@ def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) 
     number = dimensions[0] if isinstance(dimensions, list) and len(dimensions) == 1 else dimensions
     if number is not None and (type(number) is not int or number < 1):
         raise invalid(f"{field_name}.pooling_params.dimensions", dimensions, "a positive integer")
-    return GenerateCall(
+    return InferenceCall(
         text=prompt if is_text else None,
         token_ids=None if is_text else prompt,
         messages=None,
@@ -192,7 +192,7 @@ def _additional_outputs(tensors: Tensors) -> frozenset[str]:
     )
 
 
-def _check_combinations(call: GenerateCall, given: Collection[str]) -> None:
+def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
     """Reject combinations of inputs that are valid on their own."""
     for exclusion in EXCLUSIONS:
         if problem := exclusion.problem(given):

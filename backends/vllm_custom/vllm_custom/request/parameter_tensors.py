@@ -17,7 +17,7 @@ from vllm_custom.request.tensors import Tensors
 from vllm_custom.request.text import decode
 
 
-class TypedInputs:
+class ParameterTensors:
     """The declared inputs that are named like a request parameter."""
 
     def __init__(self, declared: Iterable[str], sampling_fields: Mapping[str, Any]) -> None:
