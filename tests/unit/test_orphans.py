@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-GUARD = Path(__file__).parents[2] / "backends/vllm_custom/vllm_custom/orphans.py"  # the stand-in has a link to it
+GUARD = Path(__file__).parents[2] / "backends/vllm_custom/vllm_custom/kernel/orphans.py"
 # A stub with an engine below it, which has a worker below it; then it says that all is up, and what to do comes in.
 STUB = """
 import importlib.util, subprocess, sys

@@ -56,7 +56,8 @@ INTERNAL = {
     ("media/sources/fetch.py", "FetchError"),
     ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
-    ("first_error.py", "ValidationError.from_exception_data"),
+    ("kernel/fail_fast.py", "ValidationError.from_exception_data"),
+    ("kernel/json_objects.py", "ValueError"),
     ("base_backend/patches.py", "ImportError"),
     ("base_backend/adapter.py", "AttributeError"),
 }

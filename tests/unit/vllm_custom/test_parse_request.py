@@ -95,8 +95,8 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
     [
         ({}, "exactly one of the inputs text_input, messages, and queries with documents"),
         ({"text_input": text("x"), "messages": text(MESSAGES)}, "exactly one of the inputs text_input, messages, and"),
-        ({"text_input": text()}, "text_input: expected exactly 1 element, got '0 elements'"),
-        ({"text_input": text("a", "b")}, "text_input: expected exactly 1 element, got '2 elements'"),
+        ({"text_input": text()}, "text_input: expected exactly 1 element, got 0 elements"),
+        ({"text_input": text("a", "b")}, "text_input: expected exactly 1 element, got 2 elements"),
         ({"text_input": text(b"ab\xff")}, "text_input: expected UTF-8 text (byte 2 is not), got b'ab\\xff'"),
         ({"text_input": text("x"), "stream": flag()}, "stream: expected exactly 1 element"),
         ({"text_input": text("x"), "return_logprobs": flag(True, True)}, "return_logprobs: expected exactly 1"),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from vllm_custom.kernel.official_tensors import TensorType, tensor_config
+
 
 class Trust(Enum):
     """Who decides about a request parameter."""
@@ -36,8 +38,7 @@ class TensorSpec:
 
     def as_config(self, *, optional: bool) -> dict[str, object]:
         """The tensor as ``auto_complete_model_config.add_input`` and ``add_output`` take it."""
-        entry: dict[str, object] = {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
-        return entry | {"optional": True} if optional else entry
+        return tensor_config(self.name, TensorType(self.data_type, self.dims), optional=optional)
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,22 @@ from vllm_custom.contract.names import (
     VIDEO,
 )
 from vllm_custom.contract.specs import Exclusion, TensorSpec
+from vllm_custom.kernel.official_tensors import OFFICIAL_INPUTS, OFFICIAL_OUTPUTS
+
+
+def _official_input(name: str, meaning: str) -> TensorSpec:
+    return TensorSpec(name, *OFFICIAL_INPUTS[name], meaning, official=True)
+
+
+def _official_output(name: str, meaning: str) -> TensorSpec:
+    return TensorSpec(name, *OFFICIAL_OUTPUTS[name], meaning, official=True)
+
 
 INPUTS: tuple[TensorSpec, ...] = (
-    TensorSpec(
+    _official_input(
         TEXT_INPUT,
-        "TYPE_STRING",
-        (1,),
         "The prompt. With media and no media placeholder in it, it becomes a user turn of the model's chat template, "
         "the media before the text. With placeholders it is used as it is, and their number must match the media.",
-        official=True,
     ),
     TensorSpec(
         MESSAGES,
@@ -54,13 +61,10 @@ INPUTS: tuple[TensorSpec, ...] = (
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
         "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
     ),
-    TensorSpec(
+    _official_input(
         IMAGE,
-        "TYPE_STRING",
-        (-1,),
         "Images, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
         "encoded file's raw bytes (JPEG, PNG, WebP, GIF, BMP, TIFF).",
-        official=True,
     ),
     TensorSpec(
         VIDEO,
@@ -91,33 +95,24 @@ INPUTS: tuple[TensorSpec, ...] = (
         "With image_embeds, for models that arrange images in a grid (Qwen-VL and others): patches of each image in "
         "time, height and width. For other models all rows belong to one image.",
     ),
-    TensorSpec(
+    _official_input(
         STREAM,
-        "TYPE_BOOL",
-        (1,),
         "True: one response for each piece of text. Requires the decoupled transaction policy.",
-        official=True,
     ),
-    TensorSpec(
+    _official_input(
         SAMPLING_PARAMETERS,
-        "TYPE_STRING",
-        (1,),
         "Request parameters as one JSON object; wins over the request's own parameters.",
-        official=True,
     ),
-    TensorSpec(
+    _official_input(
         EXCLUDE_INPUT_IN_OUTPUT,
-        "TYPE_BOOL",
-        (1,),
         "Whether the prompt is left out of text_output. Default for a raw prompt: false if not streamed, as the "
         "official backend; true if streamed (false is then refused). Default for a templated prompt: true.",
-        official=True,
     ),
-    TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "Ask for the output finish_reason.", official=True),
-    TensorSpec("return_cumulative_logprob", "TYPE_BOOL", (1,), "Ask for cumulative_logprob.", official=True),
-    TensorSpec("return_logprobs", "TYPE_BOOL", (1,), "Ask for the output logprobs.", official=True),
-    TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "Ask for num_input_tokens.", official=True),
-    TensorSpec("return_num_output_tokens", "TYPE_BOOL", (1,), "Ask for num_output_tokens.", official=True),
+    _official_input("return_finish_reason", "Ask for the output finish_reason."),
+    _official_input("return_cumulative_logprob", "Ask for cumulative_logprob."),
+    _official_input("return_logprobs", "Ask for the output logprobs."),
+    _official_input("return_num_input_tokens", "Ask for num_input_tokens."),
+    _official_input("return_num_output_tokens", "Ask for num_output_tokens."),
     TensorSpec(
         QUERIES,
         "TYPE_STRING",
@@ -132,13 +127,10 @@ INPUTS: tuple[TensorSpec, ...] = (
         "each, in this order. Both inputs are named as in vLLM's score request, and documents as in its and Jina's "
         "rerank request.",
     ),
-    TensorSpec(
+    _official_input(
         EMBEDDING_REQUEST,
-        "TYPE_STRING",
-        (1,),
         "For a pooling model, as Triton's OpenAI frontend sends it: JSON with input (text or a list of token ids) and "
         "pooling_params (dimensions). Other inputs are then not read.",
-        official=True,
     ),
     TensorSpec(
         OPENAI_REQUEST,
@@ -153,30 +145,21 @@ INPUTS: tuple[TensorSpec, ...] = (
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
-    TensorSpec(TEXT_OUTPUT, "TYPE_STRING", (-1,), "The text, one element per generated sequence (n).", official=True),
-    TensorSpec(FINISH_REASON, "TYPE_STRING", (-1,), "stop, length, abort, or None while streaming.", official=True),
-    TensorSpec(
+    _official_output(TEXT_OUTPUT, "The text, one element per generated sequence (n)."),
+    _official_output(FINISH_REASON, "stop, length, abort, or None while streaming."),
+    _official_output(
         CUMULATIVE_LOGPROB,
-        "TYPE_FP32",
-        (-1,),
         "Log probability of each sequence so far, with or without logprobs; always a finite number.",
-        official=True,
     ),
-    TensorSpec(
+    _official_output(
         LOGPROBS,
-        "TYPE_STRING",
-        (-1,),
         "Per sequence, JSON: a list with one object per token of this response, token id to logprob, rank and "
         "decoded_token; null when logprobs was not asked for.",
-        official=True,
     ),
-    TensorSpec(NUM_INPUT_TOKENS, "TYPE_UINT32", (1,), "Prompt tokens, media included.", official=True),
-    TensorSpec(
+    _official_output(NUM_INPUT_TOKENS, "Prompt tokens, media included."),
+    _official_output(
         NUM_OUTPUT_TOKENS,
-        "TYPE_UINT32",
-        (-1,),
         "Tokens per sequence in this response (deltas add up).",
-        official=True,
     ),
     TensorSpec(
         STOP_REASON,

@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Any, Protocol, cast
 
-from vllm_custom.text import safe_text
+from vllm_custom.kernel.text import safe_text
 
 _MAX_LINES = 1000
 # A traceback and more.

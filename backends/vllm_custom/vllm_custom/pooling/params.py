@@ -10,9 +10,9 @@ from vllm_custom.contract.request_parameters import names_for
 from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import POOLING_TASKS, Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.kernel.fields import FieldReader
 from vllm_custom.pooling.scoring import PairScorer
 from vllm_custom.request import InferenceCall
-from vllm_custom.sampling import FieldReader
 
 _FOR_GENERATION = names_for(Use.GENERATION)
 

@@ -14,11 +14,11 @@ from vllm_custom.contract.request_parameters import names_for
 from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import Engine, PairScoring
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.kernel.fields import FieldReader
 from vllm_custom.pooling.output import PooledOutput
 from vllm_custom.request import InferenceCall, TextPairs
 from vllm_custom.responses import check_finite
 from vllm_custom.runtime.async_utils import gather_all
-from vllm_custom.sampling import FieldReader
 
 _FOR_PROMPTS = names_for(Use.PROMPTS)
 # Other requests need the renderer's threads, too.

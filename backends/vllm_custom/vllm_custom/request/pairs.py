@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from vllm_custom.contract.names import DOCUMENTS, QUERIES
 from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.kernel.tensors import decode
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import decode
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.kernel.tensors import decode
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import decode
 
 
 class ParameterTensors:

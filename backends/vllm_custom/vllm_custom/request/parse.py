@@ -25,12 +25,14 @@ from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.contract.tensors import EXCLUSIONS
 from vllm_custom.engine.embeds import ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.kernel.embedding_request import read_embedding_request
+from vllm_custom.kernel.tensors import decode, single
 from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.pairs import TextPairs, read_pairs
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import check_messages, check_text, decode
+from vllm_custom.request.text import check_messages, check_text
 
 # Parameters that let a text be longer than what is read of it.
 _CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
@@ -153,37 +155,23 @@ def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) 
     Raises:
         InvalidRequestError: names the key, its value, and what is accepted.
     """
-    field_name = EMBEDDING_REQUEST
     rules = rules or ClientRules()
-    body = json_object(raw_element(tensors, field_name), field_name, rules)
-    prompt, options = body.get("input"), body.get("pooling_params") or {}
-    is_text = isinstance(prompt, str)
-    if not is_text and not _is_token_list(prompt):
-        raise invalid(f"{field_name}.input", prompt, "a string, or a list of token ids")
+    name = EMBEDDING_REQUEST
+    body = json_object(raw_element(tensors, name), name, rules)
+    prompt, dimensions = read_embedding_request(body)
     if isinstance(prompt, str):
-        check_text(f"{field_name}.input", len(prompt), rules)
-    if not isinstance(options, dict):
-        raise invalid(f"{field_name}.pooling_params", options, "an object")
-    dimensions = options.get("dimensions")
-    # The frontend puts the number into a list.
-    number = dimensions[0] if isinstance(dimensions, list) and len(dimensions) == 1 else dimensions
-    if number is not None and (type(number) is not int or number < 1):
-        raise invalid(f"{field_name}.pooling_params.dimensions", dimensions, "a positive integer")
+        check_text(f"{name}.input", len(prompt), rules)
     return InferenceCall(
-        text=prompt if is_text else None,
-        token_ids=None if is_text else prompt,
+        text=prompt if isinstance(prompt, str) else None,
+        token_ids=None if isinstance(prompt, str) else prompt,
         messages=None,
         stream=False,
         exclude_input=None,
         additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
-        sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
+        sampling={"task": "embed"} | ({} if dimensions is None else {"dimensions": dimensions}),
         control=RequestParameters(),
         embedding_request=True,
     )
-
-
-def _is_token_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
 
 
 def _additional_outputs(tensors: Tensors) -> frozenset[str]:
@@ -203,15 +191,8 @@ def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
         raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
 
 
-def _single(tensors: Tensors, name: str) -> Any:
-    array = tensors[name].reshape(-1)
-    if array.size != 1:
-        raise invalid(name, f"{array.size} elements", "exactly 1 element")
-    return array[0]
-
-
 def _flag(tensors: Tensors, name: str) -> bool | None:
-    return bool(_single(tensors, name)) if name in tensors else None
+    return bool(single(name, tensors[name])) if name in tensors else None
 
 
 def text_of(tensors: Tensors, name: str) -> str | None:
@@ -220,7 +201,7 @@ def text_of(tensors: Tensors, name: str) -> str | None:
     Raises:
         InvalidRequestError: another number of elements, or not UTF-8.
     """
-    return decode(name, _single(tensors, name)) if name in tensors else None
+    return decode(name, single(name, tensors[name])) if name in tensors else None
 
 
 def raw_element(tensors: Tensors, name: str) -> bytes | str:
@@ -229,7 +210,7 @@ def raw_element(tensors: Tensors, name: str) -> bytes | str:
     Raises:
         InvalidRequestError: another number of elements.
     """
-    value = _single(tensors, name)
+    value = single(name, tensors[name])
     return value if isinstance(value, (bytes, str)) else str(value)
 
 
