@@ -68,6 +68,7 @@ class TritonPythonModel:
         """Starts the engine and the threads around it; whatever it raises becomes Triton's load failure."""
         self.args = args
         self.logger = SafeLogger(pb_utils.Logger)
+        orphans.guard_against_orphans(self.logger.log_warn)
         self.model_config: dict[str, Any] = json.loads(args["model_config"])
         text_output = pb_utils.get_output_config_by_name(self.model_config, "text_output")
         self.output_dtype = pb_utils.triton_string_to_numpy(text_output["data_type"])
@@ -81,7 +82,6 @@ class TritonPythonModel:
 
         self._init_engine_args()
         self._enable_metrics = report_metrics and not self._aync_engine_args.disable_log_stats
-        orphans.guard_against_orphans(self.logger.log_warn)
         try:
             self._setup_metrics()
             self._init_engine()

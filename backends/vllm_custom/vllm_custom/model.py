@@ -40,13 +40,13 @@ class Model:
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger
+        guard_against_orphans(self._log.log_warn)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         files = self._files()
         handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
-        guard_against_orphans(self._log.log_warn)
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
         self._base: Any = None

@@ -1,4 +1,4 @@
-"""vLLM's errors as ours, told apart by the names of their classes: modules and bases differ between releases."""
+"""vLLM's errors as ours, distinguished by the names of their classes: modules and bases differ between releases."""
 
 from __future__ import annotations
 
