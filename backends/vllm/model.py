@@ -30,25 +30,15 @@ from vllm_backend_lib.cancellation import CancellationWatcher  # noqa: E402
 from vllm_backend_lib.contract import DECOUPLED_ONLY, Inputs, add_missing_tensors, check_policies  # noqa: E402
 from vllm_backend_lib.engine import EngineThread, build_engine  # noqa: E402
 from vllm_backend_lib.engine_args import (  # noqa: E402
-    ENGINE_ARGS_FILENAME,
     bool_parameter,
     build_engine_args,
     device_count,
-    flag,
-    read_engine_config,
     visible_device,
 )
-from vllm_backend_lib.errors import (  # noqa: E402
-    InternalError,
-    InvalidRequestError,
-    ModelLoadError,
-    RequestError,
-    UnavailableError,
-    from_engine_error,
-)
+from vllm_backend_lib.errors import from_engine_error  # noqa: E402
 from vllm_backend_lib.interfaces import SafeLogger  # noqa: E402
+from vllm_backend_lib.kernel import errors, model_files, orphans  # noqa: E402
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
-from vllm_backend_lib.orphans import guard_against_orphans  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
 from vllm_backend_lib.responses import TextEncoder, encode_embedding  # noqa: E402
@@ -78,6 +68,7 @@ class TritonPythonModel:
         """Starts the engine and the threads around it; whatever it raises becomes Triton's load failure."""
         self.args = args
         self.logger = SafeLogger(pb_utils.Logger)
+        orphans.guard_against_orphans(self.logger.log_warn)
         self.model_config: dict[str, Any] = json.loads(args["model_config"])
         text_output = pb_utils.get_output_config_by_name(self.model_config, "text_output")
         self.output_dtype = pb_utils.triton_string_to_numpy(text_output["data_type"])
@@ -91,7 +82,6 @@ class TritonPythonModel:
 
         self._init_engine_args()
         self._enable_metrics = report_metrics and not self._aync_engine_args.disable_log_stats
-        guard_against_orphans(self.logger.log_warn)
         try:
             self._setup_metrics()
             self._init_engine()
@@ -103,24 +93,20 @@ class TritonPythonModel:
     def _init_engine_args(self) -> None:
         self.using_decoupled = pb_utils.using_decoupled_model_transaction_policy(self.model_config)
         if not self.using_decoupled:
-            raise ModelLoadError(DECOUPLED_ONLY)
-        self.vllm_engine_config = read_engine_config(Path(pb_utils.get_model_dir()))
+            raise errors.ConfigError(DECOUPLED_ONLY)
+        self.vllm_engine_config = model_files.read_engine_args(Path(pb_utils.get_model_dir()))
         self._validate_device_config()
         self._setup_lora()
         config = dict(self.vllm_engine_config)
         if "enable_lora" in config:
             config["enable_lora"] = self.enable_lora  # a string such as "false" would count as true in vLLM
-        self._aync_engine_args = build_engine_args(config, self._engine_args_path())
-
-    @staticmethod
-    def _engine_args_path() -> Path:
-        return Path(pb_utils.get_model_dir()) / ENGINE_ARGS_FILENAME
+        self._aync_engine_args = build_engine_args(config)
 
     def _validate_device_config(self) -> None:
         if self.args["model_instance_kind"] != "GPU":
             return
-        if device_count(self.vllm_engine_config, self._engine_args_path()) > 1:
-            raise ModelLoadError(
+        if device_count(self.vllm_engine_config) > 1:
+            raise errors.ConfigError(
                 "config.pbtxt: instance_group.kind: expected KIND_MODEL, got KIND_GPU, which is one GPU, while "
                 "model.json asks for several (tensor_parallel_size, pipeline_parallel_size)"
             )
@@ -131,7 +117,7 @@ class TritonPythonModel:
             os.environ[_DEVICES_VARIABLE] = chosen
 
     def _setup_lora(self) -> None:
-        self.enable_lora = flag(self.vllm_engine_config, "enable_lora", self._engine_args_path())
+        self.enable_lora = model_files.lora_enabled(self.vllm_engine_config)
         if self.enable_lora:
             self.lora_repository = read_lora_repository(Path(pb_utils.get_model_dir()))
             self.supported_loras = list(self.lora_repository)
@@ -180,7 +166,7 @@ class TritonPythonModel:
         for request in requests:
             try:
                 if self._llm_engine_shutdown_event.is_set():
-                    raise UnavailableError("the model is being unloaded")
+                    raise errors.UnavailableError("the model is being unloaded")
                 verified = self._verify_loras(request)
                 if verified is not None:
                     asyncio.run_coroutine_threadsafe(self._infer(verified), self._event_loop)
@@ -201,7 +187,7 @@ class TritonPythonModel:
             else:
                 await self._generate(request, reply, request_id)
             if not reply.finished:
-                raise InternalError(f"the engine gave no final output for request {request_id}")
+                raise errors.InternalError(f"the engine gave no final output for request {request_id}")
         except BaseException as error:  # the client gets every failure: a panic of a Rust library is no Exception
             reply.fail(from_engine_error(error, request_id))
             self._log_failure(error, request_id)
@@ -224,7 +210,7 @@ class TritonPythonModel:
     def _validate_request_task_name(self, request: Any) -> str:
         task = task_of(Inputs(request))
         if task not in self.supported_tasks:
-            raise InvalidRequestError(
+            raise errors.InvalidRequestError(
                 f"the model {self.args['model_name']!r} does not support {task!r} requests; "
                 f"supported: {', '.join(self.supported_tasks)}"
             )
@@ -236,7 +222,7 @@ class TritonPythonModel:
             name = requested_lora(request, Inputs(request))
             if name is not None:
                 check_lora_name(name, self.enable_lora, self.supported_loras)
-        except RequestError as error:
+        except errors.BackendError as error:
             self._answer_error(request, error)
             return None
         return request
@@ -253,7 +239,9 @@ class TritonPythonModel:
                 pb_utils.unload_model(self.model_config["name"])  # does not wait for it
         if not self._is_healthy:
             for request in requests:
-                self._answer_error(request, UnavailableError("the model is unavailable: the engine is not healthy"))
+                self._answer_error(
+                    request, errors.UnavailableError("the model is unavailable: the engine is not healthy")
+                )
         return self._is_healthy
 
     # Answers
@@ -275,11 +263,11 @@ class TritonPythonModel:
     def _log_failure(self, error: BaseException, request_id: str) -> None:
         """After the answer. Bugs leave their trace in the log under the request's id."""
         explained = from_engine_error(error, request_id)
-        if isinstance(explained, InternalError):
+        if isinstance(explained, errors.InternalError):
             trace = "".join(traceback.format_exception(error))
             self.logger.log_error(f"[vllm] request {request_id} failed: {trace}")
         else:
-            self.logger.log_verbose(f"[vllm] request {request_id}: {explained.code}: {explained}")
+            self.logger.log_verbose(f"[vllm] request {request_id}: {explained.triton_code}: {explained}")
 
     def _on_final_response(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for the count any more

@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import AccessLog
-from vllm_custom_frontend.directory import Directory, Pace
 from vllm_custom_frontend.exchange import BodyLimits
 from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom_frontend.options import Options
 from vllm_custom_frontend.proxy import Proxy
-from vllm_custom_frontend.triton import Triton
+from vllm_custom_frontend.registry import ModelRegistry, Timing
+from vllm_custom_frontend.triton import TritonClient
 
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/metrics"})
@@ -67,24 +67,24 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def make_app(options: Options, pace: Pace = Pace()) -> Starlette:  # noqa: B008 - it is frozen
-    """The frontend as an ASGI application with a lifespan; ``pace``: how often servers are looked at."""
+def make_app(options: Options, timing: Timing = Timing()) -> Starlette:  # noqa: B008 - it is frozen
+    """The frontend as an ASGI application with a lifespan; ``timing``: how often servers are asked."""
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tritons = [Triton(address, options.triton_ca) for address in options.triton]
-        directory = app.state.directory = Directory(tritons, pace)
+        tritons = [TritonClient(address, options.triton_ca) for address in options.triton]
+        registry = app.state.registry = ModelRegistry(tritons, timing)
         limits = BodyLimits(options.max_body_bytes, options.max_body_values)
         timeout = options.request_timeout_seconds
-        app.state.proxy = Proxy(directory, metrics, limits, timeout_seconds=timeout, grace_seconds=pace.grace)
-        watch = asyncio.ensure_future(directory.watch())
+        app.state.proxy = Proxy(registry, metrics, limits, timeout_seconds=timeout, grace_seconds=timing.grace)
+        watch = asyncio.ensure_future(registry.watch())
         try:
             yield
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            await directory.close()
+            await registry.close()
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in _METHODS:
@@ -95,24 +95,24 @@ def make_app(options: Options, pace: Pace = Pace()) -> Starlette:  # noqa: B008 
         await scope["app"].state.proxy.models(scope, receive, send)
 
     async def health(request: Request) -> Response:
-        ready = await request.app.state.directory.is_ready()
+        ready = await request.app.state.registry.is_ready()
         return JSONResponse({"status": "ready" if ready else "no endpoint is usable"}, 200 if ready else 503)
 
-    async def exposition(request: Request) -> Response:
-        metrics.show(request.app.state.directory.all_endpoints())
+    async def metrics_endpoint(request: Request) -> Response:
+        metrics.update(request.app.state.registry.all_endpoints())
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return Starlette(
         routes=[
             Route("/health", health),
-            Route("/metrics", exposition),
+            Route("/metrics", metrics_endpoint),
             Route("/v1/models", _Function(models), methods=["GET"]),
             Route("/v1/models/{model:path}", _Function(models), methods=["GET"]),
             # Which others there are the model says: its configuration may open more of them.
             Route("/{path:path}", _Function(serve)),
         ],
         middleware=_middleware(options, metrics),
-        exception_handlers={404: _plain, 405: _plain},
+        exception_handlers={404: _http_error, 405: _http_error},
         lifespan=lifespan,
     )
 
@@ -134,7 +134,7 @@ def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
     return chosen
 
 
-async def _plain(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """What vLLM's server says of routes that it does not have."""
     status = getattr(error, "status_code", 404)
     detail = getattr(error, "detail", "Not Found")

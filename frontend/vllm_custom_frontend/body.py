@@ -53,7 +53,7 @@ def in_utf8(body: bytes) -> bytes:
         text = body.decode(encoding)
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
-        raise errors.no_unicode(name, error.object[error.start], error.start) from error
+        raise errors.not_unicode(name, error.object[error.start], error.start) from error
     return body if encoding == "utf-8" else text.encode()
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from vllm_custom_frontend.health import Health
 from vllm_custom_frontend.triton import (
     BrokenError,
-    Call,
+    InferCall,
     LateError,
-    Part,
+    ResponseChunk,
     ServedModel,
-    Triton,
+    TritonClient,
     TritonError,
     UnreachableError,
 )
@@ -59,10 +59,10 @@ class Endpoint:
     """A model on one server, what it lists, and how it is.
 
     Attributes:
-        cards: OpenAI's cards of the model and its adapters, those of the last look that was answered.
+        cards: OpenAI's cards of the model and its adapters, those of the last probe that was answered.
     """
 
-    triton: Triton
+    triton: TritonClient
     model: ServedModel
     health: Health = field(default_factory=Health)
     cards: Sequence[Card] = ()
@@ -71,12 +71,12 @@ class Endpoint:
     def __str__(self) -> str:
         return f"{self.model.name} on {self.triton.address}"
 
-    async def call(self, call: Call, seconds: float | None = None) -> AsyncGenerator[Part, None]:
-        """As :meth:`Triton.call`; every part is a sign of life."""
-        async with contextlib.aclosing(self.triton.call(call, seconds)) as parts:
-            async for part in parts:
+    async def call(self, call: InferCall, seconds: float | None = None) -> AsyncGenerator[ResponseChunk, None]:
+        """As :meth:`TritonClient.call`; every chunk is a sign of life."""
+        async with contextlib.aclosing(self.triton.call(call, seconds)) as chunks:
+            async for chunk in chunks:
                 self._heard_at = time.monotonic()
-                yield part
+                yield chunk
 
     def note_answer(self, answer: Answer) -> None:
         """Learn from the answer to a request; of one that has only begun, the body is empty.
@@ -95,13 +95,13 @@ class Endpoint:
         if self._heard_at < since:
             self.health.failed(hung=True)
 
-    async def look(self, seconds: float) -> None:
-        """Ask what the model lists: a probe as well, since this request takes the way of all others."""
+    async def probe(self, seconds: float) -> None:
+        """Ask for the model's list of models, by a request like all others, so that it says whether the model works."""
         began = time.monotonic()
-        call = Call(self.model, _MODELS_PATH, "GET")
+        call = InferCall(self.model, _MODELS_PATH, "GET")
         try:
-            parts = [part async for part in self.call(call, seconds)]
-            if not parts:
+            chunks = [chunk async for chunk in self.call(call, seconds)]
+            if not chunks:
                 raise TritonError("the model sent no response")
         except LateError:
             _log.warning("%s: did not list its models within %g s", self, seconds)
@@ -113,9 +113,9 @@ class Endpoint:
             _log.warning("%s: cannot list its models: %s", self, error)
             self.health.failed(broken=True)
         else:
-            self._note_look(Answer(parts[0].status, parts[0].headers, b"".join(part.body for part in parts)))
+            self._note_probe(Answer(chunks[0].status, chunks[0].headers, b"".join(chunk.body for chunk in chunks)))
 
-    def _note_look(self, answer: Answer) -> None:
+    def _note_probe(self, answer: Answer) -> None:
         if answer.busy:
             self.health.probed()
             return

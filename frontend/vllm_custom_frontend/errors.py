@@ -59,7 +59,7 @@ def header_too_long(name: str, limit: int, length: int) -> FrontendError:
     return FrontendError(431, "BadRequestError", message)
 
 
-def no_unicode(encoding: str, byte: int, position: int) -> FrontendError:
+def not_unicode(encoding: str, byte: int, position: int) -> FrontendError:
     got = f"byte 0x{byte:02x} at position {position}, which is not {encoding}"
     message = f"body: expected JSON in UTF-8, UTF-16 or UTF-32, got {got}"
     return FrontendError(400, "BadRequestError", message)
@@ -70,7 +70,7 @@ def unknown_model(name: str, served: Sequence[str]) -> FrontendError:
     return FrontendError(404, "NotFoundError", message, "model")
 
 
-def model_wanted(served: Sequence[str]) -> FrontendError:
+def model_required(served: Sequence[str]) -> FrontendError:
     message = f"model: required, since several models are served: {_listed(served)}"
     return FrontendError(400, "BadRequestError", message, "model")
 

@@ -87,8 +87,8 @@ class Exchange:
         """Send a part of the body."""
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def whole(self, status: int, data: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send an answer in one piece."""
+    async def send_json(self, status: int, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send an answer of JSON in one piece."""
         own = {"content-type": "application/json", "content-length": str(len(data))}
         await self.start(status, {**(headers or {}), **own})
         await self.body(data, more=False)
@@ -99,6 +99,6 @@ class Exchange:
         An answer that has begun ends with an event that says why if it is a stream; a document stays unfinished.
         """
         if not self.begun:
-            await self.whole(error.status, error.document, error.headers)
+            await self.send_json(error.status, error.document, error.headers)
         elif self.streamed:
             await self.body(b"data: " + error.document + b"\n\ndata: [DONE]\n\n", more=False)

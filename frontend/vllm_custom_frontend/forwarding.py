@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.directory import Directory
 from vllm_custom_frontend.endpoint import REFUSALS, Answer, Endpoint
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import Exchange
 from vllm_custom_frontend.metrics import Metrics
-from vllm_custom_frontend.triton import BrokenError, Call, LateError, Part, TritonError, UnreachableError
+from vllm_custom_frontend.registry import ModelRegistry
+from vllm_custom_frontend.triton import BrokenError, InferCall, LateError, ResponseChunk, TritonError, UnreachableError
 
 _log = logging.getLogger("vllm_custom_frontend")
 # What the application looks at; the rest, keys and cookies above all, ends here.
@@ -50,10 +50,10 @@ class Attempt:
 class Forwarder:
     """Carries one request."""
 
-    def __init__(self, exchange: Exchange, directory: Directory, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(self, exchange: Exchange, registry: ModelRegistry, metrics: Metrics, timeout_seconds: float) -> None:
         """``timeout_seconds``: handed to Triton; 0 for none."""
         self._exchange = exchange
-        self._directory = directory
+        self._registry = registry
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self.attempt: Attempt | None = None
@@ -89,7 +89,7 @@ class Forwarder:
             raise failure
         await self._relay_refusal(refusal)
 
-    def _call(self, endpoint: Endpoint, body: bytes | None) -> Call:
+    def _call(self, endpoint: Endpoint, body: bytes | None) -> InferCall:
         given = self._exchange.headers
         headers = {name: given[name] for name in _FORWARDED if name in given}
         for name, value in headers.items():
@@ -99,28 +99,31 @@ class Forwarder:
         scope = self._exchange.scope
         request_id = entry_of(scope).request_id
         headers["x-request-id"] = request_id
-        return Call(endpoint.model, scope["path"], scope["method"], headers, body, request_id, self._timeout_seconds)
+        return InferCall(
+            endpoint.model, scope["path"], scope["method"], headers, body, request_id, self._timeout_seconds
+        )
 
-    async def _forward_to(self, endpoint: Endpoint, call: Call) -> None:
+    async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:
         self.attempt = Attempt(endpoint, time.monotonic())
         endpoint.triton.open_calls += 1
         try:
-            async with contextlib.aclosing(endpoint.call(replace(call, model=endpoint.model))) as parts:
-                await self._relay(endpoint, parts)
+            async with contextlib.aclosing(endpoint.call(replace(call, model=endpoint.model))) as chunks:
+                await self._relay(endpoint, chunks)
         finally:
             endpoint.triton.open_calls -= 1
 
-    async def _relay(self, endpoint: Endpoint, parts: AsyncIterator[Part]) -> None:
-        async for part in parts:
-            if part.status in REFUSALS and not self._exchange.begun:
-                answer = Answer(part.status, part.headers, part.body + b"".join([rest.body async for rest in parts]))
+    async def _relay(self, endpoint: Endpoint, chunks: AsyncIterator[ResponseChunk]) -> None:
+        async for chunk in chunks:
+            if chunk.status in REFUSALS and not self._exchange.begun:
+                body = chunk.body + b"".join([rest.body async for rest in chunks])
+                answer = Answer(chunk.status, chunk.headers, body)
                 endpoint.note_answer(answer)
                 raise RefusedError(answer)
-            if part.status and not self._exchange.begun:
-                endpoint.note_answer(Answer(part.status, part.headers, b""))
-                await self._exchange.start(part.status, part.headers)
-            if part.body:
-                await self._exchange.body(part.body, more=True)
+            if chunk.status and not self._exchange.begun:
+                endpoint.note_answer(Answer(chunk.status, chunk.headers, b""))
+                await self._exchange.start(chunk.status, chunk.headers)
+            if chunk.body:
+                await self._exchange.body(chunk.body, more=True)
         if not self._exchange.begun:
             raise TritonError("the model sent no response")
         await self._exchange.body(b"", more=False)
@@ -146,7 +149,7 @@ class Forwarder:
         request_id = entry_of(self._exchange.scope).request_id
         _log.warning("request %s: %s: %s", request_id, endpoint, errors.shortened(str(error), 2000))
         self._metrics.failures.labels(endpoint.triton.address).inc()
-        self._directory.suspect()
+        self._registry.suspect()
 
 
 def _may_have_begun(error: Exception) -> bool:

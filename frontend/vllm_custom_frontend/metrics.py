@@ -46,7 +46,7 @@ class Metrics:
             registry=self._registry,
         )
 
-    def show(self, endpoints: Iterable[Endpoint]) -> None:
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Set what is known of the endpoints now."""
         self.usable.clear()
         for endpoint in endpoints:

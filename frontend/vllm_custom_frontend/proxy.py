@@ -1,4 +1,4 @@
-"""Serve the routes of OpenAI's API from the endpoints of a directory."""
+"""Serve the routes of OpenAI's API from the endpoints of a registry."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.types import Receive, Scope, Send
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
 from vllm_custom_frontend.body import in_utf8, model_of
-from vllm_custom_frontend.directory import Directory
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.forwarding import Forwarder
 from vllm_custom_frontend.metrics import Metrics
+from vllm_custom_frontend.registry import ModelRegistry
 
 # A proxy's own note for a client that has gone.
 _CLIENT_GONE = 499
@@ -25,7 +25,7 @@ class Proxy:
 
     def __init__(
         self,
-        directory: Directory,
+        registry: ModelRegistry,
         metrics: Metrics,
         limits: BodyLimits,
         *,
@@ -34,14 +34,14 @@ class Proxy:
     ) -> None:
         """
         Args:
-            directory: says where models are.
+            registry: says where models are.
             metrics: counts.
             limits: of bodies.
             timeout_seconds: for a request from when its body is there; 0 for none.
             grace_seconds: beyond it, in which the model itself ends the request and says so; a server that hangs
                 cannot.
         """
-        self._directory = directory
+        self._registry = registry
         self._metrics = metrics
         self._limits = limits
         self._timeout_seconds = timeout_seconds
@@ -63,21 +63,21 @@ class Proxy:
         exchange = Exchange(scope, receive, send)
         wanted = scope.get("path_params", {}).get("model")
         try:
-            cards = await self._directory.cards()
+            cards = await self._registry.cards()
             document: object = {"object": "list", "data": cards}
             if wanted is not None:
                 document = next((card for card in cards if card["id"] == wanted), None)
                 if document is None:
                     raise errors.unknown_model(wanted, [str(card["id"]) for card in cards])
-            await exchange.whole(200, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+            await exchange.send_json(200, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
         except FrontendError as error:
             await exchange.fail(error)
 
     async def _answer(self, exchange: Exchange) -> None:
         name, body = model_of(in_utf8(await exchange.read(self._limits)))
-        endpoints = await self._directory.endpoints(name)
+        endpoints = await self._registry.endpoints(name)
         entry_of(exchange.scope).model = errors.shortened(name or endpoints[0].model.name)
-        forwarder = Forwarder(exchange, self._directory, self._metrics, self._timeout_seconds)
+        forwarder = Forwarder(exchange, self._registry, self._metrics, self._timeout_seconds)
         gone = asyncio.ensure_future(exchange.disconnected())
         sending = asyncio.ensure_future(forwarder.forward(endpoints, body))
         limit = self._timeout_seconds + self._grace_seconds if self._timeout_seconds else None
@@ -98,4 +98,4 @@ class Proxy:
     def _note_timeout(self, forwarder: Forwarder) -> None:
         if forwarder.attempt is not None:
             forwarder.attempt.note_timeout()
-            self._directory.suspect()
+            self._registry.suspect()

@@ -1,4 +1,4 @@
-"""What is known of one Triton server, kept up to date by looks that nobody has to wait for."""
+"""What is known of one Triton server, refreshed in the background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from vllm_custom_frontend.endpoint import Endpoint
-from vllm_custom_frontend.triton import BrokenError, LateError, Triton, UnreachableError
+from vllm_custom_frontend.triton import BrokenError, LateError, TritonClient, UnreachableError
 
 _log = logging.getLogger("vllm_custom_frontend")
 
@@ -17,36 +17,35 @@ _log = logging.getLogger("vllm_custom_frontend")
 class Server:
     """The endpoints of one server.
 
-    Every question has a task of its own and an end in time, so a model that hangs keeps back what is known of itself
-    and nothing else.
+    Every call has a task and a time limit, so that a model that hangs delays only what is known of that model.
 
     Attributes:
         endpoints: by the model's name; those of a server that cannot be reached stay known, as broken.
-        reached: whether the last look found the server; None before the first has ended.
+        reached: whether the last refresh reached the server; None before the first has ended.
     """
 
-    def __init__(self, triton: Triton, on_change: Callable[[], None], look_seconds: float) -> None:
+    def __init__(self, triton: TritonClient, on_change: Callable[[], None], refresh_timeout: float) -> None:
         self.triton = triton
         self.endpoints: dict[str, Endpoint] = {}
         self.reached: bool | None = None
         self._on_change = on_change
-        self._look_seconds = look_seconds
+        self._refresh_timeout = refresh_timeout
         self._index: asyncio.Task[None] | None = None
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
     def pending(self) -> set[asyncio.Task[None]]:
-        """Questions that are open and likely to be answered soon."""
+        """Calls under way that are likely to be answered soon."""
         found = {task for name, task in self._probes.items() if name not in self.endpoints or self._is_well(name)}
         return found | {self._index} if self._index is not None and self.reached is not False else found
 
-    def look(self) -> None:
-        """Begin to look again, at all that is not being looked at."""
+    def refresh(self) -> None:
+        """Begin a refresh, unless one is under way."""
         if self._index is None:
-            self._index = self._begin(self._look(), self._index_ended)
+            self._index = self._begin(self._refresh(), self._index_ended)
 
     async def close(self) -> None:
-        """End all looks."""
+        """End all refreshes."""
         tasks = [task for task in (self._index, *self._probes.values()) if task is not None]
         for task in tasks:
             task.cancel()
@@ -71,10 +70,10 @@ class Server:
     def _index_ended(self) -> None:
         self._index = None
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         began = time.monotonic()
         try:
-            names = await self.triton.ready_models(self._look_seconds)
+            names = await self.triton.ready_models(self._refresh_timeout)
         except (UnreachableError, BrokenError, LateError) as error:
             if self.reached is not False:
                 _log.warning("%s: %s", self.triton.address, error)
@@ -97,7 +96,7 @@ class Server:
 
     async def _probe(self, name: str) -> None:
         try:
-            model = await self.triton.describe(name, self._look_seconds)
+            model = await self.triton.describe(name, self._refresh_timeout)
         except (UnreachableError, BrokenError, LateError) as error:  # or it was unloaded a moment ago
             _log.warning("%s on %s: %s", name, self.triton.address, error)
             if name in self.endpoints:
@@ -108,5 +107,5 @@ class Server:
             return
         endpoint = self.endpoints.get(name) or Endpoint(self.triton, model)
         endpoint.model = model
-        await endpoint.look(self._look_seconds)
+        await endpoint.probe(self._refresh_timeout)
         self.endpoints[name] = endpoint

@@ -27,8 +27,8 @@ CONNECTION_OPTIONS = (
     ("grpc.max_send_message_length", _UNLIMITED),
     ("grpc.max_receive_message_length", _UNLIMITED),
     # Triton's default is to close connections of clients that ping more often than every 300 seconds without data
-    # in between. A machine that goes without a word is noticed sooner, by the looks that go over the same connection
-    # while calls are open: what is not acknowledged within the timeout ends the connection (TCP_USER_TIMEOUT).
+    # in between. A machine that disappears is noticed sooner, by the refreshes over the same connection while calls
+    # are open: what is not acknowledged within the timeout ends the connection (TCP_USER_TIMEOUT).
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -68,7 +68,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Part:
+class ResponseChunk:
     """What one Triton response brings of an HTTP response; status 0 in all but the first."""
 
     status: int
@@ -77,7 +77,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Call:
+class InferCall:
     """One request. ``body`` is JSON text that is known to be valid, or None; Triton keeps ``timeout_seconds``."""
 
     model: ServedModel
@@ -89,7 +89,7 @@ class Call:
     timeout_seconds: float = 0.0
 
 
-class Triton:
+class TritonClient:
     """A Triton server at ``address`` (host:port). To be made inside a running event loop."""
 
     def __init__(self, address: str, certificate_authority: str | None = None, *, connect_seconds: float = 5.0) -> None:
@@ -131,8 +131,8 @@ class Triton:
         shapes = {tensor.name: list(tensor.shape) for tensor in metadata.inputs}
         return ServedModel(name, batched=len(shapes[_INPUT]) > 1) if _INPUT in shapes else None
 
-    async def call(self, call: Call, seconds: float | None = None) -> AsyncGenerator[Part, None]:
-        """The answer, part by part. Closing the iterator early cancels the request in Triton.
+    async def call(self, call: InferCall, seconds: float | None = None) -> AsyncGenerator[ResponseChunk, None]:
+        """The answer, chunk by chunk. Closing the iterator early cancels the request in Triton.
 
         Args:
             call: what is asked.
@@ -149,9 +149,9 @@ class Triton:
                 await stream.done_writing()
                 while (response := await stream.read()) is not grpc.aio.EOF:
                     if response.error_message:
-                        await _read_on(stream)
+                        await _drain(stream)
                         raise TritonError(response.error_message)
-                    yield _part(response.infer_response)
+                    yield _chunk(response.infer_response)
             finally:
                 stream.cancel()
 
@@ -182,7 +182,7 @@ class Triton:
             await self._channel.wait_for_state_change(state)
 
 
-async def _read_on(stream: Any) -> None:
+async def _drain(stream: Any) -> None:
     """Let a stream end by itself after an error, which as a rule is its last response.
 
     Where a cancellation meets the end of a failed request, Triton 24.10 never unloads the model.
@@ -196,7 +196,7 @@ async def _read_on(stream: Any) -> None:
         await asyncio.wait_for(read(), _ENDING_SECONDS)
 
 
-def _infer_request(call: Call) -> Any:
+def _infer_request(call: InferCall) -> Any:
     head = json.dumps({"path": call.path, "method": call.method, "headers": dict(call.headers or {})}).encode()
     pieces = [head] if call.body is None else [head[:-1], b', "body": ', call.body, b"}"]
     size = struct.pack("<I", sum(map(len, pieces)))
@@ -209,7 +209,7 @@ def _infer_request(call: Call) -> Any:
     return request
 
 
-def _part(response: Any) -> Part:
+def _chunk(response: Any) -> ResponseChunk:
     """
     Raises:
         TritonError: these are no outputs of openai_request.
@@ -217,11 +217,11 @@ def _part(response: Any) -> Part:
     try:
         raw = dict(zip((tensor.name for tensor in response.outputs), response.raw_output_contents, strict=True))
         if not raw:  # only says that there are no more
-            return Part(0, {}, b"")
+            return ResponseChunk(0, {}, b"")
         body = raw["openai_response"][4:]
         if "openai_status" not in raw:
-            return Part(0, {}, body)
+            return ResponseChunk(0, {}, body)
         (status,) = struct.unpack("<i", raw["openai_status"])
-        return Part(status, json.loads(raw["openai_headers"][4:]), body)
+        return ResponseChunk(status, json.loads(raw["openai_headers"][4:]), body)
     except (KeyError, ValueError, struct.error) as error:
         raise TritonError(f"the model's outputs are not those of openai_request: {error!r}") from error

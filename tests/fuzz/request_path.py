@@ -27,7 +27,7 @@ from PIL import Image
 from tests.fake_engine import EngineError, FakeEngine
 from tests.unit.serving.harness import Model, Panic, Sender
 from tests.unit.vllm_custom import fakes
-from vllm_custom.contract import INPUTS, REQUEST_PARAMETERS
+from vllm_custom.contract.table import INPUTS, REQUEST_PARAMETERS
 
 AT_ONCE = 64
 CODES = {value: name for name, value in vars(fakes.TritonError).items() if isinstance(value, int)}

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-GUARD = Path(__file__).parents[2] / "backends/vllm_custom/vllm_custom/orphans.py"  # the stand-in has a link to it
+GUARD = Path(__file__).parents[2] / "backends/vllm_custom/vllm_custom/kernel/orphans.py"
 # A stub with an engine below it, which has a worker below it; then it says that all is up, and what to do comes in.
 STUB = """
 import importlib.util, subprocess, sys
@@ -23,6 +23,16 @@ spec.loader.exec_module(orphans)
 orphans.guard_against_orphans(print)
 engine = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
 print("up", flush=True)
+sys.stdin.readline()
+"""
+
+
+# A tritonserver, whose stub does not notice when it is killed.
+SERVER = """
+import subprocess, sys
+stub = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+assert stub.stdout.readline() == "up\\n"
+print(stub.pid, flush=True)
 sys.stdin.readline()
 """
 
@@ -61,6 +71,18 @@ def test_nothing_outlives_a_process_that_was_killed(stub: subprocess.Popen[str],
     processes = below(stub, 3)  # the guard, the engine and its worker
     stub.send_signal(how)
     stub.wait()
+    wait_until(lambda: all(is_gone(process) for process in processes))
+
+
+def test_nothing_outlives_the_server_of_a_stub_that_does_not_notice() -> None:
+    """A stub, or its compile process, was once seen with parent 1 after tritonserver had been killed."""
+    command = [sys.executable, "-c", SERVER, STUB.format(path=str(GUARD)) + "import time; time.sleep(1000)"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        stub = psutil.Process(int(server.stdout.readline()))
+        wait_until(lambda: len(stub.children(recursive=True)) == 3)
+        processes = [stub, *stub.children(recursive=True)]
+        server.kill()
     wait_until(lambda: all(is_gone(process) for process in processes))
 
 

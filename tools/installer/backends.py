@@ -1,7 +1,7 @@
 """The folder that tritonserver takes its backends from, assembled from the environment and this checkout.
 
 python/       libtriton_python.so, triton_python_backend_utils.py, the stub of the environment's Python
-vllm/         the stand-in for the official backend
+vllm/         the stand-in for the official backend, with a copy of vllm_custom's kernel
 vllm_custom/  the product, with patches/ and the frontend beside its code
 """
 
@@ -16,6 +16,9 @@ from tools.installer.paths import BACKEND_SOURCES, BACKENDS, FRONTEND_SOURCES, P
 
 _IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc", ".mypy_cache", ".ruff_cache", ".DS_Store")
 STUB = "triton_python_backend_stub"
+# What both backends have in common, below their sources, and its place in the stand-in's folder.
+KERNEL = Path("vllm_custom/vllm_custom/kernel")
+KERNEL_COPY = Path("vllm_backend_lib/kernel")
 
 
 def assemble(environment: Environment, target: Path = BACKENDS) -> Path:
@@ -33,12 +36,18 @@ def assemble(environment: Environment, target: Path = BACKENDS) -> Path:
 
 
 def copy_source(name: str, target: Path) -> Path:
-    """A backend of this checkout into the folder ``target``; vllm_custom brings the patches and the frontend along."""
+    """A backend of this checkout into the backends folder ``target``, with what it has from elsewhere in it.
+
+    vllm_custom brings the patches and the frontend along. The stand-in gets a kernel of its own: it may stay where
+    vllm_custom is replaced by a later version, and both are then in one process.
+    """
     folder = target / name
     shutil.copytree(BACKEND_SOURCES / name, folder, ignore=_IGNORE)
     if name == "vllm_custom":
         shutil.copytree(PATCHES, folder / "patches", ignore=_IGNORE, dirs_exist_ok=True)
         shutil.copytree(FRONTEND_SOURCES, folder, ignore=_IGNORE, dirs_exist_ok=True)
+    if name == "vllm":
+        shutil.copytree(BACKEND_SOURCES / KERNEL, folder / KERNEL_COPY, ignore=_IGNORE, dirs_exist_ok=True)
     return folder
 
 

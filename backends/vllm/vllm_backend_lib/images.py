@@ -7,7 +7,7 @@ import binascii
 import io
 from typing import TYPE_CHECKING, Any
 
-from vllm_backend_lib.errors import InvalidRequestError, invalid
+from vllm_backend_lib.kernel import errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,13 +27,13 @@ def _decode(field: str, element: Any) -> Image.Image:
         picture.load()
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     except UnidentifiedImageError as error:
-        raise invalid(field, f"{len(data)} bytes in another format", "an image (PNG, JPEG, WebP, ...)") from error
+        raise errors.invalid(field, data, "an image (PNG, JPEG, WebP, ...)") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InvalidRequestError(f"{field}: expected an image of at most {limit} pixels, got more") from error
+        raise errors.InvalidRequestError(f"{field}: expected an image of at most {limit} pixels, got more") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         # Pillow's readers raise any of these on damaged files; their texts hold no paths, the source is in memory.
-        raise InvalidRequestError(f"{field}: the image cannot be decoded: {error}") from error
+        raise errors.InvalidRequestError(f"{field}: the image cannot be decoded: {error}") from error
 
 
 def _bytes(field: str, element: Any) -> bytes:
@@ -42,4 +42,4 @@ def _bytes(field: str, element: Any) -> bytes:
     try:
         return base64.b64decode(encoded.translate(None, b"\r\n\t "), validate=True)
     except binascii.Error as error:
-        raise invalid(field, f"{len(encoded)} bytes that are not base64 ({error})", "an image in base64") from error
+        raise errors.invalid(field, encoded, f"an image in base64 ({error})") from error

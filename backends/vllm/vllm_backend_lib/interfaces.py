@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from vllm_backend_lib.text import safe_text
+from vllm_backend_lib.kernel import text
 
 # A traceback and more.
 _MAX_LINE_BYTES = 20_000
@@ -47,7 +46,7 @@ class SafeLogger:
     @staticmethod
     def _log(log: Callable[[str], None], message: str) -> None:
         with contextlib.suppress(Exception):
-            log(safe_text(message, _MAX_LINE_BYTES))
+            log(text.safe_text(message, _MAX_LINE_BYTES))
 
 
 class Tensor(Protocol):
@@ -71,10 +70,3 @@ class Request(Protocol):
     def parameters(self) -> str: ...
     def request_id(self) -> str: ...
     def get_response_sender(self) -> ResponseSender: ...
-
-
-def text_array(values: list[bytes]) -> Array:
-    """A 1-D STRING tensor; built element by element so that numpy never looks inside the bytes."""
-    array = np.empty(len(values), dtype=np.object_)
-    array[:] = values
-    return array

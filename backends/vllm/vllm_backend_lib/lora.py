@@ -6,36 +6,30 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from vllm_backend_lib.errors import ModelLoadError, NotFoundError, UnavailableError, shorten
 from vllm_backend_lib.interfaces import Logger
-from vllm_backend_lib.jsontext import load_object
-
-LORA_FILENAME = "multi_lora.json"
+from vllm_backend_lib.kernel import errors, model_files
 
 
 def read_lora_repository(model_dir: Path) -> dict[str, str]:
     """The content of `multi_lora.json`: adapter name -> local folder or hub name.
 
-    Raises ModelLoadError naming the file and the key where it is missing or wrong.
+    Raises ConfigError naming the file and the key where it is missing or wrong.
     """
-    path = model_dir / LORA_FILENAME
-    if not path.is_file():
-        raise ModelLoadError(f"{path}: file not found, although model.json sets enable_lora")
-    repository = load_object(path)
+    repository = model_files.read_adapters(model_dir)
     for name, location in repository.items():
-        if not isinstance(location, str) or not location:
-            raise ModelLoadError(f"{path}: {name!r}: expected the adapter's folder, got {shorten(location)}")
         if Path(location).is_absolute() and not Path(location).is_dir():
-            raise ModelLoadError(f"{path}: {name!r}: folder not found: {location!r}")
+            raise errors.ConfigError(f"{model_files.ADAPTERS_FILE}: {name}: folder not found: {location!r}")
     return repository
 
 
 def check_lora_name(name: str, enabled: bool, supported: list[str]) -> None:
-    """Raises NotFoundError where the adapter cannot be asked for."""
+    """Raises InvalidRequestError where there are no adapters at all, NotFoundError where it is none of them."""
     if not enabled:
-        raise NotFoundError(f"lora_name: this model runs without enable_lora, got {shorten(name)}")
+        raise errors.InvalidRequestError(f"lora_name: this model runs without enable_lora, got {errors.shorten(name)}")
     if name not in supported:
-        raise NotFoundError(f"lora_name: expected one of {', '.join(map(repr, supported))}, got {shorten(name)}")
+        raise errors.NotFoundError(
+            f"lora_name: expected an adapter of this model ({errors.listing(supported)}), got {errors.shorten(name)}"
+        )
 
 
 class LoraAdapters:
@@ -72,7 +66,7 @@ class LoraAdapters:
             await engine.add_lora(request)
         except Exception as error:
             self._logger.log_error(f"[vllm] cannot load the LoRA adapter {name!r}: {error}")
-            raise UnavailableError(
+            raise errors.UnavailableError(
                 f"lora_name: the adapter {name!r} cannot be loaded; the server's log says why"
             ) from error
         self._loaded.add(name)

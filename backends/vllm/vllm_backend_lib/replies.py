@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_backend_lib.cancellation import CancellationWatcher
-from vllm_backend_lib.errors import InternalError, RequestError
 from vllm_backend_lib.interfaces import Logger, ResponseSender
+from vllm_backend_lib.kernel import errors
 from vllm_backend_lib.responses import NamedArrays
 
 MAX_QUEUED_CHUNKS = 1
 FINAL = 1  # TRITONSERVER_RESPONSE_COMPLETE_FINAL of Triton's C interface
 
 QueueItem = tuple[dict[str, Any], Any, int]
-MakeResponse = Callable[[NamedArrays | RequestError], Any]
+MakeResponse = Callable[[NamedArrays | errors.BackendError], Any]
 ResponseQueue = queue.SimpleQueue[QueueItem | None]
 
 
@@ -73,14 +73,14 @@ class Reply:
         """Queues a response with these output tensors."""
         self._put(self._make_response(arrays), final=final)
 
-    def fail(self, error: RequestError) -> None:
+    def fail(self, error: errors.BackendError) -> None:
         """Queues an error as the final response, behind the chunks that were queued before."""
         if self.finished:
             return
         try:
             response = self._make_response(error)
         except Exception:  # whatever cannot be said, the client must not wait for ever
-            response = self._make_response(InternalError("internal error"))
+            response = self._make_response(errors.InternalError("internal error"))
         self._put(response, final=True)
 
     def _put(self, response: Any, *, final: bool) -> None:
@@ -136,7 +136,9 @@ class ReplyThread:
         """In place of a final response that could not be sent: somebody may wait for one."""
         if flags == FINAL:
             with contextlib.suppress(Exception):  # it was sent after all, or the request has gone
-                state["response_sender"].send(self._make_response(InternalError("a response could not be sent")), FINAL)
+                state["response_sender"].send(
+                    self._make_response(errors.InternalError("a response could not be sent")), FINAL
+                )
 
     def _count(self, state: dict[str, Any], flags: int) -> None:
         state["sent"] = state.get("sent", 0) + 1

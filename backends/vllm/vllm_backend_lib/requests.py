@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_backend_lib.contract import ADDITIONAL_OUTPUTS, Inputs
-from vllm_backend_lib.errors import InvalidRequestError, UnavailableError, invalid, shorten
 from vllm_backend_lib.images import decode_images
 from vllm_backend_lib.interfaces import Request
+from vllm_backend_lib.kernel import embedding_request, errors, numbers
 from vllm_backend_lib.lora import LoraAdapters
 from vllm_backend_lib.sampling import LORA_KEY, build_sampling_params, parse_parameters, take_lora_name
 
 GENERATE_TASK = "generate"
 EMBED_TASK = "embed"
-# vLLM adds up what it was asked for.
-_LOGPROBS_KEYS = ("logprobs", "logprob_token_ids")
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,13 @@ class EmbedCall:
         params = PoolingParams(dimensions=self.dimensions, task=EMBED_TASK)
         async for output in engine.encode({key: self.prompt}, params, request_id):
             if getattr(output, "error", None):
-                raise UnavailableError(f"vLLM cannot take this request: {output.error}")
+                raise errors.UnavailableError(f"vLLM cannot take this request: {output.error}")
             yield output
 
 
 def task_of(inputs: Inputs) -> str:
     """Which task of the model a request asks for."""
-    return EMBED_TASK if "embedding_request" in inputs else GENERATE_TASK
+    return EMBED_TASK if embedding_request.NAME in inputs else GENERATE_TASK
 
 
 def parameters_text(request: Request, inputs: Inputs) -> tuple[str, str]:
@@ -89,12 +87,12 @@ def parse_generate(request: Request, inputs: Inputs) -> GenerateCall:
     """Reads and checks a request for text. Raises InvalidRequestError."""
     prompt = inputs.text("text_input")
     if prompt is None:
-        raise InvalidRequestError("text_input: required; it contains the prompt")
+        raise errors.InvalidRequestError("text_input: required; it contains the prompt")
     stream = bool(inputs.flag("stream"))
     parameters = parse_parameters(*parameters_text(request, inputs))
     lora_name = take_lora_name(parameters)
     additional_outputs = _additional_outputs(inputs)
-    sums = "cumulative_logprob" in additional_outputs and not any(name in parameters for name in _LOGPROBS_KEYS)
+    sums = numbers.needs_logprobs(parameters, additional_outputs)
     if sums:
         parameters["logprobs"] = 0
     return GenerateCall(
@@ -111,17 +109,11 @@ def parse_generate(request: Request, inputs: Inputs) -> GenerateCall:
 
 def parse_embed(inputs: Inputs) -> EmbedCall:
     """Reads and checks a request for an embedding. Raises InvalidRequestError."""
-    field = "embedding_request"
-    body = parse_parameters(inputs.text(field) or "", field)
-    prompt = body.get("input")
-    if prompt is None or not (isinstance(prompt, str) or _is_token_list(prompt)):
-        raise invalid(f"{field}.input", shorten(prompt), "a string, or a list of token ids")
-    pooling = body.get("pooling_params") or {}
-    if not isinstance(pooling, dict):
-        raise invalid(f"{field}.pooling_params", shorten(pooling), "an object")
+    name = embedding_request.NAME
+    prompt, dimensions = embedding_request.read_embedding_request(parse_parameters(inputs.text(name) or "", name))
     return EmbedCall(
         prompt=prompt,
-        dimensions=_dimensions(f"{field}.pooling_params.dimensions", pooling.get("dimensions")),
+        dimensions=dimensions,
         additional_outputs=_additional_outputs(inputs),
     )
 
@@ -130,24 +122,9 @@ def _prepend_prompt(exclude_input: bool | None, stream: bool) -> bool:
     if exclude_input is None:
         return not stream
     if stream and not exclude_input:
-        raise invalid("exclude_input_in_output", "false", "true or no value when `stream` is true")
+        raise errors.InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
     return not exclude_input
 
 
 def _additional_outputs(inputs: Inputs) -> frozenset[str]:
     return frozenset(name for name in ADDITIONAL_OUTPUTS if inputs.flag(f"return_{name}"))
-
-
-def _is_token_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
-
-
-def _dimensions(field: str, value: Any) -> int | None:
-    """The official request form wraps the number in a list."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None:
-        return None
-    if type(value) is not int or value < 1:
-        raise invalid(field, shorten(value), "a positive integer")
-    return value

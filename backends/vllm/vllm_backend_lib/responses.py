@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vllm_backend_lib.errors import InternalError
-from vllm_backend_lib.interfaces import Array, text_array
-
-# vLLM's OpenAI server writes this for -Infinity.
-_LOWEST_LOGPROB = -9999.0
+from vllm_backend_lib.interfaces import Array
+from vllm_backend_lib.kernel import numbers, tensors
 
 NamedArrays = dict[str, Array]
 
@@ -45,47 +41,24 @@ class TextEncoder:
             texts[part.index] += part.text
             token_counts[part.index] = len(part.token_ids)
             self._finish_reasons[part.index] = str(part.finish_reason)
-            self._cumulative_logprobs[part.index] = _json_sum(part.cumulative_logprob)
+            self._cumulative_logprobs[part.index] = numbers.json_sum(part.cumulative_logprob)
             if self._logprobs and "logprobs" in self._wanted and part.logprobs is not None:
-                logprobs[part.index] = logprobs_json(part.logprobs)
+                logprobs[part.index] = json.dumps(numbers.plain_logprobs(part.logprobs))
         self._prefix = ""
-        arrays = {"text_output": _texts(texts)}
+        arrays = {"text_output": tensors.text_array(texts)}
         if self._wanted:
             arrays |= self._additional(output, logprobs, token_counts)
         return arrays
 
     def _additional(self, output: Any, logprobs: list[str], token_counts: list[int]) -> NamedArrays:
         every: dict[str, Callable[[], Array]] = {
-            "finish_reason": lambda: _texts(self._finish_reasons),
+            "finish_reason": lambda: tensors.text_array(self._finish_reasons),
             "cumulative_logprob": lambda: np.asarray(self._cumulative_logprobs, dtype=np.float32),
-            "logprobs": lambda: _texts(logprobs),
+            "logprobs": lambda: tensors.text_array(logprobs),
             "num_input_tokens": lambda: np.asarray([len(output.prompt_token_ids or ())], dtype=np.uint32),
             "num_output_tokens": lambda: np.asarray(token_counts, dtype=np.uint32),
         }
         return {name: build() for name, build in every.items() if name in self._wanted}
-
-
-def logprobs_json(logprobs: Sequence[dict[int, Any]]) -> str:
-    """The log probabilities of some positions: a JSON list of {token id: {logprob, rank, decoded_token}}."""
-    positions = [
-        {
-            token: {"logprob": _json_logprob(entry.logprob), "rank": entry.rank, "decoded_token": entry.decoded_token}
-            for token, entry in position.items()
-        }
-        for position in logprobs
-    ]
-    return json.dumps(positions)
-
-
-def _json_logprob(value: float) -> float:
-    """JSON has neither NaN nor infinity, which is what a token that a constraint rules out has."""
-    return value if _LOWEST_LOGPROB < value < math.inf else _LOWEST_LOGPROB
-
-
-def _json_sum(value: float | None) -> float:
-    if value is None:
-        return 0.0
-    return value if math.isfinite(value) else _LOWEST_LOGPROB
 
 
 def encode_embedding(output: Any, additional_outputs: frozenset[str]) -> NamedArrays:
@@ -93,17 +66,11 @@ def encode_embedding(output: Any, additional_outputs: frozenset[str]) -> NamedAr
     vector = output.outputs.data
     if vector.ndim != 1:
         raise ValueError(f"the model returned {vector.ndim} dimensions where an embedding has one")
-    try:
-        text = json.dumps(vector.tolist(), allow_nan=False)
-    except ValueError as error:
-        raise InternalError("the model returned NaN or infinity, which JSON cannot represent") from error
-    arrays = {"text_output": _texts([text])}
+    values = vector.tolist()
+    numbers.check_finite("embedding", values)
+    arrays = {"text_output": tensors.text_array([json.dumps(values)])}
     if "num_input_tokens" in additional_outputs:
         arrays["num_input_tokens"] = np.asarray([len(output.prompt_token_ids)], dtype=np.uint32)
     if "num_output_tokens" in additional_outputs:
         arrays["num_output_tokens"] = np.asarray([0], dtype=np.uint32)
     return arrays
-
-
-def _texts(values: list[str]) -> Array:
-    return text_array([value.encode("utf-8", "replace") for value in values])

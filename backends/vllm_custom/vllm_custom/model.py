@@ -11,9 +11,10 @@ from vllm_custom import engine_args
 from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import vllm as engine
+from vllm_custom.kernel import model_files
+from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.media.decoders.image import set_pixel_limit
-from vllm_custom.media.handles import HandleTable
-from vllm_custom.orphans import guard_against_orphans
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
@@ -39,13 +40,13 @@ class Model:
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger
+        guard_against_orphans(self._log.log_warn)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         files = self._files()
-        handles = HandleTable()
+        handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
-        guard_against_orphans(self._log.log_warn)
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
         self._base: Any = None
@@ -91,14 +92,15 @@ class Model:
 
     def lora_adapters(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
         """multi_lora.json, which may be missing where LORA_DIR is set."""
-        if not engine_args.lora_enabled(arguments):
+        if not model_files.lora_enabled(arguments):
             return None
         return engine_args.load_loras(self._version_dir, required=not self._settings.lora_dir)
 
     def _files(self) -> ModelFiles:
-        arguments = engine_args.load_engine_args(self._version_dir, engine.engine_argument_names())
+        arguments = model_files.read_engine_args(self._version_dir)
+        model_files.check_engine_args(arguments, engine.engine_argument_names())
         engine.check_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser)
-        lora_enabled = engine_args.lora_enabled(arguments)
+        lora_enabled = model_files.lora_enabled(arguments)
         return ModelFiles(
             self._version_dir.name,
             self._settings.read_chat_template(self._version_dir),

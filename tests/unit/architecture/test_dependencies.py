@@ -60,7 +60,9 @@ STANDARD_LIBRARY_ONLY = {
     "installer": Part(
         (CHECKOUT / "build.py", CHECKOUT / "tools/installer"), without=(CHECKOUT / "tools/installer/demo_client.py",)
     ),
-    "what the installer reads": Part((PACKAGE / "base_backend",)),
+    "what the installer reads": Part(
+        (PACKAGE / "base_backend", PACKAGE / "errors.py", PACKAGE / "kernel/errors.py", PACKAGE / "kernel/text.py")
+    ),
 }
 
 

@@ -22,8 +22,8 @@ TRITONS = frozenset(
         "triton_python_backend_utils",
     }
 )
-# Metrics of media are reported where they are counted.
-ALLOWED = frozenset({"triton", "media/metrics.py"})
+# Metrics are registered there for both backends.
+ALLOWED = frozenset({"triton", "kernel/metrics.py"})
 
 
 def test_imports_keep_to_the_contracts_of_pyproject() -> None:
@@ -56,5 +56,25 @@ def test_media_workers_load_the_decoders_and_nothing_else_of_media() -> None:
     asked = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     loaded = set(json.loads(asked.stdout))
     ours = {name for name in loaded if name.startswith("vllm_custom.") and ".media.decoders" not in name}
-    assert ours == {"vllm_custom.errors", "vllm_custom.media", "vllm_custom.text"}
+    kernel = {"vllm_custom.kernel", "vllm_custom.kernel.errors", "vllm_custom.kernel.text"}
+    assert ours == {"vllm_custom.errors", "vllm_custom.media"} | kernel
     assert loaded.isdisjoint({"aiohttp", "pydantic", "asyncio"})
+
+
+def test_the_kernel_works_under_any_name_and_without_vllm() -> None:
+    """It is copied into the stand-in: its modules import each other relatively, and nothing else of either backend."""
+    for path in sorted((PACKAGE / "kernel").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, f"{path.name}:{node.lineno}"
+                found = [] if node.level else [str(node.module)]
+            roots = {name.partition(".")[0] for name in found}
+            assert not roots & {"vllm_custom", "vllm_backend_lib", "vllm", "torch"}, f"{path.name}:{node.lineno}"
+
+
+def test_the_stand_in_sees_all_of_the_kernel() -> None:
+    modules = {path.stem for path in (PACKAGE / "kernel").glob("*.py")} - {"__init__", "fail_fast"}
+    seen = ast.parse((CHECKOUT / "backends/vllm/vllm_backend_lib/kernel/__init__.py").read_text())
+    imports = [node for node in seen.body if isinstance(node, ast.ImportFrom)]
+    assert [alias.name for node in imports for alias in node.names] == sorted(modules)

@@ -7,12 +7,12 @@ import re
 import pytest
 
 from tools.installer.paths import CHECKOUT
-from vllm_custom.contract import CONFIG_PARAMETERS
+from vllm_custom.contract.table import CONFIG_PARAMETERS
 from vllm_custom.engine.vllm.constraints import client, grammars
+from vllm_custom.kernel.text import MAX_MESSAGE_BYTES
 from vllm_custom.media.decoders import confinement
 from vllm_custom.media.workers import pool
 from vllm_custom.observability import log
-from vllm_custom.text import MAX_MESSAGE_BYTES
 
 PAGE = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
 UNIT_TESTS = [

@@ -16,6 +16,12 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("vllm", "vllm_custom"):
         (folder / name / "__pycache__").mkdir(parents=True)
         (folder / name / "model.py").write_text(name)
+    kernel = folder / backends.KERNEL
+    bridge = folder / "vllm" / backends.KERNEL_COPY
+    for place, text in ((kernel, "the kernel"), (bridge, "in a checkout")):
+        place.mkdir(parents=True)
+        (place / "__init__.py").write_text(text)
+    (kernel / "errors.py").touch()
     (folder / "not_a_backend").mkdir()
     patches = tmp_path / "patches"
     patches.mkdir()
@@ -40,10 +46,15 @@ def test_what_is_in_it(environment: Environment, tmp_path: Path) -> None:
         "python/triton_python_backend_stub",
         "python/triton_python_backend_utils.py",
         "vllm/model.py",
+        "vllm/vllm_backend_lib/kernel/__init__.py",
+        "vllm/vllm_backend_lib/kernel/errors.py",
         "vllm_custom/model.py",
         "vllm_custom/patches/one.py",
+        "vllm_custom/vllm_custom/kernel/__init__.py",
+        "vllm_custom/vllm_custom/kernel/errors.py",
         "vllm_custom/vllm_custom_frontend/app.py",
     ]
+    assert (target / "vllm/vllm_backend_lib/kernel/__init__.py").read_text() == "the kernel"
     assert os.access(target / "python/triton_python_backend_stub", os.X_OK)
 
 

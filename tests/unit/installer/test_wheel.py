@@ -18,7 +18,7 @@ import pytest
 import tomllib
 
 from tests.triton_tree import make_tree
-from tools.installer import commands, environment, into, ports
+from tools.installer import backends, commands, environment, into, ports
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -137,8 +137,11 @@ def test_it_is_installed_into_a_triton_and_out_of_it_again(
     written = json.loads((root / "backends/vllm_custom/version.json").read_text())
     assert written["vllm_custom"] == into.own_version()
     assert written["base"]["release"] == "stand-in"
-    for name in ("vllm", "vllm_custom"):
-        assert sources(root / "backends" / name) == sources(BACKEND_SOURCES / name)
+    copied = {
+        f"{backends.KERNEL_COPY}/{name}": text for name, text in sources(BACKEND_SOURCES / backends.KERNEL).items()
+    }
+    assert sources(root / "backends/vllm") == sources(BACKEND_SOURCES / "vllm") | copied
+    assert sources(root / "backends/vllm_custom") == sources(BACKEND_SOURCES / "vllm_custom")
     frontend = "vllm_custom_frontend"
     assert sources(root / "backends/vllm_custom" / frontend) == sources(FRONTEND_SOURCES / frontend)
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from tests.fake_engine import FakeEngine
 from tests.unit.vllm_custom import fakes
-from vllm_custom.contract import INPUTS, OUTPUTS
 from vllm_custom.contract.settings import Settings
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.contract.table import INPUTS, OUTPUTS
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.serving.service import ModelFiles, Service
 
 PATIENCE_SECONDS = 30.0
@@ -140,7 +140,7 @@ class Model:
             }
         )
         pb_utils = SimpleNamespace(**vars(fakes.pb_utils), Logger=self.log, unload_model=self.unloads.append)
-        self.service = Service(engine, self.base, self.settings, ModelFiles(), HandleTable(), pb_utils)
+        self.service = Service(engine, self.base, self.settings, ModelFiles(), MediaHandles(), pb_utils)
         self.admission = self.service.runner._with.admission
 
     def __enter__(self) -> Model:

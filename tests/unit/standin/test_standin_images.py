@@ -7,8 +7,8 @@ import io
 
 import pytest
 from PIL import Image
-from vllm_backend_lib.errors import InvalidRequestError
 from vllm_backend_lib.images import decode_images
+from vllm_backend_lib.kernel import errors
 
 
 def encoded(mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (8, 4)) -> bytes:
@@ -32,15 +32,15 @@ def test_text_and_line_breaks_are_fine() -> None:
 @pytest.mark.parametrize(
     ("element", "message"),
     [
-        (b"?!", "image[1]: expected an image in base64, got 2 bytes"),
-        ("bild: é", "image[1]: expected an image in base64, got 8 bytes"),
-        (b"", "image[1]: expected an image (PNG, JPEG, WebP, ...), got 0 bytes in another format"),
+        (b"?!", "image[1]: expected an image in base64 ("),
+        ("bild: é", "image[1]: expected an image in base64 ("),
+        (b"", "image[1]: expected an image (PNG, JPEG, WebP, ...), got b''"),
         (base64.b64encode(b"GIF89a"), "image[1]: "),
         (base64.b64encode(base64.b64decode(encoded(size=(64, 64)))[:60]), "image[1]: the image cannot be decoded"),
     ],
 )
 def test_the_index_is_named(element: str | bytes, message: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(errors.InvalidRequestError) as caught:
         decode_images([encoded(), element])
     assert message in str(caught.value)
     assert "0x" not in str(caught.value)
@@ -48,5 +48,5 @@ def test_the_index_is_named(element: str | bytes, message: str) -> None:
 
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected an image of at most 20 pixels"):
+    with pytest.raises(errors.InvalidRequestError, match=r"image\[0\]: expected an image of at most 20 pixels"):
         decode_images([encoded()])

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,10 @@ from standin_fakes import FakeLogger, FakeRequest
 from vllm_backend_lib.contract import INPUTS, OUTPUTS
 from vllm_backend_lib.errors import ModelLoadError
 from vllm_backend_lib.interfaces import SafeLogger
+from vllm_backend_lib.kernel import errors
+
+from tools.installer import backends
+from tools.installer.paths import BACKEND_SOURCES
 
 MODEL = Path(__file__).resolve().parents[3] / "backends" / "vllm" / "model.py"
 BINDING = "triton_python_backend_utils"
@@ -51,7 +56,7 @@ def model_class(binding: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     # It would move the tests' own process to a group of its own.
-    module.guard_against_orphans = lambda warn: None
+    module.orphans = SimpleNamespace(guard_against_orphans=lambda warn: None)
     return module.TritonPythonModel
 
 
@@ -83,12 +88,28 @@ def test_the_configuration_is_completed(binding: Any, model_class: Any) -> None:
     assert config["max_batch_size"] == 0
 
 
-def test_completing_does_not_import_vllm() -> None:
-    code = (
-        f"import sys; sys.path.append({str(MODEL.parent)!r}); import vllm_backend_lib.requests, vllm_backend_lib.engine"
-    )
-    check = f"{code}; assert not any(name.partition('.')[0] in ('vllm', 'torch') for name in sys.modules)"
-    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", check]) == 0
+_IMPORT = """
+import sys
+sys.path += sys.argv[1:]
+import vllm_backend_lib.requests, vllm_backend_lib.engine, vllm_backend_lib.engine_args
+import vllm_backend_lib.kernel.metrics, vllm_backend_lib.kernel.orphans
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"vllm", "torch", "vllm_custom"}))
+"""
+
+
+def imported(*folders: Path) -> str:
+    """What of vLLM and vllm_custom comes with the stand-in's modules in a process of their own."""
+    command = [sys.executable, "-I", "-c", _IMPORT, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_where_it_is_installed_it_needs_neither_vllm_nor_vllm_custom_to_complete(tmp_path: Path) -> None:
+    """Its kernel is a copy of its own: vllm_custom may be absent, or a later version in the same process."""
+    folder = backends.copy_source("vllm", tmp_path)
+    assert imported(folder) == ""
+    assert imported(folder, BACKEND_SOURCES / "vllm_custom") == ""
 
 
 def started(model_class: Any, tmp_path: Path, engine_args: dict[str, Any], args: dict[str, str]) -> Any:
@@ -129,12 +150,12 @@ class TestInitialize:
 
     def test_several_gpus_need_the_kind_model(self, model_class: Any, tmp_path: Path) -> None:
         several = {"model": "x", "tensor_parallel_size": 2}
-        with pytest.raises(ModelLoadError, match=r"expected KIND_MODEL, got KIND_GPU"):
+        with pytest.raises(errors.ConfigError, match=r"expected KIND_MODEL, got KIND_GPU"):
             started(model_class, tmp_path, several, arguments("GPU"))
         started(model_class, tmp_path, several, arguments("MODEL"))
 
     def test_a_policy_that_is_not_decoupled(self, model_class: Any, tmp_path: Path) -> None:
-        with pytest.raises(ModelLoadError, match="decoupled: expected true or no value, got false"):
+        with pytest.raises(errors.ConfigError, match="decoupled: expected true or no value, got false"):
             started(model_class, tmp_path, {"model": "x"}, arguments(model_transaction_policy={"decoupled": False}))
 
     def test_no_metrics_where_vllm_keeps_no_statistics(self, model_class: Any, tmp_path: Path) -> None:

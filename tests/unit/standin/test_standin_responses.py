@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vllm_backend_lib.errors import InternalError
+from vllm_backend_lib.kernel import errors
 from vllm_backend_lib.responses import TextEncoder, encode_embedding
 
 ALL = frozenset({"finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens"})
@@ -76,7 +76,7 @@ def test_answers_are_json(value: float) -> None:
     assert arrays["cumulative_logprob"].tolist() == [-9999.0]
     assert json.loads(arrays["logprobs"][0], parse_constant=pytest.fail)[0]["7"]["logprob"] == -9999.0
     pooled = SimpleNamespace(outputs=SimpleNamespace(data=Vector([0.5, value])), prompt_token_ids=[1, 2])
-    with pytest.raises(InternalError, match="NaN or infinity"):
+    with pytest.raises(errors.InternalError, match="NaN or infinity"):
         encode_embedding(pooled, frozenset())
 
 

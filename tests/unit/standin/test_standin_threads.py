@@ -14,7 +14,8 @@ from standin_fakes import FakeLogger, FakeSender
 from vllm_backend_lib import metric_families
 from vllm_backend_lib.cancellation import CancellationWatcher
 from vllm_backend_lib.engine import EngineThread
-from vllm_backend_lib.errors import InvalidRequestError, ModelLoadError
+from vllm_backend_lib.errors import ModelLoadError
+from vllm_backend_lib.kernel import errors
 from vllm_backend_lib.replies import FINAL, MAX_QUEUED_CHUNKS, Reply, ReplyThread
 
 
@@ -104,7 +105,7 @@ def rooms() -> Any:
 
 
 def test_responses_keep_their_order_and_end_once(rooms: Rooms) -> None:
-    sender, error = FakeSender(), InvalidRequestError("wrong")
+    sender, error = FakeSender(), errors.InvalidRequestError("wrong")
     reply = rooms.reply(sender)
     reply.send({}, final=False)
     reply.fail(error)
@@ -150,7 +151,7 @@ def test_an_error_that_cannot_be_made_a_response_is_answered_all_the_same(rooms:
         return content
 
     sender = FakeSender()
-    Reply(sender, rooms.responses, rooms.watcher, picky).fail(InvalidRequestError("wrong"))
+    Reply(sender, rooms.responses, rooms.watcher, picky).fail(errors.InvalidRequestError("wrong"))
     assert sender.final.wait(5)
 
 
@@ -226,8 +227,8 @@ async def test_nobody_asks_after_the_final_response(rooms: Rooms) -> None:
 
 
 def test_buckets_follow_one_two_five() -> None:
-    assert metric_families.one_two_five_buckets(60) == [1, 2, 5, 10, 20, 50]
-    assert metric_families.one_two_five_buckets(1) == [1]
+    assert metric_families.one_two_five_buckets(60) == (1, 2, 5, 10, 20, 50)
+    assert metric_families.one_two_five_buckets(1) == (1,)
 
 
 def test_every_family_gets_its_observations() -> None:

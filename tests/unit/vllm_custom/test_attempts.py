@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
 from vllm_custom.engine.failures import engine_failure
+from vllm_custom.engine.retry import ATTEMPTS_WITH_MEDIA, generate_with_retry
 from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 
 FAILED = "failed"
@@ -35,7 +35,7 @@ class Engine:
 
 def running(engine: Engine, attempts: int = ATTEMPTS_WITH_MEDIA) -> AsyncGenerator[str, None]:
     error = functools.partial(UnavailableError, "try again")
-    return engine_outputs(engine.begin, lambda output: output == FAILED, attempts=attempts, error=error)
+    return generate_with_retry(engine.begin, lambda output: output == FAILED, attempts=attempts, error=error)
 
 
 async def outputs(engine: Engine) -> list[str]:

@@ -157,7 +157,7 @@ def test_both_forms_of_sound_become_one() -> None:
 
 
 def test_a_prompt_becomes_a_user_turn_with_its_media_first() -> None:
-    turn = chat.user_turn("What?", [MediaElement("image", "image[0]", b""), MediaElement("video", "video[0]", b"")])
+    turn = chat.user_message("What?", [MediaElement("image", "image[0]", b""), MediaElement("video", "video[0]", b"")])
     assert chat.with_handles(turn, ["h1", "h2"], ["u1", "u2"]) == user(
         {"type": "image_url", "image_url": {"url": "h1"}, "uuid": "u1"},
         {"type": "video_url", "video_url": {"url": "h2"}, "uuid": "u2"},

@@ -12,9 +12,9 @@ from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
-from vllm_custom.request import GenerateCall, parse_request
+from vllm_custom.request import InferenceCall, parse_request
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def engine(placeholder: str | None = "<{modality}>") -> FakeEngine:
 
 @pytest.fixture
 def builder(media: MediaLoader) -> PromptBuilder:
-    return PromptBuilder(engine(), media, HandleTable(), "{{ messages }}")
+    return PromptBuilder(engine(), media, MediaHandles(), "{{ messages }}")
 
 
-def call(text: str, images: int = 0, videos: int = 0, parameters: str = "{}") -> GenerateCall:
+def call(text: str, images: int = 0, videos: int = 0, parameters: str = "{}") -> InferenceCall:
     tensors: dict[str, Any] = {"text_input": np.array([text.encode()], np.object_)}
     for name, count in (("image", images), ("video", videos)):
         tensors[name] = np.array([b"x"] * count, np.object_)
@@ -57,7 +57,7 @@ def call(text: str, images: int = 0, videos: int = 0, parameters: str = "{}") ->
     ],
 )
 def test_media_without_placeholders_go_through_the_template(
-    builder: PromptBuilder, request_: GenerateCall, templated: bool
+    builder: PromptBuilder, request_: InferenceCall, templated: bool
 ) -> None:
     plan = builder.plan(request_)
     assert plan.templated is templated
@@ -120,7 +120,7 @@ def told(expected: int, modality: str, got: int) -> str:
         (call("hi", images=4), "image: expected at most 3 item(s) per prompt"),
     ],
 )
-def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: GenerateCall, message: str) -> None:
+def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: InferenceCall, message: str) -> None:
     with pytest.raises(InvalidRequestError) as error:
         builder.plan(request_)
     assert message in str(error.value)
@@ -129,19 +129,19 @@ def test_counts_that_do_not_match_are_refused(builder: PromptBuilder, request_: 
 @pytest.mark.parametrize(
     "request_", [call("hi", images=1), call("hi", parameters='{"apply_chat_template": true}')], ids=["media", "asked"]
 )
-def test_a_model_without_a_template_says_so(media: MediaLoader, request_: GenerateCall) -> None:
-    builder = PromptBuilder(engine(), media, HandleTable(), None)
+def test_a_model_without_a_template_says_so(media: MediaLoader, request_: InferenceCall) -> None:
+    builder = PromptBuilder(engine(), media, MediaHandles(), None)
     with pytest.raises(UnsupportedError, match="this model has no chat template"):
         builder.plan(request_)
     assert not builder.plan(call("<image>", images=1)).templated
 
 
 def test_a_template_that_the_model_brings_is_one(media: MediaLoader) -> None:
-    assert PromptBuilder(FakeEngine(), media, HandleTable(), None).plan(call("hi", images=1)).templated
+    assert PromptBuilder(FakeEngine(), media, MediaHandles(), None).plan(call("hi", images=1)).templated
 
 
 def test_numbered_placeholders_are_counted_up(media: MediaLoader) -> None:
-    builder = PromptBuilder(engine("<|{modality}_{number}|>"), media, HandleTable(), "{{ messages }}")
+    builder = PromptBuilder(engine("<|{modality}_{number}|>"), media, MediaHandles(), "{{ messages }}")
     assert not builder.plan(call("<|image_1|> and <|image_2|>", images=2)).templated
     with pytest.raises(InvalidRequestError, match=r"expected 1 image placeholder\(s\) \(<\|image_1\|>\), .* got 2"):
         builder.plan(call("<|image_1|> and <|image_2|>", images=1))
@@ -150,8 +150,8 @@ def test_numbered_placeholders_are_counted_up(media: MediaLoader) -> None:
 
 
 def test_a_model_that_puts_media_in_by_itself_needs_neither_placeholders_nor_a_template(media: MediaLoader) -> None:
-    assert PromptBuilder(engine(None), media, HandleTable(), "{{ messages }}").plan(call("hi", images=1)).templated
-    assert not PromptBuilder(engine(None), media, HandleTable(), None).plan(call("hi", images=1)).templated
+    assert PromptBuilder(engine(None), media, MediaHandles(), "{{ messages }}").plan(call("hi", images=1)).templated
+    assert not PromptBuilder(engine(None), media, MediaHandles(), None).plan(call("hi", images=1)).templated
 
 
 def test_messages_are_taken_with_their_media(builder: PromptBuilder) -> None:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_custom.contract import VLLM_FIELDS
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.table import VLLM_FIELDS
 from vllm_custom.engine.vllm import prompts
 from vllm_custom.errors import ConfigError, InvalidRequestError
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.rules import check_body
 from vllm_custom.openai.service import application_arguments
-from vllm_custom.request import ClientRules, GenerateCall, ProcessorBounds, parse_embedding_request, parse_request
+from vllm_custom.request import ClientRules, InferenceCall, ProcessorBounds, parse_embedding_request, parse_request
 from vllm_custom.request.field_rules import check_fields, sequences
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
@@ -37,7 +37,7 @@ def native(rules: ClientRules = RULES, **parameters: Any) -> Any:
     return parse_parameters(json.dumps(parameters), None, NAMES, rules=rules)
 
 
-def call(rules: ClientRules = RULES, parameters: str = "{}", **tensors: Any) -> GenerateCall:
+def call(rules: ClientRules = RULES, parameters: str = "{}", **tensors: Any) -> InferenceCall:
     arrays = {name: np.array(value if isinstance(value, list) else [value], object) for name, value in tensors.items()}
     return parse_request(arrays, parameters, NAMES, rules=rules)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllm_custom.contract import CONFIG_PARAMETERS
 from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.table import CONFIG_PARAMETERS
 from vllm_custom.errors import ConfigError
 
 DOMAINS = "a list of host, *.suffix, host:port or *.suffix:port"
@@ -91,7 +91,11 @@ def test_tritons_own_fields_are_read() -> None:
         (
             "ALLOWED_MEDIA_DOMAINS",
             " Media.internal:8080, *.example.com,[::1]",
-            (HostPattern("media.internal", port=8080), HostPattern("example.com", below=True), HostPattern("::1")),
+            (
+                HostPattern("media.internal", port=8080),
+                HostPattern("example.com", include_subdomains=True),
+                HostPattern("::1"),
+            ),
         ),
         ("ALLOWED_MEDIA_NETWORKS", "10.0.0.0/8,fd00::/8", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
         ("ALLOWED_LOCAL_MEDIA_PATH", "", ""),

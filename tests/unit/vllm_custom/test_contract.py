@@ -1,5 +1,6 @@
 """The contract table, and what is made of it."""
 
+import ast
 import importlib.util
 import json
 from collections.abc import Callable
@@ -9,14 +10,18 @@ from typing import Any
 import fakes
 import pytest
 
-from vllm_custom.contract import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
+import vllm_custom
+from vllm_custom.contract import names as tensor_names
 from vllm_custom.contract.reference import reference
-from vllm_custom.contract.specs import Trust
+from vllm_custom.contract.request_parameters import RequestParameters, names_for
+from vllm_custom.contract.specs import Trust, Use
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
+from vllm_custom.contract.tensors import EXCLUSIONS
 from vllm_custom.engine.vllm import pooling, sampling
 from vllm_custom.errors import ConfigError
-from vllm_custom.request.parameters import ControlParameters
 from vllm_custom.triton.autocomplete import auto_complete
 
+PACKAGE = Path(vllm_custom.__file__).parent
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference.md"
 # What the official backend (r26.01) completes: name, type, dims.
 OFFICIAL_INPUTS = [
@@ -89,8 +94,14 @@ def test_official_tensors_are_all_there_and_marked(table: Any, official: Any) ->
     assert sorted((row.name, row.data_type, list(row.dims)) for row in table if row.official) == sorted(official)
 
 
-def test_request_parameters_are_the_fields_of_the_typed_parameters() -> None:
-    assert [row.name for row in REQUEST_PARAMETERS] == list(ControlParameters.model_fields)
+def test_a_declaration_becomes_a_row_with_its_type_and_default_in_words() -> None:
+    rows = {row.name: (row.type_name, row.default) for row in REQUEST_PARAMETERS}
+    assert list(rows) == list(RequestParameters.model_fields)
+    assert rows["guided_choice"] == ("JSON list of strings", "none")
+    assert rows["chat_template_kwargs"] == ("JSON object", "{}")
+    assert rows["continue_final_message"] == ("bool", "false")
+    assert rows["fps"] == ("float", "none, or fps of media_io_kwargs in model.json")
+    assert rows["timeout"] == ("int, microseconds", "0 (none)")
 
 
 @pytest.mark.parametrize("row", [*REQUEST_PARAMETERS, *VLLM_FIELDS], ids=lambda row: row.name)
@@ -98,6 +109,43 @@ def test_who_may_set_a_parameter_is_said_by_parameters_that_exist(row: Any) -> N
     assert set(row.by) <= {spec.name for spec in CONFIG_PARAMETERS}
     assert bool(row.by) or row.trust is not Trust.OPERATOR
     assert not row.by or row.trust in (Trust.BOUNDED, Trust.OPERATOR)
+
+
+def test_names_of_tensors_are_written_in_the_contract_only() -> None:
+    """But for names that mean something else as well."""
+    modalities = {"image", "video", "audio"}
+    of_openai = {"messages", "stream", "queries", "documents", "image_embeds"}
+    of_vllm = {"logprobs", "prompt_logprobs"}
+    names = {row.name for row in (*INPUTS, *OUTPUTS)} - modalities - of_openai - of_vllm
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.value}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0] not in ("contract", "kernel")  # the official ones are in the kernel
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert found == []
+
+
+def test_every_name_is_that_of_a_tensor() -> None:
+    known = {row.name for row in (*INPUTS, *OUTPUTS)}
+    assert {value for name, value in vars(tensor_names).items() if name.isupper() and isinstance(value, str)} == {
+        *(name for name in known if not name.startswith(tensor_names.RETURN_PREFIX)),
+        tensor_names.RETURN_PREFIX,
+    }
+    assert {name for rule in EXCLUSIONS for name in (*rule.inputs, *rule.others)} <= known
+
+
+def test_every_parameter_of_a_chat_says_that_it_is_for_prompts() -> None:
+    """continue_final_message was ignored without a word where a request had documents."""
+    assert names_for(Use.ALL) == {
+        "lora_name",
+        "chat_template_kwargs",
+        "priority",
+        "timeout",
+        "traceparent",
+        "tracestate",
+    }
 
 
 def test_limits_are_in_one_table() -> None:

@@ -15,7 +15,7 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.embeds import EmbedsLayout, ImageEmbeds, read_embeds
 from vllm_custom.errors import BackendError, InvalidRequestError, UnsupportedError
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import parse_request
 
@@ -123,7 +123,7 @@ def test_a_model_without_the_engine_argument_says_how_to_switch_it_on() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"image": np.array([b"x"], np.object_)}, "image_embeds: image_embeds and image are mutually exclusive"),
+        ({"image": np.array([b"x"], np.object_)}, "image_embeds: cannot be combined with image"),
         (
             {"messages": np.array([b'[{"role": "user"}]'], np.object_), "text_input": None},
             "image_embeds: cannot be combined with messages",
@@ -139,7 +139,7 @@ def test_what_embeddings_do_not_go_with(more: dict[str, Any], message: str) -> N
 @pytest.fixture
 def builder() -> Any:
     media = MediaLoader(Settings.from_model_config({"name": "model"}), {"image": 2, "video": 1})
-    yield PromptBuilder(FakeEngine(layout=GRID), media, HandleTable(), "{{ messages }}")
+    yield PromptBuilder(FakeEngine(layout=GRID), media, MediaHandles(), "{{ messages }}")
     media.close()
 
 

@@ -13,7 +13,6 @@ from vllm_custom.engine import Adapter, ModelFacts, RunOptions
 from vllm_custom.engine.vllm import (
     VllmEngine,
     engine_argument_names,
-    errors,
     install_connector,
     media,
     openai,
@@ -30,7 +29,8 @@ from vllm_custom.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.kernel import engine_errors
+from vllm_custom.media.handles import MediaHandles
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -131,7 +131,7 @@ def _template_error() -> Exception:
     ],
 )
 def test_vllms_errors_are_translated(make, kind: type[BackendError], message: str) -> None:
-    translated = errors.explain(make())
+    translated = engine_errors.explain(make())
     assert type(translated) is kind
     assert message in str(translated)
 
@@ -146,13 +146,13 @@ def _failed_generation() -> Exception:
     "make", [RuntimeError, ValueError, lambda: KeyError("x"), lambda: _generate_error(None), _failed_generation]
 )
 def test_other_errors_are_left_to_be_defects(make) -> None:
-    assert errors.explain(make()) is None
+    assert engine_errors.explain(make()) is None
 
 
 async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "http")
     monkeypatch.setenv("VLLM_MAX_IMAGE_PIXELS", "1")
-    table = HandleTable()
+    table = MediaHandles()
     install_connector(table, 1000, 30)
     from vllm import envs
 
@@ -160,7 +160,7 @@ async def test_vllms_chat_renderer_knows_handles_only(monkeypatch: pytest.Monkey
     from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
     connector = MEDIA_CONNECTOR_REGISTRY.load(envs.VLLM_MEDIA_CONNECTOR)
-    with table.lend(["picture"]) as (handle,):
+    with table.register(["picture"]) as (handle,):
         assert connector.fetch_image(handle) == "picture"
         assert await connector.fetch_image_async(handle) == "picture"
         assert connector.fetch_video(handle) == "picture"

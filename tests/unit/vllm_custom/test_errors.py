@@ -41,7 +41,9 @@ MAKERS = {
 # decoders' pool itself, what a mapping has to raise, a broken patch file, an unknown base class, and defects, which are
 # internal errors to clients.
 INTERNAL = {
-    ("contract/table.py", "ValueError"),
+    ("contract/config/limits.py", "ValueError"),
+    ("contract/config/media.py", "ValueError"),
+    ("contract/config/model.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
     ("engine/vllm/constraints/grammars.py", "SlowMaskError"),
     ("engine/vllm/constraints/client.py", "OSError"),
@@ -54,8 +56,8 @@ INTERNAL = {
     ("media/sources/fetch.py", "FetchError"),
     ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
-    ("contract/limits.py", "ValueError"),
-    ("first_error.py", "ValidationError.from_exception_data"),
+    ("kernel/fail_fast.py", "ValidationError.from_exception_data"),
+    ("kernel/json_objects.py", "ValueError"),
     ("base_backend/patches.py", "ImportError"),
     ("base_backend/adapter.py", "AttributeError"),
 }

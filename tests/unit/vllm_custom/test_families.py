@@ -22,9 +22,9 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.vllm import VllmEngine, install_connector, media, prompts
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
-from vllm_custom.request import ClientRules, GenerateCall, ProcessorBounds, parse_request
+from vllm_custom.request import ClientRules, InferenceCall, ProcessorBounds, parse_request
 
 pytestmark = [
     pytest.mark.usefixtures("vllm"),
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-HANDLES = HandleTable()
+HANDLES = MediaHandles()
 
 
 class Model:
@@ -48,7 +48,7 @@ class Model:
         self.media = MediaLoader(Settings.from_model_config({"name": family}), self.limits)
         self.prompts = PromptBuilder(self.engine, self.media, HANDLES, None)
 
-    async def render(self, call: GenerateCall) -> Any:
+    async def render(self, call: InferenceCall) -> Any:
         return (await self.prompts.render(call, self.prompts.plan(call))).engine_input
 
 
@@ -71,7 +71,7 @@ def models(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     patch.undo()
 
 
-def call(text: str, images: int, parameters: str = "{}") -> GenerateCall:
+def call(text: str, images: int, parameters: str = "{}") -> InferenceCall:
     files = [encode(Image.new("RGB", (28, 28), colour)) for colour in (RED, BLUE)][:images]
     tensors = {"text_input": np.array([text.encode()], np.object_), "image": np.array(files, np.object_)}
     return parse_request(tensors, parameters, ())
@@ -129,7 +129,7 @@ async def test_a_model_that_puts_pictures_in_by_itself_takes_any_prompt(models: 
         model.prompts.plan(call("hi", 2))
 
 
-def embeds_call(values: Any, grid: Any = None, text: str = "hi") -> GenerateCall:
+def embeds_call(values: Any, grid: Any = None, text: str = "hi") -> InferenceCall:
     tensors = {"text_input": np.array([text.encode()], np.object_), "image_embeds": values}
     return parse_request(tensors | ({} if grid is None else {"image_grid_thw": grid}), "{}", ())
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from vllm_custom_frontend.body import ValueLimit, in_utf8, model_of
-from vllm_custom_frontend.errors import FrontendError, model_wanted, shortened, unknown_model
+from vllm_custom_frontend.errors import FrontendError, model_required, shortened, unknown_model
 
 TEXT = '{"model": "shapes", "text": "caf\u00e9 \U0001f600"}'
 MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
@@ -114,7 +114,7 @@ def test_errors_repeat_names_up_to_a_length() -> None:
     assert len(error.document) < 1000
     assert "(1000000 characters)" in str(error)
     assert str(error).endswith("and 981 more.")
-    assert len(model_wanted([str(number) for number in range(1000)]).document) < 500
+    assert len(model_required([str(number) for number in range(1000)]).document) < 500
 
 
 def test_half_a_character_in_a_name_does_not_stop_the_error() -> None:

@@ -27,11 +27,11 @@ from vllm_custom_frontend import health
 
 # How long something may take that must not wait for anybody: far below every time limit of the other side.
 SOON = 3.0
-PATIENT = replace(QUICK, look=1)
+PATIENT = replace(QUICK, refresh_timeout=1)
 # Every limit of time is far beyond the test: what hangs is never found out.
-SLOW = replace(QUICK, look=60)
+SLOW = replace(QUICK, refresh_timeout=60)
 
-LATE = {"look": hang, "serve": hang}
+LATE = {"probe": hang, "serve": hang}
 
 
 def asked(*tritons: FakeTriton, model: str = "m") -> list[int]:
@@ -48,7 +48,7 @@ async def usable(client: Any) -> dict[str, float]:
 async def test_a_model_that_hangs_holds_up_nobody_else() -> None:
     """Neither requests to others, nor /health, /metrics and /v1/models: before, all waited for ever."""
     hung, well = FakeTriton(m=Model(**LATE)), FakeTriton(other=Model(), stuck=Model(**LATE))
-    async with serving(hung, well), frontend(hung.address, well.address, pace=SLOW) as client:
+    async with serving(hung, well), frontend(hung.address, well.address, timing=SLOW) as client:
         began = time.monotonic()
         for _ in range(20):
             assert (await client.post({"model": "other"})).status == 200
@@ -61,7 +61,7 @@ async def test_a_model_that_hangs_holds_up_nobody_else() -> None:
 async def test_a_server_that_hangs_holds_up_nobody_else() -> None:
     hung, well = FakeTriton(m=Model()), FakeTriton(other=Model())
     hung.index_hangs = True
-    async with serving(hung, well), frontend(hung.address, well.address, pace=SLOW) as client:
+    async with serving(hung, well), frontend(hung.address, well.address, timing=SLOW) as client:
         began = time.monotonic()
         assert (await client.post({"model": "other"})).status == 200
         assert (await client.get("/health")).status == 200
@@ -70,15 +70,15 @@ async def test_a_server_that_hangs_holds_up_nobody_else() -> None:
 
 async def test_a_model_that_hangs_is_found_out_and_gets_no_requests() -> None:
     hung, well = FakeTriton(m=Model()), FakeTriton(m=Model())
-    async with serving(hung, well), frontend(hung.address, well.address, pace=HASTY) as client:
+    async with serving(hung, well), frontend(hung.address, well.address, timing=HASTY) as client:
         assert (await client.get("/health")).status == 200
-        hung.models["m"].look = hung.models["m"].serve = hang
+        hung.models["m"].probe = hung.models["m"].serve = hang
         await until(lambda: _is(client, hung, 0.0))
         before = asked(hung)
         for _ in range(10):
             assert (await client.post({"model": "m"})).status == 200
         assert asked(hung) == before
-        hung.models["m"].look, hung.models["m"].serve = None, reply()
+        hung.models["m"].probe, hung.models["m"].serve = None, reply()
         await until(lambda: _is(client, hung, 1.0))
 
 
@@ -88,9 +88,9 @@ async def _is(client: Any, triton: FakeTriton, value: float) -> bool:
 
 async def test_where_every_server_hangs_the_answer_is_503_at_once() -> None:
     triton = FakeTriton(m=Model())
-    async with serving(triton), frontend(triton.address, pace=HASTY) as client:
+    async with serving(triton), frontend(triton.address, timing=HASTY) as client:
         assert (await client.get("/health")).status == 200
-        triton.models["m"].look = hang
+        triton.models["m"].probe = hang
         await until(lambda: _health(client, 503))
         answer = await client.post({"model": "m"})
         assert (answer.status, answer.json["error"]["type"]) == (503, "ServiceUnavailableError")
@@ -105,16 +105,16 @@ async def _health(client: Any, status: int) -> bool:
 
 
 async def test_a_model_that_streams_is_no_model_that_hangs() -> None:
-    """A look may be late where much is under way."""
+    """A probe may be late where much is under way."""
 
     async def serve(_: dict[str, Any]) -> Reply:
         return Reply(200, tuple(f"data: {number}\n\n" for number in range(3)), EVENTS)
 
     triton = FakeTriton(m=Model(serve=serve))
-    async with serving(triton), frontend(triton.address, pace=PATIENT) as client:
+    async with serving(triton), frontend(triton.address, timing=PATIENT) as client:
         assert (await client.get("/health")).status == 200
-        triton.models["m"].look = hang
-        deadline = time.monotonic() + 2.2 * PATIENT.look
+        triton.models["m"].probe = hang
+        deadline = time.monotonic() + 2.2 * PATIENT.refresh_timeout
         while time.monotonic() < deadline:
             assert (await client.post({"model": "m"})).status == 200
             assert (await client.get("/health")).status == 200
@@ -153,14 +153,14 @@ async def test_health_says_that_an_engine_is_dead_and_that_it_is_back() -> None:
     triton = FakeTriton(m=Model())
     async with serving(triton), frontend(triton.address) as client:
         assert (await client.get("/health")).status == 200
-        triton.models["m"].look = triton.models["m"].serve = reply(503)
+        triton.models["m"].probe = triton.models["m"].serve = reply(503)
         await until(lambda: _health(client, 503))
-        triton.models["m"].look, triton.models["m"].serve = None, reply()
+        triton.models["m"].probe, triton.models["m"].serve = None, reply()
         await until(lambda: _health(client, 200))
 
 
 async def test_health_says_so_where_only_requests_fail() -> None:
-    """A list of models needs no engine, so a look alone may find nothing."""
+    """A list of models needs no engine, so a probe alone may find nothing."""
     triton = FakeTriton(m=Model(serve=reply(500)))
     async with serving(triton), frontend(triton.address) as client:
         # A bad request is refused before the engine would be needed.
@@ -344,12 +344,12 @@ async def test_an_ambiguous_name_is_noted_once(caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.WARNING, "vllm_custom_frontend")
     async with serving(triton), frontend(triton.address) as client:
         await until(lambda: _answers(client, "shapes", 200))
-        before = triton.looks["zh"]
+        before = triton.probes["zh"]
 
-        async def looked_again() -> bool:
-            return triton.looks["zh"] > before + 3
+        async def probed_again() -> bool:
+            return triton.probes["zh"] > before + 3
 
-        await until(looked_again)
+        await until(probed_again)
         assert (await client.post({"model": "zh"})).status == 200
         assert asked(triton, model="zh") == [1]
     assert [record.message for record in caplog.records if "ambiguous" in record.message] == [

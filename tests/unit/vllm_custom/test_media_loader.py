@@ -20,7 +20,7 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.vllm import install_connector
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaElement, MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.sources.reading import Sources
@@ -181,28 +181,28 @@ async def test_of_several_refused_the_first_in_order_is_reported(caplog: pytest.
 
 
 def test_handles_stand_for_media_inside_the_block_only() -> None:
-    table = HandleTable()
-    with table.lend(["first", "second"]) as handles:
-        assert [table.take(handle) for handle in handles] == ["first", "second"]
-        assert [table.take(handle) for handle in handles] == ["first", "second"]
+    table = MediaHandles()
+    with table.register(["first", "second"]) as handles:
+        assert [table.resolve(handle) for handle in handles] == ["first", "second"]
+        assert [table.resolve(handle) for handle in handles] == ["first", "second"]
     for handle in handles:
         with pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
-            table.take(handle)
+            table.resolve(handle)
 
 
 def test_handles_go_when_the_block_fails() -> None:
-    table = HandleTable()
-    with pytest.raises(RuntimeError), table.lend(["first"]) as handles:
+    table = MediaHandles()
+    with pytest.raises(RuntimeError), table.register(["first"]) as handles:
         raise RuntimeError
     with pytest.raises(InvalidRequestError):
-        table.take(handles[0])
+        table.resolve(handles[0])
 
 
 def test_every_loan_has_handles_of_its_own() -> None:
-    table, item = HandleTable(), "x"
-    with table.lend([item, item]) as first, table.lend([item, item]) as second:
+    table, item = MediaHandles(), "x"
+    with table.register([item, item]) as first, table.register([item, item]) as second:
         assert len({*first, *second}) == 4
-    with table.lend([]) as none:
+    with table.register([]) as none:
         assert none == []
 
 
@@ -213,7 +213,7 @@ async def test_vllm_loads_nothing_by_itself(vllm: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # all of these are put back
     for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MAX_IMAGE_PIXELS"):
         monkeypatch.setenv(name, "")
-    install_connector(HandleTable(), 1000, 30)
+    install_connector(MediaHandles(), 1000, 30)
     connector = MEDIA_CONNECTOR_REGISTRY.load("vllm_custom")
     names = [name for name in dir(connector) if name.startswith(("fetch_", "load_from_url"))]
     assert {"load_from_url", "fetch_image_embedding", "fetch_audio_embedding", "fetch_video_embedding"} <= set(names)
@@ -231,5 +231,5 @@ async def test_vllm_loads_nothing_by_itself(vllm: None, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("url", ["", "http://example.com/a.png", "data:,x", "file:///etc/passwd", "vllm-custom-media:"])
 def test_other_urls_are_refused(url: str) -> None:
-    with HandleTable().lend([]), pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
-        HandleTable().take(url)
+    with MediaHandles().register([]), pytest.raises(InvalidRequestError, match="not resolved by the media rules"):
+        MediaHandles().resolve(url)

@@ -140,7 +140,7 @@ def test_a_report_that_fails_is_logged_and_the_next_one_counts() -> None:
     original = family.Metric
     family.Metric = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
     metrics.observe(FetchRecord("fetched"))
-    metrics._executor.submit(setattr, family, "Metric", original)
+    metrics._reporter._executor.submit(setattr, family, "Metric", original)
     metrics.observe(FetchRecord("fetched"))
     metrics.close()
     assert len(errors) == 1

@@ -12,12 +12,12 @@ from PIL import Image
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.loader import MediaElement, MediaLoader
-from vllm_custom.openai.media import MediaOfRequest
+from vllm_custom.openai.media import RequestMedia
 
 
-def media_of_request(media: MediaLoader, *raws: bytes) -> MediaOfRequest:
+def media_of_request(media: MediaLoader, *raws: bytes) -> RequestMedia:
     elements = [MediaElement("image", f"messages[0].content[{index}]", raw) for index, raw in enumerate(raws)]
-    return MediaOfRequest(media, elements, media.frames(FrameSampling()))
+    return RequestMedia(media, elements, media.frames(FrameSampling()))
 
 
 async def test_bytes_are_given_back_when_all_have_been_handed_over() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from vllm_custom.contract.hosts import HostPattern, normal_host
+from vllm_custom.contract.hosts import HostPattern, normalize_host
 from vllm_custom.media.sources.addresses import AddressRule, refuse_address
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, loggable
 
@@ -372,16 +372,18 @@ def test_reasons_are_given_for_every_rule_and_name_no_address() -> None:
 
 @given(st.text(st.sampled_from(string.printable + "。①＠ü\udcff"), max_size=60))
 def test_any_host_is_refused_or_normal_and_stays_so(text: str) -> None:
-    host = normal_host(text)
+    host = normalize_host(text)
     if host is not None:
         assert host.isascii()
-        assert normal_host(f"[{host}]" if ":" in host else host) == host
+        assert normalize_host(f"[{host}]" if ":" in host else host) == host
         assert not set(host) & set("/?#@\\%[] ")
 
 
 @given(st.text(st.sampled_from(string.printable + "。①＠ü\udcff"), max_size=80))
 def test_any_text_after_the_scheme_is_refused_or_read_alike_by_aiohttp(text: str) -> None:
-    anything = MediaPolicy((HostPattern("example", below=True), HostPattern("1.2.3.4"), HostPattern("::1")))
+    anything = MediaPolicy(
+        (HostPattern("example", include_subdomains=True), HostPattern("1.2.3.4"), HostPattern("::1"))
+    )
     for url in (f"http://{text}", f"http://{text}.example/", f"http://a.example{text}", f"http://a.example/{text}"):
         target = anything.check_url(url)
         if isinstance(target, Target):

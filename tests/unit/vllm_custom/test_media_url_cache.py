@@ -74,38 +74,38 @@ def test_any_header_is_read(text: str) -> None:
 def test_a_fresh_body_is_used_until_its_time_is_over() -> None:
     clock = Clock()
     cache: UrlCache[bytes] = UrlCache(ENTRY, clock)
-    cache.keep("a", headers(Cache_Control="max-age=60", ETag='"1"'), FILE)
+    cache.store("a", headers(Cache_Control="max-age=60", ETag='"1"'), FILE)
     clock.now += 59
     assert cache.fresh("a") == FILE
     clock.now += 1
     assert cache.fresh("a") is None
     assert cache.validators("a") == {"If-None-Match": '"1"'}
-    assert cache.renew("a", headers(Cache_Control="max-age=5")) == FILE
+    assert cache.freshen("a", headers(Cache_Control="max-age=5")) == FILE
     assert cache.fresh("a") == FILE
     assert cache.validators("a") == {"If-None-Match": '"1"'}, "a 304 need not repeat what has not changed"
 
 
 def test_a_refusal_to_be_kept_ends_what_was_kept() -> None:
     cache: UrlCache[bytes] = UrlCache(ENTRY, Clock())
-    cache.keep("a", headers(Cache_Control="max-age=60"), FILE)
-    assert cache.renew("a", headers(Cache_Control="no-store")) == FILE
+    cache.store("a", headers(Cache_Control="max-age=60"), FILE)
+    assert cache.freshen("a", headers(Cache_Control="no-store")) == FILE
     assert cache.fresh("a") is None
     assert cache.validators("a") == {}
-    assert cache.renew("a", headers()) is None
+    assert cache.freshen("a", headers()) is None
 
 
 @pytest.mark.parametrize(("max_bytes", "kept"), [(0, 0), (ENTRY - 1, 0), (ENTRY, 1), (2 * ENTRY, 2)])
 def test_the_bound_holds_and_the_least_recently_used_goes(max_bytes: int, kept: int) -> None:
     cache: UrlCache[bytes] = UrlCache(max_bytes, Clock())
     for url in "abc":
-        cache.keep(url, headers(Cache_Control="max-age=60"), FILE)
+        cache.store(url, headers(Cache_Control="max-age=60"), FILE)
     assert [url for url in "abc" if cache.fresh(url)] == list("abc")[3 - kept :]
 
 
 def test_what_has_neither_lifetime_nor_validator_is_not_kept() -> None:
     cache: UrlCache[bytes] = UrlCache(ENTRY, Clock())
-    cache.keep("a", headers(), FILE)
-    assert cache.renew("a", headers()) is None
+    cache.store("a", headers(), FILE)
+    assert cache.freshen("a", headers()) is None
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ a=rtpmap:96 H264/90000
 
 
 def decode(
-    data: bytes, frames: int = 32, max_pixels: int = 1_000_000, max_work: int = 10**9, fps: float | None = None
+    data: bytes, frames: int = 32, max_pixels: int = 1_000_000, max_decode_pixels: int = 10**9, fps: float | None = None
 ) -> Video:
-    return decode_video(data, "video[0]", max_pixels, max_work, FrameSampling(frames, fps))
+    return decode_video(data, "video[0]", max_pixels, max_decode_pixels, FrameSampling(frames, fps))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def mp4() -> bytes:
 
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video._Film, "_frames", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(video._VideoDecoder, "_frames", lambda *_: pytest.fail("decoded"))
 
 
 def test_a_gif_gives_all_frames_where_they_are_few() -> None:
@@ -253,17 +253,17 @@ def test_frames_that_are_not_shown_count_as_work() -> None:
     with pytest.raises(
         MediaLimitError, match=r"video\[0\]: .*VIDEO_MAX_PIXELS of this model\), got 720896 in 11 frames of 64 x 48"
     ):
-        decode(clip, max_work=10 * 256 * 256)
+        decode(clip, max_decode_pixels=10 * 256 * 256)
 
 
 def test_a_clip_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, shown = [], video._Film._shown
+    passes, shown = [], video._VideoDecoder._shown
 
-    def count(film: video._Film) -> Iterator[Any]:
-        passes.append(film)
-        return shown(film)
+    def count(decoder: video._VideoDecoder) -> Iterator[Any]:
+        passes.append(decoder)
+        return shown(decoder)
 
-    monkeypatch.setattr(video._Film, "_shown", count)
+    monkeypatch.setattr(video._VideoDecoder, "_shown", count)
     with pytest.raises(InvalidRequestError, match=r"video\[0\]: the video has no frame that can be decoded"):
         decode(hidden(40))
     assert len(passes) == 1
@@ -318,7 +318,7 @@ def test_an_mp4_above_the_pixel_limit_is_refused_from_its_header(mp4: bytes) -> 
 def test_a_long_mp4_is_refused_from_its_header(mp4: bytes) -> None:
     message = r"at most 655359 pixels .*VIDEO_MAX_PIXELS of this model.* got 655360 in 10 frames of 64 x 48"
     with pytest.raises(InvalidRequestError, match=message):
-        decode(mp4, max_work=10 * 256 * 256 - 1)
+        decode(mp4, max_decode_pixels=10 * 256 * 256 - 1)
 
 
 @pytest.mark.usefixtures("no_decoding")

@@ -31,13 +31,13 @@ from vllm_custom.errors import (
 )
 from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaElement, MediaLoader
-from vllm_custom.openai.answer import OpenAIResponder, ResponsePiece, error_document
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.media import find_media, media_by_handle
-from vllm_custom.openai.models import AdaptersOfRequests
+from vllm_custom.openai.models import RequestAdapters
+from vllm_custom.openai.response import OpenAIResponder, ResponseChunk, error_document
 from vllm_custom.openai.service import OpenAIService
 from vllm_custom.request import ClientRules
 from vllm_custom.triton.responses import ResponseBuilder
@@ -185,7 +185,7 @@ def test_media_are_found_in_order_and_lose_their_ids() -> None:
         ("image", "input[0].content[0].image_url", b"http://c"),
     ]
     for number, item in enumerate(found):
-        item.holder[item.key] = f"handle-{number}"
+        item.container[item.key] = f"handle-{number}"
     assert body["messages"][1]["content"] == [{"type": "text", "text": "a"}, {"image_url": "handle-0"}]
     assert body["messages"][2]["content"][0]["video_url"] == {"url": "handle-1", "x": 1}
     assert body["input"][0]["content"][0] == {"type": "input_image", "image_url": "handle-2"}
@@ -195,7 +195,7 @@ def test_sound_in_openais_form_becomes_a_url() -> None:
     body = {"messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]}
     (found,) = find_media(body)
     assert found.element == MediaElement("audio", "messages[0].content[0].input_audio.data", b"AAAA")
-    found.holder[found.key] = "handle"
+    found.container[found.key] = "handle"
     assert body == {"messages": [{"content": [{"type": "audio_url", "audio_url": {"url": "handle"}}]}]}
 
 
@@ -205,7 +205,7 @@ def test_bodies_without_media(body: dict[str, Any]) -> None:
 
 
 async def test_promised_media_come_when_they_are_asked_for() -> None:
-    table, asked = HandleTable(), []
+    table, asked = MediaHandles(), []
 
     async def get(index: int) -> str:
         asked.append(index)
@@ -213,21 +213,21 @@ async def test_promised_media_come_when_they_are_asked_for() -> None:
             raise InvalidRequestError("no picture")
         return f"medium {index}"
 
-    with table.promise(get, 2) as (first, second):
+    with table.register_lazy(get, 2) as (first, second):
         assert asked == []
-        assert await table.take_async(first) == "medium 0"
+        assert await table.resolve_async(first) == "medium 0"
         with pytest.raises(RefusedMediaError, match="no picture") as refused:
-            await table.take_async(second)
+            await table.resolve_async(second)
         assert isinstance(refused.value, ValueError)
         with pytest.raises(RefusedMediaError, match="media rules"):
-            table.take(first)
+            table.resolve(first)
     with pytest.raises(RefusedMediaError, match="media rules"):
-        await table.take_async(first)
+        await table.resolve_async(first)
 
 
 def test_frames_of_clips_are_carried_out_here() -> None:
     """vLLM would refuse media_io_kwargs, whatever they say."""
-    loader, table = MediaLoader(settings(), {"video": 1}), HandleTable()
+    loader, table = MediaLoader(settings(), {"video": 1}), MediaHandles()
     try:
         for body in ({"messages": []}, {"messages": [{"content": [{"image_url": "http://a"}]}]}):
             with media_by_handle(made := {**body, "media_io_kwargs": {"video": {"num_frames": 4}}}, loader, table):
@@ -245,13 +245,13 @@ def test_frames_of_clips_are_carried_out_here() -> None:
 
 
 @pytest.fixture
-def adapters() -> AdaptersOfRequests:
+def adapters() -> RequestAdapters:
     paths = {"zh": "/adapters/zh", "caps": "/adapters/caps"}
-    return AdaptersOfRequests(LoraAdapters(FakeEngine(), paths, enabled=True))
+    return RequestAdapters(LoraAdapters(FakeEngine(), paths, enabled=True))
 
 
 @pytest.mark.usefixtures("vllm")
-async def test_a_request_sees_the_adapter_that_it_has_taken_only(adapters: AdaptersOfRequests) -> None:
+async def test_a_request_sees_the_adapter_that_it_has_taken_only(adapters: RequestAdapters) -> None:
     seen = _LoraRequests(adapters)
     assert ("zh" in seen, len(seen), list(seen)) == (False, 0, [])
     async with adapters.use("zh"):
@@ -261,7 +261,7 @@ async def test_a_request_sees_the_adapter_that_it_has_taken_only(adapters: Adapt
     assert ("zh" in seen, len(seen), list(seen)) == (False, 0, [])
 
 
-async def test_requests_at_once_see_an_adapter_of_their_own(adapters: AdaptersOfRequests) -> None:
+async def test_requests_at_once_see_an_adapter_of_their_own(adapters: RequestAdapters) -> None:
     async def used(name: str | None) -> str | None:
         async with adapters.use(name):
             await asyncio.sleep(0.01)
@@ -279,7 +279,7 @@ class Card(SimpleNamespace):
 
 
 @pytest.mark.usefixtures("vllm")
-async def test_adapters_are_models_by_their_own_names(adapters: AdaptersOfRequests) -> None:
+async def test_adapters_are_models_by_their_own_names(adapters: RequestAdapters) -> None:
     async def base_models() -> Any:
         return SimpleNamespace(data=[Card(id="vl", root="vl", parent=None, max_model_len=9)])
 
@@ -428,7 +428,7 @@ async def test_who_leaves_is_seen_by_the_application_and_gets_no_more() -> None:
 
 
 async def test_an_application_that_does_not_listen_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_custom.openai.asgi._FAREWELL_SECONDS", 0.05)
+    monkeypatch.setattr("vllm_custom.openai.asgi._DISCONNECT_GRACE_SECONDS", 0.05)
     ended = []
 
     async def deaf(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -477,13 +477,13 @@ async def test_who_is_cancelled_again_and_again_tells_the_application_all_the_sa
 
 
 def test_pieces_that_wait_become_one() -> None:
-    piece = ResponsePiece([b"data: 1\n\n"], 200, {"content-type": "text/event-stream"})
-    piece.add(ResponsePiece([b"data: 2\n\n"]))
+    piece = ResponseChunk([b"data: 1\n\n"], 200, {"content-type": "text/event-stream"})
+    piece.add(ResponseChunk([b"data: 2\n\n"]))
     arrays = piece.arrays(frozenset())
     assert arrays["openai_response"].tolist() == [b"data: 1\n\ndata: 2\n\n"]
     assert (arrays["openai_status"].tolist(), arrays["openai_status"].dtype) == ([200], np.int32)
     assert json.loads(arrays["openai_headers"][0]) == {"content-type": "text/event-stream"}
-    assert set(ResponsePiece([b"x"]).arrays(frozenset())) == {"openai_response"}, "what follows has a body only"
+    assert set(ResponseChunk([b"x"]).arrays(frozenset())) == {"openai_response"}, "what follows has a body only"
 
 
 @pytest.mark.parametrize(

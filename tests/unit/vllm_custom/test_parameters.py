@@ -6,21 +6,22 @@ from typing import Any
 
 import pytest
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.parameters import parse_parameters
 
 SAMPLING = ("temperature", "max_tokens", "stop")
 
 
-def parse(own: Any = None, tensor: Any = None) -> tuple[dict[str, Any], ControlParameters]:
+def parse(own: Any = None, tensor: Any = None) -> tuple[dict[str, Any], RequestParameters]:
     return parse_parameters(
         "" if own is None else json.dumps(own), None if tensor is None else json.dumps(tensor), SAMPLING
     )
 
 
 def test_nothing_sent_gives_the_defaults() -> None:
-    assert parse() == ({}, ControlParameters())
-    assert parse({}, {}) == ({}, ControlParameters())
+    assert parse() == ({}, RequestParameters())
+    assert parse({}, {}) == ({}, RequestParameters())
 
 
 def test_vllms_and_ours_are_told_apart() -> None:
@@ -33,7 +34,7 @@ def test_vllms_and_ours_are_told_apart() -> None:
     "name", ["id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output", "triton_enable_empty_final"]
 )
 def test_tritons_own_parameters_are_ignored(name: str) -> None:
-    assert parse({name: 1}) == ({}, ControlParameters())
+    assert parse({name: 1}) == ({}, RequestParameters())
 
 
 def test_tritons_names_mean_nothing_in_the_tensor() -> None:

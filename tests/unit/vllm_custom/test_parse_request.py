@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request import GenerateCall, parse_request, read_tensors, split_batch
+from vllm_custom.request import InferenceCall, parse_request, read_tensors, split_batch
 
 SAMPLING = ("temperature", "max_tokens", "stop")
 MESSAGES = '[{"role": "user", "content": "hi"}]'
@@ -25,7 +25,7 @@ def flag(*values: bool) -> Any:
     return np.array(values, dtype=np.bool_)
 
 
-def parse(parameters: str = "{}", **tensors: Any) -> GenerateCall:
+def parse(parameters: str = "{}", **tensors: Any) -> InferenceCall:
     return parse_request(tensors, parameters, SAMPLING)
 
 
@@ -95,8 +95,8 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
     [
         ({}, "exactly one of the inputs text_input, messages, and queries with documents"),
         ({"text_input": text("x"), "messages": text(MESSAGES)}, "exactly one of the inputs text_input, messages, and"),
-        ({"text_input": text()}, "text_input: expected exactly 1 element, got '0 elements'"),
-        ({"text_input": text("a", "b")}, "text_input: expected exactly 1 element, got '2 elements'"),
+        ({"text_input": text()}, "text_input: expected exactly 1 element, got 0 elements"),
+        ({"text_input": text("a", "b")}, "text_input: expected exactly 1 element, got 2 elements"),
         ({"text_input": text(b"ab\xff")}, "text_input: expected UTF-8 text (byte 2 is not), got b'ab\\xff'"),
         ({"text_input": text("x"), "stream": flag()}, "stream: expected exactly 1 element"),
         ({"text_input": text("x"), "return_logprobs": flag(True, True)}, "return_logprobs: expected exactly 1"),

@@ -11,8 +11,8 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine
 from vllm_custom.engine.vllm import pooling as vllm_pooling
 from vllm_custom.errors import InvalidRequestError, UnavailableError, UnsupportedError
-from vllm_custom.pooling import PooledOutput, PoolingBuilder, check_generating
-from vllm_custom.request import GenerateCall, parse_embedding_request, parse_request
+from vllm_custom.pooling import PooledOutput, PoolingBuilder, reject_pooling_request
+from vllm_custom.request import InferenceCall, parse_embedding_request, parse_request
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
@@ -24,11 +24,11 @@ def text(value: Any) -> Any:
     return np.array([value if isinstance(value, str) else json.dumps(value)], dtype=np.object_)
 
 
-def call(parameters: str = "{}", **tensors: Any) -> GenerateCall:
+def call(parameters: str = "{}", **tensors: Any) -> InferenceCall:
     return parse_request({"text_input": text("hi")} | tensors, parameters, NAMES)
 
 
-def embedding(body: Any, **tensors: Any) -> GenerateCall:
+def embedding(body: Any, **tensors: Any) -> InferenceCall:
     return parse_embedding_request({"embedding_request": text(body)} | tensors)
 
 
@@ -144,10 +144,10 @@ class TestChecks:
         ("made", "name"),
         [(call('{"dimensions": 8}'), "dimensions"), (embedding({"input": "x"}), "embedding_request")],
     )
-    def test_what_models_that_generate_cannot_do(self, made: GenerateCall, name: str) -> None:
+    def test_what_models_that_generate_cannot_do(self, made: InferenceCall, name: str) -> None:
         with pytest.raises(UnsupportedError, match=f"{name}: requires a pooling model"):
-            check_generating(made, tuple(vllm_pooling.pooling_fields()))
-        check_generating(call('{"temperature": 1}'), tuple(vllm_pooling.pooling_fields()))
+            reject_pooling_request(made, tuple(vllm_pooling.pooling_fields()))
+        reject_pooling_request(call('{"temperature": 1}'), tuple(vllm_pooling.pooling_fields()))
 
 
 def pooled(data: Any, **fields: Any) -> Any:

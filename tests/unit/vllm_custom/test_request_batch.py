@@ -7,19 +7,19 @@ import fakes
 import numpy as np
 import pytest
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request import GenerateCall, TextPairs, check_batch
-from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.request import InferenceCall, TextPairs, check_batch
 from vllm_custom.triton.responses import ResponseBuilder
 
-CALL = GenerateCall(
+CALL = InferenceCall(
     text="a",
     messages=None,
     stream=False,
     exclude_input=None,
     additional_outputs=frozenset({"finish_reason"}),
     sampling={},
-    control=ControlParameters(),
+    control=RequestParameters(),
 )
 
 
@@ -61,7 +61,7 @@ def test_a_row_that_differs_is_named(changes: dict[str, Any], message: str) -> N
         [replace(CALL, exclude_input=True)],
     ],
 )
-def test_rows_that_differ_in_nothing_else_are_served(others: list[GenerateCall]) -> None:
+def test_rows_that_differ_in_nothing_else_are_served(others: list[InferenceCall]) -> None:
     check_batch([CALL, *others])
 
 

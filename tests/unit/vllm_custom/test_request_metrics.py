@@ -84,10 +84,10 @@ def test_a_report_that_fails_is_logged_and_the_next_one_counts(errors: list[str]
     server = Server(failures=1)
     metrics = RequestMetrics(server, LABELS, errors.append)
     metrics.observe(None)
-    metrics._executor.submit(int).result(60)
+    metrics._reporter._executor.submit(int).result(60)
     metrics.observe(None)
     metrics.close()
-    assert errors == ["[vllm_custom] cannot report metrics: no answer"]
+    assert errors == ["[vllm_custom] request metrics cannot be reported: no answer"]
     assert server.values == {(SUCCESS, MODEL): 1}
 
 

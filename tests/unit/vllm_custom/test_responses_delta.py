@@ -12,9 +12,9 @@ from fakes import CompletionOutput, Logprob, RequestOutput
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
 from vllm_custom.errors import InternalError
 from vllm_custom.responses import ResponseDelta, check_finite, needs_logprobs
-from vllm_custom.responses.delta import ADDITIONAL_OUTPUTS
 from vllm_custom.triton.responses import ResponseBuilder
 
 ALL = frozenset(ADDITIONAL_OUTPUTS)

@@ -381,8 +381,8 @@ def test_finished_requests_are_not_asked_about(
     forgotten_stream, *_ = watched(watcher, pool, forgotten)
     closed_stream, *_ = watched(watcher, pool, closed)
     watched(watcher, pool, stays)
-    watcher.forget(forgotten_stream)
-    watcher.forget(forgotten_stream)
+    watcher.unwatch(forgotten_stream)
+    watcher.unwatch(forgotten_stream)
     closed_stream.finish(rows("x"))
     before = forgotten.questions + closed.questions
     wait_for_questions(stays, stays.questions + 3)

@@ -19,8 +19,8 @@ from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine
 from vllm_custom.engine.vllm import pooling as vllm_pooling
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
-from vllm_custom.pooling import PairScorer, PoolingBuilder, RenderedPairs, check_generating
-from vllm_custom.request import GenerateCall, TextPairs, parse_request
+from vllm_custom.pooling import PairScorer, PoolingBuilder, RenderedPairs, reject_pooling_request
+from vllm_custom.request import InferenceCall, TextPairs, parse_request
 
 pytestmark = [pytest.mark.usefixtures("vllm"), pytest.mark.filterwarnings("ignore")]
 
@@ -37,13 +37,13 @@ def text(*values: str | bytes) -> Any:
     return np.array([value.encode() if isinstance(value, str) else value for value in values], dtype=np.object_)
 
 
-def call(queries: Any, documents: Any, parameters: dict[str, Any] | None = None, **tensors: Any) -> GenerateCall:
+def call(queries: Any, documents: Any, parameters: dict[str, Any] | None = None, **tensors: Any) -> InferenceCall:
     names = [*vllm_pooling.pooling_fields(), *vllm_pooling.scoring_fields(), "temperature"]
     pairs = {"queries": text(*queries), "documents": text(*documents)}
     return parse_request(pairs | tensors, json.dumps(parameters or {}), names)
 
 
-def pairs(made: GenerateCall) -> TextPairs:
+def pairs(made: InferenceCall) -> TextPairs:
     assert made.pairs is not None
     return made.pairs
 
@@ -107,7 +107,7 @@ def seen(llm: Any, tasks: tuple[str, ...]) -> VllmEngine:
     return VllmEngine(llm, facts)
 
 
-async def render(scorer: PairScorer, made: GenerateCall) -> RenderedPairs:
+async def render(scorer: PairScorer, made: InferenceCall) -> RenderedPairs:
     scorer.check(made, pairs(made))
     return await scorer.render(made, pairs(made))
 
@@ -145,7 +145,7 @@ class TestInputs:
             ),
             (
                 {"queries": text("a"), "documents": text("b"), "image": text("c")},
-                "image: cannot be combined with queries and documents, which are text",
+                "image: cannot be combined with queries and documents; they are text",
             ),
         ],
     )
@@ -187,6 +187,7 @@ class TestChecks:
             ({"dimensions": 8}, "dimensions"),
             ({"task": "classify"}, "task"),
             ({"apply_chat_template": True}, "apply_chat_template"),
+            ({"continue_final_message": True}, "continue_final_message"),
             ({"num_frames": 2}, "num_frames"),
         ],
     )
@@ -217,7 +218,7 @@ class TestChecks:
 
     def test_models_that_generate_score_no_pairs(self) -> None:
         with pytest.raises(UnsupportedError, match="queries, documents: requires a pooling model"):
-            check_generating(call(["a"], ["b"]), ())
+            reject_pooling_request(call(["a"], ["b"]), ())
 
 
 class TestPrompts:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.vllm import VllmEngine
 from vllm_custom.engine.vllm.constraints.client import (
@@ -21,7 +22,7 @@ from vllm_custom.engine.vllm.constraints.client import (
 )
 from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, Verdict, compiler_facts
 from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
-from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.structured_outputs import KINDS, ConstraintCompiler, read_constraint
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM gives it to xgrammar
@@ -36,7 +37,7 @@ TAG = {
 
 
 def constraint(**parameters: Any) -> tuple[str, str, Any]:
-    found = read_constraint(ControlParameters.model_validate(parameters))
+    found = read_constraint(RequestParameters.model_validate(parameters))
     assert found is not None
     return found.source, found.kind, found.value
 
@@ -74,7 +75,7 @@ def test_every_way_to_ask(parameters: dict[str, Any], source: str, kind: str, va
 
 @pytest.mark.parametrize("parameters", [{}, {"guided_json_object": False}, {"response_format": {"type": "text"}}])
 def test_no_constraint(parameters: dict[str, Any]) -> None:
-    assert read_constraint(ControlParameters.model_validate(parameters)) is None
+    assert read_constraint(RequestParameters.model_validate(parameters)) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
 
 
 async def compiled(compiler: ConstraintCompiler, **parameters: Any) -> Any:
-    accepted = await compiler.read(ControlParameters.model_validate(parameters))
+    accepted = await compiler.read(RequestParameters.model_validate(parameters))
     return None if accepted is None else accepted.params
 
 
@@ -180,13 +181,13 @@ async def test_a_grammar_compiles(compiler: ConstraintCompiler) -> None:
         ({"guided_grammar": ""}, "guided_grammar: cannot be compiled: "),
         ({"guided_choice": []}, "guided_choice: cannot be compiled: Choice '[]' cannot be an empty list"),
         ({"guided_structural_tag": {"structures": 5}}, "guided_structural_tag: cannot be compiled: "),
-        ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice: expected another type (Input should be"),
-        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex: expected another type (Input should be a"),
+        ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice: expected a valid list, got 'a'"),
+        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex: expected a valid string, got 5"),
         ({"structured_outputs": {"regex": "a", "x": 1}}, "structured_outputs: expected keys among json, regex, "),
         ({"structured_outputs": {"regex": "a", "_backend": "x"}}, "structured_outputs: expected keys among json, "),
         (
             {"structured_outputs": {"regex": "a", "whitespace_pattern": 5}},
-            "structured_outputs.whitespace_pattern: expected another type",
+            "structured_outputs.whitespace_pattern: expected a valid string, got 5",
         ),
         ({"structured_outputs": {"json_object": False}}, "structured_outputs.json_object: cannot be compiled: "),
     ],
@@ -333,7 +334,7 @@ async def test_a_constraint_beyond_its_size_is_not_even_parsed(vllm: None, param
 async def test_params_from_vllm_itself_go_the_same_way(vllm: None) -> None:
     checker = FakeChecker()
     compiler = constraint_compiler(checker)
-    await compiler.read(ControlParameters(guided_regex="a"))
+    await compiler.read(RequestParameters(guided_regex="a"))
     await compiler.accept("regex", "a", {})
     assert checker.asked == ["a"]
     checker.error = SlowConstraintError()

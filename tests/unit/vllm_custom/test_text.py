@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom import errors
-from vllm_custom.text import bounded_repr, safe_text
+from vllm_custom.kernel.text import bounded_repr, safe_text
 
 # Python's own text has no lone surrogates in it; that of JSON has.
 ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs"]))

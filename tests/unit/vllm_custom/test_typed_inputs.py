@@ -7,14 +7,14 @@ import pytest
 
 from vllm_custom.engine.vllm import sampling
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request import TypedInputs
-from vllm_custom.request.typed import takes_list
+from vllm_custom.request import ParameterTensors
+from vllm_custom.request.parameter_tensors import takes_list
 
 FIELDS = {"max_tokens": int | None, "temperature": float, "stop": str | list[str] | None, "stop_token_ids": list[int]}
 
 
 def values(**tensors: Any) -> dict[str, Any]:
-    return TypedInputs([*tensors, "tenant"], FIELDS).values(tensors)
+    return ParameterTensors([*tensors, "tenant"], FIELDS).values(tensors)
 
 
 def text(*elements: bytes) -> Any:
@@ -22,7 +22,7 @@ def text(*elements: bytes) -> Any:
 
 
 def test_declared_inputs_that_are_no_parameters_are_left_alone() -> None:
-    made = TypedInputs(["tenant", "max_tokens", "lora_name"], FIELDS)
+    made = ParameterTensors(["tenant", "max_tokens", "lora_name"], FIELDS)
     assert sorted(made.names) == ["lora_name", "max_tokens"]
     assert made.values({"text_input": text(b"x")}) == {}
 

@@ -17,16 +17,16 @@ import uvicorn
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from vllm_custom_frontend.app import make_app
-from vllm_custom_frontend.directory import Pace
 from vllm_custom_frontend.options import Options
+from vllm_custom_frontend.registry import Timing
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
 # Looks come often, and an answer to them is late where a machine is busy.
-QUICK = Pace(look=3, interval=0.05, idle_interval=0.05, shortest=0.01, grace=0.1)
+QUICK = Timing(refresh_timeout=3, interval=0.05, idle_interval=0.05, min_interval=0.01, grace=0.1)
 # What hangs is found out soon.
-HASTY = replace(QUICK, look=0.4)
+HASTY = replace(QUICK, refresh_timeout=0.4)
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def reply(status: int = 200, *parts: str, error: str = "", **headers: str) -> Be
 
 @dataclass
 class Model:
-    """What a model lists, and what it does with a request; ``look`` replaces the list."""
+    """What a model lists, and what it does with a request; ``probe`` replaces the list."""
 
     adapters: tuple[str, ...] = ()
     serve: Behaviour = field(default_factory=reply)
-    look: Behaviour | None = None
+    probe: Behaviour | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,7 +71,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, **models: Model) -> None:
         self.models = models
         self.index_hangs = False
-        self.looks: Counter[str] = Counter()
+        self.probes: Counter[str] = Counter()
         self.address = ""
         self._server: Any = None
 
@@ -106,9 +106,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             model = self.models[request.model_name]
             asked = json.loads(request.raw_input_contents[0][4:])
             if asked["path"] == "/v1/models":
-                self.looks[request.model_name] += 1
+                self.probes[request.model_name] += 1
                 listed = {"data": [{"id": name} for name in (request.model_name, *model.adapters)]}
-                answer = await (model.look or reply(200, json.dumps(listed)))(asked)
+                answer = await (model.probe or reply(200, json.dumps(listed)))(asked)
             else:
                 model.asked.append(asked)
                 answer = await model.serve(asked)
@@ -214,9 +214,9 @@ class FrontendClient:
 
 
 @contextlib.asynccontextmanager
-async def frontend(*addresses: str, pace: Pace = QUICK, **options: Any) -> AsyncIterator[FrontendClient]:
+async def frontend(*addresses: str, timing: Timing = QUICK, **options: Any) -> AsyncIterator[FrontendClient]:
     """The frontend, served by uvicorn in this event loop, and a client of it."""
-    app = make_app(Options(triton=addresses, access_log=False, **options), pace)
+    app = make_app(Options(triton=addresses, access_log=False, **options), timing)
     config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1, loop="asyncio")
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server.serve())

@@ -15,14 +15,14 @@ from vllm_custom.media.loader import MediaElement
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
 _MEDIA_PARTS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
-# OpenAI's form for sound holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
+# OpenAI's form for audio holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
 _INPUT_AUDIO = "input_audio"
 _EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def user_turn(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
+def user_message(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:
     """One user message with the media before the text, in the form of :func:`with_handles`' input."""
     kinds = {modality: kind for kind, modality in _MEDIA_PARTS.items()}
     parts: list[dict[str, Any]] = [{"type": kinds[element.modality]} for element in media]
@@ -70,18 +70,18 @@ def with_handles(
 
 
 def with_embeds(
-    messages: Sequence[dict[str, Any]], pictures: Sequence[Sequence[str]], handles: Sequence[str]
+    messages: Sequence[dict[str, Any]], images: Sequence[Sequence[str]], handles: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The messages with embedded pictures at the start of the first one's parts.
+    """The messages with embedded images at the start of the first one's parts.
 
     Args:
         messages: as :func:`with_handles` gives them.
-        pictures: names of the fields of each picture.
-        handles: one for each field of each picture, in order.
+        images: names of the fields of each image.
+        handles: one for each field of each image, in order.
     """
     given = iter(handles)
     parts: list[dict[str, Any]] = []
-    for fields in pictures:
+    for fields in images:
         named = {name: next(given) for name in fields}
         (first, *others) = named.values()
         # vLLM takes a lone tensor by itself, and several by their names.
@@ -112,13 +112,13 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
             raise invalid(f"{where}.{key}", part.get(key), "a string")
         return None
     if kind == _INPUT_AUDIO:
-        return MediaElement("audio", f"{where}.{kind}.data", _held(part, kind, "data", where))
+        return MediaElement("audio", f"{where}.{kind}.data", _payload(part, kind, "data", where))
     if not isinstance(kind, str) or kind not in _MEDIA_PARTS:
         raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS, _INPUT_AUDIO))}")
-    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _held(part, kind, "url", where))
+    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _payload(part, kind, "url", where))
 
 
-def _held(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:
+def _payload(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:
     """What a media part holds; its format or media type is not asked for, the content decides."""
     value = part.get(kind)
     text = value.get(key) if isinstance(value, dict) else value

@@ -10,25 +10,25 @@ from vllm_custom.errors import InvalidRequestError
 # More of them than any prompt has items: each is asked of the model's processor, which writes out all before it.
 _MOST_NUMBERED = 1024
 
-Spell = Callable[[str, int], str | None]
+PlaceholderText = Callable[[str, int], str | None]
 
 
 class Placeholders:
     """What stands for media in prompts of one model."""
 
-    def __init__(self, spell: Spell, modalities: Iterable[str]) -> None:
+    def __init__(self, placeholder_text: PlaceholderText, modalities: Iterable[str]) -> None:
         """
         Args:
-            spell: modality and number of an item (from 1) to the text that stands for it; None where the model's
-                processor puts media in by itself. May be slow: each answer is kept.
+            placeholder_text: modality and number of an item (from 1) to the text that stands for it; None where the
+                model's processor puts media in by itself. May be slow: each answer is kept.
             modalities: what the model takes.
         """
-        self._spell = functools.cache(spell)
+        self._text = functools.cache(placeholder_text)
         self._modalities = tuple(modalities)
 
     def needed(self, modality: str) -> bool:
         """Whether a prompt has to have a placeholder for each item."""
-        return self._spell(modality, 1) is not None
+        return self._text(modality, 1) is not None
 
     def count(self, text: str) -> dict[str, int]:
         """Modality to the number of its placeholders in ``text``."""
@@ -50,14 +50,14 @@ class Placeholders:
                 )
 
     def _count(self, text: str, modality: str) -> int:
-        first, second = self._spell(modality, 1), self._spell(modality, 2)
+        first, second = self._text(modality, 1), self._text(modality, 2)
         if first is None or first == second:
             return text.count(first) if first else 0
         count = 0  # models that number their placeholders: <|image_1|>, <|image_2|>, ...
-        while count < _MOST_NUMBERED and (following := self._spell(modality, count + 1)) and following in text:
+        while count < _MOST_NUMBERED and (following := self._text(modality, count + 1)) and following in text:
             count += 1
         return count
 
     def _example(self, modality: str, expected: int) -> str:
-        first, second = self._spell(modality, 1), self._spell(modality, 2)
+        first, second = self._text(modality, 1), self._text(modality, 2)
         return f"{first}, {second}, ..." if first != second and expected > 1 else str(first)

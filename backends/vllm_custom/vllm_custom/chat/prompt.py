@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
+from vllm_custom.contract.names import MESSAGES, TEXT_INPUT
 from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import DecodedMedia, MediaElement, MediaLoader
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import InferenceCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 from vllm_custom.runtime.async_utils import time_limit
 
@@ -46,7 +47,7 @@ class RenderedPrompt:
 class PromptPlan:
     """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
 
-    ``frames`` says which frames are taken of clips; ``embedded`` has the fields of each picture that came embedded,
+    ``frames`` says which frames are taken of videos; ``embedded`` has the fields of each image that came embedded,
     by vLLM's names.
     """
 
@@ -64,7 +65,7 @@ class PromptBuilder:
         self,
         engine: Engine,
         media: MediaLoader,
-        handles: HandleTable,
+        handles: MediaHandles,
         template: str | None,
         *,
         add_generation_prompt: bool = True,
@@ -89,7 +90,7 @@ class PromptBuilder:
         self._placeholders = Placeholders(engine.placeholder, media.modalities)
         self._has_template = template is not None or engine.facts.has_chat_template
 
-    def plan(self, call: GenerateCall) -> PromptPlan:
+    def plan(self, call: InferenceCall) -> PromptPlan:
         """Decide, before any media are decoded, how the prompt is made.
 
         Raises:
@@ -106,7 +107,7 @@ class PromptBuilder:
                 for modality, raws in call.media.items()
                 for index, raw in enumerate(raws)
             ]
-            messages = chat_messages.user_turn(text, elements)
+            messages = chat_messages.user_message(text, elements)
         counts = Counter(element.modality for element in elements)
         self._media.check_counts(counts)
         control = call.control
@@ -125,7 +126,7 @@ class PromptBuilder:
         return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
-        """The fields of each embedded picture, checked; they are added to ``counts``."""
+        """The fields of each embedded image, checked; they are added to ``counts``."""
         layout = self._embeds_layout()
         embeds.check(layout)
         self._media.check_counts({"image": embeds.count}, embedded=True)
@@ -138,7 +139,7 @@ class PromptBuilder:
             return False
         return self._has_template or any(self._placeholders.needed(modality) for modality in counts)
 
-    async def render(self, call: GenerateCall, plan: PromptPlan) -> RenderedPrompt:
+    async def render(self, call: InferenceCall, plan: PromptPlan) -> RenderedPrompt:
         """Decode the media and render the prompt.
 
         Raises:
@@ -150,25 +151,25 @@ class PromptBuilder:
                     return await self._render(call, plan, decoded)
             except asyncio.TimeoutError as error:
                 raise InvalidRequestError(
-                    f"{'messages' if plan.templated else 'text_input'}: expected a prompt that is rendered within "
+                    f"{MESSAGES if plan.templated else TEXT_INPUT}: expected a prompt that is rendered within "
                     f"{self._render_seconds:g} seconds (RENDER_TIMEOUT_SECONDS of this model), got a slower one"
                 ) from error
 
-    async def _render(self, call: GenerateCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
+    async def _render(self, call: InferenceCall, plan: PromptPlan, decoded: Sequence[DecodedMedia]) -> RenderedPrompt:
         as_tensor = self._engine.embeds_tensor
         embedded = [{name: as_tensor(field) for name, field in image.items()} for image in plan.embedded]
         if plan.messages is None:
             return await self._render_text(call, plan.elements, decoded, embedded)
-        tensors = [tensor for picture in embedded for tensor in picture.values()]
-        with self._handles.lend([*(item.data for item in decoded), *tensors]) as handles:
+        tensors = [tensor for image in embedded for tensor in image.values()]
+        with self._handles.register([*(item.data for item in decoded), *tensors]) as handles:
             media, rest = handles[: len(decoded)], handles[len(decoded) :]
             messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
-            messages = chat_messages.with_embeds(messages, [list(picture) for picture in embedded], rest)
+            messages = chat_messages.with_embeds(messages, [list(image) for image in embedded], rest)
             return await self._render_chat(call, messages)
 
     async def _render_text(
         self,
-        call: GenerateCall,
+        call: InferenceCall,
         elements: Sequence[MediaElement],
         decoded: Sequence[DecodedMedia],
         embedded: Sequence[Mapping[str, Any]],
@@ -186,7 +187,7 @@ class PromptBuilder:
             prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
         return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
-    async def _render_chat(self, call: GenerateCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+    async def _render_chat(self, call: InferenceCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
         add, goes_on = call.control.add_generation_prompt, call.control.continue_final_message
         opening = {
             "add_generation_prompt": self._add_generation_prompt and not goes_on if add is None else add,

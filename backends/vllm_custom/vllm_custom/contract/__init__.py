@@ -1,5 +1,4 @@
-"""The contract with clients and operators: one table, and what derives from it."""
+"""The contract with clients and operators: each tensor, parameter and limit is declared here, once.
 
-from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
-
-__all__ = ["CONFIG_PARAMETERS", "INPUTS", "OUTPUTS", "REQUEST_PARAMETERS", "VLLM_FIELDS"]
+It imports nothing: auto-completion, which has a process of its own, needs the tensors only.
+"""

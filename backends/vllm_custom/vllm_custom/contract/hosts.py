@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"0[xX](?P<hex>[0-9a-fA-F]*)|(?P<octal>0[0-7]+)|(?P<decimal
 _ENTRY = re.compile(r"(?P<any>\*\.)?(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?")
 
 
-def normal_host(text: str) -> str | None:
+def normalize_host(text: str) -> str | None:
     """``text`` in lower case ASCII, an IP literal in its canonical notation (IPv6 without brackets); None if invalid.
 
     Args:
@@ -49,7 +49,7 @@ def normal_host(text: str) -> str | None:
     return name
 
 
-def literal(host: str) -> Address | None:
+def parse_ip(host: str) -> Address | None:
     """The address that a normal host is, or None where it is a name."""
     for kind in (IPv4Address, IPv6Address):
         try:
@@ -79,12 +79,12 @@ class HostPattern:
 
     Attributes:
         host: in normal form.
-        below: whether names that end in ``.host`` are meant, and not ``host`` itself.
+        include_subdomains: whether names that end in ``.host`` are meant, and not ``host`` itself.
         port: the only port; None stands for the scheme's default.
     """
 
     host: str
-    below: bool = False
+    include_subdomains: bool = False
     port: int | None = None
 
     @classmethod
@@ -95,23 +95,23 @@ class HostPattern:
             ValueError: none of these.
         """
         match = _ENTRY.fullmatch(text)
-        host = normal_host(match["host"]) if match else None
-        if match is None or host is None or (match["any"] and literal(host)):
+        host = normalize_host(match["host"]) if match else None
+        if match is None or host is None or (match["any"] and parse_ip(host)):
             raise ValueError(text)
         port = int(match["port"]) if match["port"] else None
         if port is not None and not 0 < port < 1 << 16:
             raise ValueError(text)
         return cls(host, bool(match["any"]), port)
 
-    def covers_host(self, host: str) -> bool:
+    def matches_host(self, host: str) -> bool:
         """Whether ``host``, in normal form, is meant, whatever the port."""
-        if not self.below:
+        if not self.include_subdomains:
             return host == self.host
-        return literal(host) is None and host.endswith(f".{self.host}")
+        return parse_ip(host) is None and host.endswith(f".{self.host}")
 
-    def covers(self, scheme: str, host: str, port: int) -> bool:
+    def matches(self, scheme: str, host: str, port: int) -> bool:
         """Whether a URL of this scheme, normal host and port is meant."""
-        return self.covers_host(host) and port == (self.port or DEFAULT_PORTS[scheme])
+        return self.matches_host(host) and port == (self.port or DEFAULT_PORTS[scheme])
 
 
 def _normal_ipv6(text: str) -> str | None:

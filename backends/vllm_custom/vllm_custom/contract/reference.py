@@ -1,24 +1,17 @@
-"""Write docs/reference.md from the contract table: ``python -m vllm_custom.contract.reference > docs/reference.md``."""
+"""Write docs/reference.md from the contract: ``python -m vllm_custom.contract.reference > docs/reference.md``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 
-from vllm_custom.contract.table import (
-    CONFIG_PARAMETERS,
-    INPUTS,
-    OUTPUTS,
-    REQUEST_PARAMETERS,
-    VLLM_FIELDS,
-    ConfigParameterSpec,
-    TensorSpec,
-    Trust,
-)
+from vllm_custom.contract.specs import ConfigParameterSpec, TensorSpec, Trust, Use
+from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
+from vllm_custom.contract.tensors import EXCLUSIONS
 
 _HEAD = """# Reference
 
-Generated from the contract table, `backends/vllm_custom/vllm_custom/contract/table.py`; a test keeps the two equal.
+Generated from the declarations in `backends/vllm_custom/vllm_custom/contract`; a test keeps the two equal.
 "Official" marks what the official vLLM backend has under the same name, with the same meaning.
 """
 
@@ -27,6 +20,10 @@ _INPUTS = """
 
 All of them are optional in the completed config.pbtxt; your own declarations there are kept. Dims are without the batch
 dimension, which is added where `max_batch_size` is greater than 0.
+"""
+
+_EXCLUSIONS = """
+These cannot be combined in one request:
 """
 
 _OUTPUTS = """
@@ -53,13 +50,13 @@ neither normalised nor turned into probabilities).
 
 With `queries` and `documents` it takes those of vLLM's score request: `use_activation`, `truncate_prompt_tokens` (the
 most tokens of a prompt, which is a pair for a cross-encoder; -1: as many as the model takes), `truncation_side` (`left`
-or `right`), `max_tokens_per_query` and `max_tokens_per_doc` (0: no limit), and `instruction`, which like
-`chat_template_kwargs` is for the score template in CHAT_TEMPLATE. From the table below it also takes `lora_name`,
-`priority`, `timeout`, `traceparent` and `tracestate`.
+or `right`), `max_tokens_per_query` and `max_tokens_per_doc` (0: no limit), and `instruction`. From the table
+below it takes {for_pairs}.
+`instruction` and `chat_template_kwargs` are for the score template in CHAT_TEMPLATE.
 
 A parameter may also be a typed tensor: declare an input of its name in config.pbtxt, such as
-`{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }` or `stop` as `TYPE_STRING` with dims `[ -1 ]`
-(a list takes all elements). Its value wins over the other forms.
+`{{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }}` or `stop` as `TYPE_STRING` with dims
+`[ -1 ]` (a list takes all elements). Its value wins over the other forms.
 """
 
 _TRUST = """
@@ -101,9 +98,10 @@ def reference() -> str:
             _HEAD,
             _INPUTS,
             _tensors(INPUTS),
+            _exclusions(),
             _OUTPUTS,
             _tensors(OUTPUTS),
-            _REQUEST,
+            _request(),
             _TRUST,
             _request_parameters(),
             _fields(),
@@ -113,6 +111,20 @@ def reference() -> str:
             _config_parameters(spec for spec in CONFIG_PARAMETERS if spec.is_limit),
         )
     )
+
+
+def _request() -> str:
+    *names, last = (f"`{row.name}`" for row in REQUEST_PARAMETERS if row.use is Use.ALL)
+    return _REQUEST.format(for_pairs=f"{', '.join(names)} and {last}")
+
+
+def _exclusions() -> str:
+    rows = ((_code(rule.inputs), _code(rule.others), rule.hint) for rule in EXCLUSIONS)
+    return _EXCLUSIONS + _table(("input", "with", "hint"), rows)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _request_parameters() -> str:
@@ -184,13 +196,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _kind(kind: type) -> str:
-    return "list" if kind is tuple else kind.__name__
+    names: dict[type, str] = {tuple: "list", dict: "JSON object"}
+    return names.get(kind, kind.__name__)
 
 
-def _default(value: bool | int | str | tuple[()]) -> str:
+def _default(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if value not in ("", ()) else "none"
+    return str(value) if value not in ("", (), {}) else "none"
 
 
 def _yes(flag: bool) -> str:

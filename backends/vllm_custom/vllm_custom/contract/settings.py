@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from vllm_custom.contract.hosts import HostPattern
-from vllm_custom.contract.table import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameterSpec
+from vllm_custom.contract.config import CONFIG_PARAMETERS, PYTHON_BACKEND_PARAMETERS, ConfigParameters
+from vllm_custom.contract.specs import ConfigParameterSpec
 from vllm_custom.errors import ConfigError, listing, shorten, suggestion
 
 
-class Settings(BaseModel):
-    """What config.pbtxt says about this model, beyond tensors. Sizes are in bytes, pixels, frames and seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(ConfigParameters):
+    """What config.pbtxt says about this model. Sizes are in bytes, pixels, frames and seconds."""
 
     model_name: str
     decoupled: bool
     max_batch_size: int = Field(ge=0)
     declared_outputs: frozenset[str]
     declared_inputs: frozenset[str] = frozenset()
-    report_custom_metrics: bool
-    enable_vllm_health_check: bool
-    vllm_backend_dir: str
-    media_max_bytes: int
-    image_max_pixels: int
-    video_max_frames: int
-    video_max_pixels: int
-    audio_max_seconds: int
-    media_concurrency: int
-    media_decode_seconds: int
-    media_worker_bytes: int
-    media_request_bytes: int
-    media_inflight_bytes: int
-    media_max_items: int
-    media_cache_bytes: int
-    allowed_media_domains: tuple[HostPattern, ...]
-    allowed_media_networks: tuple[IPv4Network | IPv6Network, ...]
-    allowed_local_media_path: str
-    media_fetch_timeout_seconds: int
-    media_fetch_concurrency: int
-    media_url_cache_bytes: int
-    chat_template: str
-    max_inflight_requests: int = 0
-    lora_dir: str = ""
-    tool_call_parser: str = ""
-    enable_auto_tool_choice: bool = False
-    reasoning_parser: str = ""
-    openai_args: dict[str, Any] = Field(default_factory=dict)
-    openai_paths: tuple[str, ...] = ()
-    score_max_documents: int = 1000
-    trust_request_chat_template: bool = False
-    trust_request_mm_kwargs: bool = False
-    trusted_parameters: tuple[str, ...] = ()
-    request_max_json_bytes: int = 128 * 1024 * 1024
-    request_max_json_values: int = 500_000
-    request_max_json_depth: int = 100
-    max_message_parts: int = 4000
-    max_tools: int = 1024
-    openai_max_body_bytes: int = 16 * 1024 * 1024
-    tokenize_max_characters: int = 500_000
-    chat_template_kwargs_max_bytes: int = 1024 * 1024
-    render_timeout_seconds: int = 30
-    max_n: int = 128
-    max_prompts: int = 2048
-    max_stop_strings: int = 64
-    max_stop_characters: int = 1024
-    max_bad_words: int = 128
-    max_bad_word_characters: int = 256
-    max_logit_bias: int = 1024
-    max_token_ids: int = 16_384
-    max_prompt_logprobs: int = 200_000
-    max_repetition_pattern: int = 256
-    structured_max_bytes: int = 256 * 1024
-    structured_compile_seconds: int = 10
 
     def read_chat_template(self, version_dir: Path) -> str | None:
         """The text of CHAT_TEMPLATE, a path that may be relative to ``version_dir``; None where it is not set.
@@ -140,11 +83,11 @@ def _value(spec: ConfigParameterSpec, text: str | None) -> object:
     if spec.kind is tuple:
         return _list_value(spec, text or "")
     if text is None:
-        return spec.parse("") if spec.parse is not None else spec.default
+        return spec.default
     try:
-        value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
         if spec.parse is not None:
-            return spec.parse(str(value))
+            return spec.parse(text.strip())
+        value: bool | int | str = TypeAdapter(spec.kind).validate_python(text.strip())
     except ValueError as error:  # pydantic's own is one
         raise _bad_value(spec, text) from error
     if spec.kind is int and int(value) < spec.minimum:

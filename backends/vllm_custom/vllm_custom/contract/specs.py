@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
+
+from vllm_custom.kernel.official_tensors import TensorType, tensor_config
 
 
 class Trust(Enum):
@@ -14,6 +16,14 @@ class Trust(Enum):
     BOUNDED = "bounded"
     OPERATOR = "operator's"
     REFUSED = "refused"
+
+
+class Use(Enum):
+    """Which requests a parameter has an effect on; it is refused with others."""
+
+    ALL = "all"
+    PROMPTS = "prompts"  # not queries and documents
+    GENERATION = "generation"  # not pooling models
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,26 @@ class TensorSpec:
 
     def as_config(self, *, optional: bool) -> dict[str, object]:
         """The tensor as ``auto_complete_model_config.add_input`` and ``add_output`` take it."""
-        entry: dict[str, object] = {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
-        return entry | {"optional": True} if optional else entry
+        return tensor_config(self.name, TensorType(self.data_type, self.dims), optional=optional)
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Inputs that one request may not have together: none of ``inputs`` with any of ``others``.
+
+    ``hint``: what to send instead, or why.
+    """
+
+    inputs: tuple[str, ...]
+    others: tuple[str, ...]
+    hint: str = ""
+
+    def problem(self, given: Collection[str]) -> str:
+        """What a client is told that has sent the inputs ``given``; an empty text where they may be combined."""
+        found = [name for name in self.inputs if name in given]
+        if not found or not any(name in given for name in self.others):
+            return ""
+        return f"{'/'.join(found)}: cannot be combined with {' and '.join(self.others)}{self.hint and f'; {self.hint}'}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,7 @@ class RequestParameterSpec:
     official: bool = False
     trust: Trust = Trust.FREE
     by: tuple[str, ...] = ()
+    use: Use = Use.ALL
 
 
 @dataclass(frozen=True)
@@ -62,13 +91,14 @@ class FieldSpec:
 class ConfigParameterSpec:
     """One entry of ``parameters`` in config.pbtxt.
 
-    ``kind`` is bool, int, str, or tuple for a list; ints have an allowed range. ``parse`` makes a value of each element
-    of a list (separated by commas), or of a string, and raises ValueError where it is not ``allowed``.
+    ``kind`` is bool, int, str, dict for a JSON object, or tuple for a list; ints have a minimum. ``parse`` makes a
+    value of the text, or of each element of a list (separated by commas), and raises ValueError where it is not
+    ``allowed``.
     """
 
     name: str
     kind: type
-    default: bool | int | str | tuple[()]
+    default: bool | int | str | tuple[()] | dict[str, object]
     meaning: str
     minimum: int = 0
     unit: str = ""

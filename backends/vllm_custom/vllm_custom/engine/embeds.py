@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import IMAGE_EMBEDS, IMAGE_GRID_THW
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid
 
-VALUES_INPUT, GRID_INPUT = "image_embeds", "image_grid_thw"
 _TYPES = (np.float16, np.float32)
 
 
@@ -25,7 +25,7 @@ class EmbedsLayout:
     Attributes:
         hidden_size: columns of image_embeds.
         merge: each row stands for ``merge`` x ``merge`` patches of image_grid_thw; None for models without a grid,
-            whose rows are those of one picture.
+            whose rows are those of one image.
     """
 
     hidden_size: int
@@ -34,10 +34,10 @@ class EmbedsLayout:
 
 @dataclass(frozen=True)
 class ImageEmbeds:
-    """Embeddings of one or several pictures.
+    """Embeddings of one or several images.
 
     Attributes:
-        values: FP16 or FP32 [rows, hidden size], the pictures one after the other.
+        values: FP16 or FP32 [rows, hidden size], the images one after the other.
         grid: INT64 [images, 3], the patches of each in time, height and width; None where none was sent.
     """
 
@@ -58,39 +58,39 @@ class ImageEmbeds:
         """
         if layout is None:
             raise UnsupportedError(
-                f'{VALUES_INPUT}: this model accepts no embeddings; "enable_mm_embeds": true in model.json allows them'
+                f'{IMAGE_EMBEDS}: this model accepts no embeddings; "enable_mm_embeds": true in model.json allows them'
             )
         if self.values.shape[1] != layout.hidden_size:
             raise InvalidRequestError(
-                f"{VALUES_INPUT}: expected [rows, {layout.hidden_size}], {layout.hidden_size} being the hidden size of "
+                f"{IMAGE_EMBEDS}: expected [rows, {layout.hidden_size}], {layout.hidden_size} being the hidden size of "
                 f"this model, got {list(self.values.shape)}"
             )
         if layout.merge is not None:
             self._check_grid(layout.merge)
         elif self.grid is not None:
             raise InvalidRequestError(
-                f"{GRID_INPUT}: this model does not use it; send the {VALUES_INPUT} of one image without it"
+                f"{IMAGE_GRID_THW}: this model does not use it; send the {IMAGE_EMBEDS} of one image without it"
             )
 
     def per_image(self, merge: int | None) -> list[dict[str, npt.NDArray[Any]]]:
         """The fields of each image, under vLLM's names. The embeddings were checked with the same ``merge``."""
         if self.grid is None or merge is None:
-            return [{VALUES_INPUT: self.values}]
+            return [{IMAGE_EMBEDS: self.values}]
         ends = np.cumsum([_rows(grid, merge) for grid in self.grid])
         parts = np.split(self.values, ends[:-1])
-        return [{VALUES_INPUT: part, GRID_INPUT: grid} for part, grid in zip(parts, self.grid, strict=True)]
+        return [{IMAGE_EMBEDS: part, IMAGE_GRID_THW: grid} for part, grid in zip(parts, self.grid, strict=True)]
 
     def _check_grid(self, merge: int) -> None:
         if self.grid is None:
-            raise InvalidRequestError(f"{GRID_INPUT}: required with {VALUES_INPUT}, INT64 [images, 3]")
+            raise InvalidRequestError(f"{IMAGE_GRID_THW}: required with {IMAGE_EMBEDS}, INT64 [images, 3]")
         for index, grid in enumerate(self.grid):
             if min(grid) < 1 or grid[1] % merge or grid[2] % merge:
                 expected = f"time, height and width, the last two multiples of {merge}"
-                raise invalid(f"{GRID_INPUT}[{index}]", grid.tolist(), expected)
+                raise invalid(f"{IMAGE_GRID_THW}[{index}]", grid.tolist(), expected)
         rows = sum(_rows(grid, merge) for grid in self.grid)
         if rows != len(self.values):
             raise InvalidRequestError(
-                f"{VALUES_INPUT}: expected {rows} rows (time x height x width / {merge * merge} of {GRID_INPUT}), "
+                f"{IMAGE_EMBEDS}: expected {rows} rows (time x height x width / {merge * merge} of {IMAGE_GRID_THW}), "
                 f"got {len(self.values)}"
             )
 
@@ -105,16 +105,16 @@ def read_embeds(values: npt.NDArray[Any] | None, grid: npt.NDArray[Any] | None) 
     """
     if values is None:
         if grid is not None:
-            raise InvalidRequestError(f"{GRID_INPUT}: requires {VALUES_INPUT}, which is missing")
+            raise InvalidRequestError(f"{IMAGE_GRID_THW}: requires {IMAGE_EMBEDS}, which is missing")
         return None
     if values.dtype not in _TYPES or values.ndim != 2 or not values.size:
         raise InvalidRequestError(
-            f"{VALUES_INPUT}: expected FP16 or FP32 [rows, hidden size], got {values.dtype} {list(values.shape)}"
+            f"{IMAGE_EMBEDS}: expected FP16 or FP32 [rows, hidden size], got {values.dtype} {list(values.shape)}"
         )
     if not np.isfinite(values).all():
-        raise InvalidRequestError(f"{VALUES_INPUT}: contains non-finite values (NaN or infinity)")
+        raise InvalidRequestError(f"{IMAGE_EMBEDS}: contains non-finite values (NaN or infinity)")
     if grid is not None and (not np.issubdtype(grid.dtype, np.integer) or grid.ndim != 2 or grid.shape[1] != 3):
-        raise InvalidRequestError(f"{GRID_INPUT}: expected INT64 [images, 3], got {grid.dtype} {list(grid.shape)}")
+        raise InvalidRequestError(f"{IMAGE_GRID_THW}: expected INT64 [images, 3], got {grid.dtype} {list(grid.shape)}")
     return ImageEmbeds(np.array(values), None if grid is None else grid.astype(np.int64))
 
 

@@ -91,10 +91,10 @@ class RunOptions:
 class MediaHandles(Protocol):
     """Media by handle: a URL that stands for media which are loaded, or will be when they are asked for."""
 
-    def take(self, url: str) -> Any:
+    def resolve(self, url: str) -> Any:
         """Media that are loaded. Raises: RefusedMediaError: there are none for ``url``."""
 
-    async def take_async(self, url: str) -> Any:
+    async def resolve_async(self, url: str) -> Any:
         """Media, loaded now where they are not yet. Raises: RefusedMediaError: there are none, or they are refused."""
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.engine import Adapter, Engine, RunOptions
-from vllm_custom.engine.attempts import ATTEMPTS_WITH_MEDIA, engine_outputs
 from vllm_custom.engine.failures import engine_failure
+from vllm_custom.engine.retry import ATTEMPTS_WITH_MEDIA, generate_with_retry
 from vllm_custom.errors import UnavailableError
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.request import GenerateCall
+from vllm_custom.request import InferenceCall
 from vllm_custom.request.context import RequestContext, random_id
 
 
@@ -28,7 +28,7 @@ class EngineCalls:
 
     @asynccontextmanager
     async def outputs(
-        self, call: GenerateCall, context: RequestContext, plan: PromptPlan, params: Any, constraint: str = ""
+        self, call: InferenceCall, context: RequestContext, plan: PromptPlan, params: Any, constraint: str = ""
     ) -> AsyncIterator[tuple[AsyncGenerator[Any, None], RenderedPrompt]]:
         """Adapter, media and prompt, then the engine's outputs. ``constraint``: the parameter that asks for one.
 
@@ -43,13 +43,13 @@ class EngineCalls:
 
             attempts = ATTEMPTS_WITH_MEDIA if plan.elements or plan.embedded else 1
             error = functools.partial(engine_failure, params, constraint)
-            running = engine_outputs(begin, self.engine.has_failed, attempts=attempts, error=error)
+            running = generate_with_retry(begin, self.engine.has_failed, attempts=attempts, error=error)
             async with aclosing(running) as outputs:
                 yield outputs, prompt
 
     async def first_output(
         self,
-        call: GenerateCall,
+        call: InferenceCall,
         context: RequestContext,
         prompt: Mapping[str, Any],
         params: Any,
@@ -61,12 +61,12 @@ class EngineCalls:
             return self.run(call, context, prompt, params, adapter)
 
         error = functools.partial(engine_failure, params, "")
-        async with aclosing(engine_outputs(begin, self.engine.has_failed, attempts=1, error=error)) as outputs:
+        async with aclosing(generate_with_retry(begin, self.engine.has_failed, attempts=1, error=error)) as outputs:
             return await only(outputs)
 
     def run(
         self,
-        call: GenerateCall,
+        call: InferenceCall,
         context: RequestContext,
         prompt: Mapping[str, Any],
         params: Any,

@@ -11,8 +11,8 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
-from vllm_custom.pooling import check_generating
-from vllm_custom.request import GenerateCall, check_batch
+from vllm_custom.pooling import reject_pooling_request
+from vllm_custom.request import InferenceCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder, ResponseDelta, needs_logprobs
 from vllm_custom.runtime.async_utils import gather_all
@@ -47,7 +47,7 @@ class GenerateHandler:
         """All rows, and what holds for the request as a whole."""
         calls = self._rows.read(incoming)
         for call in calls:
-            check_generating(call, self._pooling_names)
+            reject_pooling_request(call, self._pooling_names)
         check_batch(calls)
         if calls[0].stream:
             check_stream(decoupled=self._decoupled)
@@ -55,21 +55,21 @@ class GenerateHandler:
                 raise InvalidRequestError(f"stream: expected one row with stream: true, got a batch of {len(calls)}")
         return self._rows.parsed(incoming, calls)
 
-    async def run(self, calls: Sequence[GenerateCall], responder: Responder, context: RequestContext) -> None:
+    async def run(self, calls: Sequence[InferenceCall], responder: Responder, context: RequestContext) -> None:
         """One response for all rows, or a stream for the only one."""
         if calls[0].stream:
             await self._stream(calls[0], responder, context)
         else:
             responder.finish(await gather_all(self._final(call, context) for call in calls))
 
-    async def _stream(self, call: GenerateCall, responder: Responder, context: RequestContext) -> None:
+    async def _stream(self, call: InferenceCall, responder: Responder, context: RequestContext) -> None:
         wanted = not needs_logprobs(call.sampling, call.additional_outputs)
         async with self._outputs(call, context) as (outputs, _, n):
             async for output in outputs:
                 delta = [ResponseDelta.from_output(output, n, logprobs=wanted)]
                 responder.finish(delta) if output.finished else responder.push(delta)
 
-    async def _final(self, call: GenerateCall, context: RequestContext) -> ResponseDelta:
+    async def _final(self, call: InferenceCall, context: RequestContext) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
         async with self._outputs(call, context) as (outputs, prompt, n):
             wanted = not needs_logprobs(call.sampling, call.additional_outputs)
@@ -81,7 +81,7 @@ class GenerateHandler:
 
     @asynccontextmanager
     async def _outputs(
-        self, call: GenerateCall, context: RequestContext
+        self, call: InferenceCall, context: RequestContext
     ) -> AsyncIterator[tuple[Any, RenderedPrompt, int]]:
         """Cheap checks first; then the engine's outputs, the prompt and n."""
         await self._calls.loras.check(call.control.lora_name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vllm_custom.contract.names import OPENAI_REQUEST
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest
-from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder, OpenAIService, parse_openai_request
+from vllm_custom.openai import OpenAIResponder, OpenAIService, parse_openai_request
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
@@ -26,7 +27,7 @@ class OpenAIHandler:
         """The only row: path, method, headers and body."""
         rows = split_batch(incoming.tensors) if self._batched else [incoming.tensors]
         if len(rows) > 1:
-            raise InvalidRequestError(f"{OPENAI_INPUT}: expected one row, got a batch of {len(rows)}")
+            raise InvalidRequestError(f"{OPENAI_REQUEST}: expected one row, got a batch of {len(rows)}")
         call = parse_openai_request(rows[0], incoming.parameters, self._rules)
         if call.streamed:
             check_stream(decoupled=self._decoupled)

@@ -8,7 +8,7 @@ from vllm_custom.handlers.base import Incoming, Parsed
 from vllm_custom.handlers.calls import EngineCalls, only
 from vllm_custom.handlers.rows import RowReader
 from vllm_custom.pooling import PooledOutput, PoolingBuilder
-from vllm_custom.request import GenerateCall, check_batch
+from vllm_custom.request import InferenceCall, check_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
 from vllm_custom.runtime.async_utils import gather_all
@@ -29,11 +29,11 @@ class PoolingHandler:
         check_batch(calls)
         return self._rows.parsed(incoming, calls)
 
-    async def run(self, calls: Sequence[GenerateCall], responder: Responder, context: RequestContext) -> None:
+    async def run(self, calls: Sequence[InferenceCall], responder: Responder, context: RequestContext) -> None:
         """One response for all rows."""
         responder.finish(await gather_all(self._pooled(call, context) for call in calls))
 
-    async def _pooled(self, call: GenerateCall, context: RequestContext) -> PooledOutput:
+    async def _pooled(self, call: InferenceCall, context: RequestContext) -> PooledOutput:
         await self._calls.loras.check(call.control.lora_name)
         plan = self._calls.prompts.plan(call)
         task = self._pooling.task(call)

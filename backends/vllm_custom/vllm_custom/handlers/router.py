@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_custom.contract.names import DOCUMENTS, OPENAI_REQUEST, QUERIES
 from vllm_custom.handlers.base import Handler
-from vllm_custom.openai import OPENAI_INPUT
 from vllm_custom.request import Tensors
-from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Router:
 
     def handler(self, tensors: Tensors) -> Handler:
         """The handler for a request with these inputs."""
-        if OPENAI_INPUT in tensors:
+        if OPENAI_REQUEST in tensors:
             return self.openai
-        if self.scoring is not None and (QUERIES_INPUT in tensors or DOCUMENTS_INPUT in tensors):
+        if self.scoring is not None and (QUERIES in tensors or DOCUMENTS in tensors):
             return self.scoring
         return self.main

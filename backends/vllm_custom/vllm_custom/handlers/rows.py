@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_custom.contract import INPUTS
+from vllm_custom.contract.names import EMBEDDING_REQUEST
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.tensors import INPUTS
 from vllm_custom.engine import Engine
 from vllm_custom.handlers.base import Incoming, Parsed, shortest
 from vllm_custom.request import (
     ClientRules,
-    GenerateCall,
+    InferenceCall,
+    ParameterTensors,
     Tensors,
-    TypedInputs,
     parse_embedding_request,
     parse_request,
     split_batch,
 )
 from vllm_custom.request.field_rules import sequences
-
-_EMBEDDING_INPUT = "embedding_request"
 
 
 class RowReader:
@@ -31,7 +30,7 @@ class RowReader:
         self._rules = rules
         fields = {**facts.pooling_fields, **facts.scoring_fields, **facts.sampling_fields}
         self._field_names = list(fields)
-        self._typed = TypedInputs(settings.declared_inputs - {spec.name for spec in INPUTS}, fields)
+        self._typed = ParameterTensors(settings.declared_inputs - {spec.name for spec in INPUTS}, fields)
         self._batched = settings.max_batch_size > 0
         self._traces = facts.traces
 
@@ -40,7 +39,7 @@ class RowReader:
         """Tensors that a request may have."""
         return (*(spec.name for spec in INPUTS), *self._typed.names)
 
-    def read(self, incoming: Incoming) -> list[GenerateCall]:
+    def read(self, incoming: Incoming) -> list[InferenceCall]:
         """One call per row, one row where the model has no batch dimension.
 
         Raises:
@@ -49,7 +48,7 @@ class RowReader:
         rows = split_batch(incoming.tensors) if self._batched else [incoming.tensors]
         return [self._call(row, incoming.parameters) for row in rows]
 
-    def parsed(self, incoming: Incoming, calls: Sequence[GenerateCall]) -> Parsed:
+    def parsed(self, incoming: Incoming, calls: Sequence[InferenceCall]) -> Parsed:
         """What the runner has to know of ``calls``."""
         return Parsed(
             calls,
@@ -59,14 +58,14 @@ class RowReader:
             trace_headers=_trace(incoming, calls[0]) if self._traces else None,
         )
 
-    def _call(self, row: Tensors, parameters: str) -> GenerateCall:
-        if _EMBEDDING_INPUT in row:
+    def _call(self, row: Tensors, parameters: str) -> InferenceCall:
+        if EMBEDDING_REQUEST in row:
             return parse_embedding_request(row, self._rules)
         typed = self._typed.values(row, self._rules)
         return parse_request(row, parameters, self._field_names, typed, self._rules)
 
 
-def _trace(incoming: Incoming, call: GenerateCall) -> Any:
+def _trace(incoming: Incoming, call: InferenceCall) -> Any:
     """Triton's span, unless the client named another trace than the one that this span is part of."""
     given, span = call.control.trace_headers, incoming.span
     if span is None or (given is not None and _trace_id(given) != _trace_id(span)):

@@ -5,10 +5,8 @@ The key is a hash of the content, so only who has a file's bytes, fetched under 
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +15,18 @@ from PIL import Image
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.job import IMAGE_BYTES
 from vllm_custom.media.metrics import CacheSizeRecord, LookupRecord, Observe, ignore
+from vllm_custom.runtime.single_flight import SingleFlight
 
 Decode = Callable[[], Awaitable[Any]]
 
 
 def decoded_size(data: Any) -> int:
-    """Bytes of memory that a picture, an array, or a tuple that holds one (with metadata) takes."""
+    """Bytes of memory that an image, an array, or a tuple that holds one (with metadata) takes."""
     if isinstance(data, Image.Image):
         return data.width * data.height * IMAGE_BYTES
     if isinstance(data, np.ndarray):
         return data.nbytes
     return sum(decoded_size(part) for part in data) if isinstance(data, tuple) else 0
-
-
-@dataclass
-class _Flight:
-    """A decoding under way, and how many wait for it."""
-
-    task: asyncio.Task[Any]
-    waiters: int = 0
 
 
 class MediaCache:
@@ -49,7 +40,7 @@ class MediaCache:
         self._max_bytes = max_bytes
         self._observe = observe
         self._items: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._flights: dict[str, _Flight] = {}
+        self._decodings: SingleFlight[str, Any] = SingleFlight()
         self._bytes = 0
 
     @property
@@ -74,35 +65,19 @@ class MediaCache:
         found = self.find(key)
         if found is not None:
             return found
-        flight = self._flights.get(key)
-        if flight is None:
-            self._observe(LookupRecord("miss"))
-            return await self._wait(key, self._start(key, decode))
-        self._observe(LookupRecord("shared"))
+        shared = key in self._decodings
+        self._observe(LookupRecord("shared" if shared else "miss"))
         try:
-            return await self._wait(key, flight)
+            return await self._decodings.get(key, lambda: self._decode(key, decode))
         except InvalidRequestError:
+            if not shared:
+                raise
             return await decode()
 
-    def _start(self, key: str, decode: Decode) -> _Flight:
-        async def run() -> Any:
-            data = await decode()
-            self._keep(key, data)
-            return data
-
-        self._flights[key] = _Flight(asyncio.create_task(run()))
-        return self._flights[key]
-
-    async def _wait(self, key: str, flight: _Flight) -> Any:
-        """The flight's result. Whoever is cancelled leaves the others their flight; the last one ends it."""
-        flight.waiters += 1
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if (not flight.waiters or flight.task.done()) and self._flights.get(key) is flight:
-                del self._flights[key]
-                flight.task.cancel()
+    async def _decode(self, key: str, decode: Decode) -> Any:
+        data = await decode()
+        self._keep(key, data)
+        return data
 
     def _keep(self, key: str, data: Any) -> None:
         size = decoded_size(data)

@@ -31,7 +31,7 @@ class Decoder:
             field,
             size=0,
             max_pixels=settings.image_max_pixels,
-            max_work=settings.video_max_pixels,
+            max_decode_pixels=settings.video_max_pixels,
             max_seconds=settings.audio_max_seconds,
             rate=self._audio_rate,
             num_frames=frames.num_frames,

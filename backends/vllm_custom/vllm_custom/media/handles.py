@@ -14,33 +14,33 @@ _PREFIX = "vllm-custom-media:"
 
 
 @dataclass(frozen=True)
-class _Promise:
+class _LazyMedia:
     """Media that are loaded when the renderer asks for them."""
 
     get: Callable[[int], Awaitable[Any]]
     index: int
 
 
-class HandleTable:
+class MediaHandles:
     """Media by handle. Handles are random, so that no client can name another request's media."""
 
     def __init__(self) -> None:
         self._items: dict[str, Any] = {}
 
     @contextmanager
-    def lend(self, media: Sequence[Any]) -> Iterator[list[str]]:
-        """Handles for ``media`` (decoded pictures, clips, tensors), valid inside the ``with`` block."""
-        with self._hold(media) as handles:
+    def register(self, media: Sequence[Any]) -> Iterator[list[str]]:
+        """Handles for ``media`` (decoded images, videos, tensors), valid inside the ``with`` block."""
+        with self._registered(media) as handles:
             yield handles
 
     @contextmanager
-    def promise(self, get: Callable[[int], Awaitable[Any]], count: int) -> Iterator[list[str]]:
+    def register_lazy(self, get: Callable[[int], Awaitable[Any]], count: int) -> Iterator[list[str]]:
         """Handles for ``count`` media, valid inside the ``with`` block; ``get(index)`` gives one when it is wanted."""
-        with self._hold([_Promise(get, index) for index in range(count)]) as handles:
+        with self._registered([_LazyMedia(get, index) for index in range(count)]) as handles:
             yield handles
 
     @contextmanager
-    def _hold(self, items: Sequence[Any]) -> Iterator[list[str]]:
+    def _registered(self, items: Sequence[Any]) -> Iterator[list[str]]:
         handles = [f"{_PREFIX}{uuid.uuid4().hex}" for _ in items]
         self._items.update(zip(handles, items, strict=True))
         try:
@@ -49,26 +49,26 @@ class HandleTable:
             for handle in handles:
                 del self._items[handle]
 
-    def take(self, url: str) -> Any:
+    def resolve(self, url: str) -> Any:
         """The media that ``url`` stands for, which have been loaded.
 
         Raises:
             RefusedMediaError: ``url`` is not a handle, or one of media that are not loaded yet.
         """
         item = self._items.get(url)
-        if item is None or isinstance(item, _Promise):
+        if item is None or isinstance(item, _LazyMedia):
             raise RefusedMediaError("this media reference was not resolved by the media rules of the model")
         return item
 
-    async def take_async(self, url: str) -> Any:
-        """The media that ``url`` stands for, loaded now if they were promised.
+    async def resolve_async(self, url: str) -> Any:
+        """The media that ``url`` stands for, loaded now if they were registered so.
 
         Raises:
             RefusedMediaError: ``url`` is not a handle, or its media are refused.
         """
         item = self._items.get(url)
-        if not isinstance(item, _Promise):
-            return self.take(url)
+        if not isinstance(item, _LazyMedia):
+            return self.resolve(url)
         try:
             return await item.get(item.index)
         except InvalidRequestError as error:

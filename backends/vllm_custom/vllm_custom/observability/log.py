@@ -7,12 +7,12 @@ import queue
 import threading
 from typing import Any, Protocol, cast
 
-from vllm_custom.text import safe_text
+from vllm_custom.kernel.text import safe_text
 
 _MAX_LINES = 1000
 # A traceback and more.
 _MAX_LINE_BYTES = 20_000
-_FAREWELL_SECONDS = 5.0
+_DISCONNECT_GRACE_SECONDS = 5.0
 
 
 class Log(Protocol):
@@ -72,7 +72,7 @@ class QueuedLog:
     def close(self) -> None:
         """Write what waits, for some seconds at most, and end the thread. Later lines are written at once."""
         self._lines.put(None)
-        self._thread.join(_FAREWELL_SECONDS)
+        self._thread.join(_DISCONNECT_GRACE_SECONDS)
 
     def _put(self, level: str, message: object) -> None:
         # What waits is bounded in length as well. Of an ordinary line all work is the thread's.

@@ -14,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 # How long an application may take to notice that its client has gone, before its task is cancelled as well.
-_FAREWELL_SECONDS = 5.0
+_DISCONNECT_GRACE_SECONDS = 5.0
 
 
 class Sink(Protocol):
@@ -44,9 +44,9 @@ async def call_application(
 
 async def _end(running: asyncio.Future[None]) -> None:
     """Let the application end by itself, then end it."""
-    await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+    await asyncio.wait([running], timeout=_DISCONNECT_GRACE_SECONDS)
     running.cancel()
-    done, _ = await asyncio.wait([running], timeout=_FAREWELL_SECONDS)
+    done, _ = await asyncio.wait([running], timeout=_DISCONNECT_GRACE_SECONDS)
     for ended in done:
         if not ended.cancelled():
             ended.exception()  # fetched, so that asyncio does not log it

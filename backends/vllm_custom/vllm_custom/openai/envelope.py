@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.rules import check_body
@@ -17,11 +18,8 @@ from vllm_custom.request.parse import raw_element
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 
-OPENAI_INPUT = "openai_request"
-_BODY = f"{OPENAI_INPUT}.body"
+_BODY = f"{OPENAI_REQUEST}.body"
 
-# Many clients of generate_stream always send it; whether the answer is a stream is said in the body.
-_STREAM_INPUT = "stream"
 _METHODS = ("GET", "POST")
 # As HTTP servers have it.
 _MOST_HEADERS = 100
@@ -79,24 +77,25 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         InvalidRequestError: not the expected JSON, combined with other inputs, or with what a client may not set.
     """
     rules = rules or ClientRules()
-    others = sorted(set(tensors) - {OPENAI_INPUT, _STREAM_INPUT})
+    # Many clients of generate_stream always send stream; whether the answer is one is said in the body.
+    others = sorted(set(tensors) - {OPENAI_REQUEST, STREAM})
     if others:
-        raise InvalidRequestError(f"{OPENAI_INPUT}: cannot be combined with other inputs; got {listing(others)}")
-    envelope = json_object(raw_element(tensors, OPENAI_INPUT), OPENAI_INPUT, rules)
+        raise InvalidRequestError(f"{OPENAI_REQUEST}: cannot be combined with other inputs; got {listing(others)}")
+    envelope = json_object(raw_element(tensors, OPENAI_REQUEST), OPENAI_REQUEST, rules)
     for key in envelope:
         if key not in _KEYS:
-            raise invalid(OPENAI_INPUT, key, f"only the keys {', '.join(sorted(_KEYS))}")
+            raise invalid(OPENAI_REQUEST, key, f"only the keys {', '.join(sorted(_KEYS))}")
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
-        raise invalid(f"{OPENAI_INPUT}.path", path, "a path such as /v1/chat/completions")
+        raise invalid(f"{OPENAI_REQUEST}.path", path, "a path such as /v1/chat/completions")
     body = _body(envelope.get("body"), rules, path)
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
-        raise invalid(f"{OPENAI_INPUT}.method", method, " or ".join(_METHODS))
+        raise invalid(f"{OPENAI_REQUEST}.method", method, " or ".join(_METHODS))
     _, control = parse_parameters(parameters, None, (), rules=rules)
     extra = sorted(control.model_fields_set - _PARAMETERS)
     if extra:
-        raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_INPUT}, set parameters in its body")
+        raise InvalidRequestError(f"{', '.join(extra)}: with {OPENAI_REQUEST}, set parameters in its body")
     return OpenAICall(
         path=path,
         method=method,
@@ -136,17 +135,17 @@ def _is_json(text: str) -> bool:
 def _headers(given: Any) -> dict[str, str]:
     """By names in lower case. The id of a request is cut down like Triton's: each piece of an answer repeats it."""
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
-        raise invalid(f"{OPENAI_INPUT}.headers", given, "an object of strings")
+        raise invalid(f"{OPENAI_REQUEST}.headers", given, "an object of strings")
     if len(given) > _MOST_HEADERS or sum(map(len, (*given, *given.values()))) > _MOST_HEADER_CHARACTERS:
         raise invalid(
-            f"{OPENAI_INPUT}.headers",
+            f"{OPENAI_REQUEST}.headers",
             given,
             f"{_MOST_HEADERS} headers and {_MOST_HEADER_CHARACTERS} characters at most",
         )
     headers = {name.lower(): value for name, value in given.items()}
     for name, value in headers.items():
         if not name.isascii() or not all(char.isprintable() and ord(char) < 256 for char in value):
-            raise invalid(f"{OPENAI_INPUT}.headers", name, "printable Latin-1 text")
+            raise invalid(f"{OPENAI_REQUEST}.headers", name, "printable Latin-1 text")
     if _REQUEST_ID in headers:
         headers[_REQUEST_ID] = RequestContext.of(headers[_REQUEST_ID]).request_id
     return {name: value for name, value in headers.items() if name not in _DROPPED_HEADERS}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
@@ -21,15 +21,15 @@ _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
 
 
 @dataclass(frozen=True)
-class FoundMedia:
+class BodyMedia:
     """One medium of a body: what it is, and the object and key that hold its URL."""
 
     element: MediaElement
-    holder: dict[str, Any]
+    container: dict[str, Any]
     key: str
 
 
-class MediaOfRequest:
+class RequestMedia:
     """The media of one request, loaded together when the first of them is asked for.
 
     They are let go when all have been handed over; if vLLM asks again, they are loaded again.
@@ -72,7 +72,7 @@ def _let_go(loading: asyncio.Task[LoadedMedia]) -> None:
 
 
 @contextlib.contextmanager
-def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTable) -> Iterator[None]:
+def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: MediaHandles) -> Iterator[None]:
     """Replace each URL in ``body`` by a handle that is valid inside the ``with`` block.
 
     ``media_io_kwargs`` is carried out here and taken out of the body.
@@ -85,22 +85,22 @@ def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: HandleTa
     if not found:
         yield
         return
-    media = MediaOfRequest(loader, [item.element for item in found], frames)
+    media = RequestMedia(loader, [item.element for item in found], frames)
     try:
-        with handles.promise(media.get, len(found)) as names:
+        with handles.register_lazy(media.get, len(found)) as names:
             for item, name in zip(found, names, strict=True):
-                item.holder[item.key] = name
+                item.container[item.key] = name
             yield
     finally:
         media.close()
 
 
-def find_media(body: dict[str, Any]) -> list[FoundMedia]:
+def find_media(body: dict[str, Any]) -> list[BodyMedia]:
     """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
 
-    vLLM's caches believe such an id, so a client could put its own picture in another one's place.
+    vLLM's caches believe such an id, so a client could put its own image in another one's place.
     """
-    found: list[FoundMedia] = []
+    found: list[BodyMedia] = []
     for name in ("messages", "input"):
         items = body.get(name)
         for index, item in enumerate(items if isinstance(items, list) else []):
@@ -112,18 +112,18 @@ def find_media(body: dict[str, Any]) -> list[FoundMedia]:
     return found
 
 
-def _media_of(part: dict[str, Any], where: str) -> Iterator[FoundMedia]:
+def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:
     audio = part.get("input_audio")
     if isinstance(audio, dict) and isinstance(audio.get("data"), str) and audio["data"]:
         # vLLM would make a data: URI of it; as a URL it can be a handle.
         element = MediaElement("audio", f"{where}.input_audio.data", audio["data"].encode("utf-8", "surrogatepass"))
         del part["input_audio"]
         part |= {"type": "audio_url", "audio_url": {"url": ""}}
-        yield FoundMedia(element, part["audio_url"], "url")
+        yield BodyMedia(element, part["audio_url"], "url")
         return
     for key, modality in _MEDIA_KEYS.items():
         holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
         url = holder.get(inner)
         if isinstance(url, str) and url:
             element = MediaElement(modality, f"{where}.{key}", url.encode("utf-8", "surrogatepass"))
-            yield FoundMedia(element, holder, inner)
+            yield BodyMedia(element, holder, inner)

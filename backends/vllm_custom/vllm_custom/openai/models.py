@@ -12,7 +12,7 @@ from vllm_custom.lora import LoraAdapters
 _in_use: ContextVar[tuple[str, Adapter] | None] = ContextVar("vllm_custom_adapter", default=None)
 
 
-class AdaptersOfRequests:
+class RequestAdapters:
     """Which adapter a request uses: vLLM's application looks it up while it serves the request."""
 
     def __init__(self, loras: LoraAdapters) -> None:

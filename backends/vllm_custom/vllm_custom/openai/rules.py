@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_custom.contract.table import VLLM_FIELDS, Trust
+from vllm_custom.contract.fields import VLLM_FIELDS
+from vllm_custom.contract.specs import Trust
 from vllm_custom.errors import invalid
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.request.field_rules import check_fields, check_trust

@@ -12,13 +12,13 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, invalid, listing
 from vllm_custom.lora import LoraAdapters
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
-from vllm_custom.openai.answer import OpenAIResponder
 from vllm_custom.openai.asgi import Application, call_application
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
-from vllm_custom.openai.models import AdaptersOfRequests
+from vllm_custom.openai.models import RequestAdapters
+from vllm_custom.openai.response import OpenAIResponder
 from vllm_custom.sampling import PromptLogprobs
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
@@ -85,8 +85,8 @@ class OpenAIService:
         self,
         application: Application | None,
         media: MediaLoader,
-        handles: HandleTable,
-        adapters: AdaptersOfRequests,
+        handles: MediaHandles,
+        adapters: RequestAdapters,
         model_name: str,
         more_paths: Collection[str] = (),
         max_body_bytes: int = 1 << 24,
@@ -116,7 +116,7 @@ class OpenAIService:
         settings: Settings,
         chat_template: str | None,
         media: MediaLoader,
-        handles: HandleTable,
+        handles: MediaHandles,
         loras: LoraAdapters,
         log_error: Callable[[str], None],
     ) -> OpenAIService:
@@ -128,7 +128,7 @@ class OpenAIService:
             ConfigError: as :func:`application_arguments`, or the application that was asked for cannot be built.
         """
         arguments = application_arguments(settings, chat_template)
-        adapters = AdaptersOfRequests(loras)
+        adapters = RequestAdapters(loras)
         application = None
         try:
             application = await engine.openai_application([settings.model_name], arguments, adapters)

@@ -1,7 +1,7 @@
 """Pooling models: embeddings and scores in place of text."""
 
 from vllm_custom.pooling.output import PooledOutput
-from vllm_custom.pooling.params import PoolingBuilder, check_generating
+from vllm_custom.pooling.params import PoolingBuilder, reject_pooling_request
 from vllm_custom.pooling.scoring import PairScorer, RenderedPairs
 
-__all__ = ["PairScorer", "PooledOutput", "PoolingBuilder", "RenderedPairs", "check_generating"]
+__all__ = ["PairScorer", "PooledOutput", "PoolingBuilder", "RenderedPairs", "reject_pooling_request"]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import EMBEDDING, NUM_INPUT_TOKENS, NUM_OUTPUT_TOKENS, SCORES, TEXT_OUTPUT
 from vllm_custom.errors import UnavailableError
 from vllm_custom.responses import ResponseDelta, check_finite
 
-_OUTPUT_OF_TASK = {"embed": "embedding", "token_embed": "embedding", "classify": "scores", "token_classify": "scores"}
+_OUTPUT_OF_TASK = {"embed": EMBEDDING, "token_embed": EMBEDDING, "classify": SCORES, "token_classify": SCORES}
 
 
 @dataclass
@@ -25,7 +26,7 @@ class PooledOutput(ResponseDelta):
         as_text: also as a JSON list in text_output, which is what an embedding_request is answered with.
     """
 
-    name: str = "embedding"
+    name: str = EMBEDDING
     data: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     as_text: bool = False
 
@@ -47,9 +48,9 @@ class PooledOutput(ResponseDelta):
         """Output name to array; of ``additional`` only the token counts, of which there are none in the output."""
         arrays: dict[str, npt.NDArray[Any]] = {self.name: self.data}
         if self.as_text:
-            arrays["text_output"] = np.array([json.dumps(self.data.tolist()).encode()], dtype=np.object_)
-        if "num_input_tokens" in additional:
-            arrays["num_input_tokens"] = np.array([self.num_input_tokens], dtype=np.uint32)
-        if "num_output_tokens" in additional:
-            arrays["num_output_tokens"] = np.array([0], dtype=np.uint32)
+            arrays[TEXT_OUTPUT] = np.array([json.dumps(self.data.tolist()).encode()], dtype=np.object_)
+        if NUM_INPUT_TOKENS in additional:
+            arrays[NUM_INPUT_TOKENS] = np.array([self.num_input_tokens], dtype=np.uint32)
+        if NUM_OUTPUT_TOKENS in additional:
+            arrays[NUM_OUTPUT_TOKENS] = np.array([0], dtype=np.uint32)
         return arrays

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vllm_custom.contract.names import EMBEDDING_REQUEST, TOKEN_COUNTS
+from vllm_custom.contract.request_parameters import names_for
+from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import POOLING_TASKS, Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.kernel.fields import FieldReader
 from vllm_custom.pooling.scoring import PairScorer
-from vllm_custom.request import GenerateCall
-from vllm_custom.request.parse import TOKEN_COUNTS
-from vllm_custom.sampling import FieldReader
+from vllm_custom.request import InferenceCall
 
-_GUIDED = ("structured_outputs", "response_format")
+_FOR_GENERATION = names_for(Use.GENERATION)
 
 
-def check_generating(call: GenerateCall, pooling_fields: Sequence[str]) -> None:
+def reject_pooling_request(call: InferenceCall, pooling_fields: Sequence[str]) -> None:
     """Refuse what a model that generates cannot do.
 
     Raises:
         UnsupportedError: the request is one for a pooling model.
     """
-    asked = ["embedding_request"] if call.embedding_request else []
+    asked = [EMBEDDING_REQUEST] if call.embedding_request else []
     asked += ["queries, documents"] if call.pairs is not None else []
     asked += [name for name in call.sampling if name in pooling_fields]
     if asked:
@@ -41,7 +43,7 @@ class PoolingBuilder:
         self._tasks = [task for task in POOLING_TASKS if task in engine.facts.tasks]
         self._default = engine.facts.pooling_task
 
-    def check(self, calls: Sequence[GenerateCall]) -> None:
+    def check(self, calls: Sequence[InferenceCall]) -> None:
         """Refuse what a pooling model cannot do; ``calls`` are the rows of one request.
 
         Raises:
@@ -50,7 +52,7 @@ class PoolingBuilder:
         """
         for call in calls:
             unfit = [name for name in call.sampling if name not in (*self._fields.names, *self.pairs.field_names)]
-            unfit += [name for name in call.control.model_fields_set if name in _GUIDED or name.startswith("guided_")]
+            unfit += sorted(call.control.model_fields_set & _FOR_GENERATION)
             unfit += [f"return_{name}" for name in sorted(call.additional_outputs - TOKEN_COUNTS)]
             unfit += ["stream: true"] if call.stream else []
             if unfit:
@@ -69,7 +71,7 @@ class PoolingBuilder:
                     f"prompt, got {len(calls)} rows"
                 )
 
-    def task(self, call: GenerateCall) -> str:
+    def task(self, call: InferenceCall) -> str:
         """The task of a request.
 
         Raises:

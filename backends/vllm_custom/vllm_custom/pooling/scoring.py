@@ -9,24 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from vllm_custom.contract.names import DOCUMENTS, SCORES
+from vllm_custom.contract.request_parameters import names_for
+from vllm_custom.contract.specs import Use
 from vllm_custom.engine.protocol import Engine, PairScoring
 from vllm_custom.errors import InvalidRequestError, UnsupportedError, invalid, listing
+from vllm_custom.kernel.fields import FieldReader
 from vllm_custom.pooling.output import PooledOutput
-from vllm_custom.request import GenerateCall, TextPairs
+from vllm_custom.request import InferenceCall, TextPairs
 from vllm_custom.responses import check_finite
 from vllm_custom.runtime.async_utils import gather_all
-from vllm_custom.sampling import FieldReader
 
-_FOR_PROMPTS = frozenset(
-    {
-        "apply_chat_template",
-        "add_generation_prompt",
-        "mm_processor_kwargs",
-        "num_frames",
-        "fps",
-        "media_io_kwargs",
-    }
-)
+_FOR_PROMPTS = names_for(Use.PROMPTS)
 # Other requests need the renderer's threads, too.
 _RENDERED_AT_ONCE = 16
 _FOR_TEMPLATES = ("instruction", "chat_template_kwargs")
@@ -76,7 +70,7 @@ class PairScorer:
         """Request parameters that say how pairs are scored."""
         return self._fields.names
 
-    def check(self, call: GenerateCall, pairs: TextPairs) -> None:
+    def check(self, call: InferenceCall, pairs: TextPairs) -> None:
         """Refuse what cannot be scored.
 
         Raises:
@@ -87,7 +81,7 @@ class PairScorer:
         number = len(pairs.documents)
         if number > self._max_documents:
             raise invalid(
-                "documents",
+                DOCUMENTS,
                 f"{number} elements",
                 f"at most {self._max_documents} elements (SCORE_MAX_DOCUMENTS of this model)",
             )
@@ -103,7 +97,7 @@ class PairScorer:
                 f"{unused[0]}: requires a score template (CHAT_TEMPLATE), which this model does not have"
             )
 
-    async def render(self, call: GenerateCall, pairs: TextPairs) -> RenderedPairs:
+    async def render(self, call: InferenceCall, pairs: TextPairs) -> RenderedPairs:
         """The prompts of all pairs.
 
         Raises:
@@ -135,8 +129,8 @@ class PairScorer:
         """The scores, from the engine's outputs for ``rendered.prompts`` in their order."""
         tokens = sum(len(prompt["prompt_token_ids"]) for prompt, _ in rendered.prompts)
         scores = await asyncio.to_thread(self._scoring.scores, rendered.account, outputs)
-        check_finite("scores", scores)
-        return PooledOutput(tokens, name="scores", data=np.array(scores, dtype=np.float32))
+        check_finite(SCORES, scores)
+        return PooledOutput(tokens, name=SCORES, data=np.array(scores, dtype=np.float32))
 
 
 def _names(pairs: TextPairs, parts: int) -> list[str]:
@@ -145,4 +139,4 @@ def _names(pairs: TextPairs, parts: int) -> list[str]:
     if parts == len(documents):
         return [f"{name} with its query" for name in documents]
     queries = [f"queries[{index}]" for index in range(len(pairs.queries))]
-    return [*queries, *documents] if parts == len(queries) + len(documents) else ["documents"] * parts
+    return [*queries, *documents] if parts == len(queries) + len(documents) else [DOCUMENTS] * parts

@@ -2,18 +2,18 @@
 
 from vllm_custom.request.batch import check_batch
 from vllm_custom.request.pairs import TextPairs
-from vllm_custom.request.parse import GenerateCall, parse_embedding_request, parse_request, split_batch
+from vllm_custom.request.parameter_tensors import ParameterTensors
+from vllm_custom.request.parse import InferenceCall, parse_embedding_request, parse_request, split_batch
 from vllm_custom.request.rules import ClientRules, ProcessorBounds
 from vllm_custom.request.tensors import Tensors, read_tensors
-from vllm_custom.request.typed import TypedInputs
 
 __all__ = [
     "ClientRules",
-    "GenerateCall",
+    "InferenceCall",
+    "ParameterTensors",
     "ProcessorBounds",
     "Tensors",
     "TextPairs",
-    "TypedInputs",
     "check_batch",
     "parse_embedding_request",
     "parse_request",

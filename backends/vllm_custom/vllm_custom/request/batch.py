@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from vllm_custom.contract.names import DOCUMENTS, EMBEDDING_REQUEST
 from vllm_custom.errors import InvalidRequestError, shorten
-from vllm_custom.request.parse import GenerateCall
+from vllm_custom.request.parse import InferenceCall
 
 _RETURN_PREFIX = "return_"
 
 # What decides which outputs a row has and how large they are, by the name that the client knows.
-_DECISIVE: tuple[tuple[str, Callable[[GenerateCall], object]], ...] = (
+_DECISIVE: tuple[tuple[str, Callable[[InferenceCall], object]], ...] = (
     ("n", lambda call: _number(call, "n", 1)),
     ("task", lambda call: call.sampling.get("task")),
     ("dimensions", lambda call: _number(call, "dimensions", None)),
-    ("embedding_request", lambda call: "given" if call.embedding_request else "not given"),
-    ("documents", lambda call: None if call.pairs is None else f"{len(call.pairs.documents)} elements"),
+    (EMBEDDING_REQUEST, lambda call: "given" if call.embedding_request else "not given"),
+    (DOCUMENTS, lambda call: None if call.pairs is None else f"{len(call.pairs.documents)} elements"),
 )
 
 
-def check_batch(calls: Sequence[GenerateCall]) -> None:
+def check_batch(calls: Sequence[InferenceCall]) -> None:
     """Refuse rows that cannot be answered together.
 
     Args:
@@ -38,7 +39,7 @@ def check_batch(calls: Sequence[GenerateCall]) -> None:
                 raise _differs(name, row, _shown(read(call)), _shown(read(first)))
 
 
-def _number(call: GenerateCall, name: str, default: int | None) -> object:
+def _number(call: InferenceCall, name: str, default: int | None) -> object:
     """A parameter as sent, which may be a number in a string."""
     value = call.sampling.get(name)
     if value is None:

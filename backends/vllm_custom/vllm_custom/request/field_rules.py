@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllm_custom.contract.table import VLLM_FIELDS, FieldSpec, Trust
+from vllm_custom.contract.fields import VLLM_FIELDS
+from vllm_custom.contract.specs import FieldSpec, Trust
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.json_text import parse_json
 from vllm_custom.request.rules import ClientRules

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_custom.contract.names import DOCUMENTS, QUERIES
 from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.kernel.tensors import decode
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import decode
-
-QUERIES_INPUT = "queries"
-DOCUMENTS_INPUT = "documents"
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,14 @@ def read_pairs(tensors: Tensors, rules: ClientRules) -> TextPairs | None:
         InvalidRequestError: one input without the other, none or too many elements, numbers that do not match, or no
             UTF-8.
     """
-    given = [name for name in (QUERIES_INPUT, DOCUMENTS_INPUT) if name in tensors]
+    given = [name for name in (QUERIES, DOCUMENTS) if name in tensors]
     if not given:
         return None
     if len(given) == 1:
-        raise InvalidRequestError(
-            f"{QUERIES_INPUT} and {DOCUMENTS_INPUT} require each other; the request has only {given[0]}"
-        )
+        raise InvalidRequestError(f"{QUERIES} and {DOCUMENTS} require each other; the request has only {given[0]}")
     queries, documents = (_texts(tensors, name, rules) for name in given)
     if len(queries) not in (1, len(documents)):
-        raise invalid(
-            QUERIES_INPUT, f"{len(queries)} elements", f"1 element, or as many as documents has ({len(documents)})"
-        )
+        raise invalid(QUERIES, f"{len(queries)} elements", f"1 element, or as many as documents has ({len(documents)})")
     return TextPairs(queries, documents)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import ValidationError
 
+from vllm_custom.contract.names import SAMPLING_PARAMETERS
+from vllm_custom.contract.request_parameters import LONGEST_NAME as LONGEST_NAME
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten, suggestion
 from vllm_custom.request.field_rules import check_fields
 from vllm_custom.request.json_text import json_object, parse_json
@@ -20,65 +24,9 @@ _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.
 _HEADERS = frozenset({"traceparent", "tracestate"})
 _LONGEST_HEADER = max(map(len, _HEADERS))
-# Names of models and adapters, which messages repeat.
-LONGEST_NAME = 256
-_LONGEST_TRACE_HEADER = 8192
 
 
-def _from_json(value: Any, info: ValidationInfo) -> Any:
-    """Objects may be JSON strings: Triton's endpoints take no nested values in ``parameters``."""
-    if not isinstance(value, str):
-        return value
-    return parse_json(value, str(info.field_name), "a JSON value", info.context or ClientRules())
-
-
-def _text_or_nothing(value: Any) -> Any:
-    """W3C Trace Context: a header that cannot be used is ignored, and never a reason to refuse a request."""
-    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE_HEADER else None
-
-
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
-# One wrong element is enough to refuse all of them; reasons for hundreds of thousands would take seconds to make.
-JsonStrings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_from_json)]
-TraceHeader = Annotated[str | None, BeforeValidator(_text_or_nothing)]
-
-
-class ControlParameters(BaseModel):
-    """The request parameters of the contract table; their meaning stands there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lora_name: str | None = Field(default=None, max_length=LONGEST_NAME)
-    structured_outputs: JsonObject | None = None
-    apply_chat_template: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    chat_template_kwargs: JsonObject = Field(default_factory=dict)
-    mm_processor_kwargs: JsonObject = Field(default_factory=dict)
-    num_frames: int | None = Field(default=None, ge=1)
-    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    media_io_kwargs: JsonObject = Field(default_factory=dict)
-    priority: int = Field(default=0, ge=-(2**63), lt=2**63)  # what vLLM can send to its engine
-    guided_json: JsonObject | None = None
-    guided_regex: str | None = None
-    guided_choice: JsonStrings | None = None
-    guided_grammar: str | None = None
-    guided_json_object: bool | None = None
-    guided_structural_tag: JsonObject | None = None
-    response_format: JsonObject | None = None
-    timeout: int = Field(default=0, ge=0, lt=2**63)
-    traceparent: TraceHeader = None
-    tracestate: TraceHeader = None
-
-    @property
-    def trace_headers(self) -> dict[str, str] | None:
-        """W3C Trace Context as vLLM takes it."""
-        headers = {"traceparent": self.traceparent, "tracestate": self.tracestate}
-        return {name: value for name, value in headers.items() if value} or None
-
-
-# In the order of the table, for messages.
-_CONTROL_NAMES = tuple(ControlParameters.model_fields)
+_CONTROL_NAMES = tuple(RequestParameters.model_fields)
 
 
 def parse_parameters(
@@ -87,7 +35,7 @@ def parse_parameters(
     sampling_names: Sequence[str],
     typed: Mapping[str, Any] | None = None,
     rules: ClientRules | None = None,
-) -> tuple[dict[str, Any], ControlParameters]:
+) -> tuple[dict[str, Any], RequestParameters]:
     """Split the parameters into vLLM's sampling parameters (as sent) and ours (typed).
 
     Args:
@@ -104,7 +52,7 @@ def parse_parameters(
     given = json_object(request_parameters or "{}", "parameters", rules)
     given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
     if sampling_parameters is not None:
-        given |= json_object(sampling_parameters, "sampling_parameters", rules)
+        given |= json_object(sampling_parameters, SAMPLING_PARAMETERS, rules)
     given |= typed or {}
     ours = {key: value for key, value in given.items() if key in _CONTROL_NAMES}
     sampling = {key: value for key, value in given.items() if key not in ours}
@@ -115,9 +63,13 @@ def parse_parameters(
     return check_fields(sampling, rules), control
 
 
-def _control(ours: Mapping[str, Any], rules: ClientRules) -> ControlParameters:
+def _parse_json(text: str, name: str, rules: ClientRules) -> Any:
+    return parse_json(text, name, "a JSON value", rules)
+
+
+def _control(ours: Mapping[str, Any], rules: ClientRules) -> RequestParameters:
     try:
-        control = ControlParameters.model_validate(ours, context=rules)
+        control = RequestParameters.model_validate(ours, context=functools.partial(_parse_json, rules=rules))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_custom.engine.embeds import GRID_INPUT, VALUES_INPUT, ImageEmbeds, read_embeds
+from vllm_custom.contract.names import (
+    DOCUMENTS,
+    EMBEDDING_REQUEST,
+    EXCLUDE_INPUT_IN_OUTPUT,
+    IMAGE_EMBEDS,
+    IMAGE_GRID_THW,
+    MEDIA_INPUTS,
+    MESSAGES,
+    QUERIES,
+    RETURN_PREFIX,
+    SAMPLING_PARAMETERS,
+    STREAM,
+    TEXT_INPUT,
+    TOKEN_COUNTS,
+)
+from vllm_custom.contract.request_parameters import RequestParameters
+from vllm_custom.contract.tensors import EXCLUSIONS
+from vllm_custom.engine.embeds import ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.kernel.embedding_request import read_embedding_request
+from vllm_custom.kernel.tensors import decode, single
 from vllm_custom.request.json_text import json_object, parse_json
-from vllm_custom.request.pairs import DOCUMENTS_INPUT, QUERIES_INPUT, TextPairs, read_pairs
-from vllm_custom.request.parameters import ControlParameters, parse_parameters
+from vllm_custom.request.pairs import TextPairs, read_pairs
+from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import check_messages, check_text, decode
-
-MEDIA_INPUTS = ("image", "video", "audio")
-
-TOKEN_COUNTS = frozenset({"num_input_tokens", "num_output_tokens"})
+from vllm_custom.request.text import check_messages, check_text
 
 # Parameters that let a text be longer than what is read of it.
 _CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
 
-# Input that asks for an output of the same name, less the prefix.
-_RETURN_PREFIX = "return_"
-
 
 @dataclass(frozen=True)
-class GenerateCall:
+class InferenceCall:
     """One prompt to generate for, or what a pooling model reads in its place.
 
     Attributes:
@@ -50,7 +62,7 @@ class GenerateCall:
     exclude_input: bool | None
     additional_outputs: frozenset[str]
     sampling: Mapping[str, Any]
-    control: ControlParameters
+    control: RequestParameters
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     token_ids: Sequence[int] | None = None
     embedding_request: bool = False
@@ -84,137 +96,103 @@ def parse_request(
     sampling_names: Sequence[str],
     typed: Mapping[str, Any] | None = None,
     rules: ClientRules | None = None,
-) -> GenerateCall:
+) -> InferenceCall:
     """Parse one row of tensors and the request's parameters.
 
     Args:
         tensors: contract inputs by name, without a batch dimension.
         parameters: the request's parameters as JSON text (``request.parameters()``).
         sampling_names: fields of the installed vLLM's SamplingParams, PoolingParams and score request.
-        typed: parameters that came as tensors of their own (:class:`vllm_custom.request.typed.TypedInputs`).
+        typed: parameters that came as tensors of their own (:class:`.ParameterTensors`).
         rules: what a client may set, and how much of it; None for the defaults.
 
     Raises:
         InvalidRequestError: names the input or parameter, its value, and what is accepted.
     """
     rules = rules or ClientRules()
-    text = text_of(tensors, "text_input")
+    text = text_of(tensors, TEXT_INPUT)
     messages = _messages(tensors, rules)
     pairs = read_pairs(tensors, rules)
     if [text, messages, pairs].count(None) != 2:
         raise InvalidRequestError(
-            f"exactly one of the inputs text_input, messages, and {QUERIES_INPUT} with {DOCUMENTS_INPUT} is required"
+            f"exactly one of the inputs text_input, messages, and {QUERIES} with {DOCUMENTS} is required"
         )
-    own = raw_element(tensors, "sampling_parameters") if "sampling_parameters" in tensors else None
+    own = raw_element(tensors, SAMPLING_PARAMETERS) if SAMPLING_PARAMETERS in tensors else None
     sampling, control = parse_parameters(parameters, own, sampling_names, typed, rules)
-    call = GenerateCall(
+    call = InferenceCall(
         text=text,
         messages=messages,
         media={n: _elements(tensors, n, rules) for n in MEDIA_INPUTS if n in tensors and tensors[n].size},
-        stream=bool(_flag(tensors, "stream")),
-        exclude_input=_flag(tensors, "exclude_input_in_output"),
+        stream=bool(_flag(tensors, STREAM)),
+        exclude_input=_flag(tensors, EXCLUDE_INPUT_IN_OUTPUT),
         additional_outputs=_additional_outputs(tensors),
         sampling=sampling,
         control=control,
-        embeds=read_embeds(tensors.get(VALUES_INPUT), tensors.get(GRID_INPUT)),
+        embeds=read_embeds(tensors.get(IMAGE_EMBEDS), tensors.get(IMAGE_GRID_THW)),
         pairs=pairs,
     )
-    _check_together(call)
+    _check_combinations(call, [name for name, array in tensors.items() if array.size])
     _check_lengths(call, rules)
     return call
 
 
-def _check_lengths(call: GenerateCall, rules: ClientRules) -> None:
+def _check_lengths(call: InferenceCall, rules: ClientRules) -> None:
     """Text that no context can hold is refused before a template or a tokenizer sees it."""
     if call.text is not None:
-        check_text("text_input", len(call.text), rules)
+        check_text(TEXT_INPUT, len(call.text), rules)
     if call.messages is not None:
         check_messages(call.messages, rules)
     if call.pairs is not None:
         cut = any(name in call.sampling for name in _CUTTING)
-        for name, texts in ((QUERIES_INPUT, call.pairs.queries), (DOCUMENTS_INPUT, call.pairs.documents)):
+        for name, texts in ((QUERIES, call.pairs.queries), (DOCUMENTS, call.pairs.documents)):
             for index, text in enumerate(texts):
                 check_text(f"{name}[{index}]", len(text), rules, cut=cut)
 
 
-def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) -> GenerateCall:
+def parse_embedding_request(tensors: Tensors, rules: ClientRules | None = None) -> InferenceCall:
     """Parse the official input ``embedding_request``: JSON with ``input`` and ``pooling_params``.
 
     Raises:
         InvalidRequestError: names the key, its value, and what is accepted.
     """
-    field_name = "embedding_request"
     rules = rules or ClientRules()
-    body = json_object(raw_element(tensors, field_name), field_name, rules)
-    prompt, options = body.get("input"), body.get("pooling_params") or {}
-    is_text = isinstance(prompt, str)
-    if not is_text and not _is_token_list(prompt):
-        raise invalid(f"{field_name}.input", prompt, "a string, or a list of token ids")
+    name = EMBEDDING_REQUEST
+    body = json_object(raw_element(tensors, name), name, rules)
+    prompt, dimensions = read_embedding_request(body)
     if isinstance(prompt, str):
-        check_text(f"{field_name}.input", len(prompt), rules)
-    if not isinstance(options, dict):
-        raise invalid(f"{field_name}.pooling_params", options, "an object")
-    dimensions = options.get("dimensions")
-    # The frontend puts the number into a list.
-    number = dimensions[0] if isinstance(dimensions, list) and len(dimensions) == 1 else dimensions
-    if number is not None and (type(number) is not int or number < 1):
-        raise invalid(f"{field_name}.pooling_params.dimensions", dimensions, "a positive integer")
-    return GenerateCall(
-        text=prompt if is_text else None,
-        token_ids=None if is_text else prompt,
+        check_text(f"{name}.input", len(prompt), rules)
+    return InferenceCall(
+        text=prompt if isinstance(prompt, str) else None,
+        token_ids=None if isinstance(prompt, str) else prompt,
         messages=None,
         stream=False,
         exclude_input=None,
         additional_outputs=_additional_outputs(tensors) & TOKEN_COUNTS,  # as official: the others are not read
-        sampling={"task": "embed"} | ({} if number is None else {"dimensions": number}),
-        control=ControlParameters(),
+        sampling={"task": "embed"} | ({} if dimensions is None else {"dimensions": dimensions}),
+        control=RequestParameters(),
         embedding_request=True,
     )
 
 
-def _is_token_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
-
-
 def _additional_outputs(tensors: Tensors) -> frozenset[str]:
     return frozenset(
-        name.removeprefix(_RETURN_PREFIX)
-        for name in tensors
-        if name.startswith(_RETURN_PREFIX) and _flag(tensors, name)
+        name.removeprefix(RETURN_PREFIX) for name in tensors if name.startswith(RETURN_PREFIX) and _flag(tensors, name)
     )
 
 
-def _check_together(call: GenerateCall) -> None:
+def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
     """Reject combinations of inputs that are valid on their own."""
+    for exclusion in EXCLUSIONS:
+        if problem := exclusion.problem(given):
+            raise InvalidRequestError(problem)
     if call.stream and call.exclude_input is False:
         raise InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
-    if call.messages is not None and call.media:
-        raise InvalidRequestError(
-            f"{'/'.join(call.media)}: cannot be combined with messages; use their parts (image_url, video_url, "
-            f"input_audio)"
-        )
-    if call.pairs is not None and (call.media or call.embeds is not None):
-        name = next(iter(call.media), VALUES_INPUT)
-        raise InvalidRequestError(
-            f"{name}: cannot be combined with {QUERIES_INPUT} and {DOCUMENTS_INPUT}, which are text"
-        )
-    if call.embeds is not None and call.messages is not None:
-        raise InvalidRequestError(f"{VALUES_INPUT}: cannot be combined with messages; requires text_input")
-    if call.embeds is not None and "image" in call.media:
-        raise InvalidRequestError(f"{VALUES_INPUT}: {VALUES_INPUT} and image are mutually exclusive")
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
 
 
-def _single(tensors: Tensors, name: str) -> Any:
-    array = tensors[name].reshape(-1)
-    if array.size != 1:
-        raise invalid(name, f"{array.size} elements", "exactly 1 element")
-    return array[0]
-
-
 def _flag(tensors: Tensors, name: str) -> bool | None:
-    return bool(_single(tensors, name)) if name in tensors else None
+    return bool(single(name, tensors[name])) if name in tensors else None
 
 
 def text_of(tensors: Tensors, name: str) -> str | None:
@@ -223,7 +201,7 @@ def text_of(tensors: Tensors, name: str) -> str | None:
     Raises:
         InvalidRequestError: another number of elements, or not UTF-8.
     """
-    return decode(name, _single(tensors, name)) if name in tensors else None
+    return decode(name, single(name, tensors[name])) if name in tensors else None
 
 
 def raw_element(tensors: Tensors, name: str) -> bytes | str:
@@ -232,7 +210,7 @@ def raw_element(tensors: Tensors, name: str) -> bytes | str:
     Raises:
         InvalidRequestError: another number of elements.
     """
-    value = _single(tensors, name)
+    value = single(name, tensors[name])
     return value if isinstance(value, (bytes, str)) else str(value)
 
 
@@ -246,9 +224,9 @@ def _elements(tensors: Tensors, name: str, rules: ClientRules) -> tuple[bytes, .
 
 
 def _messages(tensors: Tensors, rules: ClientRules) -> list[dict[str, Any]] | None:
-    if "messages" not in tensors:
+    if MESSAGES not in tensors:
         return None
-    messages = parse_json(raw_element(tensors, "messages"), "messages", "a JSON list of chat messages", rules)
+    messages = parse_json(raw_element(tensors, MESSAGES), MESSAGES, "a JSON list of chat messages", rules)
     if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
         raise InvalidRequestError(f"messages: expected a non-empty JSON list of objects, got {shorten(messages)}")
     return messages

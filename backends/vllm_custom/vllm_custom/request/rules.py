@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_custom.contract.table import CONFIG_PARAMETERS
+from vllm_custom.contract.config import CONFIG_PARAMETERS
 from vllm_custom.errors import invalid
 
 if TYPE_CHECKING:

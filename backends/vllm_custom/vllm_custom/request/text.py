@@ -1,33 +1,16 @@
-"""Text that comes in BYTES tensors."""
+"""Limits of texts and messages that clients send."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.contract.names import MESSAGES
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.request.rules import ClientRules
 
 # Of a text that is cut to a number of tokens, this many times what fits may be sent.
 _CUT_TIMES = 16
-
-
-def decode(name: str, value: Any) -> str:
-    """An element of a BYTES tensor as text; ``name`` is the field in messages.
-
-    Raises:
-        InvalidRequestError: it is not UTF-8, or of a tensor that the configuration declares with another type.
-    """
-    if not isinstance(value, (bytes, str)):
-        raise invalid(name, value, "text in a tensor of TYPE_STRING")
-    try:
-        if isinstance(value, str):
-            value.encode()  # a lone surrogate is no text
-            return value
-        return value.decode("utf-8")
-    except UnicodeError as error:
-        place = error.start if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)) else 0
-        raise invalid(name, value, f"UTF-8 text (byte {place} is not)") from error
 
 
 def check_text(name: str, characters: int, rules: ClientRules, *, cut: bool = False) -> None:
@@ -51,7 +34,7 @@ def check_text(name: str, characters: int, rules: ClientRules, *, cut: bool = Fa
         )
 
 
-def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = "messages", *, cut: bool = False) -> None:
+def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = MESSAGES, *, cut: bool = False) -> None:
     """Refuse too many messages and parts, and too much text in them. What is malformed is not judged here.
 
     Raises:

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.responses.numbers import json_logprob, json_sum
-
-ADDITIONAL_OUTPUTS = (
-    "finish_reason",
-    "cumulative_logprob",
-    "logprobs",
-    "num_input_tokens",
-    "num_output_tokens",
-    "stop_reason",
-    "prompt_logprobs",
+from vllm_custom.contract.names import (
+    CUMULATIVE_LOGPROB,
+    LOGPROBS,
+    NUM_INPUT_TOKENS,
+    NUM_OUTPUT_TOKENS,
+    PROMPT_LOGPROBS,
+    TEXT_OUTPUT,
 )
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
+from vllm_custom.kernel.numbers import PlainLogprobs, json_sum, plain_logprobs
+from vllm_custom.kernel.tensors import text_array
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class SequenceDelta:
 
     text: str = ""
     num_tokens: int = 0
-    logprobs: list[dict[int, dict[str, Any]] | None] | None = None
+    logprobs: PlainLogprobs | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -65,7 +65,7 @@ class ResponseDelta:
             delta.sequences[completion.index] = SequenceDelta(
                 text=completion.text,
                 num_tokens=len(completion.token_ids),
-                logprobs=_logprobs(completion.logprobs) if logprobs else None,
+                logprobs=plain_logprobs(completion.logprobs) if logprobs else None,
                 cumulative_logprob=completion.cumulative_logprob,
                 finish_reason=completion.finish_reason,
                 stop_reason=completion.stop_reason,
@@ -88,39 +88,17 @@ class ResponseDelta:
     def arrays(self, additional: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
         """Output name to array: text_output [n], and those of ``additional`` (those of the prompt [1], others [n])."""
         chosen = {name: self._array(name) for name in ADDITIONAL_OUTPUTS if name in additional}
-        return {"text_output": _strings(item.text for item in self.sequences)} | chosen
+        return {TEXT_OUTPUT: text_array(item.text for item in self.sequences)} | chosen
 
     def _array(self, name: str) -> npt.NDArray[Any]:
-        if name == "num_input_tokens":
+        if name == NUM_INPUT_TOKENS:
             return np.array([self.num_input_tokens], dtype=np.uint32)
-        if name == "num_output_tokens":
+        if name == NUM_OUTPUT_TOKENS:
             return np.array([item.num_tokens for item in self.sequences], dtype=np.uint32)
-        if name == "cumulative_logprob":
+        if name == CUMULATIVE_LOGPROB:
             return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
-        if name == "logprobs":
-            return _strings(json.dumps(item.logprobs) for item in self.sequences)
-        if name == "prompt_logprobs":
-            return _strings([json.dumps(_logprobs(self.prompt_logprobs))])
-        return _strings(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
-
-
-def _logprobs(positions: Any) -> list[dict[int, dict[str, Any]] | None] | None:
-    """Plain values for JSON; None for the first token of a prompt, which nothing precedes."""
-    if positions is None:
-        return None
-    return [None if position is None else _position(position) for position in positions]
-
-
-def _position(position: Any) -> dict[int, dict[str, Any]]:
-    return {
-        token: {
-            "logprob": json_logprob(entry.logprob),
-            "rank": entry.rank,
-            "decoded_token": entry.decoded_token,
-        }
-        for token, entry in position.items()
-    }
-
-
-def _strings(values: Any) -> npt.NDArray[np.object_]:
-    return np.array([value.encode("utf-8", "replace") for value in values], dtype=np.object_)
+        if name == LOGPROBS:
+            return text_array(json.dumps(item.logprobs) for item in self.sequences)
+        if name == PROMPT_LOGPROBS:
+            return text_array([json.dumps(plain_logprobs(self.prompt_logprobs))])
+        return text_array(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason

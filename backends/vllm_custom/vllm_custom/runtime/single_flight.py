@@ -23,6 +23,9 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._running: dict[K, _Running[V]] = {}
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._running
+
     async def get(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """What the call under way for ``key`` gives or raises; ``call`` begins one where there is none.
 

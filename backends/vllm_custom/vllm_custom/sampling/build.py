@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
-from vllm_custom.sampling.fields import FieldReader
+from vllm_custom.kernel.fields import FieldReader
 
 RAW_PROMPT_MAX_TOKENS = 16
 # `vllm serve` brings larger biases to this one.

@@ -144,7 +144,7 @@ class RequestLife:
         finally:
             if timer is not None:
                 timer.cancel()
-            self._with.watch.forget(self.responder)
+            self._with.watch.unwatch(self.responder)
 
     def _timer(self, timeout_us: int) -> asyncio.TimerHandle | None:
         if not timeout_us:

@@ -17,7 +17,7 @@ class Watch(Protocol):
     def watch(self, responder: Responder, on_cancel: Callable[[], None]) -> None:
         """Call ``on_cancel`` once, from any thread, when the client has gone."""
 
-    def forget(self, responder: Responder) -> None:
+    def unwatch(self, responder: Responder) -> None:
         """The request is finished."""
 
 

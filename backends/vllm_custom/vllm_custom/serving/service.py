@@ -26,7 +26,7 @@ from vllm_custom.handlers import (
 )
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.handles import HandleTable
+from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
 from vllm_custom.observability import Log, QueuedLog
@@ -75,7 +75,7 @@ class Service:
         base: Base,
         settings: Settings,
         files: ModelFiles,
-        handles: HandleTable,
+        handles: MediaHandles,
         pb_utils: Any,
         *,
         merge: bool = True,
@@ -209,7 +209,7 @@ def _router(
     rules: ClientRules,
     rows: RowReader,
     media: MediaLoader,
-    handles: HandleTable,
+    handles: MediaHandles,
     loras: LoraAdapters,
     constraints: ConstraintCompiler,
     openai: OpenAIService,

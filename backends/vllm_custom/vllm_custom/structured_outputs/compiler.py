@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.engine.protocol import (
     ConstraintChecker,
     DeadlyConstraintError,
@@ -19,8 +18,8 @@ from vllm_custom.engine.protocol import (
     SlowConstraintError,
     Verdict,
 )
-from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, invalid
-from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
+from vllm_custom.kernel.sampling import build_structured_outputs
 from vllm_custom.runtime.single_flight import SingleFlight
 from vllm_custom.structured_outputs.constraint import Constraint, check_size, read_constraint
 from vllm_custom.structured_outputs.xgrammar_workarounds import lengths_as_patterns
@@ -82,7 +81,7 @@ class ConstraintCompiler:
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self._compilations: SingleFlight[bytes, Verdict] = SingleFlight()
 
-    async def read(self, control: ControlParameters) -> AcceptedConstraint | None:
+    async def read(self, control: RequestParameters) -> AcceptedConstraint | None:
         """A request's one constraint, or None.
 
         Raises:
@@ -149,16 +148,10 @@ def _remember(known: OrderedDict[bytes, T], digest: bytes, value: T) -> None:
 
 
 def _params(engine: Engine, constraint: Constraint) -> Any:
-    names = engine.structured_output_options
-    for name in constraint.options:
-        if name not in names:
-            raise invalid("structured_outputs", name, f"keys among {', '.join(names)}")
-    try:
-        return engine.structured_outputs({constraint.kind: constraint.value, **constraint.options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        source = constraint.source if name == constraint.kind else f"structured_outputs.{name}"
-        raise invalid(source, first["input"], f"another type ({first['msg']})") from error
-    except Exception as error:  # a ValueError, or a VLLMValidationError from 0.32 on
-        raise InvalidRequestError(f"{constraint.source}: {error}") from error
+    return build_structured_outputs(
+        engine.structured_outputs,
+        engine.structured_output_options,
+        {constraint.kind: constraint.value, **constraint.options},
+        kind=constraint.kind,
+        source=constraint.source,
+    )

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
-from vllm_custom.request.parameters import ControlParameters
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
@@ -40,7 +40,7 @@ class Constraint:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def read_constraint(control: ControlParameters, max_bytes: int = 256 << 10) -> Constraint | None:
+def read_constraint(control: RequestParameters, max_bytes: int = 256 << 10) -> Constraint | None:
     """The one constraint of a request, or None.
 
     Args:

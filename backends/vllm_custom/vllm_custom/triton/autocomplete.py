@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_custom.contract.table import INPUTS, OUTPUTS
+from vllm_custom.contract.tensors import INPUTS, OUTPUTS
 from vllm_custom.errors import ConfigError
+from vllm_custom.kernel.official_tensors import add_missing_tensors
 
 
 def auto_complete(config: Any) -> Any:
@@ -20,14 +21,11 @@ def auto_complete(config: Any) -> Any:
     """
     declared = config.as_dict()
     check_response_cache(declared)
-    inputs = {tensor["name"] for tensor in declared["input"]}
-    outputs = {tensor["name"] for tensor in declared["output"]}
-    for spec in INPUTS:
-        if spec.name not in inputs:
-            config.add_input(spec.as_config(optional=True))
-    for spec in OUTPUTS:
-        if spec.name not in outputs:
-            config.add_output(spec.as_config(optional=False))
+    add_missing_tensors(
+        config,
+        [spec.as_config(optional=True) for spec in INPUTS],
+        [spec.as_config(optional=False) for spec in OUTPUTS],
+    )
     if not declared.get("model_transaction_policy"):
         config.set_model_transaction_policy({"decoupled": True})
     return config

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from vllm_custom.responses import Responder
 
 _INTERVAL_SECONDS = 0.1
-# Each question is a blocking exchange with the server; more than this many a second would slow the responses.
-_MAX_QUESTIONS_PER_SECOND = 1000
+# Each poll is a blocking exchange with the server; more than this many a second would slow the responses.
+_MAX_POLLS_PER_SECOND = 1000
 
 
 class CancellationWatcher:
@@ -28,7 +28,7 @@ class CancellationWatcher:
         with self._lock:
             self._watched[stream] = on_cancel
 
-    def forget(self, stream: Responder) -> None:
+    def unwatch(self, stream: Responder) -> None:
         """The request is finished."""
         with self._lock:
             self._watched.pop(stream, None)
@@ -45,11 +45,11 @@ class CancellationWatcher:
             with self._lock:
                 streams = list(self._watched)
             for stream in streams:
-                self._ask(stream)
-            enough = len(streams) / _MAX_QUESTIONS_PER_SECOND
+                self._poll(stream)
+            enough = len(streams) / _MAX_POLLS_PER_SECOND
             pause = max(_INTERVAL_SECONDS, enough) - min(time.monotonic() - began, _INTERVAL_SECONDS)
 
-    def _ask(self, stream: Responder) -> None:
+    def _poll(self, stream: Responder) -> None:
         try:
             cancelled = stream.is_cancelled()
         except Exception:  # the request ended between the question and the answer

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from vllm_custom.contract.names import OPENAI_REQUEST
 from vllm_custom.errors import BackendError
 from vllm_custom.handlers import Incoming
-from vllm_custom.openai import OPENAI_INPUT, OpenAIResponder
+from vllm_custom.openai import OpenAIResponder
 from vllm_custom.responses import Responder
 from vllm_custom.triton.sender import ResponseStream, SenderPool
 from vllm_custom.triton.tracing import span_of
@@ -59,5 +60,5 @@ class TritonDoor:
             on_final=before_final,
             request_id=request_id,
         )
-        is_openai = any(tensor.name() == OPENAI_INPUT for tensor in request.inputs())
+        is_openai = any(tensor.name() == OPENAI_REQUEST for tensor in request.inputs())
         return OpenAIResponder(stream, decoupled=self._decoupled) if is_openai else stream

@@ -47,7 +47,7 @@ class ResponseStream:
         self._on_final = on_final
         self._request_id = request_id
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._cancel_query_lock = threading.Lock()
         self._pending: deque[Sequence[Delta]] = deque()
         self._error: BackendError | None = None
         self._closed = False
@@ -67,7 +67,7 @@ class ResponseStream:
 
         Never asks once the final response is on its way: the server may have freed what the question is about.
         """
-        with self._asking:
+        with self._cancel_query_lock:
             return not self._closed and bool(self._sender.is_cancelled())
 
     def push(self, rows: Sequence[Delta]) -> None:
@@ -125,12 +125,12 @@ class ResponseStream:
                 self._prepare_final()
             closing = True
             error = problem if isinstance(problem, BackendError) else self._broken()
-            self._give_up(builder, error)
+            self._send_final_error(builder, error)
             _say(log, f"[vllm_custom] request {self._request_id}: a response could not be sent: {problem!r}")
         if closing:
             _safely(log, lambda: self._on_done(error or self.failure))
             return False
-        return self._stays_busy()
+        return self._has_more()
 
     def _broken(self) -> BackendError:
         return InternalError(f"the response could not be built or sent, request id {self._request_id}")
@@ -141,15 +141,15 @@ class ResponseStream:
             self._on_final()
         with self._lock:
             self._closed = True
-        with self._asking:  # a question that is under way gets its answer before the final response goes out
+        with self._cancel_query_lock:  # a question that is under way gets its answer before the final response goes out
             pass
 
-    def _stays_busy(self) -> bool:
+    def _has_more(self) -> bool:
         with self._lock:
             self._busy = self._closed or bool(self._pending)
             return self._busy
 
-    def _give_up(self, builder: ResponseBuilder, error: BackendError) -> None:
+    def _send_final_error(self, builder: ResponseBuilder, error: BackendError) -> None:
         """The request must get a final response whatever happened, or the client waits for ever."""
         # It fails where the final flag has been sent, or the request is gone: then nobody waits.
         with contextlib.suppress(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vllm_custom.engine.protocol import Application
-from vllm_custom.first_error import stop_at_first_error
+from vllm_custom.kernel.fail_fast import stop_at_first_error
 
 # What is shorter is read sooner than a thread takes over.
 _SHORT_BYTES = 8192

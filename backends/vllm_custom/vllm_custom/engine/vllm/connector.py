@@ -34,16 +34,16 @@ def install_connector(table: MediaHandles, max_pixels: int, render_seconds: int)
     @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
     class HandleConnector(MediaConnector):  # type: ignore[misc]
         def load_from_url(self, url: str, *_args: Any, **_options: Any) -> Any:
-            return table.take(url)
+            return table.resolve(url)
 
         async def load_from_url_async(self, url: str, *_args: Any, **_options: Any) -> Any:
-            return await table.take_async(url)
+            return await table.resolve_async(url)
 
         def fetch_image_embedding(self, data: str, *_args: Any, **_options: Any) -> Any:
-            return table.take(data)
+            return table.resolve(data)
 
         async def fetch_image_embedding_async(self, data: str, *_args: Any, **_options: Any) -> Any:
-            return table.take(data)
+            return table.resolve(data)
 
         # Since vLLM 0.32 these two exist as well; nothing is checked that came as such embeddings, so none passes.
         fetch_audio_embedding = fetch_video_embedding = fetch_image_embedding

@@ -19,8 +19,9 @@ from vllm_custom.engine.protocol import (
     PairScoring,
     RunOptions,
 )
-from vllm_custom.engine.vllm import constraints, errors, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.engine.vllm import constraints, media, openai, pooling, prompts, requests, sampling
 from vllm_custom.errors import BackendError, UnavailableError
+from vllm_custom.kernel import engine_errors
 
 
 class VllmEngine:
@@ -78,7 +79,7 @@ class VllmEngine:
         try:
             await self._llm.check_health()
         except Exception as error:  # whatever it is, the engine is not well
-            raise errors.explain(error) or UnavailableError("the vLLM engine is not healthy") from error
+            raise engine_errors.explain(error) or UnavailableError("the vLLM engine is not healthy") from error
 
     def run(self, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
         return requests.run(self._llm, prompt, params, options)
@@ -87,7 +88,7 @@ class VllmEngine:
         return requests.has_failed(output)
 
     def explain(self, error: BaseException) -> BackendError | None:
-        return errors.explain(error)
+        return engine_errors.explain(error)
 
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
         return await prompts.render_text(self._llm, prompt)

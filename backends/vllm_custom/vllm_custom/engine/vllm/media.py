@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vllm_custom.engine.embeds import GRID_INPUT, VALUES_INPUT, EmbedsLayout
+from vllm_custom.contract.names import IMAGE_EMBEDS, IMAGE_GRID_THW
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.errors import (
     UnsupportedError,
     listing,
@@ -31,9 +32,9 @@ def embeds_layout(engine: Any) -> EmbedsLayout | None:
     if not model_config.is_multimodal_model or not model_config.multimodal_config.enable_mm_embeds:
         return None
     parser = engine.renderer.get_mm_processor().info.data_parser
-    fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {VALUES_INPUT}
-    if fields - {GRID_INPUT}:
-        raise UnsupportedError(f"{VALUES_INPUT}: this model also requires {listing(fields)}, which is not supported")
+    fields = set(getattr(parser, "embedding_fields", {}).get("image", {})) - {IMAGE_EMBEDS}
+    if fields - {IMAGE_GRID_THW}:
+        raise UnsupportedError(f"{IMAGE_EMBEDS}: this model also requires {listing(fields)}, which is not supported")
     vision = getattr(model_config.hf_config, "vision_config", None)
     # Qwen3-VL: features of several depths side by side.
     depths = 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
@@ -41,15 +42,15 @@ def embeds_layout(engine: Any) -> EmbedsLayout | None:
     return EmbedsLayout(model_config.get_inputs_embeds_size() * depths, merge)
 
 
-def join_embeds(pictures: Sequence[Mapping[str, Any]]) -> Any:
-    """Embedded pictures (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
+def join_embeds(images: Sequence[Mapping[str, Any]]) -> Any:
+    """Embedded images (fields by name, as tensors) in the form of vLLM's multi_modal_data."""
     import torch
 
-    if all(set(picture) == {VALUES_INPUT} for picture in pictures):
-        return [picture[VALUES_INPUT] for picture in pictures]
+    if all(set(image) == {IMAGE_EMBEDS} for image in images):
+        return [image[IMAGE_EMBEDS] for image in images]
     return {
-        VALUES_INPUT: torch.cat([picture[VALUES_INPUT] for picture in pictures]),
-        GRID_INPUT: torch.stack([picture[GRID_INPUT] for picture in pictures]),
+        IMAGE_EMBEDS: torch.cat([image[IMAGE_EMBEDS] for image in images]),
+        IMAGE_GRID_THW: torch.stack([image[IMAGE_GRID_THW] for image in images]),
     }
 
 

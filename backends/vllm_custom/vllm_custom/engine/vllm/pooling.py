@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from vllm_custom.engine.protocol import POOLING_TASKS, PairScoring
-from vllm_custom.engine.vllm import errors
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.kernel import engine_errors
 
 
 def pooling_task(engine: Any, tasks: Sequence[str]) -> str | None:
@@ -58,7 +58,9 @@ def pooling_params(values: Mapping[str, Any]) -> Any:
     try:
         return PoolingParams(**values)
     except Exception as error:
-        raise errors.explain(error) or InvalidRequestError(f"pooling parameters were refused: {error}") from error
+        raise engine_errors.explain(error) or InvalidRequestError(
+            f"pooling parameters were refused: {error}"
+        ) from error
 
 
 class VllmPairScoring(PairScoring):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from vllm_custom.engine.vllm import errors
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.kernel import engine_errors, sampling
 
 
 def sampling_params(values: Mapping[str, Any], *, stream: bool) -> Any:
@@ -21,7 +21,7 @@ def sampling_params(values: Mapping[str, Any], *, stream: bool) -> Any:
     try:
         return SamplingParams(**values, output_kind=kind)
     except Exception as error:
-        known = errors.explain(error)
+        known = engine_errors.explain(error)
         raise known or InvalidRequestError(f"sampling parameters were refused: {error}") from error
 
 
@@ -36,7 +36,7 @@ def structured_output_options() -> Sequence[str]:
     """Fields of StructuredOutputsParams."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    return [name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")]
+    return sampling.structured_output_options(StructuredOutputsParams)
 
 
 def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
@@ -76,12 +76,9 @@ def max_tokens_limit(engine: Any) -> int | None:
 
 def sampling_fields() -> dict[str, Any]:
     """Name to type of every public field of SamplingParams that a request may set."""
-    from typing import get_type_hints
-
     from vllm.sampling_params import SamplingParams
 
-    # structured_outputs is one of several ways to ask for a constraint, and read with the others.
-    internal = {"output_kind", "output_text_buffer_length", "skip_clone", "structured_outputs"}
-    hints = get_type_hints(SamplingParams, include_extras=False)
-    names = SamplingParams.__struct_fields__
-    return {name: hints[name] for name in names if not name.startswith("_") and name not in internal}
+    fields = sampling.public_fields(SamplingParams)
+    # One of several ways to ask for a constraint, and read with the others.
+    fields.pop(sampling.STRUCTURED_OUTPUTS, None)
+    return fields

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.decoders.frames import FrameSampling, check_work
+from vllm_custom.media.decoders.frames import FrameSampling, check_decode_budget
 from vllm_custom.media.decoders.image import open_image, to_rgb
 from vllm_custom.media.decoders.job import CHANNELS
 
@@ -32,19 +32,24 @@ def new_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     return np.empty(shape, np.uint8)
 
 
-def measure_animation(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> int:
+def measure_animation(data: bytes, field: str, max_pixels: int, max_decode_pixels: int, sampling: FrameSampling) -> int:
     """As :func:`vllm_custom.media.decoders.video.measure_video`, for what :func:`is_animation` knows."""
-    image, total = _open(data, field, max_pixels, max_work)
+    image, total = _open(data, field, max_pixels, max_decode_pixels)
     # How long the video lasts, which fps would need, is known when all of it has been gone through.
     count = len(FrameSampling(sampling.num_frames).indices(total, 0.0))
     return count * image.width * image.height * CHANNELS
 
 
 def decode_animation(
-    data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling, allocate: Allocate = new_array
+    data: bytes,
+    field: str,
+    max_pixels: int,
+    max_decode_pixels: int,
+    sampling: FrameSampling,
+    allocate: Allocate = new_array,
 ) -> Video:
     """As :func:`vllm_custom.media.decoders.video.decode_video`, for what :func:`is_animation` knows."""
-    image, total = _open(data, field, max_pixels, max_work)
+    image, total = _open(data, field, max_pixels, max_decode_pixels)
     try:
         return _frames(image, field, total, sampling, allocate)
     except (InvalidRequestError, MemoryError):
@@ -53,7 +58,7 @@ def decode_animation(
         raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
 
 
-def _open(data: bytes, field: str, max_pixels: int, max_work: int) -> tuple[Image.Image, int]:
+def _open(data: bytes, field: str, max_pixels: int, max_decode_pixels: int) -> tuple[Image.Image, int]:
     """The open file and its number of frames, which are not too many."""
     image = open_image(data, field, max_pixels)
     try:
@@ -62,7 +67,7 @@ def _open(data: bytes, field: str, max_pixels: int, max_work: int) -> tuple[Imag
         raise
     except Exception as error:
         raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
-    check_work(image.size, total, field, max_work // _COST)
+    check_decode_budget(image.size, total, field, max_decode_pixels // _COST)
     return image, total
 
 

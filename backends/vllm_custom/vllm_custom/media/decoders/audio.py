@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Iterator
@@ -12,20 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import InvalidRequestError, MediaLimitError, UnsupportedError
-from vllm_custom.media.decoders.containers import OPEN_OPTIONS
+from vllm_custom.errors import InvalidRequestError, MediaLimitError
+from vllm_custom.media.decoders.containers import open_container
 
 Audio = tuple[npt.NDArray[np.float32], int]
 
 _EXPECTED = "WAV, FLAC, MP3, Ogg, or MP4 or WebM with an audio track"
-# What FFmpeg is opened with. The decoders are those of sound: it would also decode the picture on an MP3's cover to
-# learn its size, however large that is.
-OPTIONS = OPEN_OPTIONS | {
+# Only audio decoders: FFmpeg would also decode the image on an MP3's cover to learn its size, however large that is.
+OPTIONS = {
     "format_whitelist": "wav,flac,mp3,ogg,mov,matroska,webm",
     "codec_whitelist": "pcm_u8,pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_alaw,pcm_mulaw,adpcm_ms,"
     "adpcm_ima_wav,flac,mp3,mp3float,vorbis,opus,libopus,aac,alac",
 }
-# Formats whose header says how much sound follows. MP3s and Ogg streams may end anywhere.
+# Formats whose header says how much audio follows. MP3s and Ogg streams may end anywhere.
 _DECLARED_LENGTH = {"wav", "flac", "mov"}
 _CUT_OFF_SECONDS = 0.5  # tracks are padded to whole packets, so the last ones may differ from the header a little
 # As much as stereo at 48 kHz for the whole time: more channels or a higher rate make the time shorter.
@@ -40,8 +38,8 @@ _LOUDEST = 2.0**31  # full scale is 1; some files hold integers as floats
 
 def measure_audio(data: bytes, field: str, max_seconds: int, rate: int | None) -> int:
     """How many bytes the samples of :func:`decode_audio` have at most; nothing is decoded. Raises as it does."""
-    with _opened(data, field, max_seconds, rate) as track:
-        return track.measure()
+    with _opened(data, field, max_seconds, rate) as decoder:
+        return decoder.measure()
 
 
 def decode_audio(data: bytes, field: str, max_seconds: int, rate: int | None) -> Audio:
@@ -57,33 +55,19 @@ def decode_audio(data: bytes, field: str, max_seconds: int, rate: int | None) ->
         InvalidRequestError: not audio, too long, damaged or cut off.
         UnsupportedError: PyAV is not installed.
     """
-    with _opened(data, field, max_seconds, rate) as track:
-        return track.decode()
+    with _opened(data, field, max_seconds, rate) as decoder:
+        return decoder.decode()
 
 
 @contextmanager
-def _opened(data: bytes, field: str, max_seconds: int, rate: int | None) -> Iterator[_Track]:
-    try:
-        import av
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{field}: audio requires the Python package av, which this server does not have"
-        ) from error
+def _opened(data: bytes, field: str, max_seconds: int, rate: int | None) -> Iterator[_AudioDecoder]:
     if _riff_is_cut_off(data):
         raise _cut_off(field)
-    try:
-        with av.open(io.BytesIO(data), options=OPTIONS) as container:
-            if not container.streams.audio:
-                raise InvalidRequestError(f"{field}: contains no audio stream; expected {_EXPECTED}")
-            yield _Track(container, field, max_seconds, rate)
-    except (InvalidRequestError, MemoryError):
-        raise
-    except Exception as error:  # FFmpeg's errors and those of the binding around it
-        message = f"{field}: expected {_EXPECTED}, got data that cannot be decoded as audio"
-        raise InvalidRequestError(message) from error
+    with open_container(data, field, "audio", OPTIONS, _EXPECTED) as container:
+        yield _AudioDecoder(container, field, max_seconds, rate)
 
 
-class _Track:
+class _AudioDecoder:
     """The first audio stream of an open file."""
 
     def __init__(self, container: Any, field: str, max_seconds: int, rate: int | None) -> None:
@@ -131,14 +115,14 @@ class _Track:
         for frame in itertools.chain(self._container.decode(self._stream), [None]):  # None: what is left over
             if frame is not None:
                 taken += frame.samples
-                self._check_work(taken, codec.rate, codec.channels)
+                self._check_decode_budget(taken, codec.rate, codec.channels)
             chunks += [
                 part.to_ndarray().reshape(part.samples, -1).mean(axis=1, dtype=np.float32)
                 for part in resampler.resample(frame)
             ]
         return chunks
 
-    def _check_work(self, samples: int, rate: int, channels: int) -> None:
+    def _check_decode_budget(self, samples: int, rate: int, channels: int) -> None:
         if samples > self._max_seconds * rate:
             raise _too_long(self._field, self._max_seconds)
         if samples * channels > self._max_seconds * _DECODED_SAMPLES_PER_SECOND:

@@ -115,16 +115,16 @@ def _load_everything() -> None:
         Image.new(deep, (16, 16)).save(file, "PNG")
         decode_image(file.getvalue(), "", 1000)
     decode_video(file.getvalue(), "", 1000, 10_000_000, FrameSampling(1, 1.0))
-    sound = io.BytesIO()
-    with wave.open(sound, "wb") as written:
+    wav = io.BytesIO()
+    with wave.open(wav, "wb") as written:
         written.setnchannels(1)
         written.setsampwidth(2)
         written.setframerate(8000)
         written.writeframes(np.zeros(800, np.int16).tobytes())
     with contextlib.suppress(BackendError):  # PyAV is missing: then there is nothing to load
-        decode_audio(sound.getvalue(), "", 1, 16_000)
+        decode_audio(wav.getvalue(), "", 1, 16_000)
     with contextlib.suppress(BackendError):
-        decode_video(sound.getvalue(), "", 1000, 1000, FrameSampling(1))
+        decode_video(wav.getvalue(), "", 1000, 1000, FrameSampling(1))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
 _SMALLEST_FRAME_PIXELS = 256 * 256
 
 
-def check_work(size: tuple[int, int], total: int, field: str, max_work: int) -> None:
-    """Refuse a video of ``total`` frames of ``size`` (width, height) that are more than ``max_work`` pixels.
+def check_decode_budget(size: tuple[int, int], total: int, field: str, max_decode_pixels: int) -> None:
+    """Refuse a video of ``total`` frames of ``size`` (width, height) that are more than ``max_decode_pixels`` pixels.
 
     All of them have to be decoded to reach the last one, and a file of few bytes can hold many large ones.
     """
     width, height = size
-    work = total * max(width * height, _SMALLEST_FRAME_PIXELS)
-    if work > max_work:
+    pixels = total * max(width * height, _SMALLEST_FRAME_PIXELS)
+    if pixels > max_decode_pixels:
         raise MediaLimitError(
-            f"{field}: expected at most {max_work} pixels to decode in this format (VIDEO_MAX_PIXELS of this model), "
-            f"got {work} in {total} frames of {width} x {height}",
+            f"{field}: expected at most {max_decode_pixels} pixels to decode in this format (VIDEO_MAX_PIXELS of this "
+            f"model), got {pixels} in {total} frames of {width} x {height}",
             "pixels",
         )
 
@@ -88,7 +88,7 @@ class FrameSampling:
         return FrameSampling(self.num_frames or limit, self.fps)
 
     def indices(self, total: int, seconds: float) -> list[int]:
-        """The frames to take of a clip of ``total`` frames, at least one; the same as vLLM's reader takes."""
+        """The frames to take of a video of ``total`` frames, at least one; the same as vLLM's reader takes."""
         count = min(total, self.num_frames or total)
         if self.fps is not None:
             count = min(count, math.floor(seconds * self.fps))

@@ -13,7 +13,7 @@ from vllm_custom.media.decoders.job import IMAGE_BYTES
 
 Image.init()  # registers the readers named below; Pillow does it lazily otherwise
 # Our own limit stands in for Pillow's warning; broken metadata is not worth a word in the log. For the process and not
-# with catch_warnings around each picture: that is not safe in threads.
+# with catch_warnings around each image: that is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats that are decoded. Pillow knows many more, some of them through external programs (EPS) or odd readers.
 # JPEG's reader takes MPO files (several JPEGs in one, from cameras) as well.
@@ -30,7 +30,7 @@ def set_pixel_limit(max_pixels: int) -> None:
 
 
 def decode_image(data: bytes, field: str, max_pixels: int) -> Image.Image:
-    """The picture in mode RGB: EXIF orientation applied, transparency on white, first frame of an animation.
+    """The image in mode RGB: EXIF orientation applied, transparency on white, first frame of an animation.
 
     Args:
         data: an encoded file.

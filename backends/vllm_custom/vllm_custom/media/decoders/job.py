@@ -31,7 +31,7 @@ class Job:
         size: bytes of the file.
         room: bytes of the memory for the result; 0 asks only how many bytes the result may have at most.
         max_pixels: width times height of an image or frame.
-        max_work: pixels of all frames of a video together.
+        max_decode_pixels: pixels of all frames of a video together.
         max_seconds: of audio.
         rate: samples per second of the result; None keeps the file's.
         num_frames: frames that are taken of a video.
@@ -44,7 +44,7 @@ class Job:
     size: int
     room: int = 0
     max_pixels: int = 0
-    max_work: int = 0
+    max_decode_pixels: int = 0
     max_seconds: int = 0
     rate: int | None = None
     num_frames: int | None = None

@@ -6,7 +6,6 @@ on some damaged files, and reads whatever FFmpeg reads. The frames and the metad
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.animation import (
     Allocate,
     Video,
@@ -23,8 +22,8 @@ from vllm_custom.media.decoders.animation import (
     measure_animation,
     new_array,
 )
-from vllm_custom.media.decoders.containers import OPEN_OPTIONS
-from vllm_custom.media.decoders.frames import FrameSampling, check_work
+from vllm_custom.media.decoders.containers import open_container
+from vllm_custom.media.decoders.frames import FrameSampling, check_decode_budget
 from vllm_custom.media.decoders.image import check_pixels
 from vllm_custom.media.decoders.job import CHANNELS
 
@@ -38,16 +37,21 @@ _UNKNOWN_RATE = 24  # frames a second; what transformers takes where a file does
 _THREADS = 4  # each holds a frame
 
 
-def measure_video(data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling) -> int:
+def measure_video(data: bytes, field: str, max_pixels: int, max_decode_pixels: int, sampling: FrameSampling) -> int:
     """How many bytes the frames of :func:`decode_video` have at most, from the header alone. Raises as it does."""
     if is_animation(data):
-        return measure_animation(data, field, max_pixels, max_work, sampling)
-    with _opened(data, field, max_pixels, max_work) as film:
-        return film.measure(sampling)
+        return measure_animation(data, field, max_pixels, max_decode_pixels, sampling)
+    with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
+        return decoder.measure(sampling)
 
 
 def decode_video(
-    data: bytes, field: str, max_pixels: int, max_work: int, sampling: FrameSampling, allocate: Allocate = new_array
+    data: bytes,
+    field: str,
+    max_pixels: int,
+    max_decode_pixels: int,
+    sampling: FrameSampling,
+    allocate: Allocate = new_array,
 ) -> Video:
     """The frames that ``sampling`` asks for, uint8 [frames, height, width, 3], and their metadata.
 
@@ -55,7 +59,7 @@ def decode_video(
         data: an encoded file.
         field: name and index for messages, e.g. ``"video[0]"``.
         max_pixels: width times height of a frame that is accepted.
-        max_work: pixels of all frames that would have to be decoded to reach the last one taken.
+        max_decode_pixels: pixels of all frames that would have to be decoded to reach the last one taken.
         sampling: how many frames are taken.
         allocate: gives the array that the frames are written to.
 
@@ -64,40 +68,26 @@ def decode_video(
         UnsupportedError: PyAV is not installed.
     """
     if is_animation(data):
-        return decode_animation(data, field, max_pixels, max_work, sampling, allocate)
-    with _opened(data, field, max_pixels, max_work) as film:
-        return film.decode(sampling, allocate)
+        return decode_animation(data, field, max_pixels, max_decode_pixels, sampling, allocate)
+    with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
+        return decoder.decode(sampling, allocate)
 
 
 @contextmanager
-def _opened(data: bytes, field: str, max_pixels: int, max_work: int) -> Iterator[_Film]:
-    try:
-        import av
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{field}: video requires the Python package av, which this server does not have"
-        ) from error
-    options = OPEN_OPTIONS | {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
-    try:
-        with av.open(io.BytesIO(data), "r", options=options) as container:
-            if not container.streams.video:
-                raise InvalidRequestError(f"{field}: contains no video stream; expected {_EXPECTED}")
-            yield _Film(container, field, max_pixels, max_work)
-    except (InvalidRequestError, MemoryError):
-        raise
-    except Exception as error:  # FFmpeg's errors and those of the binding around it
-        message = f"{field}: expected {_EXPECTED}, got data that cannot be decoded as video"
-        raise InvalidRequestError(message) from error
+def _opened(data: bytes, field: str, max_pixels: int, max_decode_pixels: int) -> Iterator[_VideoDecoder]:
+    options = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS, "max_pixels": str(max_pixels)}
+    with open_container(data, field, "video", options, _EXPECTED) as container:
+        yield _VideoDecoder(container, field, max_pixels, max_decode_pixels)
 
 
-class _Film:
-    """The pictures of an open file."""
+class _VideoDecoder:
+    """The first video stream of an open file."""
 
-    def __init__(self, container: InputContainer, field: str, max_pixels: int, max_work: int) -> None:
+    def __init__(self, container: InputContainer, field: str, max_pixels: int, max_decode_pixels: int) -> None:
         self._container = container
         self._stream = container.streams.video[0]
         self._field = field
-        self._max_work = max_work
+        self._max_decode_pixels = max_decode_pixels
         codec = self._stream.codec_context
         self._size = (codec.width, codec.height)
         check_pixels(self._size, field, max_pixels)
@@ -133,8 +123,8 @@ class _Film:
     def _rate_and_total(self) -> tuple[float, int]:
         """Frames per second, and how many there are, which are not too many."""
         rate = float(self._stream.average_rate or self._stream.guessed_rate or _UNKNOWN_RATE)
-        total = self._stream.frames or self._from_duration(rate) or self._packets()
-        check_work(self._size, total, self._field, self._max_work)
+        total = self._stream.frames or self._from_duration(rate) or self._count_packets()
+        check_decode_budget(self._size, total, self._field, self._max_decode_pixels)
         return rate, total
 
     def _frames(self, wanted: list[int], allocate: Allocate) -> tuple[npt.NDArray[np.uint8], int]:
@@ -143,12 +133,12 @@ class _Film:
         taken = passed = 0
         for frame in self._shown():
             if passed == wanted[taken]:
-                picture = _upright(frame)
+                image = _apply_rotation(frame)
                 if not taken:
-                    frames = allocate((len(wanted), *picture.shape))
-                if picture.shape != frames.shape[1:]:
+                    frames = allocate((len(wanted), *image.shape))
+                if image.shape != frames.shape[1:]:
                     raise InvalidRequestError(f"{self._field}: the frames of the video differ in size")
-                frames[taken] = picture
+                frames[taken] = image
                 taken += 1
             passed += 1
             if taken == len(wanted):
@@ -160,20 +150,20 @@ class _Film:
         packets = 0
         for packet in self._container.demux(self._stream):
             packets += packet.size > 0
-            check_work(self._size, packets, self._field, self._max_work)
+            check_decode_budget(self._size, packets, self._field, self._max_decode_pixels)
             yield from packet.decode()
 
     def _from_duration(self, rate: float) -> int:
         return round((self._container.duration or 0) / 1_000_000 * rate)
 
-    def _packets(self) -> int:
+    def _count_packets(self) -> int:
         """For recordings that were written without going back to note how long they are."""
         count = sum(packet.size > 0 for packet in self._container.demux(self._stream))
         self._container.seek(0)
         return count
 
 
-def _upright(frame: Any) -> npt.NDArray[np.uint8]:
-    """The picture as it is to be shown: phones film across and note how the phone was held."""
-    picture: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+def _apply_rotation(frame: Any) -> npt.NDArray[np.uint8]:
+    """The frame as it is to be shown: apply the rotation metadata that phones record."""
+    image: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

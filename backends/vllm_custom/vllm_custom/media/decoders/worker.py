@@ -67,7 +67,7 @@ def _measure(job: Job, data: bytes) -> int:
         return measure_image(data, job.field, job.max_pixels)
     if job.modality == "audio":
         return measure_audio(data, job.field, job.max_seconds, job.rate)
-    return measure_video(data, job.field, job.max_pixels, job.max_work, FrameSampling(job.num_frames, job.fps))
+    return measure_video(data, job.field, job.max_pixels, job.max_decode_pixels, FrameSampling(job.num_frames, job.fps))
 
 
 def _decode(job: Job, data: bytes, result: int) -> Answer:
@@ -88,7 +88,7 @@ def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
         allocate((samples.nbytes,))[:] = samples.view(np.uint8)
         return Answer(shape=samples.shape, rate=rate)
     sampling = FrameSampling(job.num_frames, job.fps)
-    frames, metadata = decode_video(data, job.field, job.max_pixels, job.max_work, sampling, allocate)
+    frames, metadata = decode_video(data, job.field, job.max_pixels, job.max_decode_pixels, sampling, allocate)
     return Answer(
         shape=frames.shape,
         fps=metadata["fps"],

@@ -86,11 +86,11 @@ class TooLargeError(FetchError):
 
 @dataclass(frozen=True)
 class Body:
-    """What a server sent; ``coding`` is its Content-Encoding, empty for none. ``kept`` says that it came earlier."""
+    """What a server sent, just now or earlier (``from_cache``); ``coding`` is its Content-Encoding, empty for none."""
 
     data: bytearray
     coding: str = ""
-    kept: bool = False
+    from_cache: bool = False
 
     def __len__(self) -> int:
         return len(self.data)
@@ -213,7 +213,7 @@ class Fetcher:
 
         def done(body: Body) -> None:
             nonlocal result, size
-            result, size = ("cached", 0) if body.kept else ("fetched", len(body))
+            result, size = ("cached", 0) if body.from_cache else ("fetched", len(body))
 
         try:
             yield done
@@ -231,9 +231,9 @@ class Fetcher:
         hops = 0
         while True:
             _checked_addresses.set(await self._addresses(target, redirected=hops > 0))
-            kept = self._cache.fresh(target.url)
-            if kept is not None:
-                return replace(kept, kept=True)
+            cached = self._cache.fresh(target.url)
+            if cached is not None:
+                return replace(cached, from_cache=True)
             headers = self._cache.validators(target.url)
             async with session.get(URL(target.url, encoded=True), headers=headers, allow_redirects=False) as response:
                 location = response.headers.get("Location")
@@ -259,11 +259,11 @@ class Fetcher:
 
     async def _answer(self, target: Target, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:
         if response.status == 304:
-            kept = self._cache.renew(target.url, response.headers)
-            if kept is not None:
-                return replace(kept, kept=True)
+            cached = self._cache.freshen(target.url, response.headers)
+            if cached is not None:
+                return replace(cached, from_cache=True)
         body = await self._body(response, count)
-        self._cache.keep(target.url, response.headers, body)
+        self._cache.store(target.url, response.headers, body)
         return body
 
     async def _body(self, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:

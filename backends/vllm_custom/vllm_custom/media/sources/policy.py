@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import ip_address
 from urllib.parse import quote, urljoin
 
-from vllm_custom.contract.hosts import DEFAULT_PORTS, HostPattern, Network, bracketed, literal, normal_host
+from vllm_custom.contract.hosts import DEFAULT_PORTS, HostPattern, Network, bracketed, normalize_host, parse_ip
 from vllm_custom.media.sources.addresses import AddressRule, refuse_address
 
 MAX_REDIRECTS = 3
@@ -85,9 +85,9 @@ class MediaPolicy:
         target = _parse(text)
         if isinstance(target, Refusal):
             return target
-        if not any(pattern.covers_host(target.host) for pattern in self.domains):
+        if not any(pattern.matches_host(target.host) for pattern in self.domains):
             return Refusal.HOST
-        if not any(pattern.covers(target.scheme, target.host, target.port) for pattern in self.domains):
+        if not any(pattern.matches(target.scheme, target.host, target.port) for pattern in self.domains):
             return Refusal.PORT
         return target
 
@@ -120,7 +120,7 @@ class MediaPolicy:
 
 def literal_address(target: Target) -> str | None:
     """The address in the URL itself, which needs no look-up."""
-    return target.host if literal(target.host) else None
+    return target.host if parse_ip(target.host) else None
 
 
 def loggable(text: str) -> str:
@@ -144,7 +144,7 @@ def _parse(text: str) -> Target | Refusal:
     if "@" in before:
         return Refusal.CREDENTIALS
     authority = _AUTHORITY.fullmatch(before)
-    host = normal_host(authority["host"]) if authority else None
+    host = normalize_host(authority["host"]) if authority else None
     if authority is None or host is None:
         return Refusal.MALFORMED
     port = int(authority["port"] or DEFAULT_PORTS[scheme])

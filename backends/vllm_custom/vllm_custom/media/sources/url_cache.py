@@ -64,17 +64,17 @@ class UrlCache(Generic[_Body]):
         entry = self._entries.get(url)
         return entry.validators if entry else {}
 
-    def renew(self, url: str, headers: Mapping[str, str]) -> _Body | None:
+    def freshen(self, url: str, headers: Mapping[str, str]) -> _Body | None:
         """The body, after the server has said with 304 and ``headers`` that it still holds."""
         entry = self._entries.get(url)
         if entry is not None:
-            self.keep(url, headers, entry.body, entry.validators)
+            self.store(url, headers, entry.body, entry.validators)
         return entry.body if entry else None
 
-    def keep(
+    def store(
         self, url: str, headers: Mapping[str, str], body: _Body, validators: Mapping[str, str] | None = None
     ) -> None:
-        """Keep what came with ``headers``, as far as they allow; what was kept before goes in any case.
+        """Store what came with ``headers``, as far as they allow; what was kept before goes in any case.
 
         ``validators`` stand in where ``headers`` has none.
         """

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import OPENAI_HEADERS, OPENAI_RESPONSE, OPENAI_STATUS
 from vllm_custom.errors import (
     BackendError,
     DeadlineExceededError,
@@ -41,14 +42,14 @@ _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
 
 
 @dataclass
-class ResponsePiece:
+class ResponseChunk:
     """What is new of an HTTP response: bytes of its body, and with the first piece status and content type."""
 
     body: list[bytes]
     status: int = 0
     headers: dict[str, str] | None = None
 
-    def add(self, later: ResponsePiece) -> None:
+    def add(self, later: ResponseChunk) -> None:
         """Append what came later: more events of a stream travel together."""
         self.body.extend(later.body)
         self.status = self.status or later.status
@@ -59,10 +60,10 @@ class ResponsePiece:
 
         Each output of a response costs as much as the next, so a stream's events travel without the other two.
         """
-        found: dict[str, npt.NDArray[Any]] = {"openai_response": np.array([b"".join(self.body)], dtype=np.object_)}
+        found: dict[str, npt.NDArray[Any]] = {OPENAI_RESPONSE: np.array([b"".join(self.body)], dtype=np.object_)}
         if self.headers is not None:
-            found["openai_status"] = np.array([self.status], dtype=np.int32)
-            found["openai_headers"] = np.array([json.dumps(self.headers).encode()], dtype=np.object_)
+            found[OPENAI_STATUS] = np.array([self.status], dtype=np.int32)
+            found[OPENAI_HEADERS] = np.array([json.dumps(self.headers).encode()], dtype=np.object_)
         return found
 
 
@@ -83,7 +84,7 @@ class OpenAIResponder(Responder):
         self._status = 0
         self._events = False
         self._head: dict[str, str] | None = None
-        self._kept: list[bytes] = []
+        self._buffered: list[bytes] = []
         self.additional_outputs: frozenset[str] = frozenset()
 
     @property
@@ -118,10 +119,10 @@ class OpenAIResponder(Responder):
     def body(self, chunk: bytes, *, more: bool) -> None:
         """The next bytes of the body; ``more`` is false for the last."""
         if more and not (chunk and self._decoupled):
-            self._kept.append(chunk)
+            self._buffered.append(chunk)
             return
-        piece = ResponsePiece([*self._kept, chunk])
-        self._kept.clear()
+        piece = ResponseChunk([*self._buffered, chunk])
+        self._buffered.clear()
         if self._head is not None:
             piece.status, piece.headers, self._head = self._status, self._head, None
         self.push([piece]) if more else self.finish([piece])
@@ -133,7 +134,7 @@ class OpenAIResponder(Responder):
         self.failure = error
         status, document = error_document(error)
         if not self._status or self._head is not None:  # nothing is out yet
-            self._kept.clear()
+            self._buffered.clear()
             self.start(status, _error_headers(status))
             self.body(document, more=False)
         elif self._events:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vllm_custom.errors import InternalError
+from .errors import InternalError
 
 # What vLLM's OpenAI server writes for a token that a constraint rules out: JSON has no -Infinity.
 LOWEST_LOGPROB = -9999.0
 _ASK_FOR_LOGPROBS = ("logprobs", "logprob_token_ids")
+
+PlainLogprobs: TypeAlias = "list[dict[int, dict[str, Any]] | None]"
 
 
 def json_logprob(value: float) -> float:
@@ -26,6 +28,16 @@ def json_sum(value: float | None) -> float:
     if value is None:
         return 0.0
     return value if math.isfinite(value) else LOWEST_LOGPROB
+
+
+def plain_logprobs(positions: Sequence[Any] | None) -> PlainLogprobs | None:
+    """vLLM's log probabilities as plain values for JSON, one object per token.
+
+    None stands for the first token of a prompt, which nothing precedes.
+    """
+    if positions is None:
+        return None
+    return [None if position is None else _position(position) for position in positions]
 
 
 def needs_logprobs(sampling: Mapping[str, Any], additional: frozenset[str]) -> bool:
@@ -50,3 +62,14 @@ def check_finite(output: str, values: npt.NDArray[np.float32] | Sequence[float])
     """
     if not np.isfinite(values).all():
         raise InternalError(f"{output}: the model returned NaN or infinity, which JSON cannot represent")
+
+
+def _position(position: Any) -> dict[int, dict[str, Any]]:
+    return {
+        token: {
+            "logprob": json_logprob(entry.logprob),
+            "rank": entry.rank,
+            "decoded_token": entry.decoded_token,
+        }
+        for token, entry in position.items()
+    }

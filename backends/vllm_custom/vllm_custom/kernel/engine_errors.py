@@ -1,35 +1,35 @@
-"""vLLM's errors as ours."""
+"""vLLM's errors as ours, distinguished by the names of their classes: modules and bases differ between releases."""
 
 from __future__ import annotations
 
-import functools
-
-from vllm_custom.errors import (
+from .errors import (
     BackendError,
     EngineDiedError,
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
     UnsupportedError,
-    root_cause,
     shorten,
 )
+from .text import root_cause
 
+_DEAD = "EngineDeadError"
+_WRAPPER = "EngineGenerateError"
+_NOT_FOUND = "VLLMNotFoundError"
+# The second one is jinja2's, of a chat template.
+_CLIENTS_FAULTS = frozenset({"VLLMClientError", "TemplateError"})
 _BUSY = (429, 503)
 
 
 def explain(error: BaseException) -> BackendError | None:
     """The client's fault, an engine that is busy or dead, or None when it is neither.
 
-    ValueError and TypeError are what vLLM raises for bad input before 0.32; later it has VLLMClientError, and errors
-    of media processing leave ``generate`` as EngineGenerateError with the reason in ``__cause__``.
+    ValueError and TypeError are what vLLM raises for bad input before 0.32; later it has VLLMClientError.
     """
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-    if isinstance(error, EngineDeadError):
+    error = unwrapped(error)
+    names = _class_names(error)
+    if _DEAD in names:
         return EngineDiedError("the vLLM engine has died; the model has to be loaded again")
-    if isinstance(error, EngineGenerateError) and error.__cause__ is not None:
-        return explain(error.__cause__)
     if isinstance(error, NotImplementedError):
         return UnsupportedError(
             root_cause(error) if str(error) else "vLLM does not support this request with this model"
@@ -39,11 +39,22 @@ def explain(error: BaseException) -> BackendError | None:
         return UnavailableError(f"{error}")
     if isinstance(error, RecursionError):  # JSON inside of a text, such as the arguments of a tool call
         return InvalidRequestError("the request holds JSON that is nested too deeply")
-    if isinstance(error, _not_found_errors()):
+    if _NOT_FOUND in names:
         return NotFoundError(str(error))
-    if isinstance(error, (ValueError, TypeError, *_client_errors())) and str(error):
+    if (isinstance(error, (ValueError, TypeError)) or names & _CLIENTS_FAULTS) and str(error):
         return _refused(error)
     return None
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What went wrong inside of ``generate``: errors of media processing leave it as the cause of another."""
+    while _WRAPPER in _class_names(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _class_names(error: BaseException) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}
 
 
 def _refused(error: BaseException) -> InvalidRequestError:
@@ -53,26 +64,3 @@ def _refused(error: BaseException) -> InvalidRequestError:
     if value is not None and shorten(value) not in text:
         text = f"{text}; got {shorten(value)}"
     return InvalidRequestError(text, param=parameter if isinstance(parameter, str) else None)
-
-
-@functools.cache
-def _not_found_errors() -> tuple[type[Exception], ...]:
-    try:
-        from vllm.exceptions import VLLMNotFoundError
-    except ImportError:  # before 0.32
-        return ()
-    return (VLLMNotFoundError,)
-
-
-@functools.cache
-def _client_errors() -> tuple[type[Exception], ...]:
-    import jinja2
-
-    found: list[type[Exception]] = [jinja2.TemplateError]
-    try:
-        from vllm.exceptions import VLLMClientError
-
-        found.append(VLLMClientError)
-    except ImportError:  # before 0.32 they are ValueErrors
-        pass
-    return tuple(found)

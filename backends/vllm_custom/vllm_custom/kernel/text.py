@@ -1,4 +1,4 @@
-"""Text that may be logged and sent, whatever it was made of. The stand-in has a link to this file."""
+"""Text that may be logged and sent, whatever it was made of."""
 
 from __future__ import annotations
 

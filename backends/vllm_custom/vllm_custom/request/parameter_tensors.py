@@ -10,14 +10,14 @@ from typing import Annotated, Any, Union
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.request.parameters import ControlParameters
+from vllm_custom.kernel.tensors import decode
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
-from vllm_custom.request.text import decode
 
 
-class TypedInputs:
+class ParameterTensors:
     """The declared inputs that are named like a request parameter."""
 
     def __init__(self, declared: Iterable[str], sampling_fields: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ class TypedInputs:
             declared: names of all inputs in the model's configuration.
             sampling_fields: name to type of vLLM's sampling parameters.
         """
-        control = {name: field.annotation for name, field in ControlParameters.model_fields.items()}
+        control = {name: field.annotation for name, field in RequestParameters.model_fields.items()}
         known = {**sampling_fields, **control}
         self._is_list = {name: takes_list(known[name]) for name in declared if name in known}
 

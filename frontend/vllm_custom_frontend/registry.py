@@ -1,4 +1,4 @@
-"""Which model is served where: the repository indexes of all servers, looked at every few seconds while in use."""
+"""Which model is served where: the repository indexes of all servers, refreshed every few seconds while in use."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from vllm_custom_frontend import errors
 from vllm_custom_frontend.endpoint import Card, Endpoint
 from vllm_custom_frontend.server import Server
 from vllm_custom_frontend.snapshot import Snapshot
-from vllm_custom_frontend.triton import Triton
+from vllm_custom_frontend.triton import TritonClient
 
 _log = logging.getLogger("vllm_custom_frontend")
 _UNREACHABLE = "no Triton server can be reached"
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often, and how long, servers are looked at and waited for. All in seconds.
+class Timing:
+    """How often the registry is refreshed, and how long servers are waited for. All in seconds.
 
     Attributes:
-        look: the time for an answer to each question.
-        interval: between two looks while requests come.
-        idle_interval: between two looks while none come.
+        refresh_timeout: for an answer to each call of a refresh.
+        interval: between two refreshes while requests come.
+        idle_interval: between two refreshes while none come.
         idle_after: how long after the last request.
-        shortest: between two looks for a name that nobody knows.
+        min_interval: between two refreshes for an unknown name.
         grace: that a server has beyond the time limit of a request.
     """
 
-    look: float = 5.0
+    refresh_timeout: float = 5.0
     interval: float = 2.0
     idle_interval: float = 30.0
     idle_after: float = 30.0
-    shortest: float = 0.2
+    min_interval: float = 0.2
     grace: float = 5.0
 
 
-class Directory:
+class ModelRegistry:
     """Finds the endpoints of a model, or of one of its LoRA adapters, by name."""
 
-    def __init__(self, tritons: Sequence[Triton], pace: Pace | None = None) -> None:
-        self._pace = pace or Pace()
-        self._servers = [Server(triton, self._changed, self._pace.look) for triton in tritons]
+    def __init__(self, tritons: Sequence[TritonClient], timing: Timing | None = None) -> None:
+        self._timing = timing or Timing()
+        self._servers = [Server(triton, self._changed, self._timing.refresh_timeout) for triton in tritons]
         self._snapshot = Snapshot()
         self._warned: set[str] = set()
         self._wanted = asyncio.Event()
-        self._looked_at = self._used_at = float("-inf")
+        self._refreshed_at = self._used_at = float("-inf")
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Refresh again and again, until cancelled."""
         while True:
             self._wanted.clear()
-            self._look()
-            pause = self._pace.interval if self._in_use() else self._pace.idle_interval
+            self._refresh()
+            pause = self._timing.interval if self._in_use() else self._timing.idle_interval
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), pause)
 
     async def close(self) -> None:
-        """End all looks and connections."""
+        """End all refreshes and connections."""
         await asyncio.gather(*(server.close() for server in self._servers))
 
     async def cards(self) -> list[Card]:
@@ -86,13 +86,13 @@ class Directory:
         """
         await self._used()
         if not self._snapshot.endpoints(name):
-            await self._look_for(name)
+            await self._refresh_for(name)
         snapshot = self._snapshot
         found = snapshot.endpoints(name)
         if not found and len(snapshot.models) == 1:
             (found,) = snapshot.models.values()
         if not found:
-            raise self._nobody(name)
+            raise self._not_found(name)
         usable = [endpoint for endpoint in found if not endpoint.health.hung]
         if not usable:
             wait = max(1, math.ceil(min(endpoint.health.rest_seconds for endpoint in found)))
@@ -109,23 +109,23 @@ class Directory:
         return [endpoint for server in self._servers for endpoint in server.endpoints.values()]
 
     def suspect(self) -> None:
-        """An endpoint was not what it should be: look again soon."""
-        if time.monotonic() - self._looked_at > self._pace.shortest:
+        """An endpoint did not behave as it should: refresh soon."""
+        if time.monotonic() - self._refreshed_at > self._timing.min_interval:
             self._wanted.set()
 
     async def _used(self) -> None:
-        """Note that somebody asks, who waits only where there is nothing yet."""
+        """Note a request, which waits only where nothing is known yet."""
         self._used_at = time.monotonic()
-        if self._used_at - self._looked_at > self._pace.interval:
+        if self._used_at - self._refreshed_at > self._timing.interval:
             self._wanted.set()
         if not self._snapshot.models:
-            await self._look_for(None)
+            await self._refresh_for(None)
 
-    async def _look_for(self, name: str | None) -> None:
-        """Look again, and wait until ``name`` is found or nothing more is to be expected."""
-        if time.monotonic() - self._looked_at > self._pace.shortest:
-            self._look()
-        until = time.monotonic() + self._pace.look
+    async def _refresh_for(self, name: str | None) -> None:
+        """Refresh, and wait until ``name`` is found or all calls have ended."""
+        if time.monotonic() - self._refreshed_at > self._timing.min_interval:
+            self._refresh()
+        until = time.monotonic() + self._timing.refresh_timeout
         while (pending := self._pending()) and not self._is_known(name):
             left = until - time.monotonic()
             if left <= 0:
@@ -138,13 +138,13 @@ class Directory:
     def _pending(self) -> set[asyncio.Task[None]]:
         return {task for server in self._servers for task in server.pending}
 
-    def _look(self) -> None:
-        self._looked_at = time.monotonic()
+    def _refresh(self) -> None:
+        self._refreshed_at = time.monotonic()
         for server in self._servers:
-            server.look()
+            server.refresh()
 
     def _in_use(self) -> bool:
-        recent = time.monotonic() - self._used_at < self._pace.idle_after
+        recent = time.monotonic() - self._used_at < self._timing.idle_after
         return recent or any(server.triton.open_calls for server in self._servers)
 
     def _reached(self) -> bool:
@@ -157,13 +157,13 @@ class Directory:
                 self._warned.add(name)
                 _log.warning("the name %s is ambiguous: it means %s", errors.shortened(name), meaning)
 
-    def _nobody(self, name: str | None) -> errors.FrontendError:
+    def _not_found(self, name: str | None) -> errors.FrontendError:
         if not self._reached():
             return errors.unavailable(_UNREACHABLE)
         if not self._snapshot.models:
             return errors.unavailable("no model with openai_request is ready")
         if name is None:
-            return errors.model_wanted(list(self._snapshot.models))
+            return errors.model_required(list(self._snapshot.models))
         return errors.unknown_model(name, self._snapshot.names)
 
 

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import CoreConfig
+from pydantic_core import CoreConfig, ErrorDetails
 
-from vllm_custom.errors import invalid
-from vllm_custom.first_error import stop_at_first_error
+from .errors import invalid
+from .fail_fast import stop_at_first_error
+
+_WORDS: Mapping[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
+_PYDANTICS_WORDS = "Input should be "
 
 
 class FieldReader:
     """Turns what a client sent into values of the right type, field by field.
 
-    Strings that hold numbers, booleans, lists or objects are read as such.
+    Strings that hold numbers, booleans, lists or objects are read as such, since Triton's generate endpoint takes
+    scalars only.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         """``fields``: name to type annotation."""
+        self._types = dict(fields)
         self._adapters: dict[str, TypeAdapter[Any]] = {
             name: TypeAdapter(annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False})
             for name, annotation in fields.items()
@@ -49,8 +64,39 @@ class FieldReader:
                 return _in_range(name, adapter.validate_python(reading))
             except ValidationError as error:
                 problems.append(error)
-        problem = problems[0].errors()[0]["msg"]
-        raise invalid(name, value, f"a valid value of vLLM's parameter ({problem})") from problems[0]
+        raise invalid(name, value, self._expected(name, problems[0].errors()[0])) from problems[0]
+
+    def _expected(self, name: str, problem: ErrorDetails) -> str:
+        """The type, if words of JSON say it all; else what pydantic expected there."""
+        words = describe_type(self._types[name])
+        return expectation(problem) if words is None or problem["type"] == "finite_number" else words
+
+
+def describe_type(annotation: Any) -> str | None:
+    """A type in the words of JSON; None for one that has further rules."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    inner = [describe_type(argument) for argument in arguments if argument is not Any]
+    if None in inner:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(str, inner))
+    if origin is list and inner:
+        return f"a list (each element {inner[0]})"
+    if origin is dict and len(inner) == 2:
+        return f"an object (each key {inner[0]}, each value {inner[1]})"
+    return "an object" if origin is dict else None
+
+
+def expectation(problem: ErrorDetails) -> str:
+    """What pydantic expected, as a phrase that follows the word "expected"."""
+    text = problem["msg"]
+    if text.startswith(_PYDANTICS_WORDS):
+        return text.removeprefix(_PYDANTICS_WORDS)
+    return f"a valid value ({text})"
 
 
 def _readings(value: Any) -> list[Any]:

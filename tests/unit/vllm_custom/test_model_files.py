@@ -8,6 +8,7 @@ import pytest
 
 from vllm_custom import engine_args
 from vllm_custom.errors import ConfigError
+from vllm_custom.kernel import model_files
 
 KNOWN = ("model", "tokenizer", "max_model_len", "enable_lora", "gpu_memory_utilization")
 
@@ -34,36 +35,41 @@ def adapter(version_dir: Path, folder: str) -> Path:
 def test_arguments_are_read_as_they_are(version_dir: Path) -> None:
     arguments = {"model": "图/模型", "max_model_len": 512, "gpu_memory_utilization": 0.5}
     write(version_dir, arguments)
-    assert engine_args.load_engine_args(version_dir, KNOWN) == arguments
+    assert model_files.read_engine_args(version_dir) == arguments
+    model_files.check_engine_args(arguments, KNOWN)
 
 
 def test_a_missing_file_is_named_with_its_place(version_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.json is missing: expected my_model/1/model\.json") as error:
-        engine_args.load_engine_args(version_dir, KNOWN)
+        model_files.read_engine_args(version_dir)
     assert str(version_dir) not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model": "a",\n "max_model_len": }', r"model\.json is not JSON: .* at line 2, column 19"),
-        ("", r"model\.json is not JSON: .* at line 1, column 1"),
-        ('["model"]', r"model\.json: expected a JSON object, got list"),
-        ("null", r"model\.json: expected a JSON object, got NoneType"),
-        ("[" * 100_000, r"model\.json cannot be read: "),
-        ("1" * 5000, r"model\.json cannot be read: "),
+        (
+            '{"model": "a",\n "max_model_len": }',
+            r"model\.json: expected a JSON object, got text that is not JSON \(.* at line 2, column 19\)",
+        ),
+        ("", r"model\.json: expected a JSON object, got text that is not JSON \(.* at line 1, column 1\)"),
+        ('["model"]', r"model\.json: expected a JSON object, got \['model'\]"),
+        ("null", r"model\.json: expected a JSON object, got None"),
+        ('{"model": NaN}', r"text that is not JSON \(NaN is not a JSON number\)"),
+        ("[" * 100_000, r"text that is not JSON \(nested too deeply\)"),
+        ("1" * 5000, r"text that is not JSON \("),
     ],
 )
 def test_what_is_not_a_json_object_is_refused_with_its_place(version_dir: Path, content: str, message: str) -> None:
     write(version_dir, content)
     with pytest.raises(ConfigError, match=message):
-        engine_args.load_engine_args(version_dir, KNOWN)
+        model_files.read_engine_args(version_dir)
 
 
 def test_other_encodings_are_refused(version_dir: Path) -> None:
     (version_dir / "model.json").write_bytes(b'{"model": "\xff"}')
     with pytest.raises(ConfigError, match=r"model\.json cannot be read: .*utf-8"):
-        engine_args.load_engine_args(version_dir, KNOWN)
+        model_files.read_engine_args(version_dir)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +80,9 @@ def test_other_encodings_are_refused(version_dir: Path) -> None:
         ("zzz", ""),
     ],
 )
-def test_an_unknown_argument_is_named_with_what_is_close(version_dir: Path, key: str, hint: str) -> None:
-    write(version_dir, {"model": "m", key: 1})
+def test_an_unknown_argument_is_named_with_what_is_close(key: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
-        engine_args.load_engine_args(version_dir, KNOWN)
+        model_files.check_engine_args({"model": "m", key: 1}, KNOWN)
     assert str(error.value).startswith(f"model.json: unknown engine argument {key!r}{hint}")
 
 
@@ -129,8 +134,9 @@ def test_a_missing_lora_file_says_why_it_is_expected(version_dir: Path) -> None:
         ({"zh": "./zh"}, r"multi_lora\.json: zh: the folder './zh' does not exist"),
         ({"zh": "empty"}, r"multi_lora\.json: zh: no adapter_config\.json in 'empty'"),
         ({"zh": "/nowhere/at/all"}, r"multi_lora\.json: zh: no adapter_config\.json in '/nowhere/at/all'"),
-        ("{", r"multi_lora\.json is not JSON: "),
-        ([], r"multi_lora\.json: expected a JSON object, got list"),
+        ("{", r"multi_lora\.json: expected a JSON object, got text that is not JSON"),
+        ([], r"multi_lora\.json: expected a JSON object, got \[\]"),
+        ({"zh": ""}, r"multi_lora\.json: zh: expected a path or hub name as a string, got ''"),
     ],
 )
 def test_a_wrong_lora_file_names_the_adapter(version_dir: Path, content: Any, message: str) -> None:
@@ -141,8 +147,16 @@ def test_a_wrong_lora_file_names_the_adapter(version_dir: Path, content: Any, me
 
 
 @pytest.mark.parametrize(
-    ("value", "enabled"), [(True, True), ("true", True), ("True", True), (False, False), ("no", False), (None, False)]
+    ("value", "enabled"),
+    [(True, True), ("true", True), ("True", True), (False, False), ("false", False), (None, False)],
 )
 def test_lora_is_enabled_by_a_boolean_or_its_name(value: Any, enabled: bool) -> None:
-    assert engine_args.lora_enabled({"enable_lora": value}) is enabled
-    assert engine_args.lora_enabled({}) is False
+    assert model_files.lora_enabled({"enable_lora": value}) is enabled
+    assert model_files.lora_enabled({}) is False
+
+
+@pytest.mark.parametrize("value", [1, "yes", "no", [], ""])
+def test_other_values_are_no_booleans(value: Any) -> None:
+    """vLLM would take any text for true, and the backend for false."""
+    with pytest.raises(ConfigError, match=r"model\.json: enable_lora: expected true or false, got "):
+        model_files.lora_enabled({"enable_lora": value})

@@ -17,7 +17,7 @@ Begin = Callable[[int], Awaitable[AsyncGenerator[Any, None]]]
 ATTEMPTS_WITH_MEDIA = 2
 
 
-async def engine_outputs(
+async def generate_with_retry(
     begin: Begin, failed: Callable[[Any], bool], *, attempts: int, error: Callable[[], BackendError]
 ) -> AsyncGenerator[Any, None]:
     """The outputs of the first attempt that does not fail before its first output.

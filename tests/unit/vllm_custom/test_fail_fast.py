@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig
 
-from vllm_custom.first_error import stop_at_first_error
+from vllm_custom.kernel.fail_fast import stop_at_first_error
 
 
 class Inner(BaseModel):

@@ -1,1 +1,0 @@
-../../vllm_custom/vllm_custom/orphans.py

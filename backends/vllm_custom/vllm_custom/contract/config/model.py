@@ -1,0 +1,92 @@
+"""Parameters of the model as a whole: base, chat template, adapters, OpenAI's API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from vllm_custom.contract.declare import config_parameter
+
+
+def _json_object(text: str) -> dict[str, object]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
+
+
+def _route(text: str) -> str:
+    if not text.startswith("/") or not text.isascii():
+        raise ValueError(text)
+    return text
+
+
+class ModelParameters(BaseModel):
+    """Parameters that are neither of media nor limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    report_custom_metrics: bool = config_parameter(
+        False,
+        "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
+        "vllm_custom:requests_failed_total by Triton's error code, and those of media.",
+        official=True,
+    )
+    enable_vllm_health_check: bool = config_parameter(
+        False,
+        "Check the engine's health before each batch of requests; unload the model when it has died.",
+        official=True,
+    )
+    vllm_backend_dir: str = config_parameter(
+        "",
+        "Folder of the vLLM backend's model.py to build on; default: the environment variable of that name, else the "
+        "folder vllm next to this backend's.",
+    )
+    chat_template: str = config_parameter(
+        "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."
+    )
+    max_inflight_requests: int = config_parameter(
+        0,
+        "Sequences in flight at once (n, rows and prompts of all requests); further requests are answered UNAVAILABLE "
+        "immediately. 0: no limit.",
+    )
+    lora_dir: str = config_parameter(
+        "",
+        "A folder (relative paths: from the version folder) whose subfolders with an adapter_config.json are LoRA "
+        "adapters by the subfolder's name. They may be added, replaced and removed while the model serves. Requires "
+        "enable_lora in model.json.",
+    )
+    tool_call_parser: str = config_parameter(
+        "",
+        "For openai_request: vLLM's parser that extracts tool calls from the model's text, as `--tool-call-parser` of "
+        "`vllm serve`.",
+    )
+    enable_auto_tool_choice: bool = config_parameter(
+        False,
+        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Requires '
+        "TOOL_CALL_PARSER.",
+    )
+    reasoning_parser: str = config_parameter(
+        "",
+        "For openai_request: vLLM's parser that separates the model's reasoning from its answer, as "
+        "`--reasoning-parser`; the engine argument reasoning_parser in model.json means the same.",
+    )
+    openai_args: dict[str, Any] = config_parameter(
+        {},
+        "For openai_request: further arguments of vLLM's OpenAI server as a JSON object, such as "
+        '`{"enable_force_include_usage": true}`; only those that affect its responses.',
+        parse=_json_object,
+        allowed="a JSON object",
+    )
+    openai_paths: tuple[str, ...] = config_parameter(
+        (),
+        "For openai_request: routes of vLLM's application that may be called in addition to those of the OpenAI API, "
+        "separated by commas, such as `/v1/messages`. Some change the engine for all clients; see [OpenAI](openai.md).",
+        parse=_route,
+        allowed="a list of paths such as /v1/messages",
+    )
+    score_max_documents: int = config_parameter(
+        1000, "Elements that the input documents may have; each is a separate prompt for the engine.", minimum=1
+    )

@@ -1,0 +1,85 @@
+"""Values for Triton's metrics endpoint, reported on a thread of their own: a report is an exchange with the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+
+class Family(NamedTuple):
+    """A metric family. ``kind`` is COUNTER, GAUGE or HISTOGRAM; a histogram has the bounds of its buckets."""
+
+    name: str
+    kind: str
+    description: str
+    buckets: tuple[float, ...] = ()
+
+
+class MetricReporter:
+    """Registers families and has reports made; a report that fails is logged, and the next one may succeed."""
+
+    def __init__(
+        self,
+        pb_utils: Any,
+        families: Iterable[Family],
+        labels: Mapping[str, str],
+        log_error: Callable[[str], None],
+        *,
+        what: str,
+        thread: str,
+    ) -> None:
+        """
+        Args:
+            pb_utils: Triton's module.
+            families: all that are reported to.
+            labels: of all metrics: model and version, as vLLM's own families have them.
+            log_error: gets a line for each failure.
+            what: the metrics, for these lines.
+            thread: name of the thread.
+        """
+        self._specs = {family.name: family for family in families}
+        self._labels = dict(labels)
+        self._log_error = log_error
+        self._what = what
+        self._families: dict[str, Any] = {}  # a metric dies with its family
+        self._metrics: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=thread)
+        self._executor.submit(self._register, pb_utils)
+
+    def submit(self, report: Callable[..., None], *arguments: Any) -> None:
+        """Have ``report`` called with ``arguments`` on the thread; returns at once."""
+        self._executor.submit(self._run, report, arguments)
+
+    def metric(self, family: str, **labels: str) -> Any:
+        """Triton's metric with these labels, which is made once. For reports."""
+        key = (family, tuple(labels.items()))
+        if key not in self._metrics:
+            spec = self._specs[family]
+            buckets = {"buckets": list(spec.buckets)} if spec.buckets else {}
+            self._metrics[key] = self._families[family].Metric(labels=self._labels | labels, **buckets)
+        return self._metrics[key]
+
+    def close(self) -> None:
+        """Report what waits, end the thread, and let go of Triton's objects, which must not outlive its memory."""
+        self._executor.shutdown(wait=True)
+        self._metrics.clear()
+        self._families.clear()
+
+    def _register(self, pb_utils: Any) -> None:
+        kinds = pb_utils.MetricFamily
+        try:
+            self._families = {
+                name: kinds(name=name, description=spec.description, kind=getattr(kinds, spec.kind))
+                for name, spec in self._specs.items()
+            }
+        except Exception as error:  # tritonserver runs with its metrics off
+            self._log_error(f"{self._what} are unavailable: {error}")
+
+    def _run(self, report: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self._families:
+            return
+        try:
+            report(*arguments)
+        except Exception as error:  # the next report may succeed
+            self._log_error(f"{self._what} cannot be reported: {error}")

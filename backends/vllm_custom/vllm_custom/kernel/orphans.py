@@ -1,0 +1,90 @@
+"""The engine's processes must not outlive the stub that they work for, nor the stub tritonserver.
+
+vLLM's processes do not notice that the stub has gone without finalizing: because Triton killed it when it gave no sign
+of life for a second, or because Linux did for want of memory. They would keep the device's memory for good. Nor can
+the stub be relied on to end with a tritonserver that was killed: threads that do not end may keep it.
+So the stub leads a process group of its own, into which everything that it starts is born, and one small process of
+that group ends the group once the stub has gone or has lost its parent.
+
+Run as a program, with the process ids of the stub and of its parent as arguments, this file is that small process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+from typing import NamedTuple
+
+_POLL_SECONDS = 0.5
+# For those that are about to end by themselves, as they are when the stub has finalized.
+_GRACE_SECONDS = 3.0
+
+
+def guard_against_orphans(warn: Callable[[str], None]) -> None:
+    """Have everything ended that this process starts from now on, as soon as it has gone itself or lost its parent.
+
+    Nothing happens where it leads a group already: it is guarded, by a subclass for one. Call it first of all: a
+    parent that has gone before is not missed. ``warn`` is told when there can be no guard; the model works without one.
+    """
+    if os.getpgrp() == os.getpid():
+        return
+    try:
+        os.setpgid(0, 0)
+        command = [os.fsdecode(get_executable()), "-I", "-S", __file__, str(os.getpid()), str(os.getppid())]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        warn(f"nothing will end the engine's processes if this one is killed: {error}")
+
+
+class _Process(NamedTuple):
+    """What /proc says of a process."""
+
+    state: str
+    parent: int
+    group: int
+
+    @classmethod
+    def read(cls, folder: Path) -> _Process:
+        """Of the process in ``folder`` of /proc. Raises OSError where it has gone."""
+        # The name stands in brackets and may itself hold brackets and spaces.
+        state, parent, group = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
+        return cls(state, int(parent), int(group))
+
+
+def _others(group: int) -> bool:
+    """Whether any process of the group but this one is alive."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            process = _Process.read(folder)
+            if process.group == group and process.state != "Z" and folder.name != str(os.getpid()):
+                return True
+    return False
+
+
+def _is_child(stub: int, server: int) -> bool:
+    """Whether the stub still is the child of the server; init or another process adopts it when that has died."""
+    try:
+        return _Process.read(Path(f"/proc/{stub}")).parent == server
+    except OSError:
+        return False
+
+
+def main() -> None:
+    stub, server = (int(argument) for argument in sys.argv[1:])
+    while os.getppid() == stub and _is_child(stub, server):
+        time.sleep(_POLL_SECONDS)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while _others(stub) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    os.killpg(stub, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
