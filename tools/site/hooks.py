@@ -3,6 +3,7 @@
 - Pages that lie outside of docs/ (CONTRIBUTING.md, READMEs of folders) become pages of the site.
 - Links are written as they work in the repository. Those that lead to such a page are turned to its place in the site;
   of those that lead to another file of the repository, which the site does not have, only the text stays.
+- Lines of Chinese are joined without the space that a line break becomes.
 - Headings get the anchors that the repository's host gives them, Chinese ones included.
 - A Mermaid drawing is shown as the image that tools/site/drawings.py made of it, since Mermaid itself would be fetched
   from another host.
@@ -13,9 +14,11 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from pymdownx.slugs import slugify
 
@@ -34,6 +37,9 @@ OUTSIDE = {
 _ORIGINS = {page: origin for origin, page in OUTSIDE.items()}
 DRAWING = "images/processes.svg"
 MERMAID = re.compile(r"^```mermaid\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
+# Han characters and the punctuation of Chinese.
+_CHINESE = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+_BREAK = re.compile(f"(?<={_CHINESE})\n *(?={_CHINESE})")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -61,17 +67,27 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return turned(drawn, source)
 
 
+def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Navigation) -> dict[str, Any]:
+    if page.is_homepage:
+        # It has the tabs, and no other page of its section.
+        page.meta["hide"] = ["navigation"]
+    return context
+
+
 def turned(markdown: str, source: str) -> str:
-    """``markdown`` of the page ``source`` with links as they work in the site; fences stay as they are."""
+    """``markdown`` of the page ``source`` with links as they work in the site, and Chinese lines joined.
+
+    Fences stay as they are.
+    """
     parts: list[str] = []
     end = 0
     for fence in _FENCE.finditer(markdown):
-        parts += [_turn_links(markdown[end : fence.start()], source), fence[0]]
+        parts += [_turn(markdown[end : fence.start()], source), fence[0]]
         end = fence.end()
-    return "".join([*parts, _turn_links(markdown[end:], source)])
+    return "".join([*parts, _turn(markdown[end:], source)])
 
 
-def _turn_links(text: str, source: str) -> str:
+def _turn(text: str, source: str) -> str:
     origin = _ORIGINS.get(source, f"docs/{source}")
 
     def turn(link: re.Match[str]) -> str:
@@ -82,4 +98,4 @@ def _turn_links(text: str, source: str) -> str:
         target = posixpath.relpath(page, posixpath.dirname(source) or ".")
         return f"[{link['text']}]({target}{link['anchor'] or ''})"
 
-    return _LINK.sub(turn, text)
+    return _BREAK.sub("", _LINK.sub(turn, text))

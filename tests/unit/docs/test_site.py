@@ -77,6 +77,10 @@ def test_links_are_turned_to_pages_of_the_site_or_taken_out() -> None:
     assert hooks.turned("[a](docs/security.md) [b](LICENSE)", "project/contributing.md") == "[a](../security.md) b"
 
 
+def test_lines_of_chinese_are_joined_without_a_space() -> None:
+    assert hooks.turned("一，\n二\n- 三\n  四 a\nb\n五\n", "index.zh.md") == "一，二\n- 三四 a\nb\n五\n"
+
+
 def test_an_address_is_a_host_and_a_port() -> None:
     assert site.serve_arguments("127.0.0.1:8003") == ["serve", "--dev-addr", "127.0.0.1:8003"]
     for address in ("8003", "127.0.0.1:", "127.0.0.1:x"):
