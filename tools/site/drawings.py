@@ -24,7 +24,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _PACKAGE = "mermaid@11"
 _SCRIPT = "package/dist/mermaid.min.js"
 # Text as SVG has it, and not as HTML inside of SVG: browsers alone show that.
-_OPTIONS = {"startOnLoad": True, "theme": "neutral", "deterministicIds": True, "htmlLabels": False, "flowchart": {"htmlLabels": False}}
+_OPTIONS = {
+    "startOnLoad": True,
+    "theme": "neutral",
+    "deterministicIds": True,
+    "htmlLabels": False,
+    "flowchart": {"htmlLabels": False},
+}
 _SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 
 

@@ -39,7 +39,7 @@ DRAWING = "images/processes.svg"
 MERMAID = re.compile(r"^```mermaid\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
 # Han characters and the punctuation of Chinese.
 _CHINESE = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
-_BREAK = re.compile(f"(?<={_CHINESE})\n *(?={_CHINESE})")
+_BREAK = re.compile(f"(?<={_CHINESE})\n *(?=\\[?{_CHINESE})|(?<=[，。；：、（）])\n *(?=[\\w\\[`])")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -68,7 +68,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Navigation) -> dict[str, Any]:
-    if page.is_homepage:
+    if page.file.src_uri in ("index.md", "index.zh.md"):
         # It has the tabs, and no other page of its section.
         page.meta["hide"] = ["navigation"]
     return context

@@ -60,6 +60,8 @@ def test_a_page_in_chinese_is_chinese_and_the_others_are_english(built: Path) ->
     texts = dict(pages(built))
     assert '<html lang="zh"' in texts["zh/index.html"]
     assert "接下来" in texts["zh/index.html"]
+    for home in ("index.html", "zh/index.html"):
+        assert re.search(r'data-md-type="navigation"\s+hidden', texts[home])
     assert "Where to go on" in texts["index.html"]
     # No page in Chinese: the English one, in a Chinese site.
     assert "Budgets and limits of processes" in texts["zh/security/index.html"]
@@ -79,6 +81,7 @@ def test_links_are_turned_to_pages_of_the_site_or_taken_out() -> None:
 
 def test_lines_of_chinese_are_joined_without_a_space() -> None:
     assert hooks.turned("一，\n二\n- 三\n  四 a\nb\n五\n", "index.zh.md") == "一，二\n- 三四 a\nb\n五\n"
+    assert hooks.turned("一。\nA\n二\n[三](x.md)，\n`b`\n", "index.zh.md") == "一。A\n二[三](x.md)，`b`\n"
 
 
 def test_an_address_is_a_host_and_a_port() -> None:
