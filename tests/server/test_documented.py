@@ -78,24 +78,32 @@ class Server:
         return code
 
     def serve(self, code: str) -> None:
-        """Load what the code names, and nothing else."""
+        """Load what the code names. Other models are unloaded where that is not loaded yet."""
         here = {path.name for path in self._repository.iterdir()}
         wanted = {name for name in here if f"models/{name}/" in code or f'"{name}"' in code}
-        for name in self._loaded - wanted:
-            self._client.unload(name)
-            wait_until(lambda name=name: not self._client.is_ready(name))
-        # A model that calls another one is loaded after it.
-        for name in sorted(wanted - self._loaded, reverse=True):
+        if wanted <= self._loaded:
+            return
+        self.unload(self._loaded - wanted)
+        for name in sorted(wanted - self._loaded):
             answer = self._client.load(name)
             assert answer.status == 200, answer.body
-        self._loaded = wanted
+            self._loaded.add(name)
+
+    def unload(self, names: set[str]) -> None:
+        for name in names:
+            self._client.unload(name)
+            wait_until(lambda name=name: not self._client.is_ready(name))
+        self._loaded -= names
+
+    def stop(self) -> None:
+        self.unload(set(self._loaded))
 
 
 @pytest.fixture(scope="module")
 def server(triton: TritonServer, client: Client, repository: Repository) -> Iterator[Server]:
     shared = Server(triton, client, repository)
     yield shared
-    shared.serve("")
+    shared.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.installer.console import BuildError
@@ -24,16 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(environment: Environment, options: argparse.Namespace) -> int:
     """Build the site, or serve it until Ctrl-C. Returns MkDocs' own status."""
-    arguments = serve_arguments(options.address) if options.action == "serve" else build_arguments(options.output)
-    status = subprocess.run(
-        [str(environment.python), "-m", "mkdocs", *arguments],
-        cwd=CHECKOUT,
-        env=child_environment(environment, _VARIABLES),
-        check=False,
-    ).returncode
-    if options.action == "build" and status == 0:
+    if options.action == "serve":
+        try:
+            return _mkdocs(environment, serve_arguments(options.address))
+        except KeyboardInterrupt:
+            return 0
+    status = _mkdocs(environment, build_arguments(options.output))
+    if status == 0:
         print(f"built: {options.output}/index.html", file=sys.stderr)
     return status
+
+
+def _mkdocs(environment: Environment, arguments: Sequence[str]) -> int:
+    command = [str(environment.python), "-m", "mkdocs", *arguments]
+    variables = child_environment(environment, _VARIABLES)
+    return subprocess.run(command, cwd=CHECKOUT, env=variables, check=False).returncode
 
 
 def build_arguments(output: Path) -> list[str]:

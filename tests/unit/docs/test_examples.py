@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from tests import documented
 from tests.documented import Example, prints, read
+from tools.installer import serve
+from tools.installer.server import TritonServer
 
 ALL = documented.examples(documented.pages())
 PAGE = """# Title
@@ -49,9 +54,23 @@ def test_every_reason_is_used_and_stands_before_an_example() -> None:
     assert marks == len([example for example in ALL if example.not_run])
 
 
-def test_most_examples_are_run_and_say_what_they_print() -> None:
-    guides = [example for example in ALL if example.page.startswith("docs/guides/")]
-    assert len([example for example in guides if not example.not_run and example.output]) >= 20
+def test_every_call_shows_its_answer() -> None:
+    run = [example for example in ALL if not example.not_run]
+    calls = [example for example in run if "curl" in example.code or example.language == "python"]
+    assert len(calls) >= 20
+    # Metrics are many lines, and others each time: that there are any is what grep says.
+    assert [str(example) for example in calls if example.output is None and "| grep" not in example.code] == []
+
+
+def test_the_page_shows_what_serve_prints() -> None:
+    (shown,) = (example.output for example in ALL if example.code == "python3 build.py serve\n" and example.output)
+    server = SimpleNamespace(
+        http_url="http://127.0.0.1:8000",
+        grpc_url="127.0.0.1:8001",
+        metrics_url="http://127.0.0.1:8002/metrics",
+        models=["shapes_vl"],
+    )
+    assert prints(shown, serve.banner(cast(TritonServer, server)))
 
 
 @pytest.mark.parametrize(
