@@ -41,7 +41,7 @@ MERMAID = re.compile(r"^```mermaid\n(?P<source>.*?)^```$", re.MULTILINE | re.DOT
 _CHINESE = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
 _BREAK = re.compile(f"(?<={_CHINESE})\n *(?=\\[?{_CHINESE})|(?<=[，。；：、（）])\n *(?=[\\w\\[`])")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
+_LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -96,6 +96,6 @@ def _turn(text: str, source: str) -> str:
         if page is None:
             return link["text"]
         target = posixpath.relpath(page, posixpath.dirname(source) or ".")
-        return f"[{link['text']}]({target}{link['anchor'] or ''})"
+        return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
 
     return _BREAK.sub("", _LINK.sub(turn, text))

@@ -76,7 +76,8 @@ def test_links_are_turned_to_pages_of_the_site_or_taken_out() -> None:
     fence = "\n```\n[d](../../build.py)\n```\n"
     text = f"[a](../../backends/vllm/README.md) [b](../security.md#x) [c](../../build.py){fence}"
     assert hooks.turned(text, "guides/x.md") == f"[a](../internals/stand-in.md) [b](../security.md#x) c{fence}"
-    assert hooks.turned("[a](docs/security.md) [b](LICENSE)", "project/contributing.md") == "[a](../security.md) b"
+    text = "[a](docs/security.md) [b](LICENSE) ![c](docs/images/site.png)"
+    assert hooks.turned(text, "project/contributing.md") == "[a](../security.md) b ![c](../images/site.png)"
 
 
 def test_lines_of_chinese_are_joined_without_a_space() -> None:
