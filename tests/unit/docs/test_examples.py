@@ -80,6 +80,9 @@ def test_the_page_shows_what_serve_prints() -> None:
         ('{"a": [0.30685]}', '{"a": [0.30690]}'),
         ('{"error": "unknown (known: a, ..., z)"}', '{"error": "unknown (known: a, b, c, z)"}'),
         ("a\n...\nz", "a\nb\nc\nz\n"),
+        ("a| b| c||", "a b| c|"),
+        ("ok  a     1", "ok  a 1\n"),
+        ('data: {"text_output":"a"}\n\ndata: {"text_output":" b"}\n\n...', 'data: {"text_output":"a b c"}\n\n'),
     ],
 )
 def test_the_same(said: str, got: str) -> None:
@@ -97,6 +100,8 @@ def test_the_same(said: str, got: str) -> None:
         ('{"a": 1}', "a"),
         ("a\n...\nz", "a\nz\ny"),
         ("a", "a b"),
+        ("a| b||", "a| c||"),
+        ('data: {"text_output":"a"}\n\ndata: {"text_output":" b"}\n\n...', 'data: {"text_output":"a c"}\n\n'),
     ],
 )
 def test_not_the_same(said: str, got: str) -> None:
