@@ -21,7 +21,7 @@ from tests.server.client import Client
 from tests.server.conftest import Repository, wait_until
 from tests.server.frontend_process import Frontend
 from tools.installer import environment
-from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
+from tools.installer.paths import CHECKOUT, FRONTEND_SOURCES
 from tools.installer.server import TritonServer, child_environment
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.server, pytest.mark.engine]
 EXAMPLES = documented.examples(documented.pages())
 MODELS = "../my_models"
 OPENAI = "localhost:9000"
-FRONTEND = "python -m vllm_custom.frontend "
+FRONTEND = "python -m vllm_custom_frontend --port "
 TIMEOUT_SECONDS = 120
 
 
@@ -58,7 +58,7 @@ class Server:
         return subprocess.run(
             [*start, "-c", code],
             cwd=CHECKOUT,
-            env=child_environment(found, {"PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom")}),
+            env=child_environment(found, {"PYTHONPATH": str(FRONTEND_SOURCES)}),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
@@ -134,11 +134,11 @@ def test_the_example_prints_what_the_page_says(
         for line in example.code.splitlines():
             assert build.parser().parse_args(shlex.split(line)[2:]).command == "serve"
         return
-    if example.code.startswith(FRONTEND) and "--port" in example.code:
-        arguments = shlex.split(server.put_in_place(example.code))[3:]
-        with Frontend(tmp_path / "log", *arguments[2:]):
-            assert arguments[0] == "--port"
-        return
+    if example.code.startswith(FRONTEND):
+        # The port is that of the test.
+        _, *arguments = shlex.split(server.put_in_place(example.code).removeprefix(FRONTEND))
+        with Frontend(tmp_path / "log", *arguments):
+            return
     if example in made:
         result = made[example]
     else:
