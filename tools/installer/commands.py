@@ -17,6 +17,7 @@ from tools.installer import (
     lock_reports,
     locks,
     server,
+    site,
     testing,
 )
 from tools.installer import demo as demonstration
@@ -161,6 +162,15 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
 
 
+def _docs_arguments(parser: argparse.ArgumentParser) -> None:
+    _environment_arguments(parser)
+    site.add_arguments(parser)
+
+
+def docs(options: argparse.Namespace) -> int:
+    return site.run(environment.ensure(Progress(), options.flavour, options.python), options)
+
+
 def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument(
@@ -255,6 +265,15 @@ COMMANDS = (
         "Write a Dockerfile on top of one of NVIDIA's containers of Triton, and build the image with --build.",
         image.add_arguments,
         image.run_command,
+    ),
+    Command(
+        "docs",
+        "build or show the documentation as a site",
+        "Build the site of docs/ with MkDocs into build/site, or serve it and follow changes. A warning, such as a\n"
+        "link that leads nowhere, fails the build.",
+        _docs_arguments,
+        docs,
+        needs_checkout=True,
     ),
     Command(
         "compatibility",

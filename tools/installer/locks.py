@@ -101,7 +101,7 @@ def left_out(flavour: str, name: str) -> bool:
 def _resolve(uv: str, flavour: str, python: str, scratch: Path) -> list[str]:
     overrides = scratch / "overrides.txt"
     overrides.write_text("".join(f"{line}\n" for line in OVERRIDES))
-    extras = [word for extra in (flavour, "triton", "test", "dev") for word in ("--extra", extra)]
+    extras = [word for extra in (flavour, "triton", "test", "dev", "docs") for word in ("--extra", extra)]
     command = [uv, "pip", "compile", str(CHECKOUT / "pyproject.toml"), *extras, "--override", str(overrides)]
     command += ["--python-version", python, "--python-platform", PLATFORM, "--only-binary", ":all:"]
     command += ["--no-annotate", "--no-header", "--upgrade", "--quiet"]

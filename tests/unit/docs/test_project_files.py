@@ -21,7 +21,7 @@ from vllm_custom.base_backend import loader
 GITHUB = CHECKOUT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
-PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *GITHUB.rglob("*.md")]
+PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), *GITHUB.rglob("*.md")]
 NAMES = {command.name for command in commands.COMMANDS}
 
 

@@ -1,4 +1,4 @@
-"""The README in both languages and docs/: links resolve, both languages say the same commands, nothing private."""
+"""README.md and docs/, in both languages: links resolve, both say the same commands, nothing private."""
 
 import json
 import re
@@ -11,7 +11,12 @@ from tools.installer.paths import CHECKOUT
 
 ENGLISH, CHINESE = CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
-PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+DOCS = sorted((CHECKOUT / "docs").rglob("*.md"))
+PAGES = [*READMES, CHECKOUT / "CHANGELOG.md", CHECKOUT / "CONTRIBUTING.md", *DOCS]
+# Every page that there is in both languages, the English one first.
+TRANSLATED = [(ENGLISH, CHINESE)] + [
+    (page.with_name(page.name.replace(".zh.md", ".md")), page) for page in DOCS if page.name.endswith(".zh.md")
+]
 # Folders of somebody's own machine.
 FORBIDDEN = re.compile(r"/(?:root|home|tmp|Users)/")
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,23 +70,31 @@ def test_code_fences_are_closed_and_no_placeholder_is_left(page: Path) -> None:
     assert not re.findall(r"^@\w+@$|TODO|FIXME", text, re.MULTILINE)
 
 
-def test_both_languages_have_the_same_headings() -> None:
-    levels = [[heading.split()[0] for heading in headings(page)] for page in READMES]
-    assert levels[0] == levels[1]
+@pytest.mark.parametrize("pages", TRANSLATED, ids=lambda pages: name(pages[0]))
+class TestBothLanguages:
+    def test_have_the_same_headings(self, pages: tuple[Path, Path]) -> None:
+        levels = [[heading.split()[0] for heading in headings(page)] for page in pages]
+        assert levels[0] == levels[1]
+
+    def test_have_the_same_commands_and_answers(self, pages: tuple[Path, Path]) -> None:
+        english, chinese = pages
+        assert blocks(english, "bash", "python", "json") == blocks(chinese, "bash", "python", "json")
+        assert len(blocks(english)) == len(blocks(chinese))
 
 
-def test_both_languages_have_the_same_commands_and_answers() -> None:
-    assert blocks(ENGLISH, "bash", "python", "json") == blocks(CHINESE, "bash", "python", "json")
-    assert len(blocks(ENGLISH)) == len(blocks(CHINESE))
+@pytest.mark.parametrize("page", READMES, ids=name)
+def test_a_readme_is_short(page: Path) -> None:
+    """Everything else has its page in docs/."""
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 160
 
 
 @pytest.mark.parametrize("page", READMES, ids=name)
 def test_commands_of_build_py_exist(page: Path) -> None:
     used = set(re.findall(r"build\.py ([a-z]+)", page.read_text(encoding="utf-8")))
-    assert {"demo", "test", "serve"} <= used <= {command.name for command in COMMANDS}
+    assert {"demo", "test", "serve", "docs"} <= used <= {command.name for command in COMMANDS}
 
 
-@pytest.mark.parametrize("page", READMES, ids=name)
+@pytest.mark.parametrize("page", [*READMES, *DOCS], ids=name)
 def test_code_is_valid(page: Path) -> None:
     for code in blocks(page, "python"):
         compile(code, name(page), "exec")

@@ -14,7 +14,7 @@ from tools.installer.paths import CHECKOUT
 GLOSSARY = CHECKOUT / "docs" / "glossary.md"
 PAGES = [
     *sorted(CHECKOUT.glob("*.md")),
-    *sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path != GLOSSARY),
+    *sorted(path for path in (CHECKOUT / "docs").rglob("*.md") if path != GLOSSARY),
     *sorted((CHECKOUT / "model_repository").glob("*/README.md")),
     *sorted((CHECKOUT / "model_repository").glob("*/config.pbtxt")),
     *(CHECKOUT / name / "README.md" for name in ("backends/vllm", "benchmarks", "patches")),

@@ -20,7 +20,7 @@ def declared(flavour: str) -> list[str]:
     """Every requirement that pyproject.toml states for this flavour."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[group] for group in (flavour, "triton", "test", "dev"))]
+    groups = [project["dependencies"], *(extras[group] for group in (flavour, "triton", "test", "dev", "docs"))]
     # The locks begin at 3.11.
     return [line for group in groups for line in group if not line.endswith("; python_version < '3.11'")]
 
