@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.media_beside_text import MODEL, NULL_BASE, Bench, Window, model_repository
-from tests.hostile_inputs import INPUTS, Hostile
+from tests.support.hostile_inputs import INPUTS, Hostile
 from tools.installer import backends, environment
 from tools.installer.server import TritonServer
 

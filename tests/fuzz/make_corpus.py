@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.sounds import film, greys, sound, tone
+from tests.support.audio import film, greys, sound, tone
 
 CORPUS = Path(__file__).with_name("corpus")
 SIDE = 12

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.fake_engine import EngineError, FakeEngine
-from tests.unit.serving.harness import Model, Panic, Sender
-from tests.unit.vllm_custom import fakes
+from tests.support import fakes
+from tests.support.fake_engine import EngineError, FakeEngine
+from tests.support.service_harness import Model, Panic, Sender
 from vllm_custom.contract.table import INPUTS, REQUEST_PARAMETERS
 
 AT_ONCE = 64

@@ -1,4 +1,4 @@
-"""The fixtures of tests/server, on the vLLM backend in the folder that VLLM_BACKEND_DIR names."""
+"""The server fixtures, on the vLLM backend in the folder that VLLM_BACKEND_DIR names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Repository, client, load, repository, serving, shapes_vl
+from tests.support.server_fixtures import Repository, client, load, repository, serving, shapes_vl
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository", "shapes_vl"]

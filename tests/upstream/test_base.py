@@ -12,16 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.client import Client
-from tests.server.conftest import wait_until
-from tests.server.test_bad_requests import (
+from tests.end_to_end.test_bad_requests import (
     found,
     mistakes,
     test_bad_request,
     test_good_requests_beside_them_are_not_disturbed,
     test_they_are_counted_by_code,
 )
-from tests.server.test_policies import (
+from tests.end_to_end.test_policies import (
     models,
     pictures,
     test_bls,
@@ -33,7 +31,7 @@ from tests.server.test_policies import (
     test_streaming_is_refused_and_says_why,
     test_the_completed_configuration_keeps_what_the_user_wrote,
 )
-from tests.server.test_requests import (
+from tests.end_to_end.test_requests import (
     TestGenerate,
     TestGrpc,
     TestMessages,
@@ -41,6 +39,8 @@ from tests.server.test_requests import (
     TestParameters,
     TestStream,
 )
+from tests.support.client import Client
+from tests.support.server_fixtures import wait_until
 from tools.installer.server import TritonServer
 
 __all__ = [

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.server.test_pooling_models import TestEmbeddings, embed_model, expected, hidden
+from tests.end_to_end.test_pooling_models import TestEmbeddings, embed_model, expected, hidden
 
 __all__ = ["TestEmbeddings", "embed_model", "expected", "hidden"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.shapes import picture
+from tests.support.shapes import picture
 
 MODEL = "shapes_vl"
 QUESTION = "Describe the image."

@@ -14,7 +14,7 @@ from random import Random
 import torch
 from PIL import Image
 
-from tests import shapes as others
+from tests.support import shapes as others
 from tools.shapes_vl import draw, tasks, vision
 from tools.shapes_vl.chat import DEFAULT_SYSTEM, Encoder, Example, Turn, Visual
 from tools.shapes_vl.data import Answers, as_tensors

@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+from tools.installer.paths import CHECKOUT
+
 PACKAGE = CHECKOUT / "backends/vllm_custom/vllm_custom"
 # What only Triton's module and its requests have.
 TRITONS = frozenset(

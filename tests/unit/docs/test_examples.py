@@ -1,4 +1,4 @@
-"""How the examples of the pages are found and compared; tests/server/test_documented.py runs them."""
+"""How the examples of the pages are found and compared; tests/end_to_end/test_documented.py runs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from tests import documented
-from tests.documented import Example, prints, read
+from tests.support.documented import Example, prints, read
 from tools.installer import serve
 from tools.installer.server import TritonServer
 

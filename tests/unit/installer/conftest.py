@@ -30,12 +30,3 @@ def environment(tmp_path: Path) -> Environment:
     }
     made.marker.write_text(json.dumps(facts))
     return made
-
-
-def add_distribution(environment: Environment, name: str, version: str, finished: bool = True) -> Path:
-    """What pip leaves of an installed package, as far as we look at it."""
-    folder = environment.site_packages / f"{name}-{version}.dist-info"
-    folder.mkdir()
-    if finished:
-        (folder / "INSTALLER").write_text("pip\n")
-    return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.shapes import picture
+from tests.support.shapes import picture
 from tools.installer import demo_client
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_tree import make_tree
-from tests.unit.installer.conftest import add_distribution
+from tests.support.environments import add_distribution
+from tests.support.triton_tree import make_tree
 from tools.installer import checks, doctor, environment, hooks, machine, ports
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.installer.conftest import add_distribution
+from tests.support.environments import add_distribution
 from tools.installer import environment as environments
 from tools.installer import interpreter, locks, paths
 from tools.installer.console import BuildError, Progress

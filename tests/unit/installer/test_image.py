@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_tree import make_tree
+from tests.support.triton_tree import make_tree
 from tools.installer import containers, environment, image, target
 from tools.installer.console import BuildError
 from tools.installer.image import Wish

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_tree import make_tree, snapshot
+from tests.support.triton_tree import make_tree, snapshot
 from tools.installer import backends, environment, into, official, target
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from tests.triton_tree import make_tree
+from tests.support.triton_tree import make_tree
 from tools.installer import backends, commands, environment, into, ports
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 

@@ -3,15 +3,15 @@
 import importlib
 import inspect
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from patches import v0_metrics
+from tools.installer.paths import CHECKOUT
 from vllm_custom.base_backend.releases import release_names
 
-PATCHES = Path(__file__).resolve().parents[3] / "patches"
+PATCHES = CHECKOUT / "patches"
 NAMES = sorted(path.stem for path in PATCHES.glob("*.py") if not path.stem.startswith("_"))
 
 

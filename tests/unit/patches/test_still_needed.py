@@ -13,11 +13,11 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+from tools.installer.paths import CHECKOUT
+
 NAMES = sorted(path.stem for path in (CHECKOUT / "patches").glob("*.py") if not path.stem.startswith("_"))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from patches import stub_locale
+from tools.installer.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 TEXT = "图"
 READ = "import pathlib; print(ascii(pathlib.Path(sys.argv[1]).read_text()))"
 

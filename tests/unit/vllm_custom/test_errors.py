@@ -4,10 +4,10 @@ import ast
 import pickle
 from pathlib import Path
 
-import fakes
 import pytest
 
 import vllm_custom
+from tests.support import fakes
 from vllm_custom import errors
 
 PACKAGE = Path(vllm_custom.__file__).parent

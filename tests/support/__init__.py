@@ -1,0 +1,1 @@
+"""Helpers that several tests share: fakes, servers, and media to send."""

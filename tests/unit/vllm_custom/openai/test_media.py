@@ -1,0 +1,58 @@
+"""Media of an OpenAI body: loaded together when vLLM asks for the first, let go when it has all of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from PIL import Image
+
+from tests.support.decoder_workers import loader, state, stop, until, workers
+from tests.support.images import BLUE, RED, encode
+from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.openai.media import RequestMedia
+
+
+def media_of_request(media: MediaLoader, *raws: bytes) -> RequestMedia:
+    elements = [MediaElement("image", f"messages[0].content[{index}]", raw) for index, raw in enumerate(raws)]
+    return RequestMedia(media, elements, media.frames(FrameSampling()))
+
+
+async def test_bytes_are_given_back_when_all_have_been_handed_over() -> None:
+    """The request itself may go on for minutes."""
+    with loader(MEDIA_CACHE_BYTES=0) as media:
+        found = media_of_request(media, *(encode(Image.new("RGB", (8, 8), colour)) for colour in (RED, BLUE)))
+        first = await found.get(0)
+        assert media._budget.used == 2 * 8 * 8 * 4
+        second = await found.get(1)
+        assert media._budget.used == 0
+        assert [image.getpixel((0, 0)) for image in (first, second)] == [RED, BLUE]
+        assert (await found.get(1)).getpixel((0, 0)) == BLUE, "asked again"
+        found.close()
+        await until(lambda: media._budget.used == 0)
+
+
+async def test_a_refused_one_refuses_all_and_holds_nothing() -> None:
+    with loader() as media:
+        found = media_of_request(media, encode(Image.new("RGB", (8, 8))), b"\0no image")
+        errors = await asyncio.gather(found.get(0), found.get(1), return_exceptions=True)
+        assert all(isinstance(error, InvalidRequestError) for error in errors)
+        assert media._budget.used == 0
+        found.close()
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+async def test_the_end_of_the_request_ends_its_decoding(asked: int) -> None:
+    with loader(MEDIA_CONCURRENCY=1) as media:
+        (worker,) = workers(media)
+        stop(worker)
+        found = media_of_request(media, encode(Image.new("RGB", (8, 8), RED)), encode(Image.new("RGB", (8, 8), BLUE)))
+        waiting = asyncio.create_task(found.get(asked))
+        await asyncio.sleep(0.1)
+        found.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await until(lambda: not state(worker))
+        assert media._budget.used == 0
