@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
+from tests.support.client import Answer, Client
 from tools.installer import backends, environment
+from tools.installer.load_guard import LoadGuard
 from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
@@ -82,13 +83,22 @@ def client(triton: TritonServer) -> Client:
     return Client(triton.http_url, triton.metrics_url)
 
 
+def guarded_load(triton: TritonServer, client: Client, name: str) -> tuple[Answer, bool]:
+    """What Triton answers, and whether the load hung and had to be ended."""
+    with LoadGuard(triton.pid) as guard:
+        return client.load(name), bool(guard.ended)
+
+
 @pytest.fixture(scope="module")
-def load(client: Client) -> Iterator[Callable[[str], None]]:
+def load(client: Client, triton: TritonServer) -> Iterator[Callable[[str], None]]:
     """Load a model for the rest of the module; it is unloaded at the module's end."""
     loaded: list[str] = []
 
     def load_model(name: str) -> None:
-        answer = client.load(name)
+        answer, hung = guarded_load(triton, client, name)
+        if hung:
+            print(f"the load of {name} hung and was ended; loading again")
+            answer, _ = guarded_load(triton, client, name)
         assert answer.status == 200, answer.body
         loaded.append(name)
 

@@ -11,8 +11,9 @@ from types import FrameType
 
 from tools.installer import processes
 from tools.installer.frontend import Frontend
+from tools.installer.load_guard import LoadGuard
 from tools.installer.paths import CHECKOUT, COMMAND, DEFAULT_REPOSITORY, IS_PACKAGED, PROGRAM
-from tools.installer.server import DRAIN_SECONDS, TritonServer
+from tools.installer.server import DRAIN_SECONDS, HUNG, TritonServer
 
 DEFAULT_MODEL = "shapes_vl"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,10 +64,13 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
         if frontend:
             frontend.start()
         ready = failed = False
+        guard = LoadGuard(server.pid)
         while server.returncode is None:
-            if not ready and not stopper.asked and server.is_ready():
-                ready = True
-                on_ready(server)
+            if not ready and not stopper.asked:
+                guard.look()
+                if server.is_ready():
+                    ready = True
+                    on_ready(server)
             if frontend and frontend.returncode is not None and not stopper.asked:
                 failed = True
                 _say("the OpenAI frontend has ended; stopping")
@@ -84,11 +88,16 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
     if stopper.asked:
         _say("stopped")
         return 0
-    status = server.returncode
-    if failed or status is None:
+    if guard.ended:
+        _say(f"{HUNG}; the same command starts it again")
+    return 1 if failed else _exit_status(server.returncode)
+
+
+def _exit_status(returncode: int | None) -> int:
+    """As shells report it where a signal has ended the program."""
+    if returncode is None:
         return 1
-    # As shells report a program that a signal has ended.
-    return status if status >= 0 else 128 - status
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def banner(server: TritonServer, frontend: Frontend | None = None) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,13 @@ from types import TracebackType
 from tools.installer import ports, processes, triton_log
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
+from tools.installer.load_guard import LoadGuard
 from tools.installer.paths import BACKENDS
 
 # tritonserver waits this long for requests in flight before it gives up on them.
 DRAIN_SECONDS = 30
 _POLL_SECONDS = 0.1
+HUNG = "the load of a model hung (the machine may be too busy), and its process was ended"
 # What a model that was killed leaves behind ends by itself, a little later than tritonserver.
 _ORPHANS_SECONDS = 10.0
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
@@ -27,6 +30,10 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 class ServerError(BuildError):
     """tritonserver ended, or a model did not load. The message says why, as far as its log does."""
+
+
+class HungLoadError(ServerError):
+    """The load of a model hung, and its process was ended. Another start may go well."""
 
 
 def child_environment(environment: Environment, overrides: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -154,10 +161,19 @@ class TritonServer:
         return self
 
     def wait_ready(self, timeout: float = 300.0) -> "TritonServer":
-        """Returns when the server says that it is ready. Raises ServerError when it ends first, or at the timeout."""
+        """Returns when the server says that it is ready.
+
+        Raises:
+            HungLoadError: a load hung, and was ended.
+            ServerError: the server ended for another reason, or was not ready in time.
+        """
         deadline = time.monotonic() + timeout
+        guard = LoadGuard(self.pid)
         while not self.is_ready():
+            guard.look()
             if self.returncode is not None:
+                if guard.ended:
+                    raise HungLoadError(HUNG)
                 raise ServerError(f"tritonserver ended with status {self.returncode}{self._from_log()}")
             if time.monotonic() > deadline:
                 raise ServerError(f"tritonserver was not ready within {timeout:.0f} s{self._from_log()}")
@@ -218,12 +234,13 @@ class TritonServer:
         return self.log.read_text(errors="replace") if self.log and self.log.exists() else ""
 
     def __enter__(self) -> "TritonServer":
-        self.start()
+        """A server that is ready; one whose load hangs is started again, once."""
         try:
-            return self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
+            return self._begun()
+        except HungLoadError as error:
+            print(f"{error}; starting again", file=sys.stderr, flush=True)
+            self._process = None
+            return self._begun()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -231,6 +248,14 @@ class TritonServer:
         self.stop()
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _begun(self) -> "TritonServer":
+        self.start()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def _running(self) -> "subprocess.Popen[bytes]":
