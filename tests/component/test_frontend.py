@@ -6,7 +6,7 @@ import json
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.frontend_process import Frontend, HttpApi
-from tests.support.server_fixtures import Repository, wait_until
+from tests.support.servers import Loads, Repository, serving, wait_until
 from tools.installer import environment, ports
 from tools.installer import frontend as frontend_of_build_py
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server]
 
 CHAT = "/v1/chat/completions"
 USABLE = 'vllm_custom_frontend_endpoint_usable{model="'
@@ -100,8 +98,25 @@ class TritonPythonModel:
 """
 
 
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("frontend_repository"))
+
+
+@pytest.fixture(scope="module")
+def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server of its own: what the frontend does depends on all models that there are."""
+    with serving(repository, tmp_path_factory.mktemp("frontend_triton")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(triton: TritonServer) -> Client:
+    return Client(triton.http_url, triton.metrics_url)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def echo(repository: Repository, load: Callable[[str], None]) -> str:
+def echo(repository: Repository, load: Loads) -> str:
     repository.add("echo", CONFIG, None, model__py=MODEL)
     load("echo")
     return "echo"

@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from tests.support.audio import RATE, sound, tone
 from tests.support.bodies import b64, data_uri, text_part, user
 from tests.support.client import Answer, Client
 from tests.support.media_files import Files
-from tests.support.server_fixtures import Repository
+from tests.support.servers import Loads, Repository
 from tests.support.shapes import clip, gif, picture
 from tools.installer.paths import CHECKOUT
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 MODEL = "omni"
 QUESTION = "What is it?"
@@ -57,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def expected(repository: Repository, load: Callable[[str], None], files: Files, folder: Path) -> list[list[int]]:
+def expected(repository: Repository, load: Loads, files: Files, folder: Path) -> list[list[int]]:
     """The model is made and loaded; transformers' token ids for LOW, HIGH and NOISE."""
     cases = []
     for index, samples in enumerate((LOW, HIGH, NOISE)):

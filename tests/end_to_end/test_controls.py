@@ -1,4 +1,4 @@
-"""Controls of a request through a real server: guided decoding, typed tensors, timeouts, admission, outputs."""
+"""Structured outputs, adapters that come and go, and outputs of the engine."""
 
 from __future__ import annotations
 
@@ -9,44 +9,25 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
-import tritonclient.grpc as grpcclient
 
 from tests.support.client import Client
 from tests.support.constraints import GRAMMARS, REGEXES, follows, random_object
-from tests.support.server_fixtures import SHAPES_VL, Repository, is_idle, wait_until
+from tests.support.openai_cases import MODEL
+from tests.support.servers import SHAPES_VL, Repository
 from tests.support.shapes import picture
-from tools.installer.server import TritonServer
+from tests.support.superset import COMPILE_SECONDS, adapters_folder
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+pytestmark = pytest.mark.usefixtures("superset")
 
-MODEL = "controls"
-MAX_INFLIGHT = 4
-CONFIG = f"""
-backend: "vllm_custom"
-instance_group [ {{ count: 1, kind: KIND_MODEL }} ]
-input [
-  {{ name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true }},
-  {{ name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true }},
-  {{ name: "stop" data_type: TYPE_STRING dims: [ -1 ] optional: true }},
-  {{ name: "seed" data_type: TYPE_INT64 dims: [ -1 ] optional: true }},
-  {{ name: "ignore_eos" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "tenant" data_type: TYPE_STRING dims: [ 1 ] optional: true }}
-]
-parameters {{ key: "MAX_INFLIGHT_REQUESTS" value: {{ string_value: "{MAX_INFLIGHT}" }} }}
-parameters {{ key: "STRUCTURED_COMPILE_SECONDS" value: {{ string_value: "3" }} }}
-parameters {{ key: "LORA_DIR" value: {{ string_value: "adapters" }} }}
-"""
 PICTURE = picture(23_000, (224, 224), count=2)
 IMAGE = base64.b64encode(PICTURE.encoded()).decode()
+AT_ONCE = 4
 # How old the listing of LORA_DIR may be.
 LISTING_AGE_SECONDS = 1.1
 SCHEMA = {
@@ -59,24 +40,6 @@ SCHEMA = {
     "required": ["colour", "number", "flags"],
     "additionalProperties": False,
 }
-LONG: dict[str, Any] = {"text_input": "2+3=", "max_tokens": 6000, "ignore_eos": True, "exclude_input_in_output": True}
-GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
-
-
-@pytest.fixture(scope="module", autouse=True)
-def model(repository: Repository, load: Callable[[str], None]) -> None:
-    # A model of this size would fill the space between two tokens of JSON with blanks.
-    compact = {"backend": "xgrammar", "disable_any_whitespace": True}
-    arguments = repository.shapes_args(
-        structured_outputs_config=compact, enable_lora=True, max_loras=1, max_cpu_loras=1, max_lora_rank=16
-    )
-    repository.add(MODEL, CONFIG, arguments)
-    adapters_of(repository).mkdir()
-    load(MODEL)
-
-
-def adapters_of(repository: Repository) -> Path:
-    return repository.folder / MODEL / "1" / "adapters"
 
 
 def is_of_schema(text: str) -> bool:
@@ -110,7 +73,7 @@ REQUEST = {"text_input": "Describe the image.", "apply_chat_template": True, "ma
 
 @pytest.fixture(scope="class")
 def adapter(repository: Repository) -> Iterator[str]:
-    folder = adapters_of(repository) / "guided"
+    folder = adapters_folder(repository) / "guided"
     put_adapter(folder, "zh")
     time.sleep(LISTING_AGE_SECONDS)
     yield folder.name
@@ -140,7 +103,7 @@ def ask_each(client: Client, way: str, adapter: str, constraints: list[dict[str,
         return found if isinstance(found, list) else [found]
 
     sequences = more.get("n", 1)  # each takes a place
-    with ThreadPoolExecutor(MAX_INFLIGHT // sequences) as pool:
+    with ThreadPoolExecutor(AT_ONCE // sequences) as pool:
         return list(pool.map(ask, constraints))
 
 
@@ -273,102 +236,17 @@ class TestGuidedDecoding:
             call = {"path": "/v1/chat/completions", "body": body | {"structured_outputs": constraint}}
             return json.dumps(client.stream(MODEL, openai_request=json.dumps(call)))
 
-        assert "within 3 seconds (STRUCTURED_COMPILE_SECONDS of this model)" in said({"grammar": SLOW_GRAMMAR})
+        assert f"within {COMPILE_SECONDS} seconds (STRUCTURED_COMPILE_SECONDS of this model)" in said(
+            {"grammar": SLOW_GRAMMAR}
+        )
         assert "finish_reason" in said({"regex": "left"})
-
-
-class TestTypedTensors:
-    def test_they_are_read_and_win(self, client: Client) -> None:
-        body = {"text_input": "2+3=", "ignore_eos": True, "return_num_output_tokens": True}
-        answer = client.generate(MODEL, **body, max_tokens=5, sampling_parameters='{"max_tokens": 9}')
-        assert answer.status == 200, answer.body
-        assert answer.body["num_output_tokens"] == 5
-
-    def test_a_list_takes_all_elements(self, client: Client) -> None:
-        body = {"text_input": "2+3=", "max_tokens": 30, "temperature": 0.0, "return_stop_reason": True}
-        plain = client.generate(MODEL, **body, exclude_input_in_output=True)
-        assert plain.body["stop_reason"] == "None"
-        answer = client.generate(MODEL, **body, exclude_input_in_output=True, stop=["never", plain.text[:1]])
-        assert (answer.text, answer.body["stop_reason"]) == ("", plain.text[:1])
-
-    def test_a_seed_repeats_the_text(self, client: Client) -> None:
-        body = {**LONG, "max_tokens": 20, "temperature": 1.5}
-        texts = [client.generate(MODEL, **body, seed=seed).text for seed in (7, 7, 8)]
-        assert texts[0] == texts[1] != texts[2]
-
-    def test_a_wrong_number_of_elements_is_explained(self, triton: TritonServer) -> None:
-        with grpc(triton) as ask, pytest.raises(Exception, match=r"seed: expected exactly 1 element .*got 2"):
-            ask({"text_input": text("2+3="), "seed": np.array([5, 6])})
-
-    def test_a_value_outside_vllms_limits_is_explained(self, client: Client) -> None:
-        answer = client.generate(MODEL, text_input="2+3=", temperature=-1.0)
-        assert answer.status == 400
-        assert "temperature" in answer.error
-
-
-class TestTimeout:
-    @pytest.mark.parametrize("stream", [False, True])
-    def test_the_parameter_ends_the_request(self, client: Client, stream: bool) -> None:
-        before = client.metrics().get(GENERATED, 0)
-        body = {**LONG, "parameters": {"timeout": 300_000}}
-        if stream:
-            *_, last = client.stream(MODEL, **body)
-            error = last["error"]
-        else:
-            answer = client.generate(MODEL, **body)
-            error = answer.error
-        assert "timeout: the request did not finish within 300000 microseconds of its arrival" in error
-        wait_until(lambda: is_idle(client, GENERATED))
-        assert client.metrics().get(GENERATED, 0) - before < LONG["max_tokens"]
-
-    def test_the_timeout_of_a_kserve_request_means_the_same(self, triton: TritonServer) -> None:
-        tensors = {"text_input": text("2+3="), "max_tokens": np.array([6000], dtype=np.int32), "ignore_eos": flag(True)}
-        with grpc(triton) as ask, pytest.raises(Exception, match="timeout: the request did not finish within 300000"):
-            ask(tensors, timeout=300_000)
-
-    def test_also_before_the_engine_has_it(self, client: Client) -> None:
-        answer = client.generate(MODEL, **(LONG | {"image": [IMAGE] * 30}), parameters={"timeout": 1})
-        assert "timeout: " in answer.error
-
-    def test_enough_time_changes_nothing(self, client: Client) -> None:
-        answer = client.generate(MODEL, text_input="2+3=", temperature=0.0, parameters={"timeout": 60_000_000})
-        assert (answer.status, answer.text) == (200, "2+3=5")
-
-    def test_what_is_no_timeout_is_refused(self, client: Client) -> None:
-        answer = client.generate(MODEL, text_input="2+3=", parameters={"timeout": "soon"})
-        assert answer.status == 400
-        assert "timeout" in answer.error
-
-
-class TestRequests:
-    def test_beyond_the_limit_the_answer_comes_at_once(self, client: Client) -> None:
-        with ThreadPoolExecutor(2 * MAX_INFLIGHT) as pool:
-            body = LONG | {"max_tokens": 2000}
-            asked = [pool.submit(client.generate, MODEL, **body) for _ in range(2 * MAX_INFLIGHT)]
-            answers = [job.result() for job in as_completed(asked)]
-        refused, served = answers[:MAX_INFLIGHT], answers[MAX_INFLIGHT:]
-        assert all(f"MAX_INFLIGHT_REQUESTS is {MAX_INFLIGHT}" in answer.error for answer in refused)
-        assert {answer.status for answer in served} == {200}
-
-    def test_as_many_clients_as_the_limit_are_never_refused(self, client: Client) -> None:
-        with ThreadPoolExecutor(MAX_INFLIGHT) as pool:
-            answers = pool.map(lambda _: client.generate(MODEL, text_input="2+3=", max_tokens=1), range(100))
-            assert {answer.status for answer in answers} == {200}
-
-    def test_ids_are_in_the_log(self, client: Client, triton: TritonServer) -> None:
-        client.generate(MODEL, text_input="2+3=", id="my-own-id-77", guided_regex="(a")
-        wait_until(lambda: "request my-own-id-77 failed: guided_regex" in triton.log_text(), 10)
-
-    def test_trace_context_is_taken(self, client: Client) -> None:
-        context = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
-        assert client.generate(MODEL, text_input="2+3=", parameters=context).status == 200
 
 
 class TestAdapters:
     """The adapters of shapes_vl under other names: `zh` answers in Chinese, `caps` in capitals."""
 
     def test_they_come_change_and_go_while_the_model_serves(self, client: Client, repository: Repository) -> None:
-        folder = adapters_of(repository)
+        folder = adapters_folder(repository)
         ask = {"text_input": "Describe the image.", "image": [IMAGE], "temperature": 0.0}
 
         def answer(name: str) -> str:
@@ -376,21 +254,25 @@ class TestAdapters:
             result = client.generate(MODEL, **ask, lora_name=name)
             return result.text if result.status == 200 else result.error
 
-        assert "lora_name: expected an adapter of this model ((none)), got 'mine'" in answer("mine")
+        assert "lora_name: expected an adapter of this model (caps, zh), got 'mine'" in answer("mine")
         put_adapter(folder / "mine", "zh")
         assert answer("mine") == PICTURE.answer("zh")
         put_adapter(folder / "mine", "caps")
         assert answer("mine") == PICTURE.answer().upper()
         put_adapter(folder / "other", "zh")
-        assert answer("other") == PICTURE.answer("zh")
-        assert answer("mine") == PICTURE.answer().upper()
+        # More than the engine keeps: it has to read some of them again.
+        for _ in range(2):
+            assert answer("other") == PICTURE.answer("zh")
+            assert answer("caps") == PICTURE.answer().upper()
+            assert answer("zh") == PICTURE.answer("zh")
+            assert answer("mine") == PICTURE.answer().upper()
         shutil.rmtree(folder / "mine")
-        assert "lora_name: expected an adapter of this model (other), got 'mine'" in answer("mine")
+        assert "lora_name: expected an adapter of this model (caps, other, zh), got 'mine'" in answer("mine")
         assert client.generate(MODEL, **ask).text == PICTURE.answer()
         shutil.rmtree(folder / "other")
 
     def test_a_broken_one_fails_its_own_request(self, client: Client, repository: Repository) -> None:
-        broken = adapters_of(repository) / "broken"
+        broken = adapters_folder(repository) / "broken"
         put_adapter(broken, "zh")
         (broken / "adapter_model.safetensors").write_bytes(b"nothing")
         time.sleep(LISTING_AGE_SECONDS)
@@ -433,34 +315,3 @@ class TestOutputs:
 def put_adapter(folder: Path, name: str) -> None:
     """Copy an adapter of shapes_vl to ``folder``, over what is there."""
     shutil.copytree(SHAPES_VL / "1" / "lora" / name, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-
-
-def text(value: str) -> Any:
-    return np.array([value.encode()], dtype=object)
-
-
-def flag(value: bool) -> Any:
-    return np.array([value])
-
-
-@contextmanager
-def grpc(triton: TritonServer) -> Iterator[Callable[..., Any]]:
-    """A function that sends tensors over a gRPC stream and returns the first answer, or raises its error."""
-    answers: Queue[tuple[Any, Any]] = Queue()
-    with grpcclient.InferenceServerClient(triton.grpc_url) as connection:
-        connection.start_stream(lambda result, error: answers.put((result, error)))
-
-        def ask(tensors: dict[str, Any], **options: Any) -> Any:
-            inputs = []
-            names = {"object": "BYTES", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
-            for name, values in tensors.items():
-                tensor = grpcclient.InferInput(name, values.shape, names[str(values.dtype)])
-                tensor.set_data_from_numpy(values)
-                inputs.append(tensor)
-            connection.async_stream_infer(MODEL, inputs, **options)
-            result, error = answers.get(timeout=60)
-            if error is not None:
-                raise error
-            return result
-
-        yield ask

@@ -47,7 +47,6 @@ async def _ask() -> None:
         llm.shutdown()
 
 
-@pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_the_real_engine_keeps_the_contract() -> None:
     from tests.support import engine_contract

@@ -7,8 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support.client import Client
 from tests.support.shapes import picture
 from tests.support.triton_tree import make_tree, snapshot
@@ -17,8 +15,6 @@ from tools.installer.environment import Environment
 from tools.installer.into import Wish
 from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 PICTURE = picture(25_001, (224, 224), count=1)
 

@@ -1,4 +1,4 @@
-"""Many requests at once, slow media beside streams, clients that leave, metrics, and the server's own life."""
+"""Many requests at once, slow media beside streams, clients that leave, and metrics."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as grpcclient
 from PIL import Image
 
 from tests.support.bodies import b64
 from tests.support.client import Client
-from tests.support.server_fixtures import is_idle, wait_until
+from tests.support.openai_cases import MODEL
+from tests.support.servers import is_idle, wait_until
 from tests.support.shapes import picture
+from tests.support.superset import GENERATED
 from tools.installer.server import TritonServer
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+pytestmark = pytest.mark.usefixtures("superset")
 
-MODEL = "shapes_vl"
 DESCRIBE = "Describe the image."
 LONG: dict[str, Any] = {"text_input": "2+3=", "temperature": 0, "ignore_eos": True, "max_tokens": 6000}
-GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
 
 
 def large_png() -> str:
@@ -37,127 +36,90 @@ def large_png() -> str:
     return b64(buffer.getvalue())
 
 
-@pytest.mark.usefixtures("shapes_vl")
-class TestUnderLoad:
-    def test_64_requests_at_once(self, client: Client) -> None:
-        pictures = [picture(23_000 + index, (224, 224)) for index in range(64)]
+def test_64_requests_at_once(client: Client) -> None:
+    pictures = [picture(23_000 + index, (224, 224)) for index in range(64)]
 
-        def ask(index: int) -> str:
-            body = {"text_input": DESCRIBE, "image": [b64(pictures[index].encoded())], "temperature": 0}
-            if index % 2:
-                return "".join(event["text_output"] for event in client.stream(MODEL, **body))
-            return client.generate(MODEL, **body).text
+    def ask(index: int) -> str:
+        body = {"text_input": DESCRIBE, "image": [b64(pictures[index].encoded())], "temperature": 0}
+        if index % 2:
+            return "".join(event["text_output"] for event in client.stream(MODEL, **body))
+        return client.generate(MODEL, **body).text
 
-        with ThreadPoolExecutor(64) as pool:
-            texts = list(pool.map(ask, range(64)))
-        right = sum(text == drawn.answer() for text, drawn in zip(texts, pictures, strict=True))
-        assert right >= 62  # the model's own accuracy is measured elsewhere; here every request gets its own answer
+    with ThreadPoolExecutor(64) as pool:
+        texts = list(pool.map(ask, range(64)))
+    right = sum(text == drawn.answer() for text, drawn in zip(texts, pictures, strict=True))
+    assert right >= 62  # the model's own accuracy is measured elsewhere; here every request gets its own answer
 
-    def test_the_base_and_two_adapters_in_one_batch_answer_each_in_its_way(self, client: Client) -> None:
-        drawn = picture(23_100, (224, 224), count=2)
-        answers = {"": drawn.answer(), "zh": drawn.answer("zh"), "caps": drawn.answer().upper()}
-        before = client.metrics().get(GENERATED, 0)
-        generated: list[float] = []
-        # Nobody reads on before all have begun, and each would go on for 6,000 tokens.
-        begun = threading.Barrier(6, action=lambda: generated.append(client.metrics()[GENERATED] - before))
 
-        def ask(adapter: str) -> str:
-            body = LONG | {"text_input": DESCRIBE, "image": [b64(drawn.encoded())]}
-            text = ""
-            with client.open_stream(MODEL, **body | ({"lora_name": adapter} if adapter else {})) as events:
+def test_the_base_and_two_adapters_in_one_batch_answer_each_in_its_way(client: Client) -> None:
+    drawn = picture(23_100, (224, 224), count=2)
+    answers = {"": drawn.answer(), "zh": drawn.answer("zh"), "caps": drawn.answer().upper()}
+    before = client.metrics().get(GENERATED, 0)
+    generated: list[float] = []
+    # Nobody reads on before all have begun, and each would go on for 6,000 tokens.
+    begun = threading.Barrier(6, action=lambda: generated.append(client.metrics()[GENERATED] - before))
+
+    def ask(adapter: str) -> str:
+        body = LONG | {"text_input": DESCRIBE, "image": [b64(drawn.encoded())]}
+        text = ""
+        with client.open_stream(MODEL, **body | ({"lora_name": adapter} if adapter else {})) as events:
+            text += next(events)["text_output"]
+            begun.wait(60)
+            while len(text) < len(answers[adapter]):
                 text += next(events)["text_output"]
-                begun.wait(60)
-                while len(text) < len(answers[adapter]):
-                    text += next(events)["text_output"]
-            return text[: len(answers[adapter])]
+        return text[: len(answers[adapter])]
 
-        with ThreadPoolExecutor(6) as pool:
-            asked = [*answers, *answers]
-            assert list(pool.map(ask, asked)) == [answers[adapter] for adapter in asked]
-        assert generated[0] < LONG["max_tokens"], "one of them may have ended before the last began"
-        wait_until(functools.partial(is_idle, client, GENERATED))
-
-    def test_a_large_picture_and_a_stream_do_not_disturb_each_other(self, client: Client) -> None:
-        body = {**LONG, "max_tokens": 2000, "return_num_output_tokens": True}
-        image = large_png()
-        expected = client.generate(MODEL, text_input=DESCRIBE, image=[image], temperature=0)
-        assert expected.status == 200, expected.body
-        with ThreadPoolExecutor(1) as pool, client.open_stream(MODEL, **body) as events:
-            tokens = next(events)["num_output_tokens"]
-            answer = pool.submit(client.generate, MODEL, text_input=DESCRIBE, image=[image], temperature=0)
-            assert tokens + sum(event["num_output_tokens"] for event in events) == 2000
-        assert answer.result() == expected
-
-    def test_a_client_that_leaves_its_stream_frees_the_engine(self, client: Client) -> None:
-        before = client.metrics()[GENERATED]
-        with client.open_stream(MODEL, **LONG) as events:
-            for _ in range(5):
-                next(events)
-        _assert_ended_early(client, before)
-
-    @pytest.mark.parametrize("streamed", [True, False])
-    def test_a_cancelled_grpc_call_frees_the_engine(self, client: Client, triton: TritonServer, streamed: bool) -> None:
-        # Triton does not tell the backend of a client that leaves a plain HTTP generate.
-        before = client.metrics()[GENERATED]
-        with grpcclient.InferenceServerClient(triton.grpc_url) as grpc:
-            grpc.start_stream(callback=lambda result, error: None)
-            inputs = [
-                grpcclient.InferInput("text_input", [1], "BYTES").set_data_from_numpy(
-                    np.array([b"2+3="], dtype=object)
-                ),
-                grpcclient.InferInput("stream", [1], "BOOL").set_data_from_numpy(np.array([streamed])),
-            ]
-            options = {key: value for key, value in LONG.items() if key != "text_input"}
-            grpc.async_stream_infer(MODEL, inputs, parameters=options)
-            wait_until(lambda: client.metrics()[GENERATED] > before + 5)
-            grpc.stop_stream(cancel_requests=True)
-        _assert_ended_early(client, before)
-
-    def test_official_metrics_are_reported(self, client: Client) -> None:
-        client.generate(MODEL, text_input="2+3=")
-        names = {name.partition("{")[0] for name in client.metrics()}
-        assert {"vllm:prompt_tokens_total", "vllm:e2e_request_latency_seconds_count"} <= names
+    with ThreadPoolExecutor(6) as pool:
+        asked = [*answers, *answers]
+        assert list(pool.map(ask, asked)) == [answers[adapter] for adapter in asked]
+    assert generated[0] < LONG["max_tokens"], "one of them may have ended before the last began"
+    wait_until(functools.partial(is_idle, client, GENERATED))
 
 
-class TestLife:
-    def test_unload_while_requests_run_lets_them_finish_and_load_works_again(self, client: Client) -> None:
-        assert client.load(MODEL).status == 200
-        body = LONG | {"max_tokens": 400, "return_num_output_tokens": True}
-        with ThreadPoolExecutor(4) as pool:
-            jobs = [pool.submit(client.generate, MODEL, **body) for _ in range(4)]
-            before = client.metrics().get(GENERATED, 0)
-            wait_until(lambda: client.metrics().get(GENERATED, 0) > before)
-            client.unload(MODEL)
-            answers = [job.result() for job in jobs]
-        assert [answer.body.get("num_output_tokens") for answer in answers] == [400] * 4
-        wait_until(lambda: not client.is_ready(MODEL))
-        assert client.load(MODEL).status == 200
-        assert client.generate(MODEL, text_input="2+3=", temperature=0).text == "2+3=5"
+def test_a_large_picture_and_a_stream_do_not_disturb_each_other(client: Client) -> None:
+    body = {**LONG, "max_tokens": 2000, "return_num_output_tokens": True}
+    image = large_png()
+    expected = client.generate(MODEL, text_input=DESCRIBE, image=[image], temperature=0)
+    assert expected.status == 200, expected.body
+    with ThreadPoolExecutor(1) as pool, client.open_stream(MODEL, **body) as events:
+        tokens = next(events)["num_output_tokens"]
+        answer = pool.submit(client.generate, MODEL, text_input=DESCRIBE, image=[image], temperature=0)
+        assert tokens + sum(event["num_output_tokens"] for event in events) == 2000
+    assert answer.result() == expected
 
-    def test_nothing_is_left_after_unload(self, client: Client, triton: TritonServer) -> None:
-        assert client.is_ready(MODEL)
-        stub = _newest_stub(triton)
-        below = stub.children(recursive=True)
-        assert [process for process in below if "EngineCor" in process.name()]
-        client.unload(MODEL)
-        wait_until(lambda: not client.is_ready(MODEL))
-        wait_until(lambda: not any(_is_alive(process) for process in (stub, *below)))
+
+def test_a_client_that_leaves_its_stream_frees_the_engine(client: Client) -> None:
+    before = client.metrics()[GENERATED]
+    with client.open_stream(MODEL, **LONG) as events:
+        for _ in range(5):
+            next(events)
+    _assert_ended_early(client, before)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_cancelled_grpc_call_frees_the_engine(client: Client, triton: TritonServer, streamed: bool) -> None:
+    # Triton does not tell the backend of a client that leaves a plain HTTP generate.
+    before = client.metrics()[GENERATED]
+    with grpcclient.InferenceServerClient(triton.grpc_url) as grpc:
+        grpc.start_stream(callback=lambda result, error: None)
+        inputs = [
+            grpcclient.InferInput("text_input", [1], "BYTES").set_data_from_numpy(np.array([b"2+3="], dtype=object)),
+            grpcclient.InferInput("stream", [1], "BOOL").set_data_from_numpy(np.array([streamed])),
+        ]
+        options = {key: value for key, value in LONG.items() if key != "text_input"}
+        grpc.async_stream_infer(MODEL, inputs, parameters=options)
+        wait_until(lambda: client.metrics()[GENERATED] > before + 5)
+        grpc.stop_stream(cancel_requests=True)
+    _assert_ended_early(client, before)
+
+
+def test_official_metrics_are_reported(client: Client) -> None:
+    client.generate(MODEL, text_input="2+3=")
+    names = {name.partition("{")[0] for name in client.metrics()}
+    assert {"vllm:prompt_tokens_total", "vllm:e2e_request_latency_seconds_count"} <= names
 
 
 def _assert_ended_early(client: Client, before: float) -> None:
     """The engine comes to rest, and has not generated all that was asked for."""
     wait_until(functools.partial(is_idle, client, GENERATED))
     assert client.metrics()[GENERATED] - before < LONG["max_tokens"]
-
-
-def _newest_stub(triton: TritonServer) -> psutil.Process:
-    """The model's process of now, whatever may be left of those before it."""
-    stubs = [child for child in psutil.Process(triton.pid).children() if MODEL in " ".join(child.cmdline())]
-    return max(stubs, key=psutil.Process.create_time)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

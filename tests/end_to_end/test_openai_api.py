@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from tests.support.client import Client
-from tests.support.frontend_process import Frontend, HttpAnswer, HttpApi
+from tests.support.frontend_process import Frontend, HttpAnswer
 from tests.support.media_files import Files
 from tests.support.openai_answers import comparable
 from tests.support.openai_cases import (
@@ -29,88 +29,34 @@ from tests.support.openai_cases import (
     chat,
     data_uri,
     image,
+    send,
     text,
     user,
-    with_files,
 )
-from tests.support.server_fixtures import SHAPES_VL, Repository, wait_until
+from tests.support.servers import ADAPTERS, wait_until
 from tests.support.shapes import clip, gif
-from tests.support.vllm_serve import vllm_serve
-from tools.installer.server import TritonServer
+from tests.support.superset import FINGERPRINT, GENERATED
+from tests.support.vllm_serve_cases import ServeAnswers
 
 # The first test waits for two engines, one after the other.
-pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
-CONFIG = """
-backend: "vllm_custom"
-instance_group [ {{ count: 1, kind: KIND_MODEL }} ]
-parameters {{ key: "ALLOWED_MEDIA_DOMAINS" value: {{ string_value: "127.0.0.1:{port}" }} }}
-parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/32" }} }}
-parameters {{ key: "REPORT_CUSTOM_METRICS" value: {{ string_value: "true" }} }}
-parameters {{ key: "MAX_INFLIGHT_REQUESTS" value: {{ string_value: "{inflight}" }} }}
-parameters {{ key: "TOOL_CALL_PARSER" value: {{ string_value: "hermes" }} }}
-parameters {{ key: "ENABLE_AUTO_TOOL_CHOICE" value: {{ string_value: "true" }} }}
-parameters {{ key: "REASONING_PARSER" value: {{ string_value: "granite" }} }}
-parameters {{ key: "OPENAI_PATHS" value: {{ string_value: "{path}" }} }}
-parameters {{ key: "OPENAI_ARGS" value: {{ string_value: "{fingerprint}" }} }}
-"""
-MAX_INFLIGHT = 8
-FINGERPRINT = "ours-1"
-ADAPTERS = {name: str(SHAPES_VL / "1/lora" / name) for name in ("zh", "caps")}
-# A model of this size would fill the space between two tokens of JSON with blanks.
-# Its constraints hold from the start, and do not wait for an end of the reasoning.
-CONSTRAINTS = {"backend": "xgrammar", "disable_any_whitespace": True, "enable_in_reasoning": True}
 LONG: dict[str, Any] = {"model": MODEL, "prompt": "2+3=", "ignore_eos": True, "max_tokens": 6000}
+STREAMS = 8
 DESCRIBE = "Describe the image."
-GENERATED = f'vllm:generation_tokens_total{{model="{MODEL}",version="1"}}'
 
 
 @pytest.fixture(scope="module")
-def files() -> Iterator[Files]:
-    made = Files("127.0.0.1")
-    made.add(PICTURES)
-    yield made
-    made.close()
-
-
-def engine_args(repository: Repository) -> dict[str, Any]:
-    lora = {"enable_lora": True, "max_loras": 3, "max_lora_rank": 16}
-    return repository.shapes_args(structured_outputs_config=CONSTRAINTS, **lora)
-
-
-@pytest.fixture(scope="module")
-def expected(
-    repository: Repository, files: Files, triton: TritonServer, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, HttpAnswer]:
-    """What `vllm serve` answers to every case. It is stopped before the model is loaded in Triton."""
-    arguments = [f"--served-model-name={MODEL}", "--enable-auto-tool-choice", "--tool-call-parser=hermes"]
-    arguments.append("--reasoning-parser=granite")
-    for name, value in engine_args(repository).items():
-        flag = f"--{name.replace('_', '-')}"
-        arguments += [flag] if value is True else [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
-    arguments += ["--lora-modules", *(f"{name}={path}" for name, path in ADAPTERS.items())]
-    with vllm_serve(tmp_path_factory.mktemp("vllm") / "log", *arguments) as server:
-        return {case.name: send(server, case, files) for case in CASES}
+def expected(serve_answers: ServeAnswers) -> dict[str, HttpAnswer]:
+    """What `vllm serve` answers to every case."""
+    return serve_answers.openai
 
 
 @pytest.fixture(scope="module", autouse=True)
-def model(expected: dict[str, HttpAnswer], repository: Repository, load: Callable[[str], None], files: Files) -> None:
-    fingerprint = json.dumps({"fingerprint_mode": "custom", "fingerprint_value": FINGERPRINT}).replace('"', '\\"')
-    config = CONFIG.format(port=files.port, inflight=MAX_INFLIGHT, fingerprint=fingerprint, path=MESSAGES)
-    repository.add(MODEL, config, engine_args(repository), multi_lora__json=json.dumps(ADAPTERS))
-    load(MODEL)
-
-
-@pytest.fixture(scope="module")
-def frontend(model: None, triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
-    with Frontend(tmp_path_factory.mktemp("frontend") / "log", f"--triton={triton.grpc_url}") as made:
-        yield made
-
-
-def send(api: HttpApi, case: Case, files: Files) -> HttpAnswer:
-    if case.body is None:
-        return api.get(case.path)
-    return api.post(case.path, with_files(case, files.url), **case.headers)
+def listed(superset: str, frontend: Frontend) -> None:
+    """The frontend knows the model, and no more the models of other modules."""
+    names = {superset, *ADAPTERS}
+    wait_until(lambda: {card["id"] for card in frontend.get("/v1/models").json.get("data", ())} == names)
 
 
 def test_the_cases_are_of_all_kinds_and_more_than_a_hundred(expected: dict[str, HttpAnswer]) -> None:
@@ -133,7 +79,7 @@ OWN_MESSAGES = {
 def test_the_answer_is_that_of_vllm_serve(
     case: Case, frontend: Frontend, files: Files, expected: dict[str, HttpAnswer]
 ) -> None:
-    ours, vllms = comparable(send(frontend, case, files)), comparable(expected[case.name])
+    ours, vllms = comparable(send(frontend, case, files.url)), comparable(expected[case.name])
     if case.name in OWN_MESSAGES:
         assert vllms[2]["error"].pop("message")
         assert ours[2]["error"].pop("message").startswith(OWN_MESSAGES[case.name])
@@ -442,24 +388,6 @@ def stands_still(client: Client) -> bool:
     return client.metrics()[GENERATED] == before
 
 
-def test_too_many_requests_are_told_to_come_later(frontend: Frontend) -> None:
-    body = json.dumps({**LONG, "stream": True})
-    opened = []
-    try:
-        for _ in range(MAX_INFLIGHT):
-            stream = frontend.open("POST", "/v1/completions", body, content_type="application/json")
-            opened.append(stream)
-            assert stream.__enter__().status == 200
-        answer = frontend.post("/v1/completions", {"model": MODEL, "prompt": "a"})
-        assert (answer.status, answer.json["error"]["type"]) == (503, "ServiceUnavailableError")
-        assert "MAX_INFLIGHT_REQUESTS" in answer.json["error"]["message"]
-        assert len(frontend.get("/v1/models").json["data"]) == 3, "a model that is busy is still listed"
-    finally:
-        for stream in opened:
-            stream.__exit__(None, None, None)
-    wait_until(lambda: frontend.post("/v1/completions", {"model": MODEL, "prompt": "a"}).status == 200)
-
-
 def test_the_request_id_is_in_the_answer(frontend: Frontend) -> None:
     answer = frontend.post(CHAT, chat("x").body, x_request_id="ours-1")
     assert answer.json["id"] == "chatcmpl-ours-1"
@@ -473,51 +401,12 @@ def test_what_slow_readers_get_is_whole(frontend: Frontend) -> None:
         body = {**LONG, "max_tokens": 60, "stream": True, "stream_options": {"include_usage": True}}
         found.append(frontend.post("/v1/completions", body).events)
 
-    threads = [threading.Thread(target=read) for _ in range(MAX_INFLIGHT)]
+    threads = [threading.Thread(target=read) for _ in range(STREAMS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == MAX_INFLIGHT
+    assert len(found) == STREAMS
     for events in found:
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["usage"]["completion_tokens"] == 60
-
-
-# Another kind of model
-
-
-POOLING_CONFIG = """
-backend: "vllm_custom"
-max_batch_size: 4
-model_transaction_policy { decoupled: false }
-instance_group [ { count: 1, kind: KIND_MODEL } ]
-"""
-
-
-def test_a_pooling_model_that_is_batched_and_not_decoupled(
-    client: Client, repository: Repository, frontend: Frontend, load: Callable[[str], None]
-) -> None:
-    client.unload(MODEL)
-    wait_until(lambda: not client.is_ready(MODEL))
-    repository.add("pooling", POOLING_CONFIG, repository.shapes_args(runner="pooling", convert="embed"))
-    load("pooling")
-
-    with openai.OpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as api:
-        found = api.embeddings.create(model="pooling", input=["2+3=", "Describe", "2+3="])
-    first, other, again = (item.embedding for item in found.data)
-    assert sum(value * value for value in first) == pytest.approx(1, abs=1e-3)
-    assert first == pytest.approx(again, abs=1e-4)
-    assert first != pytest.approx(other, abs=1e-2)
-
-    def infer(*requests: Any) -> list[Any]:
-        data = [json.dumps(request) for request in requests]
-        answer = client.infer(
-            "pooling", [{"name": "openai_request", "datatype": "BYTES", "shape": [len(data), 1], "data": data}]
-        )
-        return [tensor["data"] for tensor in answer.body["outputs"] if tensor["name"] == "openai_status"]
-
-    asked = {"path": "/v1/embeddings", "body": {"model": "pooling", "input": "a"}}
-    assert infer(asked) == [[200]]
-    assert infer(asked, asked) == [[400]]
-    assert infer({"path": "/v1/chat/completions", "body": {"stream": True}}) == [[501]]

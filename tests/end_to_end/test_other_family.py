@@ -7,7 +7,6 @@ import json
 import queue
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,10 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from tests.support.client import Client
-from tests.support.server_fixtures import Repository
+from tests.support.servers import Loads, Repository
 from tests.support.shapes import picture
 from tools.installer.paths import CHECKOUT
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 MODEL = "llava"
 HIDDEN_SIZE = 64
@@ -31,7 +28,7 @@ PICTURES = [base64.b64encode(picture(26_000 + index, (56, 56), count=1).encoded(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def model(repository: Repository, load: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> None:
+def model(repository: Repository, load: Loads, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("llava")
     # In a process of its own, so that torch is loaded apart from the tests.
     command = [sys.executable, "-m", "tests.support.tiny_models", "llava", str(folder)]

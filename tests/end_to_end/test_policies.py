@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +18,12 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tests.support.client import Client
-from tests.support.server_fixtures import SHAPES_VL, Repository
+from tests.support.servers import SHAPES_VL, Loads, Repository
 from tests.support.shapes import Picture, picture
 from tools.installer.paths import CHECKOUT
 from tools.installer.server import TritonServer
 
-pytestmark = [pytest.mark.server, pytest.mark.engine]
+pytestmark = pytest.mark.any_base
 
 MODEL = "batched"
 DESCRIBE = "Describe the image."
@@ -74,7 +74,7 @@ class TritonPythonModel:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def models(repository: Repository, load: Callable[[str], None]) -> None:
+def models(repository: Repository, load: Loads) -> None:
     repository.add(MODEL, CONFIG, repository.shapes_args(enable_mm_embeds=True))
     repository.add("asks_by_bls", BLS_CONFIG, None, model__py=BLS_MODEL)
     load(MODEL)

@@ -7,23 +7,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import Queue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import openai
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tests.support.client import Client
-from tests.support.server_fixtures import Repository, wait_until
+from tests.support.frontend_process import Frontend
+from tests.support.servers import Loads, Repository, wait_until
 from tests.support.shapes import picture
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 EMBED, CLASSIFY, RERANK = "embed_vl", "classify_text", "rerank_text"
 DECOUPLED = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
@@ -63,7 +63,7 @@ def hidden(expected: dict[str, Any]) -> dict[str, Floats]:
 
 
 @pytest.fixture(scope="class")
-def embed_model(repository: Repository, client: Client, load: Callable[[str], None]) -> Iterator[None]:
+def embed_model(repository: Repository, client: Client, load: Loads) -> Iterator[None]:
     # In vLLM only a model whose configuration says so may cut its vectors.
     matryoshka = {"is_matryoshka": True}
     arguments = repository.shapes_args(runner="pooling", convert="embed", hf_overrides=matryoshka, max_model_len=512)
@@ -75,14 +75,14 @@ def embed_model(repository: Repository, client: Client, load: Callable[[str], No
 
 
 @pytest.fixture(scope="class")
-def classify_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
+def classify_model(repository: Repository, expected: dict[str, Any], load: Loads) -> None:
     arguments = {"model": str(expected["classifier"]), "max_model_len": 512}
     repository.add(CLASSIFY, BATCHED, SMALL | arguments)
     load(CLASSIFY)
 
 
 @pytest.fixture(scope="class")
-def rerank_model(repository: Repository, expected: dict[str, Any], load: Callable[[str], None]) -> None:
+def rerank_model(repository: Repository, expected: dict[str, Any], load: Loads) -> None:
     one_at_a_time = {"max_num_seqs": 1, "scheduling_policy": "priority", "enable_log_requests": True}
     arguments = {"model": str(expected["cross_encoder"]), **one_at_a_time}
     repository.add(RERANK, BATCHED + METRICS + LIMIT, SMALL | arguments)
@@ -181,6 +181,13 @@ class TestEmbeddings:
         assert by_document.error.startswith("documents[1]: "), by_document.error
         by_query = client.generate(EMBED, queries=["a", long], documents=["b", "c"])
         assert by_query.error.startswith("queries[1]: "), by_query.error
+
+    def test_the_openai_client_gets_the_same(self, frontend: Frontend, hidden: dict[str, Floats]) -> None:
+        wait_until(lambda: frontend.get(f"/v1/models/{EMBED}").status == 200)
+        with openai.OpenAI(base_url=frontend.base_url, api_key="none", max_retries=0) as api:
+            found = api.embeddings.create(model=EMBED, input=list(TEXTS))
+        vectors = [item.embedding for item in found.data]
+        assert np.allclose(vectors, [normalised(hidden[text][-1]) for text in TEXTS], **CLOSE)
 
     def test_a_stream_is_refused(self, client: Client) -> None:
         (event,) = client.stream(EMBED, text_input="a")
@@ -281,10 +288,10 @@ class TestPairs:
         answer = client.generate(RERANK, queries=query, documents=documents, return_num_input_tokens=True, **options)
         scores = answer.body["scores"]
         body = {"model": RERANK, "documents": documents, **options}
-        score = openai(client, "/v1/score", body | {"queries": query})
+        score = called(client, "/v1/score", body | {"queries": query})
         assert scores == pytest.approx([item["score"] for item in score["data"]], abs=1e-6)
         assert answer.body["num_input_tokens"] == score["usage"]["prompt_tokens"]
-        ranked = openai(client, "/v1/rerank", body | {"query": query})["results"]
+        ranked = called(client, "/v1/rerank", body | {"query": query})["results"]
         order = sorted(range(len(documents)), key=lambda index: -scores[index])
         assert [item["index"] for item in ranked] == order
         assert [item["relevance_score"] for item in ranked] == pytest.approx([scores[i] for i in order], abs=1e-6)
@@ -315,6 +322,17 @@ class TestPairs:
         answer = client.generate(RERANK, **pairs | body)
         assert answer.status == 400, answer.body
         assert [word for word in words if word not in answer.error] == [], answer.error
+
+    def test_openai_requests_to_a_batched_model_have_one_row(self, client: Client) -> None:
+        def infer(*requests: Any) -> list[Any]:
+            rows = [[json.dumps(request)] for request in requests]
+            answer = client.infer(RERANK, [strings("openai_request", rows)])
+            return [tensor["data"] for tensor in answer.body["outputs"] if tensor["name"] == "openai_status"]
+
+        asked = {"path": "/v1/score", "body": {"model": RERANK, "queries": "a", "documents": ["b"]}}
+        assert infer(asked) == [[200]]
+        assert infer(asked, asked) == [[400]]
+        assert infer({"path": "/v1/chat/completions", "body": {"stream": True}}) == [[501]]
 
     def test_an_option_of_pairs_without_them(self, client: Client) -> None:
         answer = client.generate(RERANK, text_input="a", max_tokens_per_doc=5)
@@ -384,7 +402,7 @@ def many_documents() -> list[grpcclient.InferInput]:
     return [grpc_strings("queries", [["a"]]), grpc_strings("documents", [[f"{n} " + "x" * 200 for n in range(MANY)]])]
 
 
-def openai(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def called(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """A call of vLLM's own application on the same engine."""
     answer = client.generate(RERANK, openai_request=json.dumps({"path": path, "body": body}))
     assert (answer.status, answer.body["openai_status"]) == (200, 200), answer.body

@@ -1,4 +1,4 @@
-"""Every form of request against the model as it ships: decoupled, over generate, generate_stream and gRPC."""
+"""Every form of request: decoupled, over generate, generate_stream and gRPC."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import tritonclient.grpc as grpcclient
 from tests.support.audio import film
 from tests.support.bodies import b64, data_uri, image_part, text_part, user
 from tests.support.client import Client
+from tests.support.openai_cases import MODEL
 from tests.support.shapes import answer_each, clip, gif, number_picture, picture
 from tools.installer.server import TritonServer
 
-pytestmark = [pytest.mark.server, pytest.mark.engine, pytest.mark.usefixtures("shapes_vl")]
+pytestmark = [pytest.mark.any_base, pytest.mark.usefixtures("superset")]
 
-MODEL = "shapes_vl"
 DESCRIBE = "Describe the image."
 PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
 GREEDY = {"temperature": 0}

@@ -20,11 +20,9 @@ import pytest
 from PIL import Image
 
 from tests.support.client import Answer, Client
-from tests.support.server_fixtures import is_idle, wait_until
+from tests.support.servers import is_idle, wait_until
 from tools.installer import backends, environment
 from tools.installer.server import TritonServer
-
-pytestmark = [pytest.mark.server, pytest.mark.engine]
 
 PICTURE_PROMPT = "<|vision_start|><|image_pad|><|vision_end|>Describe the image."
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
@@ -347,9 +345,9 @@ def test_unloading_lets_requests_finish(text: Client) -> None:
     wait_until(lambda: not text.is_ready("text"))
 
 
-def test_embeddings(client: Client) -> None:
+def test_embeddings(client: Client, server: TritonServer) -> None:
     client.unload("text")
-    wait_until(lambda: not engines())
+    wait_until(lambda: not engines(server))
     assert client.load("embed").status == 200
     request = json.dumps({"input": "a red circle"})
     answer = client.generate("embed", text_input="", embedding_request=request, return_num_input_tokens=True)
@@ -392,22 +390,22 @@ def test_a_cancelled_grpc_request_frees_the_engine(text: Client, server: TritonS
     assert generated_tokens(text) - before < LONG["max_tokens"]
 
 
-def test_a_dead_engine_is_reported_and_unloaded(text: Client) -> None:
+def test_a_dead_engine_is_reported_and_unloaded(text: Client, server: TritonServer) -> None:
     with ThreadPoolExecutor(1) as pool:
         before = generated_tokens(text)
         future = pool.submit(lambda: text.generate(text_input="hello", **LONG))
         wait_until(lambda: generated_tokens(text) > before)
-        for process in engines():
+        for process in engines(server):
             os.kill(process.pid, signal.SIGKILL)
         assert "engine has died" in future.result().error
     assert "error" in text.generate(text_input="hello").body
     wait_until(lambda: not text.is_ready("text"))
 
 
-def engines() -> list[psutil.Process]:
-    """vLLM's engine processes below this one that are alive."""
+def engines(server: TritonServer) -> list[psutil.Process]:
+    """vLLM's engine processes of this server that are alive."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(server.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if "EngineCor" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)

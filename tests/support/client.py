@@ -86,6 +86,11 @@ class Client:
     def unload(self, model: str) -> Answer:
         return self._post(f"/v2/repository/models/{model}/unload", {})
 
+    def trace(self, model: str, **settings: Any) -> None:
+        """Change the trace settings of a model."""
+        answer = self._post(f"/v2/models/{model}/trace/setting", settings)
+        assert answer.status == 200, answer.body
+
     def is_ready(self, model: str) -> bool:
         return self._exchange("GET", f"/v2/models/{model}/ready", None)[0] == 200
 

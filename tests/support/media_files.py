@@ -1,4 +1,4 @@
-"""An HTTP server with images and videos to fetch, which can be slow, redirect, and count who asks."""
+"""HTTP servers to fetch media from: one has files, is slow, redirects and counts; the other never answers."""
 
 from __future__ import annotations
 
@@ -60,3 +60,35 @@ class Files:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class HeldMedia:
+    """An HTTP server that never answers, and knows who has asked and whose connection has been closed since."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.closed = threading.Event()
+        held = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                held.asked.set()
+                if self.connection.recv(1) == b"":
+                    held.closed.set()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        self.asked.clear()
+        self.closed.clear()
+        return f"http://127.0.0.1:{self.port}/picture.png"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

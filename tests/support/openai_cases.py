@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.frontend_process import HttpAnswer, HttpApi
 from tests.support.shapes import picture
 
 CHAT = "/v1/chat/completions"
@@ -282,6 +283,13 @@ def _errors() -> list[Case]:
 
 
 CASES = [*_chats(), *_completions(), *_responses(), *_others(), *_errors()]
+
+
+def send(api: HttpApi, case: Case, files_url: str) -> HttpAnswer:
+    """The answer to ``case``, with the images on the server at ``files_url``."""
+    if case.body is None:
+        return api.get(case.path)
+    return api.post(case.path, with_files(case, files_url), **case.headers)
 
 
 def with_files(case: Case, url: str) -> Any:

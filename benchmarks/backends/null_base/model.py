@@ -29,7 +29,10 @@ apply_patches(_CUSTOM / "patches", release_name(_BASE) or "unknown", installed_v
 
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
 
-NullEngine = importlib.import_module("null_async_llm").NullEngine
+if os.environ.get("NULL_ENGINE_RECORD"):
+    NullEngine = importlib.import_module("recording_async_llm").RecordingEngine
+else:
+    NullEngine = importlib.import_module("null_async_llm").NullEngine
 AsyncLLM.from_engine_args = NullEngine.from_engine_args
 AsyncLLM.from_vllm_config = NullEngine.from_vllm_config
 

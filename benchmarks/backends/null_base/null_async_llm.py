@@ -62,6 +62,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
     def __init__(self, vllm_config: Any) -> None:
         self.vllm_config = vllm_config
         self.model_config = vllm_config.model_config
+        self.scheduler_config = vllm_config.scheduler_config
+        self.observability_config = vllm_config.observability_config
         self.renderer = renderer_from_config(vllm_config)
         self.input_processor = InputProcessor(vllm_config, self.renderer)
         self.log_stats = False

@@ -1,0 +1,73 @@
+"""What becomes of requests whose client or whose time has gone before the engine has them, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.grpc_calls import Calls, calls
+from tests.support.media_files import HeldMedia
+from tests.support.null_model import MODEL
+from tests.support.servers import wait_until
+from tools.installer.server import TritonServer
+
+pytestmark = pytest.mark.usefixtures("null_model")
+
+TIMEOUT_US = 500_000
+SUCCESS = f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'
+EVENT_SECONDS = 120
+
+
+@pytest.fixture
+def begin(triton: TritonServer) -> Iterator[Calls]:
+    """Starts a call; calls that a test leaves are cancelled."""
+    with calls(triton, MODEL, max_tokens=6000, ignore_eos=True) as made:
+        yield made
+
+
+def failed(client: Client, code: str) -> float:
+    """How many requests have failed with this code."""
+    return client.metrics().get(f'vllm_custom:requests_failed_total{{code="{code}",model="{MODEL}",version="1"}}', 0)
+
+
+class TestCancellation:
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_of_a_request_whose_picture_is_being_fetched(
+        self, client: Client, begin: Calls, held_media: HeldMedia, stream: bool
+    ) -> None:
+        cancelled = failed(client, "CANCELLED")
+        call = begin(f"fetches-{stream}", tensors={"stream": stream, "image": held_media.url})
+        assert held_media.asked.wait(EVENT_SECONDS)
+        assert not held_media.closed.is_set()
+        call.cancel()
+        assert held_media.closed.wait(EVENT_SECONDS), "the fetch goes on although nobody waits for the picture"
+        wait_until(lambda: failed(client, "CANCELLED") == cancelled + 1)
+
+
+class TestTimeout:
+    def test_while_a_picture_is_being_fetched(self, client: Client, held_media: HeldMedia) -> None:
+        unavailable = failed(client, "UNAVAILABLE")
+        answer = client.generate(
+            MODEL, text_input="Describe the image.", image=[held_media.url], parameters={"timeout": TIMEOUT_US}
+        )
+        assert "timeout: the request did not finish within" in answer.error
+        assert held_media.closed.wait(EVENT_SECONDS)
+        wait_until(lambda: failed(client, "UNAVAILABLE") == unavailable + 1)
+
+
+class TestCounts:
+    def test_successes_and_failures_by_code(self, client: Client) -> None:
+        before = client.metrics().get(SUCCESS, 0)
+        refused, absent, unsupported = (failed(client, code) for code in ("INVALID_ARG", "NOT_FOUND", "UNSUPPORTED"))
+        for _ in range(3):
+            assert client.generate(MODEL, text_input="2+3=", max_tokens=1).status == 200
+        assert client.stream(MODEL, text_input="2+3=", max_tokens=2)
+        client.generate(MODEL, text_input="2+3=", temperature=-1)
+        client.stream(MODEL, text_input="2+3=", tempratur=1)
+        client.generate(MODEL, text_input="2+3=", dimensions=8)
+        wait_until(lambda: client.metrics().get(SUCCESS, 0) == before + 4)
+        wait_until(lambda: failed(client, "INVALID_ARG") == refused + 2)
+        wait_until(lambda: failed(client, "UNSUPPORTED") == unsupported + 1)
+        assert failed(client, "NOT_FOUND") == absent
