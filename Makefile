@@ -7,4 +7,4 @@ install demo serve test doctor:
 	$(PYTHON) build.py $@
 
 unit:
-	$(PYTHON) build.py test tests/unit
+	$(PYTHON) build.py test tests/unit -- -n logical --dist loadfile

@@ -10,6 +10,8 @@ import pytest
 
 from tests.fuzz import run
 
+pytestmark = pytest.mark.slow
+
 # A clip takes far longer to decode than anything else takes.
 RUNS = dict.fromkeys(run.NAMES, 2000) | {"video": 300, "audio": 1000}
 PLANTED = """
@@ -30,7 +32,7 @@ def hang(data):
         time.sleep(600)
 
 targets.TARGETS["url"] = {name}
-worker.main("url", 500, ["-seed=1", "-timeout=2", {corpus!r}])
+worker.main("url", 500, ["-seed=1", "-timeout=2", "-rss_limit_mb={limit}", {corpus!r}])
 """
 
 
@@ -48,7 +50,7 @@ def test_mutated_inputs_bring_neither_crash_nor_hang_nor_growth(target: str) -> 
 def test_the_harness_finds_what_is_planted(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "seed").write_bytes(b"crash")
     done = subprocess.run(
-        [sys.executable, "-c", PLANTED.format(name=name, corpus=str(tmp_path))],
+        [sys.executable, "-c", PLANTED.format(name=name, corpus=str(tmp_path), limit=run.RSS_LIMIT_MIB)],
         cwd=tmp_path,
         env=run.environment() | {"PYTHONPATH": f"{run.CHECKOUT}:{run.environment()['PYTHONPATH']}"},
         capture_output=True,

@@ -152,6 +152,13 @@ def demo(options: argparse.Namespace) -> int:
 
 def _test_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
+    parser.add_argument("--fast", action="store_true", help="the linters and unit tests, without slow ones")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="run what holds on every release of the official backend, on the one in FOLDER",
+    )
     parser.add_argument(
         "pytest", nargs="*", metavar="ARGUMENT", help="for pytest, which then runs alone (options after --)"
     )
@@ -159,7 +166,15 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
 
 def test(options: argparse.Namespace) -> int:
     progress = Progress()
-    return testing.run(prepare(options, progress), progress, [*options.pytest, *options.passed_on])
+    arguments = [*options.pytest, *options.passed_on]
+    if options.fast and (options.base or arguments):
+        raise BuildError("--fast takes neither --base nor arguments for pytest", "leave one of them out")
+    ready = prepare(options, progress)
+    if options.base:
+        return testing.run_on_base(ready, progress, options.base, arguments)
+    if arguments:
+        return testing.run_pytest(ready, progress, arguments)
+    return testing.run(ready, progress, [testing.FAST] if options.fast else testing.LEVELS)
 
 
 def _docs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,7 +260,8 @@ COMMANDS = (
     Command(
         "test",
         "run the linters and the tests",
-        "Install what is missing, then run ruff, mypy, codespell and pytest. With arguments only pytest runs:\n"
+        "Install what is missing, then run ruff, mypy, codespell, and the unit, component and end-to-end tests.\n"
+        "With arguments only pytest runs:\n"
         "    build.py test tests/unit\n"
         "    build.py test -- -k stream -x",
         _test_arguments,

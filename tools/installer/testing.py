@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
-from tools.installer import processes
-from tools.installer.console import Progress
+from tools.installer import official, processes
+from tools.installer.console import BuildError, Progress
 from tools.installer.environment import Environment
 from tools.installer.paths import CHECKOUT
 from tools.installer.server import child_environment
@@ -20,18 +22,55 @@ CHECKS = (
 )
 
 
-def run(environment: Environment, progress: Progress, pytest_arguments: Sequence[str]) -> int:
-    """Everything without arguments, pytest alone with them. Goes on after a failure; returns 0 where all is well."""
+@dataclass(frozen=True)
+class Level:
+    """Tests that run together, and how."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+_SLOWEST = ("--durations=15", "--durations-min=1")
+_COVERAGE = ("--cov", "--cov-report=term:skip-covered")
+# By files: what a module sets up is set up once.
+_PARALLEL = ("-n", "logical", "--dist", "loadfile")
+# One server, and one engine that has all cores.
+LEVELS = (
+    Level("unit tests", ("tests/unit", "tests/fuzz", *_PARALLEL, *_SLOWEST, *_COVERAGE)),
+    Level("component tests", ("tests/component", *_SLOWEST)),
+    Level("end-to-end tests", ("tests/end_to_end", *_SLOWEST)),
+)
+FAST = Level("unit tests, without slow ones", ("tests/unit", "tests/fuzz", "-m", "not slow", *_PARALLEL, *_SLOWEST))
+# What has to hold on every release of the base backend.
+ANY_BASE = ("tests/component", "tests/end_to_end", "-m", "any_base")
+
+
+def run(environment: Environment, progress: Progress, levels: Sequence[Level] = LEVELS) -> int:
+    """The checks and then the tests. Goes on after a failure; returns 0 where all is well."""
     failed = []
-    if not pytest_arguments:
-        for name, module in CHECKS:
-            progress.step(name)
-            if _python(environment, module):
-                failed.append(name)
-    status = run_pytest(environment, progress, pytest_arguments)
+    for name, module in CHECKS:
+        progress.step(name)
+        if _python(environment, module):
+            failed.append(name)
+    for level in levels:
+        progress.step(level.name)
+        if _python(environment, ("pytest", *level.arguments)):
+            failed.append(level.name)
     if failed:
         progress.step(f"failed: {', '.join(failed)}")
-    return status or (1 if failed else 0)
+    return 1 if failed else 0
+
+
+def run_on_base(environment: Environment, progress: Progress, base: Path, arguments: Sequence[str]) -> int:
+    """The tests that hold on every release, on the backend in the folder ``base``, or the tests that are named.
+
+    Raises:
+        BuildError: there is no backend in the folder.
+    """
+    folder = official.source_folder(base)
+    if folder is None:
+        raise BuildError(f"{base} has no model.py, nor has its src", "give --base the folder of a vLLM backend")
+    return run_pytest(environment, progress, arguments or ANY_BASE, {"VLLM_BACKEND_DIR": str(folder.resolve())})
 
 
 def run_pytest(

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from tests import documented
+from tests.support import documented
 from tests.support.documented import Example, prints, read
 from tools.installer import serve
 from tools.installer.server import TritonServer

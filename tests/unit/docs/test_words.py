@@ -61,14 +61,14 @@ def found_in(text: str) -> list[str]:
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Lines and values of all strings of a module except docstrings; an f-string is one text."""
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     hidden: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             hidden.add(id(node.value))
         elif isinstance(node, ast.JoinedStr):
             hidden |= {id(part) for part in node.values}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
             yield node.lineno, "".join(map(str, parts))

@@ -15,6 +15,8 @@ from tools.installer.compatibility import BEGIN, END, Row, find_bases, read_outc
 from tools.installer.console import BuildError, Progress
 from tools.installer.environment import Environment
 
+pytestmark = pytest.mark.slow
+
 HEADER = f"{Row(compatibility.COLUMNS)}\n{Row(('---',) * len(compatibility.COLUMNS))}\n"
 EMPTY = f"Before.\n\n{BEGIN}\n{HEADER}{END}\n\nAfter.\n"
 SUITE = """

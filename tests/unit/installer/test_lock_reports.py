@@ -36,6 +36,7 @@ def test_it_is_written_where_it_is_wanted(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == file.read_text()
 
 
+@pytest.mark.slow
 def test_an_audit_looks_at_what_is_pinned_and_hands_on_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Sequence[str]] = []
 

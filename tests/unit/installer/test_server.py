@@ -43,6 +43,12 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return repository, backends
 
 
+@pytest.fixture(autouse=True)
+def nobody_ends_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child here never ends by itself, so that there is nothing to wait for."""
+    monkeypatch.setattr("tools.installer.server._ORPHANS_SECONDS", 0.2)
+
+
 @pytest.fixture
 def fake_triton(environment: Environment) -> Environment:
     (environment.triton / "bin/tritonserver").write_text(FAKE.format(python=sys.executable))

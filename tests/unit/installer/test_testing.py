@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.installer import testing
-from tools.installer.console import Progress
+import build
+from tools.installer import commands, testing
 from tools.installer.environment import Environment
 
 
@@ -18,42 +18,65 @@ class Runs:
     def __init__(self, **failing: int) -> None:
         self.failing = failing
         self.modules: list[Sequence[str]] = []
+        self.variables: list[object] = []
 
     def __call__(self, environment: Environment, module: Sequence[str], variables: object = None) -> int:
         self.modules.append(module)
+        if variables:
+            self.variables.append(variables)
         return self.failing.get(module[0], 0)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, environment: Environment, runs: Runs, *arguments: str) -> int:
-    monkeypatch.setattr(testing, "_python", runs)
-    return testing.run(environment, Progress(), arguments)
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> Runs:
+    """What the command `test` runs, on an environment that is there."""
+    made = Runs()
+    monkeypatch.setattr(testing, "_python", made)
+    monkeypatch.setattr(commands, "prepare", lambda options, progress: environment)
+    return made
 
 
-def test_all_of_it_without_arguments(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
-    runs = Runs()
-    assert run(monkeypatch, environment, runs) == 0
-    assert [" ".join(module[:2]) for module in runs.modules] == [
-        "ruff check",
-        "ruff format",
-        "mypy",
-        "codespell_lib",
-        "pytest",
-    ]
+def test_checks_and_all_levels_without_arguments(runs: Runs) -> None:
+    assert build.main(["test"]) == 0
+    assert [module[0] for module in runs.modules] == ["ruff", "ruff", "mypy", "codespell_lib", *["pytest"] * 3]
+    assert [module[1] for module in runs.modules[-3:]] == ["tests/unit", "tests/component", "tests/end_to_end"]
+    for level in runs.modules[-3:]:
+        assert "--durations=15" in level
+    assert "--cov" in runs.modules[-3]
 
 
-def test_pytest_alone_with_arguments(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
-    runs = Runs()
-    run(monkeypatch, environment, runs, "tests/unit", "-x")
+def test_fast_is_checks_and_unit_tests(runs: Runs) -> None:
+    assert build.main(["test", "--fast"]) == 0
+    (tests,) = (module for module in runs.modules if module[0] == "pytest")
+    assert "tests/unit" in tests
+    assert "not slow" in tests
+    assert not [argument for argument in tests if "component" in argument or "end_to_end" in argument]
+    assert build.main(["test", "--fast", "tests/unit"]) == 1
+
+
+def test_pytest_alone_with_arguments(runs: Runs) -> None:
+    assert build.main(["test", "tests/unit", "--", "-x"]) == 0
     assert runs.modules == [("pytest", "tests/unit", "-x")]
 
 
-@pytest.mark.parametrize(("failing", "status"), [({"mypy": 1}, 1), ({"pytest": 5}, 5), ({"ruff": 2, "pytest": 1}, 1)])
-def test_a_failure_does_not_hide_the_rest(
-    monkeypatch: pytest.MonkeyPatch, environment: Environment, failing: dict[str, int], status: int
-) -> None:
-    runs = Runs(**failing)
-    assert run(monkeypatch, environment, runs) == status
-    assert runs.modules[-1] == ("pytest",)
+def test_what_holds_on_any_base_runs_on_the_one_that_is_named(runs: Runs, tmp_path: Path) -> None:
+    assert build.main(["test", "--base", str(tmp_path)]) == 1
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/model.py").touch()
+    assert build.main(["test", "--base", str(tmp_path)]) == 0
+    assert build.main(["test", "--base", str(tmp_path), "tests/end_to_end/test_base.py"]) == 0
+    assert runs.modules == [
+        ("pytest", "tests/component", "tests/end_to_end", "-m", "any_base"),
+        ("pytest", "tests/end_to_end/test_base.py"),
+    ]
+    assert runs.variables == [{"VLLM_BACKEND_DIR": str(tmp_path / "src")}] * 2
+
+
+@pytest.mark.parametrize("failing", [{"mypy": 1}, {"pytest": 5}, {"ruff": 2, "pytest": 1}])
+def test_a_failure_does_not_hide_the_rest(runs: Runs, failing: dict[str, int]) -> None:
+    runs.failing = failing
+    assert build.main(["test"]) == 1
+    assert len(runs.modules) == len(testing.CHECKS) + len(testing.LEVELS)
 
 
 @pytest.mark.parametrize("background", [False, True])

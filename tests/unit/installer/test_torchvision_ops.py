@@ -10,6 +10,8 @@ import pytest
 from patches import torchvision_ops
 from tools.installer.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 needs_cpu_torch = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None or "+cpu" not in importlib.metadata.version("torch"),
     reason="needs a CPU build of torch beside PyPI's torchvision",

@@ -21,6 +21,8 @@ from tests.support.triton_tree import make_tree
 from tools.installer import backends, commands, environment, into, ports
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 # As hatchling leaves them away.
 CACHES = {"__pycache__", ".DS_Store", ".mypy_cache", ".ruff_cache"}

@@ -18,6 +18,8 @@ import pytest
 
 from tools.installer.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in (CHECKOUT / "patches").glob("*.py") if not path.stem.startswith("_"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from vllm_backend_lib import sampling
 from vllm_backend_lib.kernel import errors
 
-pytest.importorskip("vllm.sampling_params")
+pytestmark = pytest.mark.usefixtures("vllm")
 
 
 def build(stream: bool = False, **parameters: Any) -> Any:

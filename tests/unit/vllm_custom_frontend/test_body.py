@@ -102,11 +102,11 @@ def test_a_million_values_do_not_stop_the_frontend() -> None:
     """json.loads holds the interpreter for half a second."""
     body = b'{"model":"m","prompt":[' + b"1," * 999_000 + b'1],"x":"' + b"A" * 20_000_000 + b'"}'
     counted = ValueLimit(1_000_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     for start in range(0, len(body), 65536):
         counted.add(body[start : start + 65536])
     assert model_of(in_utf8(body)) == ("m", body)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_errors_repeat_names_up_to_a_length() -> None:

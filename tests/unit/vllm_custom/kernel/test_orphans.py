@@ -14,6 +14,8 @@ import pytest
 
 from tools.installer.paths import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 GUARD = CHECKOUT / "backends/vllm_custom/vllm_custom/kernel/orphans.py"
 # A stub with an engine below it, which has a worker below it; then it says that all is up, and what to do comes in.
 STUB = """

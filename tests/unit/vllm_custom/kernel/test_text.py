@@ -50,8 +50,8 @@ def test_the_root_cause_of_any_error_is_a_safe_text(first: str, second: str) -> 
         ("lone \ud800 surrogate", "lone \\ud800 surrogate"),
         ("nul \0 and \x1b[0m", "nul \\x00 and \\x1b[0m"),
         ("<PIL.Image.Image image mode=RGB size=1093x5 at 0x7FC4D0>", "<object>"),
-        (f"got {io.BytesIO()!r}", "got <object>"),
-        (f"got {property()!r} and {len!r}", "got <object> and <object>"),
+        pytest.param(f"got {io.BytesIO()!r}", "got <object>", id="object"),
+        pytest.param(f"got {property()!r} and {len!r}", "got <object> and <object>", id="objects"),
         ("<bound method A.b of <__main__.A object at 0x7f0011223344>>", "<object>"),
         ("cut off <PIL.Image.Image at 0x7f", "cut off <object>"),
         ("freed at 0x55d2 twice", "freed at (address) twice"),
@@ -108,9 +108,9 @@ def test_objects_that_cannot_be_printed_are_named() -> None:
 )
 def test_a_value_of_any_size_is_shown_at_once(value: Any) -> None:
     """The repr of 60 MB of JSON held everybody up for a second."""
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(errors.shorten(value)) < 100
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_an_integer_of_too_many_digits_can_be_shown() -> None:

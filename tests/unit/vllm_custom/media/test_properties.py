@@ -47,6 +47,7 @@ def test_a_file_comes_back_from_each_form(file: bytes, form: str) -> None:
         assert scheme_of(element) == ("data" if form in ("data_uri", "percent") else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 @given(st.data())
 def test_a_picture_that_was_changed_is_a_picture_or_refused(seed: Path, data: st.DataObject) -> None:

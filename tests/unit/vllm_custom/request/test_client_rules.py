@@ -518,6 +518,7 @@ _KEYS = st.text(max_size=12) | st.sampled_from(
 _OBJECTS = st.dictionaries(_KEYS, _VALUES, max_size=4)
 
 
+@pytest.mark.slow
 @given(_OBJECTS, st.sampled_from([RULES, TRUSTING, SHORT]))
 def test_any_object_passes_or_is_refused_by_our_error(value: dict[str, Any], rules: ClientRules) -> None:
     def encodable(function: Any) -> None:

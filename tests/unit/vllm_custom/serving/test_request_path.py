@@ -5,6 +5,7 @@ import pytest
 from tests.fuzz import request_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_generated_request_has_exactly_one_final_response(seed: int) -> None:
     report = request_path.run(1500, seed, per_model=1500)

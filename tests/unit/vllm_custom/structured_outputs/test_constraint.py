@@ -362,6 +362,7 @@ _NAMES = st.sampled_from([*(f"guided_{kind}" for kind in KINDS), "response_forma
 _KEYED = st.dictionaries(st.sampled_from([*KINDS, "type", "json_schema", "whitespace_pattern"]), _VALUES, max_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=_NAMES, value=_VALUES | _KEYED, as_text=st.booleans())

@@ -27,6 +27,7 @@ from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import ClientRules, InferenceCall, ProcessorBounds, parse_request
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("vllm"),
     # The libraries' own, about what they read and write here.
     pytest.mark.filterwarnings("ignore"),

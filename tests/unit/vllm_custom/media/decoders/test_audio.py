@@ -104,6 +104,7 @@ def test_a_longer_sound_is_refused(file_format: str) -> None:
         decode(data, 2)
 
 
+@pytest.mark.slow
 def test_a_few_bytes_that_become_an_hour_are_refused_while_they_unpack() -> None:
     """FLAC of silence takes 50 bytes a second here, and its header does not have to say how long it is."""
     data = bytearray(sound(np.zeros(3600 * RATE, np.int16), "FLAC"))
@@ -212,6 +213,7 @@ _VALID = [sound(TONE, *options) for options in (("WAV",), ("FLAC",), ("MP3",), (
 _VALID.append(film(greys(2), audio=tone(seconds=0.1, rate=48_000)))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(_VALID), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_files_give_a_sound_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:

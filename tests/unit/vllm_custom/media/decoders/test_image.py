@@ -198,6 +198,7 @@ def test_decoding_in_threads_leaves_the_processs_warning_filters_alone() -> None
 _VALID = [encode(halves(), image_format) for image_format in FORMATS] + [gif([RED, BLUE]), encode(halves("P"), "TIFF")]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(_VALID), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_files_give_a_picture_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:

@@ -166,6 +166,7 @@ def test_films(file_format: str, codec: str) -> None:
     assert list(metadata["frames_indices"]) == [0, 3, 6, 9]
 
 
+@pytest.mark.slow
 def test_a_recording_without_a_length_is_taken_whole() -> None:
     """As browsers record."""
     frames, metadata = decode(film(greys(), "webm", "libvpx", live=True), 4)
@@ -279,6 +280,7 @@ def test_a_phones_film_is_turned_upright(degrees: int) -> None:
     assert np.abs(frame.astype(int) - expected).mean() < 10
 
 
+@pytest.mark.slow
 def test_fewer_frames_than_the_length_promises_are_spread_evenly_too() -> None:
     """A variable rate, or a gap: two seconds at ten frames a second, and eleven frames."""
     frames, metadata = decode(film(greys(20), "webm", "libvpx", drop=range(8, 17)), 4)
@@ -345,7 +347,10 @@ def test_damaged_films_give_frames_or_our_error(changes: list[tuple[int, int]], 
     damaged = bytearray(_FILMS[file_format])
     for place, value in changes:
         damaged[place % len(damaged)] = value
-    made, error = fakes.outcome(lambda: decode(bytes(damaged), 3))
+    try:
+        made, error = fakes.outcome(lambda: decode(bytes(damaged), 3))
+    except MemoryError:  # FFmpeg was asked for more than there is: the worker answers for it
+        return
     assert str(error).startswith("video[0]: ") if error else len(made[0]) <= 3
 
 

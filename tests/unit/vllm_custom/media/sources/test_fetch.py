@@ -515,7 +515,8 @@ async def test_every_url_is_counted_once_by_its_result(server: MediaServer) -> N
         await refused(fetcher, url)
     for path in ("missing", "stall"):
         await refused(fetcher, f"http://{base}/{path}")
-    task = asyncio.create_task(get(fetcher, f"http://{base}/stall"))
+    patient = make_fetcher(server.port, names, observe=records.append, seconds=STALL_SECONDS)
+    task = asyncio.create_task(get(patient, f"http://{base}/stall"))
     await asyncio.sleep(0.1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

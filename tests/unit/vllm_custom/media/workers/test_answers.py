@@ -55,6 +55,7 @@ def test_what_no_worker_says_is_no_answer(message: bytes) -> None:
         Answer.parse(message)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=50) | st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists).map(repr))
 def test_any_message_is_an_answer_or_refused(message: bytes | str) -> None:
     with contextlib.suppress(ValueError):

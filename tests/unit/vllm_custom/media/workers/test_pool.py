@@ -31,7 +31,7 @@ from vllm_custom.media.workers import ForkServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
-CORPUS = CHECKOUT / "fuzz" / "corpus"
+CORPUS = CHECKOUT / "tests/fuzz/corpus"
 SMALL = encode(Image.new("RGB", (8, 8), RED))
 MIB = 1 << 20
 
@@ -223,6 +223,7 @@ async def test_descriptors_and_workers_stay_as_many_over_many_items() -> None:
         assert descriptors() <= before
 
 
+@pytest.mark.slow
 async def test_the_front_does_not_grow_with_what_it_has_handed_out() -> None:
     large = encode(Image.new("RGB", (4000, 4000)))  # 48 MB
     with loader(MEDIA_CONCURRENCY=2, MEDIA_CACHE_BYTES=0) as media:
@@ -324,6 +325,7 @@ def group4(marked: int, side: int = 7000) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 async def test_thirty_small_files_that_become_gigabytes_are_refused_before_any_is_decoded() -> None:
     """Each is 2 KB and allowed by itself."""
     records: list[Record] = []

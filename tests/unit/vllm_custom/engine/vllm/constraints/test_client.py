@@ -21,6 +21,8 @@ from vllm_custom.engine.vllm.constraints.client import (
 from vllm_custom.engine.vllm.constraints.grammars import compiler_facts
 from vllm_custom.errors import UnavailableError
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = CHECKOUT / "model_repository/shapes_vl/1/weights"
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
 # 12 KB for which xgrammar takes minutes on any machine; 240 parts in place of 600 took 8 seconds, 400 took 78.
