@@ -55,10 +55,12 @@ class EngineName:
 
 
 def started_at(process: int) -> str:
-    """When ``process`` started, in the kernel's own unit: a process id may be used again."""
+    """When ``process`` started, in the kernel's unit, as a process id may be used again; empty once it has ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        # The name stands in brackets and may itself hold brackets and spaces.
+        state, *values = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return "" if state in ("Z", "X") else values[18]
+    except (OSError, ValueError, IndexError):
         return ""
 
 

@@ -13,12 +13,13 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
 from vllm_custom.engine.host.board import Board
+from vllm_custom.engine.host.folders import started_at
 from vllm_custom.engine.host.messages import (
     Attach,
     FrontLost,
@@ -37,6 +38,7 @@ from vllm_custom.engine.host.messages import (
 # A pickled configuration of vLLM has about 100 kB.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _FIRST_FRONT_SECONDS = 10.0
+_LOOK_SECONDS = 0.3
 # What a front has sent may reach the engine after the news of its end.
 _ABORT_AGAIN_SECONDS = (0.0, 0.5, 2.0)
 
@@ -115,21 +117,25 @@ class Host:
             listening: where fronts connect.
             server: process id of tritonserver.
         """
-        loop = asyncio.get_running_loop()
-        with contextlib.ExitStack() as stack:
-            for process in (server, os.getppid()):
-                stack.enter_context(_when_gone(process, self._ending.set))
-            self._leave_alone(max(self._grace_seconds, _FIRST_FRONT_SECONDS))
-            accepting = await asyncio.start_unix_server(self._meet, sock=listening, limit=_MAX_LINE_BYTES)
-            died = loop.create_task(self._when_dead())
-            await self._ending.wait()
-            died.cancel()
-            accepting.close()
-            await self._core.stop()
+        self._leave_alone(max(self._grace_seconds, _FIRST_FRONT_SECONDS))
+        accepting = await asyncio.start_unix_server(self._meet, sock=listening, limit=_MAX_LINE_BYTES)
+        watching = [asyncio.create_task(watch) for watch in (self._when_dead(), self._when_alone(server))]
+        await self._ending.wait()
+        for task in watching:
+            task.cancel()
+        accepting.close()
+        await self._core.stop()
 
     async def _when_dead(self) -> None:
         await self._core.died()
         _say("a process of the engine has ended")
+        self._ending.set()
+
+    async def _when_alone(self, server: int) -> None:
+        """The processes above have to be looked for: not every kernel tells."""
+        born, guard = started_at(server), os.getppid()
+        while born and started_at(server) == born and os.getppid() == guard:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
         self._ending.set()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -226,24 +232,6 @@ class Host:
         task = asyncio.ensure_future(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
-
-
-@contextlib.contextmanager
-def _when_gone(process: int, call: Callable[[], object]) -> Iterator[None]:
-    """Have ``call`` called on the running loop when the process has ended; at once where it has."""
-    loop = asyncio.get_running_loop()
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        loop.call_soon(call)
-        yield
-        return
-    loop.add_reader(descriptor, call)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 def _say(line: str) -> None:
