@@ -16,6 +16,7 @@ from tests.support import fakes
 from tests.support.fake_engine import FakeEngine
 from vllm_custom.contract.settings import Settings
 from vllm_custom.contract.table import INPUTS, OUTPUTS
+from vllm_custom.engine.host import Share
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.serving.service import ModelFiles, Service
 
@@ -125,7 +126,9 @@ async def _end_all() -> None:
 class Model:
     """A model that serves; leave the context to unload it."""
 
-    def __init__(self, engine: FakeEngine, *, decoupled: bool = True, **parameters: str) -> None:
+    def __init__(
+        self, engine: FakeEngine, *, decoupled: bool = True, share: Share | None = None, **parameters: str
+    ) -> None:
         self.engine = engine
         self.base = Base()
         self.log = Log()
@@ -140,7 +143,7 @@ class Model:
             }
         )
         pb_utils = SimpleNamespace(**vars(fakes.pb_utils), Logger=self.log, unload_model=self.unloads.append)
-        self.service = Service(engine, self.base, self.settings, ModelFiles(), MediaHandles(), pb_utils)
+        self.service = Service(engine, self.base, self.settings, ModelFiles(), MediaHandles(), pb_utils, share=share)
         self.admission = self.service.runner._with.admission
 
     def __enter__(self) -> Model:

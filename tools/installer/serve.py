@@ -21,10 +21,14 @@ _POLL_SECONDS = 0.1
 
 
 def models_of(repository: Path, passed_on: Sequence[str] = ()) -> list[str] | None:
-    """Of our own repository only shapes_vl: the other examples need weights. Another one is loaded whole (None)."""
+    """Of our own repository only shapes_vl: the other examples need weights. Another one is loaded whole.
+
+    Both under explicit model control, without which an instance whose process was killed cannot be replaced. None where
+    tritonserver's own options say what is loaded.
+    """
     if any(argument.lstrip("-").startswith(("model-control-mode", "load-model")) for argument in passed_on):
         return None
-    return [DEFAULT_MODEL] if repository.resolve() == DEFAULT_REPOSITORY.resolve() else None
+    return [DEFAULT_MODEL] if repository.resolve() == DEFAULT_REPOSITORY.resolve() else ["*"]
 
 
 @dataclass

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from vllm_custom import engine_args
 from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
 from vllm_custom.contract.settings import Settings
+from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
+from vllm_custom.engine.host import Share
 from vllm_custom.kernel import model_files
 from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.media.decoders.image import set_pixel_limit
@@ -18,6 +24,7 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
+from vllm_custom.triton.healing import Healer
 
 
 class Model:
@@ -47,6 +54,9 @@ class Model:
         handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
+        # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
+        self._connection = self._joined(args, model_config)
+        self._share: Share | None = None
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
         self._base: Any = None
@@ -55,12 +65,20 @@ class Model:
             base = BaseModelAdapter(self._base)
             running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
             files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
-            self._service = Service(running, base, self._settings, files, handles, pb_utils, merge=merge)
+            if self._connection is not None:
+                self._share = Share(self._connection, self._fronts)
+            self._service = Service(
+                running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share
+            )
         except BaseException:
             compiling.close()
             if self._base is not None:
                 self._base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
+            if self._connection is not None:
+                self._connection.leave()
             raise
+        if self._connection is not None:
+            self._replace_others(self._connection, args, pb_utils)
         tuning.set_switch_interval()
         tuning.freeze_gc_heap()
 
@@ -75,6 +93,8 @@ class Model:
         """Let the requests under way end, then the engine and everything around it."""
         self._base.finalize()
         self._service.close()
+        if self._share is not None:
+            self._share.close()
         # Metric families hold memory that Triton shares with this process: they have to go before the interpreter
         # does, which would otherwise end in a segmentation fault. They hang in cycles with the engine's loggers.
         del self._service
@@ -111,10 +131,36 @@ class Model:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         model: Any = base()
-        with tuning.fast_event_loops():
+        with tuning.fast_event_loops(), self._engine_of_others():
             model.initialize({**args, "model_config": json.dumps(model_config)})
         model.using_decoupled = self._settings.decoupled
         return model
+
+    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any]) -> host.Connection | None:
+        """A connection to the engine of all instances; None where this one has an engine of its own."""
+        self._fronts = host.fronts_of(model_config, args)
+        wanted = self._settings.share_engine
+        if wanted == "false" or (wanted == "auto" and self._fronts == 1):
+            return None
+        name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
+        grace = self._settings.engine_grace_period
+        return host.join(name, args["model_instance_name"], engine.HOST_PROGRAM, grace)
+
+    def _replace_others(self, connection: host.Connection, args: Mapping[str, str], pb_utils: Any) -> None:
+        """Have instances replaced whose process was killed."""
+        name, base = self._settings.model_name, BaseModelAdapter(self._base)
+        end_server = functools.partial(os.kill, os.getppid(), signal.SIGTERM)
+        Healer(
+            connection,
+            json.loads(args["model_config"]),
+            load=lambda config: pb_utils.load_model(model_name=name, config=config),
+            is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
+            log=self._log,
+            give_up=end_server if self._settings.exit_on_lost_instance else None,
+        )
+
+    def _engine_of_others(self) -> AbstractContextManager[None]:
+        return engine.attached(self._connection, self._fronts) if self._connection is not None else nullcontext()
 
     def _announce(self, loaded: LoadedBase) -> None:
         log = self._log.log_info if loaded.release else self._log.log_warn

@@ -30,11 +30,11 @@ class FakeServer:
 
 def test_of_our_own_repository_only_shapes_vl() -> None:
     assert serve.models_of(DEFAULT_REPOSITORY) == ["shapes_vl"]
-    assert serve.models_of(DEFAULT_REPOSITORY / "." / "..", []) is None
+    assert serve.models_of(DEFAULT_REPOSITORY / "." / "..", []) == ["*"]
 
 
 def test_another_repository_is_loaded_whole(tmp_path: Path) -> None:
-    assert serve.models_of(tmp_path) is None
+    assert serve.models_of(tmp_path) == ["*"]
 
 
 @pytest.mark.parametrize("flag", ["--model-control-mode=poll", "--load-model=other", "--load-model"])

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from vllm_custom.engine.protocol import Adapter, Engine
 from vllm_custom.errors import InvalidRequestError, NotFoundError, listing
@@ -18,6 +19,10 @@ _MAX_REASON_CHARACTERS = 300
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
 
 
+# The number of a key, the same for all who ask for it, and not below a bound.
+Numbers: TypeAlias = Callable[[str, int], Awaitable[int]]
+
+
 @dataclass(eq=False)
 class _Version:
     """One adapter with one set of weights.
@@ -25,6 +30,7 @@ class _Version:
     Attributes:
         engine_name: what the engine knows it by. It takes part in the keys of the engine's caches, so that of an
             adapter which can be replaced holds the id.
+        copy: number of its copy in this process: the same weights may come back under the same id.
         path: where its weights are; empty until they have been taken from the folder.
         users: requests that hold it.
         found: where it comes from, or None for multi_lora.json.
@@ -33,6 +39,7 @@ class _Version:
     name: str
     number: int
     engine_name: str
+    copy: int = 0
     path: str = ""
     found: FoundAdapter | None = None
     users: int = 0
@@ -50,7 +57,13 @@ class LoraAdapters:
     """The adapters of one engine. To be used on its event loop."""
 
     def __init__(
-        self, engine: Engine, paths: Mapping[str, str], *, enabled: bool, folder: LoraFolder | None = None
+        self,
+        engine: Engine,
+        paths: Mapping[str, str],
+        *,
+        enabled: bool,
+        folder: LoraFolder | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         """
         Args:
@@ -59,6 +72,7 @@ class LoraAdapters:
                 them. They win over adapters of the same name in ``folder``.
             enabled: whether the engine runs with enable_lora.
             folder: LORA_DIR.
+            numbers: of adapters in all processes that use this engine; None where this is the only one.
         """
         self._engine = engine
         self._enabled = enabled
@@ -67,7 +81,8 @@ class LoraAdapters:
             name: _Version(name, number, engine_name=name, path=path)
             for number, (name, path) in enumerate(paths.items(), 1)
         }
-        self._numbers = itertools.count(len(self._fixed) + 1)
+        self._numbers = numbers
+        self._own_numbers = itertools.count(len(self._fixed) + 1)
         self._current: dict[str, _Version] = {}
         self._cleaning: set[asyncio.Task[None]] = set()
 
@@ -127,8 +142,12 @@ class LoraAdapters:
             known = listing({*self._fixed, *found})
             raise NotFoundError(f"lora_name: expected an adapter of this model ({known}), got {name!r}")
         if name not in self._current:
-            number = next(self._numbers)
-            self._current[name] = _Version(name, number, engine_name=f"{name}@{number}", found=found[name])
+            copy = next(self._own_numbers)
+            number = copy
+            if self._numbers is not None:  # the same id in each process that finds the same files
+                number = await self._numbers(f"{name}@{found[name].fingerprint}", len(self._fixed) + 1)
+            version = _Version(name, number, engine_name=f"{name}@{number}", copy=copy, found=found[name])
+            return self._current.setdefault(name, version)  # another request may have asked meanwhile
         return self._current[name]
 
     def _retire_changed(self, found: Mapping[str, FoundAdapter]) -> None:
@@ -148,7 +167,7 @@ class LoraAdapters:
 
     async def _load_now(self, version: _Version) -> None:
         if version.found is not None and self._folder is not None:
-            version.path = await self._folder.take(version.found, version.number)
+            version.path = await self._folder.take(version.found, version.copy)
         await self._add(version)
         version.loaded = True
 
@@ -174,7 +193,7 @@ class LoraAdapters:
             with contextlib.suppress(Exception):  # evicted by the engine itself, or the engine has died
                 await self._engine.remove_adapter(version.number)
         if self._folder is not None:
-            await self._folder.drop(version.number)
+            await self._folder.drop(version.copy)
 
 
 def _reason(error: Exception, version: _Version) -> str:

@@ -61,7 +61,7 @@ class LoraFolder:
             return self._found
 
     async def take(self, adapter: FoundAdapter, number: int) -> str:
-        """The path from which the engine may load ``adapter`` under the id ``number``.
+        """The path from which the engine may load ``adapter``, of which this is copy ``number``.
 
         Raises:
             UnavailableError: the adapter's files changed while they were copied.
@@ -73,7 +73,7 @@ class LoraFolder:
         return str(target)
 
     async def drop(self, number: int) -> None:
-        """The engine will not ask for the adapter of this id again."""
+        """The engine will not ask for this copy again."""
         if self._owned is not None:
             await asyncio.to_thread(shutil.rmtree, self._owned.path / str(number), ignore_errors=True)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import TracebackType
+from typing import Protocol
 
 from vllm_custom.errors import MediaLimitError
+
+_LOOK_AGAIN_SECONDS = 0.005
 
 
 class ByteBudget:
@@ -48,6 +51,62 @@ class ByteBudget:
                 self.used += size
                 turn.set_result(None)
             self._waiting.popleft()
+
+
+class SharedCount(Protocol):
+    """Bytes that all processes count which serve the model."""
+
+    def take_in_turn(self, amount: int, limit: int) -> bool:
+        """Count ``amount`` if there are at most ``limit`` then, and no other process has waited for longer."""
+
+    def stop_waiting(self) -> None:
+        """This process does not wait any more."""
+
+    def give_back(self, amount: int) -> None:
+        """The counterpart of ``take_in_turn``."""
+
+
+class SharedBytes(Protocol):
+    """The counts of a model that several processes serve."""
+
+    @property
+    def decoded_bytes(self) -> SharedCount: ...
+    @property
+    def file_bytes(self) -> SharedCount: ...
+
+
+class SharedByteBudget(ByteBudget):
+    """One whose limit is for several processes together.
+
+    What another process gives back nobody is told: while the first in the queue waits, it looks again and again.
+    """
+
+    def __init__(self, limit: int, count: SharedCount) -> None:
+        super().__init__(limit)
+        self._count = count
+        self._turn = asyncio.Lock()
+
+    async def acquire(self, size: int) -> None:
+        if not size:
+            return
+        async with self._turn:  # in order of arrival
+            try:
+                while not self._count.take_in_turn(size, self.limit):  # noqa: ASYNC110 - of another process
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            except BaseException:
+                self._count.stop_waiting()
+                raise
+        self.used += size
+
+    def release(self, size: int) -> None:
+        self.used -= size
+        if size:
+            self._count.give_back(size)
+
+
+def budget_of(limit: int, count: SharedCount | None) -> ByteBudget:
+    """A budget of this process alone, or of all that count with it."""
+    return ByteBudget(limit) if count is None else SharedByteBudget(limit, count)
 
 
 class FileBytes:

@@ -16,7 +16,7 @@ import aiohttp
 
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
-from vllm_custom.media.budget import ByteBudget, FileBytes
+from vllm_custom.media.budget import FileBytes, SharedBytes, budget_of
 from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.decoders.job import Job
@@ -106,6 +106,7 @@ class MediaLoader:
         observe: Observe | None = None,
         audio_rate: int | None = None,
         default_frames: FrameSampling | None = None,
+        shared: SharedBytes | None = None,
     ) -> None:
         """
         Args:
@@ -115,6 +116,7 @@ class MediaLoader:
             observe: told what happens to each item.
             audio_rate: samples per second that audio is converted to; None leaves it as it is.
             default_frames: which frames of a video are taken where a request does not say.
+            shared: what all processes count that serve the model; None where this is the only one.
 
         Raises:
             ConfigError: a request may need more bytes than there are for all requests.
@@ -131,8 +133,8 @@ class MediaLoader:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="vllm_custom_media")
         self._sources = Sources(settings, self._executor, self._observe, fetcher)
         self._cache = MediaCache(settings.media_cache_bytes, self._observe)
-        self._budget = ByteBudget(settings.media_inflight_bytes)
-        self._file_budget = ByteBudget(settings.media_inflight_bytes)
+        self._budget = budget_of(settings.media_inflight_bytes, shared.decoded_bytes if shared else None)
+        self._file_budget = budget_of(settings.media_inflight_bytes, shared.file_bytes if shared else None)
         self._pool = DecoderPool(
             ForkServer(settings.media_worker_bytes),
             self._executor,

@@ -3,23 +3,60 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from vllm_custom.errors import InvalidRequestError, UnavailableError
+
+
+class Count(Protocol):
+    """A number that is counted up to a limit. Thread-safe."""
+
+    @property
+    def total(self) -> int:
+        """What is counted now."""
+
+    def take(self, amount: int, limit: int) -> bool:
+        """Count ``amount``, if there are at most ``limit`` then; 0 is no limit."""
+
+    def give_back(self, amount: int) -> None:
+        """The counterpart of ``take``."""
+
+
+class OwnCount:
+    """Of this process alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def take(self, amount: int, limit: int) -> bool:
+        with self._lock:
+            if limit and self.total + amount > limit:
+                return False
+            self.total += amount
+            return True
+
+    def give_back(self, amount: int) -> None:
+        with self._lock:
+            self.total -= amount
 
 
 class Admission:
     """Counts the sequences under way (a request has n of them) and refuses those beyond a limit. Thread-safe."""
 
-    def __init__(self, limit: int) -> None:
-        """``limit``: MAX_INFLIGHT_REQUESTS; 0 is no limit."""
+    def __init__(self, limit: int, count: Count | None = None) -> None:
+        """
+        Args:
+            limit: MAX_INFLIGHT_REQUESTS; 0 is no limit.
+            count: of all processes that serve the model; None where this is the only one.
+        """
         self._limit = limit
-        self._lock = threading.Lock()
-        self._inside = 0
+        self._count = count or OwnCount()
 
     @property
     def inside(self) -> int:
         """Sequences under way."""
-        return self._inside
+        return self._count.total
 
     def enter(self) -> Ticket:
         """Count a request as one sequence.
@@ -31,17 +68,14 @@ class Admission:
         return Ticket(self)
 
     def _take(self, sequences: int) -> None:
-        with self._lock:
-            if self._limit and self._inside + sequences > self._limit:
-                raise UnavailableError(
-                    f"too many requests: {self._inside} are under way and MAX_INFLIGHT_REQUESTS is {self._limit}; "
-                    "try again later"
-                )
-            self._inside += sequences
+        if not self._count.take(sequences, self._limit):
+            raise UnavailableError(
+                f"too many requests: {self._count.total} are under way and MAX_INFLIGHT_REQUESTS is {self._limit}; "
+                "try again later"
+            )
 
     def _give_back(self, sequences: int) -> None:
-        with self._lock:
-            self._inside -= sequences
+        self._count.give_back(sequences)
 
     def _check_possible(self, sequences: int) -> None:
         if self._limit and sequences > self._limit:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
+from vllm_custom.engine.host import Share
 from vllm_custom.errors import BackendError, ConfigError
 from vllm_custom.handlers import (
     EngineCalls,
@@ -28,7 +29,7 @@ from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
-from vllm_custom.media.metrics import MediaMetrics, ignore, log_refusals
+from vllm_custom.media.metrics import MediaMetrics, Observe, ignore, log_refusals
 from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
 from vllm_custom.pooling import PairScorer, PoolingBuilder
@@ -39,6 +40,7 @@ from vllm_custom.serving.health import Health
 from vllm_custom.serving.life import Surroundings
 from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
+from vllm_custom.serving.shares import share_of, with_all_caches
 from vllm_custom.structured_outputs import ConstraintCompiler
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
@@ -79,6 +81,7 @@ class Service:
         pb_utils: Any,
         *,
         merge: bool = True,
+        share: Share | None = None,
     ) -> None:
         """
         Args:
@@ -89,14 +92,17 @@ class Service:
             handles: through which the engine's renderer finds decoded media.
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
+            share: what this process has in common with others that serve the model; None where it is the only one.
         """
         self._engine = engine
+        if share is not None:
+            settings = share_of(settings, share.fronts)
         log = self._log = QueuedLog(pb_utils.Logger)
         labels = {"model": settings.model_name, "version": files.version}
-        self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils)
+        self._media, self._media_metrics = _media(engine, settings, labels, log, pb_utils, share)
         if confinement := self._media.start():
             log.log_info(f"[vllm_custom] {confinement}")
-        self._loras = _loras(engine, files)
+        self._loras = _loras(engine, files, share)
         rules = _rules(engine, settings)
         rows = RowReader(engine, settings, rules)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
@@ -131,7 +137,7 @@ class Service:
             engine=engine,
             door=TritonDoor(self._senders, rows.input_names, decoupled=settings.decoupled),
             router=router,
-            admission=Admission(settings.max_inflight_requests),
+            admission=Admission(settings.max_inflight_requests, share.sequences if share else None),
             health=Health(engine, unload if settings.enable_vllm_health_check else None, log.log_error),
             watch=self._watch,
             log=log,
@@ -182,24 +188,29 @@ def _rules(engine: Engine, settings: Settings) -> ClientRules:
 
 
 def _media(
-    engine: Engine, settings: Settings, labels: Mapping[str, str], log: Log, pb_utils: Any
+    engine: Engine, settings: Settings, labels: Mapping[str, str], log: Log, pb_utils: Any, share: Share | None
 ) -> tuple[MediaLoader, MediaMetrics | None]:
     facts = engine.facts
     counted = settings.report_custom_metrics and bool(facts.media_limits)
     metrics = MediaMetrics(pb_utils, labels, log.log_error) if counted else None
+    observe: Observe = metrics.observe if metrics else ignore
+    if share is not None:
+        observe = with_all_caches(share.cache_bytes, observe)
     loader = MediaLoader(
         settings,
         facts.media_limits,
-        observe=log_refusals(log.log_warn, metrics.observe if metrics else ignore),
+        observe=log_refusals(log.log_warn, observe),
         audio_rate=facts.audio_rate,
         default_frames=FrameSampling.parse(facts.frame_sampling, "model.json: media_io_kwargs.video."),
+        shared=share,
     )
     return loader, metrics
 
 
-def _loras(engine: Engine, files: ModelFiles) -> LoraAdapters:
+def _loras(engine: Engine, files: ModelFiles, share: Share | None) -> LoraAdapters:
     folder = LoraFolder(files.lora_dir, copies=engine.facts.on_one_host) if files.lora_dir else None
-    return LoraAdapters(engine, files.adapters, enabled=files.lora_enabled, folder=folder)
+    numbers = share.number if share is not None else None
+    return LoraAdapters(engine, files.adapters, enabled=files.lora_enabled, folder=folder, numbers=numbers)
 
 
 def _router(

@@ -225,3 +225,51 @@ def test_a_scan_takes_folders_with_an_adapter_only(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     assert list(scan(tmp_path)) == ["a"]
     assert scan(tmp_path / "nowhere") == {}
+
+
+async def test_processes_of_one_engine_use_the_same_ids(tmp_path: Path) -> None:
+    """Two that assign ids by themselves would give one id to two adapters, and one of them the other's weights."""
+    known: dict[str, int] = {}
+
+    async def number(key: str, at_least: int) -> int:
+        await asyncio.sleep(0)
+        return known.setdefault(key, at_least + len(known))
+
+    engine, clock = FakeEngine(), Clock()
+    for name in ("a", "b"):
+        Folder(tmp_path).write(name, name)
+    folders = [LoraFolder(tmp_path, clock=clock) for _ in range(2)]
+    fronts = [LoraAdapters(engine, {"zh": "/a/zh"}, enabled=True, folder=folder, numbers=number) for folder in folders]
+    first, second = await asyncio.gather(used(fronts[0], "a"), used(fronts[1], "b"))
+    assert {first.number, second.number} == {2, 3}
+    assert (await used(fronts[1], "a")).number == first.number
+    assert (await used(fronts[0], "b")).number == second.number
+    same = await asyncio.gather(*(used(fronts[0], "a") for _ in range(3)))
+    assert {adapter.number for adapter in same} == {first.number}
+    for front in fronts:
+        front.close()
+
+
+async def test_weights_that_come_back_under_their_id_have_a_copy_of_their_own(tmp_path: Path) -> None:
+    async def number(key: str, at_least: int) -> int:
+        return at_least
+
+    folder = Folder(tmp_path)
+    folder.adapters = LoraAdapters(
+        folder.engine, {}, enabled=True, folder=LoraFolder(tmp_path, clock=folder.clock), numbers=number
+    )
+    folder.write("a", "one")
+    async with AsyncExitStack() as stack:
+        before = await stack.enter_async_context(folder.adapters.use("a"))
+        (tmp_path / "a").rename(tmp_path / ".a")
+        folder.clock.now += 2
+        with pytest.raises(NotFoundError):
+            await used(folder.adapters, "a")
+        (tmp_path / ".a").rename(tmp_path / "a")
+        assert await folder.use("a") == (1, "one")
+        after = await used(folder.adapters, "a")
+        assert (before.number, before.path != after.path) == (after.number, True)
+    await folder.settle()
+    assert files(before.path) == []
+    assert "adapter_model.safetensors" in files(after.path)
+    folder.adapters.close()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from vllm_custom.media.budget import ByteBudget
+from vllm_custom.media.budget import ByteBudget, budget_of
 
 
 async def settle() -> None:
@@ -64,3 +64,53 @@ async def test_the_last_in_line_leaves_those_before_it() -> None:
     budget.release(8)
     await asyncio.wait_for(first, 10)
     assert budget.used == 9
+
+
+class Counts:
+    """What other processes do to the bytes of a model."""
+
+    def __init__(self) -> None:
+        self.others = 0
+        self.own = 0
+        self.waiting = False
+
+    def take_in_turn(self, amount: int, limit: int) -> bool:
+        self.waiting = self.others + self.own + amount > limit
+        self.own += 0 if self.waiting else amount
+        return not self.waiting
+
+    def stop_waiting(self) -> None:
+        self.waiting = False
+
+    def give_back(self, amount: int) -> None:
+        self.own -= amount
+
+
+async def test_a_shared_budget_waits_for_what_other_processes_hold() -> None:
+    counts = Counts()
+    budget = budget_of(10, counts)
+    counts.others = 8
+    first = asyncio.create_task(budget.acquire(5))
+    second = asyncio.create_task(budget.acquire(1))
+    await asyncio.sleep(0.02)
+    assert not first.done()
+    assert not second.done(), "the small one does not pass the one before it"
+    counts.others = 0
+    await asyncio.wait_for(asyncio.gather(first, second), 10)
+    assert (budget.used, counts.own) == (6, 6)
+    budget.release(5)
+    budget.release(1)
+    assert (budget.used, counts.own) == (0, 0)
+
+
+async def test_who_is_cancelled_while_others_hold_the_bytes_waits_no_more() -> None:
+    counts = Counts()
+    counts.others = 8
+    budget = budget_of(10, counts)
+    first = asyncio.create_task(budget.acquire(5))
+    await settle()
+    assert counts.waiting
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert not counts.waiting
+    await asyncio.wait_for(budget.acquire(2), 10)

@@ -17,6 +17,13 @@ def _json_object(text: str) -> dict[str, object]:
     return value
 
 
+def _sharing(text: str) -> str:
+    word = text.lower() or "auto"
+    if word not in ("auto", "true", "false"):
+        raise ValueError(text)
+    return word
+
+
 def _route(text: str) -> str:
     if not text.startswith("/") or not text.isascii():
         raise ValueError(text)
@@ -43,6 +50,27 @@ class ModelParameters(BaseModel):
         "",
         "Folder of the vLLM backend's model.py to build on; default: the environment variable of that name, else the "
         "folder vllm next to this backend's.",
+    )
+    share_engine: str = config_parameter(
+        "auto",
+        "Whether all instances of the model on the same devices are fronts of one engine, which has a process of its "
+        "own. auto: where instance_group counts more than one. false: each instance has an engine of its own.",
+        parse=_sharing,
+        allowed="auto, true or false",
+    )
+    engine_grace_period: int = config_parameter(
+        10,
+        "How long a shared engine stays when its last instance has ended, so that one that is loaded then finds it.",
+        unit="seconds",
+    )
+    exit_on_lost_instance: bool = config_parameter(
+        False,
+        "Let tritonserver end, as on SIGTERM, when the process of an instance that shares an engine was killed and "
+        "cannot be replaced, which takes explicit model control. For servers that are started again when they end.",
+    )
+    instances_replaced: int = config_parameter(
+        0,
+        "How often instances were replaced because the process of one was killed. Set by the backend, not by you.",
     )
     chat_template: str = config_parameter(
         "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."

@@ -7,10 +7,14 @@ from vllm_custom.engine.vllm.arguments import check_parsers, engine_argument_nam
 from vllm_custom.engine.vllm.connector import install_connector
 from vllm_custom.engine.vllm.constraints import CompileProcess
 from vllm_custom.engine.vllm.engine import VllmEngine
+from vllm_custom.engine.vllm.host import PROGRAM as HOST_PROGRAM
+from vllm_custom.engine.vllm.host import attached
 
 __all__ = [
+    "HOST_PROGRAM",
     "CompileProcess",
     "VllmEngine",
+    "attached",
     "check_parsers",
     "engine_argument_names",
     "install_connector",

@@ -1,0 +1,16 @@
+"""One engine for several fronts: its host process, how fronts find it, and what they have in common."""
+
+from vllm_custom.engine.host.board import Row
+from vllm_custom.engine.host.connection import Connection, HostLostError
+from vllm_custom.engine.host.finding import join
+from vllm_custom.engine.host.sharing import Share, engine_name, fronts_of
+
+__all__ = [
+    "Connection",
+    "HostLostError",
+    "Row",
+    "Share",
+    "engine_name",
+    "fronts_of",
+    "join",
+]

@@ -1,0 +1,98 @@
+"""Find the host of an engine, or start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+
+from vllm_custom.engine.host import board, folders, guard
+from vllm_custom.engine.host.connection import Connection
+from vllm_custom.errors import ConfigError
+
+_BACKLOG = 64
+# A host that ends waits for its engine to end.
+_PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+
+
+def join(name: folders.EngineName, front: str, program: str, grace_seconds: int) -> Connection:
+    """Connect a front to the host of its engine, which is started where there is none.
+
+    Args:
+        name: of the engine.
+        front: Triton's name of the instance.
+        program: the module that is the host.
+        grace_seconds: how long the engine stays when its last front has left.
+
+    Raises:
+        ConfigError: there is no host to be had.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            with folders.locked() as parent:
+                folder = parent / name.folder
+                connected = _connect(folder) or _start(folder, name.server, program, grace_seconds)
+        except OSError as error:
+            raise ConfigError(
+                f"the process for the engine that all instances share cannot be started: {error.strerror} "
+                "(its sockets are in the temporary folder, TMPDIR)"
+            ) from error
+        with contextlib.suppress(OSError):  # it has just ended
+            return Connection(connected, folder, front)
+        connected.close()
+        if time.monotonic() > deadline:
+            raise ConfigError("the host of the engine ends again and again; the server's log says why")
+        time.sleep(_POLL_SECONDS)
+
+
+def _connect(folder: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(folder / folders.CONTROL))
+    except OSError:  # there is none, or it has gone
+        connection.close()
+        return None
+    return connection
+
+
+def _start(folder: Path, server: int, program: str, grace_seconds: int) -> socket.socket:
+    """Start a host for ``folder`` and connect to it: it takes what waits as soon as it has been loaded.
+
+    Raises:
+        OSError: there can be no folder, or no process.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # of one that has gone
+    try:
+        folder.mkdir(mode=0o700)
+        board.make(folder / folders.BOARD)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(folder / folders.CONTROL))
+            listening.listen(_BACKLOG)
+            descriptor = listening.fileno()
+            python = os.fsdecode(get_executable())
+            host = [python, "-m", program, str(folder), str(descriptor), str(server), str(grace_seconds)]
+            command = [python, "-I", "-S", guard.__file__, str(folder), guard.identity(folder), str(descriptor), *host]
+            started = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[descriptor],
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            # The engine may end before this front does: the kernel keeps a child until somebody has asked for it.
+            threading.Thread(target=started.wait, name="vllm_custom_host_guard", daemon=True).start()
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(str(folder / folders.CONTROL))
+            return connection
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

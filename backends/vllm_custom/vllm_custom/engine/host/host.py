@@ -1,0 +1,239 @@
+"""The host: owns an engine, gives its fronts their places, and notices which of them have gone.
+
+No request passes through it. It ends when its last front has left and nobody has come for a while, at once when
+tritonserver has gone, and when the engine has died, which its fronts then see from their connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Coroutine, Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from vllm_custom.engine.host.board import Board
+from vllm_custom.engine.host.folders import started_at
+from vllm_custom.engine.host.messages import (
+    Attach,
+    FrontLost,
+    Join,
+    Leave,
+    Message,
+    Number,
+    Numbered,
+    Refused,
+    Slot,
+    Tried,
+    encode,
+    from_front,
+)
+
+# A pickled configuration of vLLM has about 100 kB.
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+_FIRST_FRONT_SECONDS = 10.0
+_LOOK_SECONDS = 0.3
+# What a front has sent may reach the engine after the news of its end.
+_ABORT_AGAIN_SECONDS = (0.0, 0.5, 2.0)
+
+
+class CoreError(Exception):
+    """The engine did not start. The message is for the log of the server."""
+
+
+class Core(Protocol):
+    """The engine, as far as its host is concerned."""
+
+    @property
+    def clients(self) -> int:
+        """How many clients it takes in its life. Number 0 is the host's own."""
+
+    async def start(self, config: bytes, *, log_stats: bool, fronts: int) -> None:
+        """Returns when the engine runs.
+
+        Raises:
+            CoreError: it does not.
+        """
+
+    def addresses(self, client: int) -> dict[str, str]:
+        """Where the engine expects this client."""
+
+    async def abort(self, client: int) -> int:
+        """End all requests of this client. How many there were."""
+
+    async def died(self) -> None:
+        """Returns when a process of the engine that runs has ended by itself."""
+
+    async def stop(self) -> None:
+        """End the engine, also one that is about to start."""
+
+
+class _Front:
+    """One connection."""
+
+    def __init__(self, name: str, writer: asyncio.StreamWriter) -> None:
+        self.name = name
+        self.client = 0
+        self._writer = writer
+
+    def tell(self, message: Message) -> None:
+        """Say it, if it still listens."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.write(encode(message))
+
+
+class Host:
+    """For one engine and one event loop."""
+
+    def __init__(self, core: Core, board: Board, grace_seconds: float) -> None:
+        """
+        Args:
+            core: not started yet.
+            board: of the fronts.
+            grace_seconds: how long the engine stays without a front.
+        """
+        self._core = core
+        self._board = board
+        self._grace_seconds = grace_seconds
+        self._fronts: dict[_Front, None] = {}
+        self._clients: Iterator[int] = itertools.count(1)
+        self._numbers: dict[str, int] = {}
+        self._starting: asyncio.Task[None] | None = None
+        self._replacing: _Front | None = None
+        self._ending = asyncio.Event()
+        self._grace: asyncio.TimerHandle | None = None
+        self._work: set[asyncio.Task[None]] = set()
+
+    async def serve(self, listening: socket.socket, server: int) -> None:
+        """Serve until there is nobody left to serve, or no engine to serve with.
+
+        Args:
+            listening: where fronts connect.
+            server: process id of tritonserver.
+        """
+        self._leave_alone(max(self._grace_seconds, _FIRST_FRONT_SECONDS))
+        accepting = await asyncio.start_unix_server(self._meet, sock=listening, limit=_MAX_LINE_BYTES)
+        watching = [asyncio.create_task(watch) for watch in (self._when_dead(), self._when_alone(server))]
+        await self._ending.wait()
+        for task in watching:
+            task.cancel()
+        accepting.close()
+        await self._core.stop()
+
+    async def _when_dead(self) -> None:
+        await self._core.died()
+        _say("a process of the engine has ended")
+        self._ending.set()
+
+    async def _when_alone(self, server: int) -> None:
+        """The processes above have to be looked for: not every kernel tells."""
+        born, guard = started_at(server), os.getppid()
+        while born and started_at(server) == born and os.getppid() == guard:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._ending.set()
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        front = _Front("?", writer)
+        self._come(front)
+        orderly = False
+        try:
+            async for line in reader:
+                message = from_front(line)
+                if isinstance(message, Leave):
+                    orderly = True
+                    break
+                self._answer(front, message)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            _say(f"the front {front.name} is cut off: {error}")
+        finally:
+            self._go(front, orderly=orderly)
+            writer.close()
+
+    def _answer(self, front: _Front, message: Join | Attach | Number | Tried) -> None:
+        if isinstance(message, Join):
+            front.name = message.name
+        elif isinstance(message, Attach):
+            self._do(self._attach(front, message))
+        elif isinstance(message, Tried):
+            self._replacing = None
+        else:
+            number = self._numbers.get(message.key)
+            if number is None:
+                number = max([message.at_least - 1, *self._numbers.values()]) + 1
+                self._numbers[message.key] = number
+            front.tell(Numbered(message.key, number))
+
+    async def _attach(self, front: _Front, wish: Attach) -> None:
+        if self._starting is None:
+            os.environ.update(wish.environment)
+            start = self._core.start(wish.config, log_stats=wish.log_stats, fronts=wish.fronts)
+            self._starting = asyncio.create_task(start)
+        try:
+            await asyncio.shield(self._starting)
+        except Exception as error:
+            if not isinstance(error, CoreError):
+                _say("".join(traceback.format_exception(error)))
+            front.tell(Refused(str(error) or type(error).__name__))
+            self._ending.set()
+            return
+        client = next(self._clients)
+        if client >= self._core.clients:
+            front.tell(Refused("the engine has taken as many fronts as it can; unload the model and load it again"))
+            return
+        front.client = client
+        if front not in self._fronts:  # it has gone while the engine started, and has a place that nobody uses
+            return
+        front.tell(Slot(client, self._core.addresses(client)))
+
+    def _come(self, front: _Front) -> None:
+        self._fronts[front] = None
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    def _go(self, front: _Front, *, orderly: bool) -> None:
+        del self._fronts[front]
+        if self._replacing is front:
+            self._replacing = None
+        if front.client:
+            self._board.wipe(front.client)
+            self._do(self._abort(front))
+        if front.client and not orderly:
+            self._lose(front)
+        if not self._fronts:
+            self._leave_alone(self._grace_seconds)
+
+    def _lose(self, front: _Front) -> None:
+        """All are told, and one is asked to have it replaced; one at a time, since that replaces all that are lost."""
+        attached = [other for other in self._fronts if other.client]
+        _say(f"the front {front.name} has gone; {len(attached)} are left")
+        asked = attached[0] if attached and self._replacing is None else None
+        self._replacing = self._replacing or asked
+        for other in attached:
+            other.tell(FrontLost(front.name, other is asked))
+
+    def _leave_alone(self, seconds: float) -> None:
+        self._grace = asyncio.get_running_loop().call_later(seconds, self._ending.set)
+
+    async def _abort(self, front: _Front) -> None:
+        for seconds in _ABORT_AGAIN_SECONDS:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(Exception):  # the engine has died, which ends the host as well
+                if ended := await self._core.abort(front.client):
+                    _say(f"ended {ended} requests of the front {front.name}, which has gone")
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+
+def _say(line: str) -> None:
+    """A line in the server's log."""
+    print(f"[vllm_custom] engine host: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,113 @@
+"""Which instances share an engine, and what one of them has in common with the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_custom.engine.host import folders
+from vllm_custom.engine.host.board import CACHE_BYTES, DECODED_BYTES, FILE_BYTES, SEQUENCES, Board, Row
+from vllm_custom.engine.host.connection import Connection, HostLostError
+from vllm_custom.engine.host.messages import Numbered
+from vllm_custom.errors import ConfigError, UnavailableError
+
+_STARTED_FROM = ("model.json", "multi_lora.json")
+
+
+def fronts_of(model_config: Mapping[str, Any], args: Mapping[str, str]) -> int:
+    """How many instances of the model there are to be on the devices of this one.
+
+    Args:
+        model_config: of Triton.
+        args: of Triton's ``initialize``.
+    """
+    kind, device = f"KIND_{args['model_instance_kind']}", int(args["model_instance_device_id"])
+    groups = [group for group in model_config.get("instance_group", []) if group.get("kind", kind) == kind]
+    if kind == "KIND_GPU":
+        groups = [group for group in groups if device in group.get("gpus", [device])]
+    return max(1, sum(int(group.get("count", 1)) for group in groups))
+
+
+def engine_name(args: Mapping[str, str], version_dir: Path, *others: str) -> folders.EngineName:
+    """What the engine of this instance is known by.
+
+    Args:
+        args: of Triton's ``initialize``.
+        version_dir: of the model.
+        others: texts that make another engine where they differ.
+    """
+    texts = [_text(version_dir / name) for name in _STARTED_FROM]
+    return folders.EngineName(
+        model=args["model_name"],
+        version=args["model_version"],
+        devices=f"{args['model_instance_kind']} {args['model_instance_device_id']}",
+        server=os.getppid(),
+        files=folders.fingerprint([*texts, *others], _weights(texts[0], version_dir)),
+    )
+
+
+class Share:
+    """What a front that is attached has in common with the others of its model."""
+
+    def __init__(self, connection: Connection, fronts: int) -> None:
+        """
+        Args:
+            connection: to the host, attached.
+            fronts: how many there are to be.
+
+        Raises:
+            ConfigError: it is not attached: the engine came from elsewhere.
+        """
+        if not connection.client:
+            raise ConfigError(
+                "config.pbtxt: parameter SHARE_ENGINE: expected false, as the vLLM backend that this one builds on "
+                "does not take its engine from vLLM's AsyncLLM"
+            )
+        self.fronts = fronts
+        self._connection = connection
+        self._board = Board(connection.folder / folders.BOARD)
+        self.sequences = self._row(SEQUENCES)
+        self.decoded_bytes = self._row(DECODED_BYTES)
+        self.file_bytes = self._row(FILE_BYTES)
+        self.cache_bytes = self._row(CACHE_BYTES)
+
+    async def number(self, key: str, at_least: int) -> int:
+        """The same number for all fronts that ask for ``key``.
+
+        Raises:
+            UnavailableError: the engine has gone.
+        """
+        try:
+            answer = await asyncio.wrap_future(self._connection.number(key, at_least))
+        except HostLostError as error:
+            raise UnavailableError("the vLLM engine has died; the model has to be loaded again") from error
+        assert isinstance(answer, Numbered)
+        return answer.number
+
+    def close(self) -> None:
+        """The front ends; nothing of it is asked any more."""
+        self._connection.leave()
+        self._board.close()
+
+    def _row(self, column: int) -> Row:
+        return Row(self._board, self._connection.client, column)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _weights(engine_arguments: str, version_dir: Path) -> list[Path]:
+    """The folder of the model, where it is one of this machine."""
+    try:
+        folder = version_dir / json.loads(engine_arguments)["model"]
+    except (ValueError, KeyError, TypeError):  # whoever reads it next says what is wrong
+        return []
+    return [folder] if folder.is_dir() else []

@@ -1,0 +1,69 @@
+"""A host whose engine is a process that sleeps. What is asked of it goes to the file that FAKE_CORE_LOG names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from vllm_custom.engine.host.board import Board
+from vllm_custom.engine.host.host import CoreError, Host
+
+_CLIENTS = 4
+
+
+class FakeCore:
+    """Starts, or does not, as the configuration says: ``bad``, ``worse``, or how many seconds it takes."""
+
+    clients = _CLIENTS
+
+    def __init__(self) -> None:
+        self._engine: subprocess.Popen[bytes] | None = None
+        self._up = asyncio.Event()
+
+    async def start(self, config: bytes, *, log_stats: bool, fronts: int) -> None:
+        _note(f"start {config.decode()} {log_stats} {fronts} {os.environ.get('FAKE_DEVICES', '')}")
+        if config == b"bad":
+            raise CoreError("no weights")
+        if config == b"worse":
+            raise ImportError("no such module")
+        await asyncio.sleep(float(config))
+        self._engine = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220
+        _note(f"pid {self._engine.pid}")
+        self._up.set()
+
+    def addresses(self, client: int) -> dict[str, str]:
+        return {"input_address": f"in{client}"}
+
+    async def abort(self, client: int) -> int:
+        _note(f"abort {client}")
+        return 0
+
+    async def died(self) -> None:
+        await self._up.wait()
+        assert self._engine is not None
+        await asyncio.to_thread(self._engine.wait)
+
+    async def stop(self) -> None:
+        _note("stop")
+        if self._engine is not None:
+            self._engine.terminate()
+
+
+def _note(line: str) -> None:
+    with Path(os.environ["FAKE_CORE_LOG"]).open("a") as log:
+        log.write(line + "\n")
+
+
+async def _serve(folder: Path, listening: socket.socket, server: int, grace_seconds: float) -> None:
+    await Host(FakeCore(), Board(folder / "board"), grace_seconds).serve(listening, server)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    folder, descriptor, server, grace = sys.argv[1:]
+    with socket.socket(fileno=int(descriptor)) as listening:
+        asyncio.run(_serve(Path(folder), listening, int(server), float(grace)))

@@ -1,0 +1,248 @@
+"""Fronts and the host of their engine: who starts it, who may use it, and what is left when any of them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.processes import is_gone, wait_until
+from vllm_custom.engine.host import Connection, HostLostError, join
+from vllm_custom.engine.host.board import SEQUENCES, Board, Row
+from vllm_custom.engine.host.folders import EngineName, runtime_folder
+from vllm_custom.engine.host.messages import FrontLost, Numbered
+from vllm_custom.errors import ConfigError
+
+PROGRAM = "tests.support.fake_core_host"
+# A front in a process of its own: it attaches, says so, and lives until it is told to leave, or is killed.
+FRONT = """
+import os, sys, time
+from vllm_custom.engine.host import join
+from vllm_custom.engine.host.folders import EngineName
+server, name = int(sys.argv[1]), sys.argv[2]
+connection = join(EngineName("model", "1", "MODEL 0", server, ""), name, {program!r}, 1)
+slot = connection.attach(b"0", log_stats=True, fronts=2, environment={{}})
+print(slot.index, flush=True)
+sys.stdin.readline()
+connection.leave()
+"""
+
+
+class Setting:
+    """A server's process id, and what hosts have noted."""
+
+    def __init__(self, log: Path, server: int) -> None:
+        self.log = log
+        self.server = server
+        self.joined: list[Connection] = []
+
+    def name(self, **changes: str) -> EngineName:
+        values = {"model": "model", "version": "1", "devices": "MODEL 0", "files": ""} | changes
+        return EngineName(server=self.server, **values)
+
+    def join(self, front: str = "model_0_0", grace: int = 1, **changes: str) -> Connection:
+        connection = join(self.name(**changes), front, PROGRAM, grace)
+        self.joined.append(connection)
+        return connection
+
+    def attach(self, front: str = "model_0_0", config: bytes = b"0", grace: int = 1) -> Connection:
+        connection = self.join(front, grace)
+        attach(connection, config)
+        return connection
+
+    def noted(self, word: str) -> list[str]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if line.split()[0] == word]
+
+    def engine(self) -> int:
+        return int(self.noted("pid")[-1].split()[1])
+
+
+def attach(connection: Connection, config: bytes = b"0") -> int:
+    return connection.attach(config, log_stats=True, fronts=2, environment={"FAKE_DEVICES": "3"}).index
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
+    folder = Path(f"/dev/shm/t{time.monotonic_ns() % 10**9}")
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("FAKE_CORE_LOG", str(tmp_path / "log"))
+    with subprocess.Popen(["sleep", "1000"]) as server:
+        made = Setting(tmp_path / "log", server.pid)
+        yield made
+        for connection in made.joined:
+            connection.leave()
+        server.kill()
+    wait_until(lambda: not list(folder.iterdir()))
+    folder.rmdir()
+    for process in (int(line.split()[1]) for line in made.noted("pid")):
+        wait_until(lambda process=process: is_gone(process))
+
+
+def front(setting: Setting, name: str = "model_0_1") -> subprocess.Popen[str]:
+    """One in a process of its own, attached."""
+    command = [sys.executable, "-c", FRONT.format(program=PROGRAM), str(setting.server), name]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip()
+    return process
+
+
+def test_fronts_that_start_at_once_share_one_engine(setting: Setting) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        fronts = list(pool.map(lambda number: setting.attach(f"model_0_{number}", b"0.3"), range(3)))
+    assert sorted(front.client for front in fronts) == [1, 2, 3]
+    assert setting.noted("start") == ["start 0.3 True 2 3"]
+    for front in fronts:
+        assert oct(front.folder.stat().st_mode)[-3:] == "700"
+
+
+@pytest.mark.parametrize("change", ["model", "version", "devices", "files"])
+def test_another_model_has_another_engine(setting: Setting, change: str) -> None:
+    setting.attach()
+    attach(setting.join(**{change: "2"}))
+    assert len(setting.noted("start")) == 2
+
+
+@pytest.mark.parametrize(("config", "reason"), [(b"bad", "no weights"), (b"worse", "no such module")])
+def test_an_engine_that_does_not_start_is_told_to_all_who_wait(setting: Setting, config: bytes, reason: str) -> None:
+    first, second = setting.join(), setting.join("model_0_1")
+    for connection in (first, second):
+        with pytest.raises(ConfigError, match=f"{reason}|ended while it was started"):
+            attach(connection, config)
+
+
+def test_a_front_that_leaves_frees_no_place_and_the_last_one_ends_the_engine(setting: Setting) -> None:
+    first, second = setting.attach(), setting.attach("model_0_1")
+    first.leave()
+    third = setting.attach("model_0_2")
+    assert third.client == 3
+    with pytest.raises(ConfigError, match="as many fronts as it can"):
+        attach(setting.join("model_0_3"))
+    second.leave()
+    assert not is_gone(setting.engine())
+    for connection in setting.joined:
+        connection.leave()
+    wait_until(lambda: is_gone(setting.engine()))
+    assert setting.noted("stop") == ["stop"]
+
+
+def test_a_front_that_comes_within_the_grace_finds_the_engine(setting: Setting) -> None:
+    setting.attach(grace=5).leave()
+    again = setting.join(grace=5)  # joined, which holds it before it is attached
+    assert attach(again) == 2
+    assert len(setting.noted("start")) == 1
+    os.kill(setting.server, signal.SIGKILL)
+
+
+def test_a_killed_front_is_noticed_its_requests_end_and_its_share_is_back(setting: Setting) -> None:
+    lost: list[object] = []
+    connection = setting.attach()
+    connection.when_front_lost(lambda news: lost.append(news))
+    other = front(setting)
+    board = Board(connection.folder / "board")
+    assert Row(board, 2, SEQUENCES).take(5, 0)
+    began = time.monotonic()
+    other.kill()
+    other.communicate()
+    wait_until(lambda: lost == [FrontLost("model_0_1", True)])
+    assert time.monotonic() - began < 2
+    wait_until(lambda: setting.noted("abort")[:1] == ["abort 2"])
+    assert board.total(SEQUENCES) == 0
+    assert not is_gone(setting.engine())
+    board.close()
+
+
+def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:
+    lost: list[object] = []
+    connection = setting.attach()
+    connection.when_front_lost(lambda news: lost.append(news))
+    front(setting).communicate("leave\n")
+    assert isinstance(connection.number("wait for what was said before", 1).result(10), Numbered)
+    assert lost == []
+
+
+def test_one_front_is_asked_at_a_time_to_have_the_lost_ones_replaced(setting: Setting) -> None:
+    asked: list[object] = []
+    first = setting.attach("first")
+    first.when_front_lost(asked.append)
+
+    def lose(name: str) -> None:
+        process = front(setting, name)
+        process.kill()
+        process.communicate()
+
+    for number, name in enumerate(("one", "two"), 1):
+        lose(name)
+        wait_until(lambda number=number: len(asked) == number)
+    assert asked == [FrontLost("one", True), FrontLost("two", False)]
+
+
+def test_after_an_attempt_a_front_is_asked_again(setting: Setting) -> None:
+    asked: list[object] = []
+    first = setting.attach("first")
+    for number, name in enumerate(("one", "two"), 1):
+        process = front(setting, name)
+        process.kill()
+        process.communicate()
+        first.when_front_lost(asked.append)  # also what was said before
+        wait_until(lambda number=number: len(asked) == number)
+        first.tried()
+    assert asked == [FrontLost("one", True), FrontLost("two", True)]
+
+
+def test_numbers_are_the_same_for_all_fronts_and_differ_for_each_key(setting: Setting) -> None:
+    fronts = [setting.attach(), setting.attach("model_0_1")]
+    asked = [front.number(key, 3).result(10) for key in ("caps", "zh", "caps") for front in fronts]
+    assert [(answer.key, answer.number) for answer in asked if isinstance(answer, Numbered)] == [
+        ("caps", 3),
+        ("caps", 3),
+        ("zh", 4),
+        ("zh", 4),
+        ("caps", 3),
+        ("caps", 3),
+    ]
+
+
+@pytest.mark.parametrize("who", ["engine", "host", "guard", "server"])
+def test_whoever_is_killed_fronts_know_that_the_engine_is_gone(setting: Setting, who: str) -> None:
+    connection = setting.attach()
+    gone = threading.Event()
+    connection.when_lost(gone.set)
+    host = psutil.Process(setting.engine()).parent()
+    assert host is not None
+    victims = {"engine": setting.engine(), "host": host.pid, "guard": host.ppid(), "server": setting.server}
+    os.kill(victims[who], signal.SIGKILL)
+    assert gone.wait(20)
+    with pytest.raises(HostLostError):
+        connection.number("caps", 1).result(10)
+    wait_until(lambda: is_gone(setting.engine()))
+    if who != "server":  # and the next front starts another
+        setting.attach()
+        assert len(setting.noted("start")) == 2
+
+
+def test_a_folder_that_others_may_enter_is_not_used(setting: Setting) -> None:
+    folder = runtime_folder()
+    folder.chmod(0o755)
+    with pytest.raises(ConfigError, match="mode 0700"):
+        setting.join()
+    folder.rmdir()
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_named(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        setting.join()
