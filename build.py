@@ -45,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    given, passed_on = _split(given)
+    given, extra_args = _split(given)
     options = parser().parse_args(given)
-    options.passed_on = passed_on
+    options.extra_args = extra_args
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:

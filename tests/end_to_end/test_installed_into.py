@@ -12,7 +12,7 @@ from tests.support.shapes import picture
 from tests.support.triton_tree import make_tree, snapshot
 from tools.installer import environment, into
 from tools.installer.environment import Environment
-from tools.installer.into import Wish
+from tools.installer.into import InstallOptions
 from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
@@ -34,8 +34,8 @@ def test_it_serves_from_a_tree_like_a_containers(tmp_path: Path) -> None:
     found = environment.current()
     root = make_tree(found, tmp_path / "opt/tritonserver")
     before = snapshot(root)
-    wish = Wish(root, python=sys.executable, stand_in=True)
-    assert into.install(wish) == 0
+    options = InstallOptions(root, python=sys.executable, stand_in=True)
+    assert into.install(options) == 0
     server = TritonServer(
         DEFAULT_REPOSITORY,
         environment=Installed(found.folder, found.flavour, root),
@@ -49,7 +49,7 @@ def test_it_serves_from_a_tree_like_a_containers(tmp_path: Path) -> None:
         answer = client.generate("shapes_vl", text_input="Describe the image.", image=[image], temperature=0)
         assert (answer.status, answer.text) == (200, PICTURE.answer())
     assert f"{root}/backends/vllm_custom" in server.log_text()
-    assert into.uninstall(wish) == 0
+    assert into.uninstall(options) == 0
     assert contents(snapshot(root)) == contents(before)
 
 

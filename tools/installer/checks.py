@@ -1,4 +1,4 @@
-"""A finding with the way to mend it, and the table of findings."""
+"""A finding with the way to fix it, and the table of findings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Check:
     name: str
     status: Status
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 Checks = Iterator[Check]
@@ -30,11 +30,11 @@ def failed(checks: Sequence[Check]) -> int:
 
 
 def table(checks: Sequence[Check]) -> str:
-    """One line per check, and under it how to mend it."""
+    """One line per check, and under it how to fix it."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
         lines.append(f"{check.status.value:<5} {check.name:<{width}}  {check.found}")
-        if check.mend:
-            lines.append(f"{'':<5} {'':<{width}}  fix: {check.mend}")
+        if check.fix:
+            lines.append(f"{'':<5} {'':<{width}}  fix: {check.fix}")
     return "\n".join(lines)

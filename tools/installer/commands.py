@@ -83,7 +83,7 @@ def install(options: argparse.Namespace) -> int:
 
 
 def _install_into(options: argparse.Namespace) -> int:
-    wish = into.Wish(
+    wanted = into.InstallOptions(
         root=options.into,
         python=options.python or "python3",
         stand_in=options.stand_in,
@@ -91,7 +91,7 @@ def _install_into(options: argparse.Namespace) -> int:
         backends=tuple(options.backends),
         dry_run=options.dry_run,
     )
-    return into.uninstall(wish) if options.uninstall else into.install(wish)
+    return into.uninstall(wanted) if options.uninstall else into.install(wanted)
 
 
 def lock(options: argparse.Namespace) -> int:
@@ -127,12 +127,12 @@ def serve(options: argparse.Namespace) -> int:
     triton = server.TritonServer(
         options.model_repository,
         environment=ready,
-        models=serving.models_of(options.model_repository, options.passed_on),
+        models=serving.models_of(options.model_repository, options.extra_args),
         host=options.host,
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,
-        extra=options.passed_on,
+        extra=options.extra_args,
     )
     wanted = options.openai_port is not None
     openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url) if wanted else None
@@ -147,7 +147,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(options: argparse.Namespace) -> int:
     progress = Progress()
-    return demonstration.run(prepare(options, progress), progress, options.seed, options.passed_on)
+    return demonstration.run(prepare(options, progress), progress, options.seed, options.extra_args)
 
 
 def _test_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +166,7 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
 
 def test(options: argparse.Namespace) -> int:
     progress = Progress()
-    arguments = [*options.pytest, *options.passed_on]
+    arguments = [*options.pytest, *options.extra_args]
     if options.fast and (options.base or arguments):
         raise BuildError("--fast takes neither --base nor arguments for pytest", "leave one of them out")
     ready = prepare(options, progress)
@@ -221,7 +221,7 @@ def diagnose(options: argparse.Namespace) -> int:
     if options.upstream is not None:
         checks = doctor.compare_upstream(options.upstream, options.flavour, options.python)
         return doctor.run(checks, as_json=options.json)
-    asked = doctor.Questions(
+    asked = doctor.DoctorOptions(
         flavour=options.flavour,
         python=options.python,
         triton=options.triton,

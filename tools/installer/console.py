@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 class BuildError(Exception):
-    """Something the user can mend: what is wrong, and what to do about it."""
+    """Something the user can fix: what is wrong, and what to do about it."""
 
-    def __init__(self, problem: str, mend: str = "") -> None:
+    def __init__(self, problem: str, fix: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.problem}\n  what to do: {self.mend}" if self.mend else self.problem
+        return f"{self.problem}\n  what to do: {self.fix}" if self.fix else self.problem
 
 
 class Progress:

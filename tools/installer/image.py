@@ -33,7 +33,7 @@ _SERVE = "tritonserver --model-repository=/models --model-control-mode=explicit 
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImageOptions:
     """What the command line asks for."""
 
     release: str = containers.NEWEST
@@ -44,22 +44,22 @@ class Wish:
     openai_port: int | None = None
 
 
-def dockerfile(wish: Wish) -> str:
+def dockerfile(options: ImageOptions) -> str:
     """The text. Raises BuildError for what is known not to work."""
-    container = _container(wish)
-    return "\n\n".join(filter(None, _parts(wish, container))) + "\n"
+    container = _container(options)
+    return "\n\n".join(filter(None, _parts(options, container))) + "\n"
 
 
-def _container(wish: Wish) -> Container:
-    container = containers.CONTAINERS.get(wish.release)
+def _container(options: ImageOptions) -> Container:
+    container = containers.CONTAINERS.get(options.release)
     if container is None:
         raise BuildError(
-            f"the release {wish.release} is not in the table", f"choose one of {', '.join(containers.CONTAINERS)}"
+            f"the release {options.release} is not in the table", f"choose one of {', '.join(containers.CONTAINERS)}"
         )
-    if wish.ensemble and wish.base == VLLM and not container.ensemble:
+    if options.ensemble and options.base == VLLM and not container.ensemble:
         with_it = min(known.release for known in containers.CONTAINERS.values() if known.ensemble)
         raise BuildError(
-            f"Triton in the vLLM container of {wish.release} was built without ensembles",
+            f"Triton in the vLLM container of {options.release} was built without ensembles",
             f"take --release {with_it} or later, or --from {STANDARD}",
         )
     if target.numbers(container.python) < _OLDEST_PYTHON:
@@ -67,40 +67,40 @@ def _container(wish: Wish) -> Container:
             known.release for known in containers.CONTAINERS.values() if target.numbers(known.python) >= _OLDEST_PYTHON
         )
         raise BuildError(
-            f"the containers of {wish.release} have Python {container.python}, and vLLM {_locked('vllm')} needs "
+            f"the containers of {options.release} have Python {container.python}, and vLLM {_locked('vllm')} needs "
             f"{'.'.join(map(str, _OLDEST_PYTHON))}",
             f"take --release {oldest} or later",
         )
     return container
 
 
-def _parts(wish: Wish, container: Container) -> Iterator[str]:
+def _parts(options: ImageOptions, container: Container) -> Iterator[str]:
     # BuildKit reads `syntax` in the first line only.
     yield f"# syntax=docker/dockerfile:1\n# Written by vllm_custom's build.py for Triton {container.triton}."
-    if wish.backends and wish.base == VLLM:
+    if options.backends and options.base == VLLM:
         yield f"FROM {container.standard_image} AS standard"
-    if wish.base == STANDARD:
+    if options.base == STANDARD:
         yield f"FROM {container.vllm_image} AS official\n\nFROM {container.standard_image}"
         yield f"# The official backend.\nCOPY --from=official {_TREE}/backends/vllm {_TREE}/backends/vllm"
     else:
         yield f"FROM {container.vllm_image}"
-    yield from _packages(wish, container)
+    yield from _packages(options, container)
     copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
     copies += [f"COPY build.py {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
     yield "\n".join(copies)
-    yield _install(wish)
-    yield from _serving(wish)
+    yield _install(options)
+    yield from _serving(options)
 
 
-def _packages(wish: Wish, container: Container) -> Iterator[str]:
+def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
     """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
     reasons, packages = ["PyAV reads video and audio."], [f"av=={_locked('av')}"]
-    if wish.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
+    if options.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
         packages.append(f"vllm=={_locked('vllm')}")
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
             packages.append(f"numpy=={_locked('numpy')}")
-        reasons.append("The image has no vLLM." if wish.base == STANDARD else f"vLLM {container.vllm} is too old.")
-    if wish.openai_port:
+        reasons.append("The image has no vLLM." if options.base == STANDARD else f"vLLM {container.vllm} is too old.")
+    if options.openai_port:
         packages.append(f"'tritonclient[grpc]=={_locked('tritonclient')}'")
         reasons.append("The OpenAI frontend needs tritonclient.")
     yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
@@ -110,34 +110,34 @@ def _locked(package: str) -> str:
     return locks.read_pins("cuda", "3.12")[package]
 
 
-def _install(wish: Wish) -> str:
+def _install(options: ImageOptions) -> str:
     install = f"python3 {_CHECKOUT}/build.py install --into {_TREE}"
     mount = ""
-    if wish.backends and wish.base == VLLM:
+    if options.backends and options.base == VLLM:
         mount = f"--mount=type=bind,from=standard,source={_TREE},target={_MOUNT} "
-        install += f" --backend-from {_MOUNT} --backends {' '.join(wish.backends)}"
+        install += f" --backend-from {_MOUNT} --backends {' '.join(options.backends)}"
     steps = [install]
-    if not wish.root:
+    if not options.root:
         user, group = _USER.split(":")
         steps.append(f"install -d -o {user} -g {group} /models {_CACHE}")
     return f"RUN {mount}\\\n    " + " \\\n    && ".join(steps) if mount or len(steps) > 1 else f"RUN {install}"
 
 
-def _serving(wish: Wish) -> Iterator[str]:
+def _serving(options: ImageOptions) -> Iterator[str]:
     yield f"ENV HF_HOME={_CACHE}/huggingface \\\n    VLLM_CACHE_ROOT={_CACHE}/vllm"
-    ports = ["8000", "8001", "8002", *([str(wish.openai_port)] if wish.openai_port else [])]
+    ports = ["8000", "8001", "8002", *([str(options.openai_port)] if options.openai_port else [])]
     yield f'VOLUME ["/models"]\nEXPOSE {" ".join(ports)}'
     yield (
         "# Loading a large model takes minutes.\n"
         "HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=3 \\\n"
         f'    CMD ["python3", "-c", "{_READY}"]'
     )
-    if not wish.root:
+    if not options.root:
         yield f"USER {_USER}"
     command = _SERVE.split()
-    if wish.openai_port:
+    if options.openai_port:
         # tritonserver takes the shell's place, and with it the signals; the container ends with it.
-        frontend = f"python3 -m vllm_custom_frontend --host=0.0.0.0 --port={wish.openai_port}"
+        frontend = f"python3 -m vllm_custom_frontend --host=0.0.0.0 --port={options.openai_port}"
         command = ["/bin/sh", "-c", f"PYTHONPATH={_TREE}/backends/vllm_custom {frontend} & exec {_SERVE}"]
     listed = ", ".join(f'"{word}"' for word in command)
     yield f"CMD [{listed}]"
@@ -153,9 +153,9 @@ def engine() -> str | None:
     return None
 
 
-def run(wish: Wish, file: Path, tag: str, *, build: bool, say: Callable[[str], object] = print) -> int:
+def run(options: ImageOptions, file: Path, tag: str, *, build: bool, say: Callable[[str], object] = print) -> int:
     """Write the Dockerfile, and build the image where asked. `-` writes to standard output."""
-    text = dockerfile(wish)
+    text = dockerfile(options)
     if str(file) == "-":
         sys.stdout.write(text)
         return 0
@@ -193,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    wish = Wish(
+    wanted = ImageOptions(
         release=options.release,
         base=options.base,
         ensemble=options.ensemble,
@@ -201,4 +201,4 @@ def run_command(options: argparse.Namespace) -> int:
         root=options.root,
         openai_port=options.openai_port,
     )
-    return run(wish, options.output, options.tag, build=options.build)
+    return run(wanted, options.output, options.tag, build=options.build)

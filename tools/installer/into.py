@@ -25,11 +25,11 @@ NAME = "vllm_custom"
 VERSION_FILE = "version.json"
 _SHOWN = 5
 _SOURCES = "this package" if IS_PACKAGED else "this checkout"
-Say = Callable[[str], object]
+Reporter = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Wish:
+class InstallOptions:
     """What the command line asks for."""
 
     root: Path
@@ -40,15 +40,15 @@ class Wish:
     dry_run: bool = False
 
 
-def install(wish: Wish, say: Say = print) -> int:
+def install(options: InstallOptions, say: Reporter = print) -> int:
     """Check, then add the folders. 1, with nothing changed, where a check fails."""
-    tree = TritonTree.of(wish.root)
+    tree = TritonTree.of(options.root)
     _refuse_foreign(tree)
     _refuse_changes(tree)
-    source = TritonTree.of(wish.backend_from) if wish.backend_from else None
-    names = _wanted(tree, source, wish.backends)
-    interpreter = target.ask(wish.python)
-    base = _base(tree, source, names, stand_in=wish.stand_in)
+    source = TritonTree.of(options.backend_from) if options.backend_from else None
+    names = _wanted(tree, source, options.backends)
+    interpreter = target.ask(options.python)
+    base = _base(tree, source, names, stand_in=options.stand_in)
     checks = target.examine(tree, interpreter, base)
     if source:
         checks += target.examine_backends(tree, source, [name for name in names if not _ours(tree, name)])
@@ -56,30 +56,29 @@ def install(wish: Wish, say: Say = print) -> int:
     if failed(checks):
         say(f"\n{failed(checks)} of {len(checks)} checks failed: nothing was changed")
         return 1
-    folders = [NAME, *([target.BASE] if wish.stand_in else []), *names]
+    folders = [NAME, *([target.BASE] if options.stand_in else []), *names]
     for name in folders:
         origin = source.backends / name if source and name in names else _SOURCES
-        say(f"{'would add' if wish.dry_run else 'adding'} {tree.backends / name} (from {origin})")
+        say(f"{'would add' if options.dry_run else 'adding'} {tree.backends / name} (from {origin})")
     for name in _folders(tree):
         if name not in folders:
-            say(
-                f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name} (of the earlier installation)"
-            )
-    if not wish.dry_run:
+            doing = "would remove" if options.dry_run else "removing"
+            say(f"{doing} {tree.backends / name} (of the earlier installation)")
+    if not options.dry_run:
         _add(tree, source, folders, names, _facts(tree, interpreter, base))
         say(f"installed; to undo it: {PROGRAM} install --into {tree.root} --uninstall")
     return 0
 
 
-def uninstall(wish: Wish, say: Say = print) -> int:
+def uninstall(options: InstallOptions, say: Reporter = print) -> int:
     """Take away what `install` has added. Raises BuildError where it was changed since."""
-    tree = TritonTree.of(wish.root)
+    tree = TritonTree.of(options.root)
     if _installed(tree) is None:
         raise BuildError(f"{tree.backends} has no {NAME} that was installed by {PROGRAM}", "check the folder")
     _refuse_changes(tree)
     for name in _folders(tree):
-        say(f"{'would remove' if wish.dry_run else 'removing'} {tree.backends / name}")
-    if not wish.dry_run:
+        say(f"{'would remove' if options.dry_run else 'removing'} {tree.backends / name}")
+    if not options.dry_run:
         _remove(tree)
     return 0
 
@@ -127,8 +126,8 @@ def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, 
             raise BuildError(f"{there} exists already", "omit --stand-in: vllm_custom builds on the existing backend")
         return BACKEND_SOURCES / target.BASE
     if _ours(tree, target.BASE):
-        mend = "give --stand-in again, or --backend-from with the backend"
-        raise BuildError(f"{there} came with the earlier installation, which this one replaces", mend)
+        fix = "give --stand-in again, or --backend-from with the backend"
+        raise BuildError(f"{there} came with the earlier installation, which this one replaces", fix)
     return there
 
 

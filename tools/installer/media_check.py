@@ -67,6 +67,6 @@ def check(python: Path | str, model: Model, url: str) -> Check:
             name, Status.FAIL, f"{answer['reason']}{where}", _MENDS.get(answer["rule"], "see docs/security.md")
         )
     if "error" in answer:
-        mend = "check the name, the network and the firewall between this machine and the host"
-        return Check(name, Status.FAIL, f"allowed, and cannot be reached: {answer['error']}", mend)
+        fix = "check the name, the network and the firewall between this machine and the host"
+        return Check(name, Status.FAIL, f"allowed, and cannot be reached: {answer['error']}", fix)
     return Check(name, Status.OK, f"allowed, and reached at {answer['addresses'][0]}")

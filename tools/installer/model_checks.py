@@ -34,12 +34,12 @@ def examine(repository: Path, server_library: Path | None, gpu_bytes: Sequence[i
         gpu_bytes: memory of each GPU; empty without GPUs.
     """
     if not repository.is_dir():
-        mend = "give --model-repository the folder that holds the models' folders"
-        return [Check("model repository", Status.FAIL, f"{repository} does not exist", mend)]
+        fix = "give --model-repository the folder that holds the models' folders"
+        return [Check("model repository", Status.FAIL, f"{repository} does not exist", fix)]
     models = list(models_of(repository))
     if not models:
-        mend = "a model is a folder with config.pbtxt and a folder 1"
-        return [Check("model repository", Status.FAIL, f"{repository} contains no model", mend)]
+        fix = "a model is a folder with config.pbtxt and a folder 1"
+        return [Check("model repository", Status.FAIL, f"{repository} contains no model", fix)]
     checks = [Check("model repository", Status.OK, f"{len(models)} models in {repository}")]
     if any(model.is_ensemble for model in models):
         checks.append(ensemble_check(server_library))
@@ -55,9 +55,9 @@ def ensemble_check(server_library: Path | None) -> Check:
         return Check("ensembles", Status.WARN, "not known of this server", "give --triton its folder")
     if _ENSEMBLE in server_library.read_bytes():
         return Check("ensembles", Status.OK, "this server has them")
-    mend = "take the standard container, the vLLM container of 24.10 or later, or build with --backend=ensemble"
+    fix = "take the standard container, the vLLM container of 24.10 or later, or build with --backend=ensemble"
     found = "this server was built without them: \"unexpected platform type 'ensemble'\""
-    return Check("ensembles", Status.FAIL, found, mend)
+    return Check("ensembles", Status.FAIL, found, fix)
 
 
 def examine_model(model: Model, gpu_bytes: Sequence[int]) -> Checks:
@@ -65,8 +65,8 @@ def examine_model(model: Model, gpu_bytes: Sequence[int]) -> Checks:
     try:
         arguments = model.engine_args
     except (OSError, ValueError) as error:
-        mend = 'write vLLM\'s engine arguments there, at least {"model": ...}'
-        yield Check(f"{model.name}: model.json", Status.FAIL, str(error), mend)
+        fix = 'write vLLM\'s engine arguments there, at least {"model": ...}'
+        yield Check(f"{model.name}: model.json", Status.FAIL, str(error), fix)
         return
     folder = model.weights
     if folder is None:
@@ -76,7 +76,7 @@ def examine_model(model: Model, gpu_bytes: Sequence[int]) -> Checks:
     try:
         size = weights.check(folder)
     except weights.IncompleteError as error:
-        yield Check(f"{model.name}: weights", Status.FAIL, str(error), error.mend)
+        yield Check(f"{model.name}: weights", Status.FAIL, str(error), error.fix)
         return
     yield Check(f"{model.name}: weights", Status.OK, f"{size / GIB:.2f} GiB, all files whole")
     yield _media_check(model)
@@ -91,8 +91,8 @@ def _media_check(model: Model) -> Check:
     asked = [key for key in _ALLOWANCES if model.parameters.get(key)]
     asked += ["limit_mm_per_prompt"] if model.engine_args.get("limit_mm_per_prompt") else []
     if asked:
-        mend = "take a vision-language model, or remove these settings"
-        return Check(name, Status.FAIL, f"the model is text-only, and {', '.join(asked)} is set", mend)
+        fix = "take a vision-language model, or remove these settings"
+        return Check(name, Status.FAIL, f"the model is text-only, and {', '.join(asked)} is set", fix)
     return Check(name, Status.OK, "text only: requests with images will be refused")
 
 
@@ -105,8 +105,8 @@ def _length_and_memory(model: Model, size: int, gpu_bytes: Sequence[int]) -> Che
         yield Check(name, Status.FAIL, f"{key!r} is not a number", 'write a number, or "auto"')
         return
     if length is not None and longest is not None and length > longest:
-        mend = f"at most {longest} (VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 overrides it, at the cost of wrong answers)"
-        yield Check(name, Status.FAIL, f"{length}, and the model was made for {longest}", mend)
+        fix = f"at most {longest} (VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 overrides it, at the cost of wrong answers)"
+        yield Check(name, Status.FAIL, f"{length}, and the model was made for {longest}", fix)
         return
     wanted = length or longest
     yield Check(name, Status.OK, f"{wanted or 'not known'} of {longest or 'an unknown length'}")
@@ -122,8 +122,8 @@ def memory_check(model: Model, size: int, length: int, gpu_bytes: Sequence[int])
         return Check(name, Status.WARN, "config.json does not describe the KV cache", "try it, and watch the log")
     parallel = _gpus_asked_for(model)
     if parallel > len(gpu_bytes):
-        mend = f"set tensor_parallel_size to at most {len(gpu_bytes)}"
-        return Check(name, Status.FAIL, f"model.json asks for {parallel} GPUs, there are {len(gpu_bytes)}", mend)
+        fix = f"set tensor_parallel_size to at most {len(gpu_bytes)}"
+        return Check(name, Status.FAIL, f"model.json asks for {parallel} GPUs, there are {len(gpu_bytes)}", fix)
     utilization = float(model.engine_args.get("gpu_memory_utilization", kv_cache.UTILIZATION))
     budget = int(min(gpu_bytes[:parallel]) * utilization)
     text = (
@@ -133,8 +133,8 @@ def memory_check(model: Model, size: int, length: int, gpu_bytes: Sequence[int])
     if need.total <= budget:
         return Check(name, Status.OK, text)
     fits = need.longest(budget)
-    mend = f"set max_model_len to at most {fits}" if fits else "take a quantised model, or set tensor_parallel_size"
-    return Check(name, Status.FAIL, f"too little: {text}", f"{mend}; activations come on top")
+    fix = f"set max_model_len to at most {fits}" if fits else "take a quantised model, or set tensor_parallel_size"
+    return Check(name, Status.FAIL, f"too little: {text}", f"{fix}; activations come on top")
 
 
 def _gpus_asked_for(model: Model) -> int:

@@ -39,7 +39,7 @@ class Pip:
         if self.try_install(arguments, total):
             return
         text = tail(self.log, 200)
-        remedy = next((mend for sign, mend in _REMEDIES if sign in text), "run the same command again: it continues")
+        remedy = next((fix for sign, fix in _REMEDIES if sign in text), "run the same command again: it continues")
         raise BuildError(f"pip could not install {what}:\n{tail(self.log, 12)}\n  the whole log: {self.log}", remedy)
 
     def try_install(self, arguments: Sequence[str], total: int = 0) -> bool:

@@ -20,20 +20,20 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.1
 
 
-def models_of(repository: Path, passed_on: Sequence[str] = ()) -> list[str] | None:
+def models_of(repository: Path, extra_args: Sequence[str] = ()) -> list[str] | None:
     """Of our own repository only shapes_vl: the other examples need weights. Another one is loaded whole.
 
     Both under explicit model control, without which an instance whose process was killed cannot be replaced. None where
     tritonserver's own options say what is loaded.
     """
-    if any(argument.lstrip("-").startswith(("model-control-mode", "load-model")) for argument in passed_on):
+    if any(argument.lstrip("-").startswith(("model-control-mode", "load-model")) for argument in extra_args):
         return None
     return [DEFAULT_MODEL] if repository.resolve() == DEFAULT_REPOSITORY.resolve() else ["*"]
 
 
 @dataclass
 class Stopper:
-    """Turns signals into a wish to stop: the first one drains, the second one does not wait."""
+    """Turns signals into a request to stop: the first one drains, the second one does not wait."""
 
     server: TritonServer
     frontend: Frontend | None = None

@@ -291,4 +291,4 @@ class TritonServer:
     def _from_log(self) -> str:
         if self.log is None:
             return ""
-        return f":\n{triton_log.why(self.log_text())}\n  the whole log: {self.log}"
+        return f":\n{triton_log.load_failure(self.log_text())}\n  the whole log: {self.log}"

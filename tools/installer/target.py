@@ -81,8 +81,8 @@ def examine(tree: TritonTree, python: Interpreter, base: Path | None = None) -> 
 def _triton(tree: TritonTree) -> Checks:
     for file in (tree.python_library, tree.stub):
         if not file.is_file():
-            mend = "take an image or a build of Triton with the python backend"
-            yield Check("Python backend", Status.FAIL, f"{file} is missing", mend)
+            fix = "take an image or a build of Triton with the python backend"
+            yield Check("Python backend", Status.FAIL, f"{file} is missing", fix)
             return
     missing = [
         f"{name} (for {file.name})"
@@ -90,8 +90,8 @@ def _triton(tree: TritonTree) -> Checks:
         for name in libraries.needs_of(file, tree.library_path).missing
     ]
     if missing:
-        mend = "install the packages that bring them, or name their folder in LD_LIBRARY_PATH"
-        yield Check("Python backend", Status.FAIL, f"the loader does not find {', '.join(missing)}", mend)
+        fix = "install the packages that bring them, or name their folder in LD_LIBRARY_PATH"
+        yield Check("Python backend", Status.FAIL, f"the loader does not find {', '.join(missing)}", fix)
     else:
         yield Check("Python backend", Status.OK, f"with the stub of Python {tree.python_minor}")
     version, api = tree.version or "unknown", tree.api_version
@@ -102,9 +102,9 @@ def _base(folder: Path) -> Checks:
     if (folder / "model.py").is_file():
         yield from base_checks(folder)
     else:
-        mend = "take an image with the vLLM backend, bring it with --backend-from, or give --stand-in"
+        fix = "take an image with the vLLM backend, bring it with --backend-from, or give --stand-in"
         yield Check(
-            "base backend", Status.FAIL, f"{folder} contains no model.py: the official vLLM backend is missing", mend
+            "base backend", Status.FAIL, f"{folder} contains no model.py: the official vLLM backend is missing", fix
         )
 
 
@@ -123,8 +123,8 @@ def release_check(folder: Path) -> Check:
     """Which release a base backend is."""
     release, digest = official.release_of(folder), official.hash_of(folder)
     if release is None:
-        mend = f"run `{PROGRAM} doctor --upstream` on it, and the tests of docs/upgrading.md"
-        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) has not been tested", mend)
+        fix = f"run `{PROGRAM} doctor --upstream` on it, and the tests of docs/upgrading.md"
+        return Check("base backend", Status.WARN, f"unknown release (hash {digest}) has not been tested", fix)
     return Check("base backend", Status.OK, f"{release} (hash {digest})")
 
 
@@ -133,8 +133,8 @@ def _python(tree: TritonTree, python: Interpreter) -> Checks:
     if wanted is None or wanted == python.minor:
         yield Check("Python", Status.OK, f"{python.version} ({python.path})")
     else:
-        mend = f"give --python a Python {wanted}, or replace the stub by one for Python {python.minor}"
-        yield Check("Python", Status.FAIL, f"{python.path} is {python.version}, and the stub embeds {wanted}", mend)
+        fix = f"give --python a Python {wanted}, or replace the stub by one for Python {python.minor}"
+        yield Check("Python", Status.FAIL, f"{python.path} is {python.version}, and the stub embeds {wanted}", fix)
 
 
 def _packages(tree: TritonTree, python: Interpreter) -> Checks:
@@ -158,16 +158,16 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
 
 def numpy_check(numpy: str | None, triton: str | None, pip: str) -> Check:
     """numpy 2 needs a stub that was built for it."""
-    mend = f"{pip} 'numpy<2'"
+    fix = f"{pip} 'numpy<2'"
     if numpy is None:
-        return Check("numpy", Status.FAIL, "not installed", mend)
+        return Check("numpy", Status.FAIL, "not installed", fix)
     if numbers(numpy) < (2,):
         return Check("numpy", Status.OK, numpy)
     if triton is None:
         found = f"{numpy}, and Triton does not say its version: stubs before {containers.NUMPY2_TRITON} break with it"
-        return Check("numpy", Status.WARN, found, mend)
+        return Check("numpy", Status.WARN, found, fix)
     if numbers(triton) < numbers(containers.NUMPY2_TRITON):
-        return Check("numpy", Status.FAIL, f"{numpy}: the stub of Triton {triton} breaks on every text tensor", mend)
+        return Check("numpy", Status.FAIL, f"{numpy}: the stub of Triton {triton} breaks on every text tensor", fix)
     return Check("numpy", Status.OK, f"{numpy}, which the stub of Triton {triton} was built for")
 
 
@@ -194,12 +194,12 @@ def _api(tree: TritonTree, source: TritonTree) -> Check:
         text = f"{theirs[0]}.{theirs[1]} for a server with {ours[0]}.{ours[1]}"
         # A server serves backends of its own major version, up to its own minor one.
         fits = ours[0] == theirs[0] and theirs[1] <= ours[1]
-        mend = "" if fits else "take the backends of the release that the server is of"
-        return Check("backend API", Status.OK if fits else Status.FAIL, text, mend)
+        fix = "" if fits else "take the backends of the release that the server is of"
+        return Check("backend API", Status.OK if fits else Status.FAIL, text, fix)
     if tree.version and tree.version == source.version_file:
         return Check("backend API", Status.OK, f"both are Triton {tree.version}")
-    mend = "copy lib/libtritonserver.so or the file TRITON_VERSION of that installation next to its backends"
-    return Check("backend API", Status.FAIL, f"{source.root} does not say its version", mend)
+    fix = "copy lib/libtritonserver.so or the file TRITON_VERSION of that installation next to its backends"
+    return Check("backend API", Status.FAIL, f"{source.root} does not say its version", fix)
 
 
 def _backend(tree: TritonTree, source: TritonTree, name: str) -> Check:
@@ -221,10 +221,10 @@ def _backend(tree: TritonTree, source: TritonTree, name: str) -> Check:
     missing = sorted({library for need in needs.values() for library in need.missing})
     if missing:
         near = sorted({path.parent for library in missing for path in source.root.rglob(library)})
-        mend = (
+        fix = (
             f"copy them from {', '.join(map(str, near))} to {tree.root / 'lib'}" if near else "install what brings them"
         )
-        return Check(name, Status.FAIL, f"the loader does not find {', '.join(missing)}", mend)
+        return Check(name, Status.FAIL, f"the loader does not find {', '.join(missing)}", fix)
     return Check(name, Status.OK, f"{len(needs)} binaries, all libraries found" if needs else "Python files only")
 
 

@@ -26,8 +26,8 @@ def examine(site_packages: Path, reinstall: str) -> Checks:
         text = f"torch was built for CUDA {cuda}, the driver serves up to {driver}"
         # Within one major version newer minor ones run on older drivers (CUDA's minor version compatibility).
         fits = int(driver.split(".")[0]) >= int(cuda.split(".")[0])
-        mend = "" if fits else f"install a driver for CUDA {cuda.split('.')[0]}, or a vLLM that was built for {driver}"
-        yield Check("torch and driver", Status.OK if fits else Status.FAIL, text, mend)
+        fix = "" if fits else f"install a driver for CUDA {cuda.split('.')[0]}, or a vLLM that was built for {driver}"
+        yield Check("torch and driver", Status.OK if fits else Status.FAIL, text, fix)
 
 
 def wanted_torch(site_packages: Path) -> str | None:

@@ -18,7 +18,7 @@ def failures(log: str) -> list[str]:
     return list(found.values())
 
 
-def why(log: str) -> str:
+def load_failure(log: str) -> str:
     """What a reader needs of the log: the models that failed, else tritonserver's last words, else the end of it."""
     failed = failures(log)
     if failed:

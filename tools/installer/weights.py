@@ -11,11 +11,11 @@ _LFS = b"version https://git-lfs"
 
 
 class IncompleteError(Exception):
-    """What is missing or damaged, and how to mend it."""
+    """What is missing or damaged, and how to fix it."""
 
-    def __init__(self, problem: str, mend: str = "download the model again") -> None:
+    def __init__(self, problem: str, fix: str = "download the model again") -> None:
         super().__init__(problem)
-        self.mend = mend
+        self.fix = fix
 
 
 def check(folder: Path) -> int:

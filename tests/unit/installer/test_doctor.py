@@ -1,4 +1,4 @@
-"""`doctor`: findings, the ways to mend them, and the exit status."""
+"""`doctor`: findings, the ways to fix them, and the exit status."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.support.triton_tree import make_tree
 from tools.installer import checks, doctor, environment, hooks, machine, ports
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
-from tools.installer.doctor import Questions
+from tools.installer.doctor import DoctorOptions
 from tools.installer.environment import Environment
 from tools.installer.interpreter import Interpreter
 from tools.installer.paths import BACKEND_SOURCES, DEFAULT_REPOSITORY
@@ -41,12 +41,12 @@ def examined(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Envir
 
 
 def by_name(name: str) -> Check:
-    return next(check for check in doctor.examine(Questions()) if check.name == name)
+    return next(check for check in doctor.examine(DoctorOptions()) if check.name == name)
 
 
 @pytest.mark.usefixtures("examined")
 def test_a_good_machine_has_no_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(doctor.examine(Questions()), as_json=False) == 0
+    assert doctor.run(doctor.examine(DoctorOptions()), as_json=False) == 0
     assert "all checks passed" in capsys.readouterr().out
 
 
@@ -54,10 +54,10 @@ def test_a_half_installed_environment_fails_and_says_how_to_go_on(
     examined: Environment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examined.marker.unlink()
-    assert doctor.run(doctor.examine(Questions()), as_json=True) == 1
+    assert doctor.run(doctor.examine(DoctorOptions()), as_json=True) == 1
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert found["environment"]["status"] == "fail"
-    assert "build.py install" in found["environment"]["mend"]
+    assert "build.py install" in found["environment"]["fix"]
     assert "Python stub" not in found, "what builds on it is not looked at"
 
 
@@ -74,7 +74,7 @@ def test_a_stub_that_finds_no_libpython_fails(examined: Environment) -> None:
     check = by_name("Python stub")
     assert check.status is Status.FAIL
     assert "libpython3.11.so.1.0" in check.found
-    assert "apt-get install libpython3.11" in check.mend
+    assert "apt-get install libpython3.11" in check.fix
 
 
 def test_a_changed_hook_fails(examined: Environment) -> None:
@@ -97,13 +97,13 @@ def test_taken_ports_come_with_the_flags(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ports, "is_free", lambda host, port: port != 8001)
     check = by_name("ports")
     assert check.status is Status.WARN
-    assert check.mend == "serve with --grpc-port 0"
+    assert check.fix == "serve with --grpc-port 0"
 
 
 def test_older_environments_are_shown(examined: Environment) -> None:
     old = examined.folder.with_name("env-cpu-py311-old")
     old.mkdir()
-    assert str(old) in by_name("older environments").mend
+    assert str(old) in by_name("older environments").fix
 
 
 def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_no_python_that_fits_is_a_finding_and_no_crash(monkeypatch: pytest.Monke
     monkeypatch.setattr(environment, "describe", refuse)
     check = by_name("Python")
     assert check.status is Status.FAIL
-    assert check.mend == "apt-get install libpython3.11"
+    assert check.fix == "apt-get install libpython3.11"
 
 
 def test_the_table_lines_up() -> None:
@@ -123,7 +123,7 @@ def test_the_table_lines_up() -> None:
 
 @pytest.mark.usefixtures("examined")
 def test_the_cuda_build_without_a_gpu_is_a_warning() -> None:
-    found = {check.name: check for check in doctor.examine(Questions(flavour="cuda"))}
+    found = {check.name: check for check in doctor.examine(DoctorOptions(flavour="cuda"))}
     assert found["GPU"].status is Status.WARN
 
 
@@ -132,14 +132,14 @@ def test_numpy_2_breaks_the_wheels_stub(examined: Environment) -> None:
     add_distribution(examined, "nvidia_pytriton", "0.7.0")
     check = by_name("numpy")
     assert (check.status, "breaks on every text tensor" in check.found) == (Status.FAIL, True)
-    assert check.mend.endswith("-m pip install 'numpy<2'")
+    assert check.fix.endswith("-m pip install 'numpy<2'")
 
 
 @pytest.mark.parametrize(("mib", "status"), [(16, Status.FAIL), (64, Status.WARN), (256, Status.OK)])
 def test_a_small_shared_memory_is_seen(mib: int, status: Status) -> None:
     check = doctor.shared_memory_check(mib * 1024**2)
     assert check.status is status
-    assert ("--shm-size=1g" in check.mend) is (status is not Status.OK)
+    assert ("--shm-size=1g" in check.fix) is (status is not Status.OK)
 
 
 @pytest.mark.usefixtures("examined")
@@ -148,18 +148,18 @@ def test_a_taken_port_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(doctor, "_PORTS", {server.getsockname()[1]: "--http-port"})
         (check,) = doctor._ports()
-    assert (check.status, check.mend) == (Status.WARN, "serve with --http-port 0")
+    assert (check.status, check.fix) == (Status.WARN, "serve with --http-port 0")
 
 
 @pytest.mark.usefixtures("examined")
 def test_models_and_a_triton_are_looked_at_where_asked(tmp_path: Path) -> None:
-    asked = Questions(repository=tmp_path, triton=tmp_path / "no", media_urls=("http://a.example/",))
+    asked = DoctorOptions(repository=tmp_path, triton=tmp_path / "no", media_urls=("http://a.example/",))
     found = {check.name: check for check in doctor.examine(asked)}
     assert found["Triton"].status is Status.FAIL
     assert "environment" not in found, "a Triton of its own has its own Python"
     assert found["model repository"].found.endswith("contains no model")
-    without = {check.name: check for check in doctor.examine(Questions(media_urls=("http://a.example/",)))}
-    assert without["media"].mend.startswith("give --model-repository")
+    without = {check.name: check for check in doctor.examine(DoctorOptions(media_urls=("http://a.example/",)))}
+    assert without["media"].fix.startswith("give --model-repository")
 
 
 def test_a_triton_that_is_there_is_judged_with_its_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_triton_that_is_there_is_judged_with_its_own_python(tmp_path: Path, mo
     shutil.copytree(BACKEND_SOURCES / "vllm", root / "backends/vllm")
     (tmp_path / "models/pipeline").mkdir(parents=True)
     (tmp_path / "models/pipeline/config.pbtxt").write_text('platform: "ensemble"\n')
-    asked = Questions(triton=root, python=sys.executable, repository=tmp_path / "models")
+    asked = DoctorOptions(triton=root, python=sys.executable, repository=tmp_path / "models")
     checks = {check.name: check for check in doctor.examine(asked)}
     assert [name for name, check in checks.items() if check.status is Status.FAIL] == []
     assert {"Python backend", "Triton", "vLLM", "numpy", "vLLM and torch", "ensembles"} <= checks.keys()
@@ -177,6 +177,6 @@ def test_a_triton_that_is_there_is_judged_with_its_own_python(tmp_path: Path, mo
 
 @pytest.mark.usefixtures("examined")
 def test_gpu_memory_of_another_machine() -> None:
-    asked = Questions(repository=DEFAULT_REPOSITORY, gpu_memory_gib=0.001)
+    asked = DoctorOptions(repository=DEFAULT_REPOSITORY, gpu_memory_gib=0.001)
     found = {check.name: check for check in doctor.examine(asked)}
     assert found["shapes_vl: GPU memory"].status is Status.FAIL

@@ -17,18 +17,18 @@ import pytest
 from tests.support.triton_tree import make_tree
 from tools.installer import containers, environment, image, target
 from tools.installer.console import BuildError
-from tools.installer.image import Wish
+from tools.installer.image import ImageOptions
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
 from vllm_custom_frontend.options import parse as parse_frontend
 
 # The instructions of docs.docker.com/reference/dockerfile that ours may use.
 KNOWN = {"FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "HEALTHCHECK", "USER", "CMD"}
 WISHES = [
-    Wish(),
-    Wish(release="26.01", ensemble=True),
-    Wish(release="24.11", base=image.STANDARD, openai_port=9000),
-    Wish(release="25.08", backends=("identity",)),
-    Wish(release="25.12", root=True),
+    ImageOptions(),
+    ImageOptions(release="26.01", ensemble=True),
+    ImageOptions(release="24.11", base=image.STANDARD, openai_port=9000),
+    ImageOptions(release="25.08", backends=("identity",)),
+    ImageOptions(release="25.12", root=True),
 ]
 
 
@@ -52,14 +52,14 @@ def parse(text: str) -> list[Instruction]:
     return found
 
 
-@pytest.fixture(params=WISHES, ids=lambda wish: f"{wish.release}-{wish.base}")
-def wish(request: pytest.FixtureRequest) -> Wish:
+@pytest.fixture(params=WISHES, ids=lambda options: f"{options.release}-{options.base}")
+def options(request: pytest.FixtureRequest) -> ImageOptions:
     return request.param
 
 
 class TestText:
-    def test_it_is_made_of_known_instructions_in_order(self, wish: Wish) -> None:
-        text = image.dockerfile(wish)
+    def test_it_is_made_of_known_instructions_in_order(self, options: ImageOptions) -> None:
+        text = image.dockerfile(options)
         assert text.startswith("# syntax=docker/dockerfile:1\n")
         instructions = parse(text)
         names = [instruction.name for instruction in instructions]
@@ -67,45 +67,49 @@ class TestText:
         assert names[0] == "FROM"
         assert [names.count(name) for name in ("CMD", "HEALTHCHECK", "VOLUME")] == [1, 1, 1]
         assert names[-1] == "CMD"
-        assert ("USER" in names) is not wish.root
+        assert ("USER" in names) is not options.root
 
-    def test_images_are_those_of_the_release(self, wish: Wish) -> None:
-        stages = [one.rest.split()[0] for one in parse(image.dockerfile(wish)) if one.name == "FROM"]
-        assert all(re.fullmatch(rf"{re.escape(containers.IMAGE)}:{wish.release}(-vllm-python)?-py3", s) for s in stages)
-        assert stages[-1].endswith("-vllm-python-py3") is (wish.base == image.VLLM)
+    def test_images_are_those_of_the_release(self, options: ImageOptions) -> None:
+        stages = [one.rest.split()[0] for one in parse(image.dockerfile(options)) if one.name == "FROM"]
+        assert all(
+            re.fullmatch(rf"{re.escape(containers.IMAGE)}:{options.release}(-vllm-python)?-py3", s) for s in stages
+        )
+        assert stages[-1].endswith("-vllm-python-py3") is (options.base == image.VLLM)
 
-    def test_every_copied_path_exists_and_is_let_through(self, wish: Wish) -> None:
-        for one in parse(image.dockerfile(wish)):
+    def test_every_copied_path_exists_and_is_let_through(self, options: ImageOptions) -> None:
+        for one in parse(image.dockerfile(options)):
             if one.name == "COPY" and not one.flags:
                 for source in one.rest.split()[:-1]:
                     assert (CHECKOUT / source).exists()
                     assert f"!{Path(source).parts[0]}\n" in image.IGNORE
 
-    def test_stages_that_are_used_are_there(self, wish: Wish) -> None:
-        instructions = parse(image.dockerfile(wish))
+    def test_stages_that_are_used_are_there(self, options: ImageOptions) -> None:
+        instructions = parse(image.dockerfile(options))
         stages = {one.rest.split(" AS ")[1] for one in instructions if one.name == "FROM" and " AS " in one.rest}
         used = {name for one in instructions for name in re.findall(r"from=(\w+)", " ".join(one.flags))}
         assert used == stages
 
     @pytest.mark.parametrize(
-        ("wish", "packages"),
+        ("options", "packages"),
         [
-            (Wish(release="26.08"), ["av"]),
-            (Wish(release="26.01"), ["av", "vllm"]),
-            (Wish(release="24.11"), ["av", "vllm", "numpy"]),
-            (Wish(release="26.08", base=image.STANDARD), ["av", "vllm"]),
-            (Wish(release="26.08", openai_port=9000), ["av", "tritonclient[grpc]"]),
+            (ImageOptions(release="26.08"), ["av"]),
+            (ImageOptions(release="26.01"), ["av", "vllm"]),
+            (ImageOptions(release="24.11"), ["av", "vllm", "numpy"]),
+            (ImageOptions(release="26.08", base=image.STANDARD), ["av", "vllm"]),
+            (ImageOptions(release="26.08", openai_port=9000), ["av", "tritonclient[grpc]"]),
         ],
     )
-    def test_what_is_installed_is_what_the_image_lacks(self, wish: Wish, packages: list[str]) -> None:
-        found = [one.rest for one in parse(image.dockerfile(wish)) if one.name == "RUN" and " pip install " in one.rest]
+    def test_what_is_installed_is_what_the_image_lacks(self, options: ImageOptions, packages: list[str]) -> None:
+        found = [
+            one.rest for one in parse(image.dockerfile(options)) if one.name == "RUN" and " pip install " in one.rest
+        ]
         names = [re.findall(r"([\w\[\]]+)==[\d.]+", line) for line in found]
         assert names == [packages]
 
     def test_the_openai_port(self) -> None:
-        instructions = {one.name: one.rest for one in parse(image.dockerfile(Wish(openai_port=9000)))}
+        instructions = {one.name: one.rest for one in parse(image.dockerfile(ImageOptions(openai_port=9000)))}
         assert instructions["EXPOSE"] == "8000 8001 8002 9000"
-        assert "tritonclient[grpc]==" in image.dockerfile(Wish(openai_port=9000))
+        assert "tritonclient[grpc]==" in image.dockerfile(ImageOptions(openai_port=9000))
         shell, option, line = json.loads(instructions["CMD"])
         assert (shell, option) == ("/bin/sh", "-c")
         frontend, server = line.split(" & exec ")
@@ -114,23 +118,23 @@ class TestText:
         assert words[:3] == ["python3", "-m", "vllm_custom_frontend"]
         options = parse_frontend(words[3:])
         assert (options.host, options.port, options.triton) == ("0.0.0.0", 9000, ("127.0.0.1:8001",))
-        assert json.loads(parse(image.dockerfile(Wish()))[-1].rest) == server.split()
+        assert json.loads(parse(image.dockerfile(ImageOptions()))[-1].rest) == server.split()
 
 
 class TestRefusals:
     def test_a_release_that_is_not_known(self) -> None:
         with pytest.raises(BuildError, match=r"the release 23\.01 is not in the table"):
-            image.dockerfile(Wish(release="23.01"))
+            image.dockerfile(ImageOptions(release="23.01"))
 
     @pytest.mark.parametrize("release", ["24.08", "24.09"])
     def test_ensembles_where_the_server_lacks_them(self, release: str) -> None:
         with pytest.raises(BuildError, match="built without ensembles") as error:
-            image.dockerfile(Wish(release=release, ensemble=True))
-        assert error.value.mend == "take --release 24.10 or later, or --from standard"
+            image.dockerfile(ImageOptions(release=release, ensemble=True))
+        assert error.value.fix == "take --release 24.10 or later, or --from standard"
 
     def test_a_python_that_is_too_old(self) -> None:
         with pytest.raises(BuildError, match=r"have Python 3\.10"):
-            image.dockerfile(Wish(release="24.10"))
+            image.dockerfile(ImageOptions(release="24.10"))
 
     def test_building_without_an_engine_still_writes_the_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,8 +142,8 @@ class TestRefusals:
         monkeypatch.setenv("PATH", str(tmp_path))
         file = tmp_path / "new/Dockerfile"
         with pytest.raises(BuildError, match="no container engine answers here"):
-            image.run(Wish(), file, "tag", build=True)
-        assert file.read_text() == image.dockerfile(Wish())
+            image.run(ImageOptions(), file, "tag", build=True)
+        assert file.read_text() == image.dockerfile(ImageOptions())
         assert file.with_name("Dockerfile.dockerignore").is_file()
 
     def test_an_engine_that_answers_builds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +152,7 @@ class TestRefusals:
         engine.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + "/bin")
         monkeypatch.setattr(image, "ENGINES", ("podman",))
-        assert image.run(Wish(), tmp_path / "Dockerfile", "mine", build=True) == 0
+        assert image.run(ImageOptions(), tmp_path / "Dockerfile", "mine", build=True) == 0
         calls = (tmp_path / "calls").read_text().splitlines()
         assert calls == ["info", f"build --file {tmp_path}/Dockerfile --tag mine {CHECKOUT}"]
 
@@ -169,8 +173,8 @@ class TestSteps:
         (standard / "backends/identity/model.py").write_text("class TritonPythonModel: ...\n")
         return tmp_path / "container"
 
-    def run(self, wish: Wish, container: Path) -> None:
-        for one in parse(image.dockerfile(wish)):
+    def run(self, options: ImageOptions, container: Path) -> None:
+        for one in parse(image.dockerfile(options)):
             if one.name == "COPY" and not one.flags:
                 copy(one.rest.split(), container)
             elif one.name == "RUN" and " pip install " not in one.rest:
@@ -180,21 +184,21 @@ class TestSteps:
                 subprocess.run(["/bin/sh", "-c", command], cwd=container, check=True)
 
     def test_they_install_the_backend(self, container: Path) -> None:
-        self.run(Wish(), container)
+        self.run(ImageOptions(), container)
         assert (container / "opt/tritonserver/backends/vllm_custom/version.json").is_file()
         assert (container / "models").is_dir()
         assert (container / "var/cache/vllm_custom").is_dir()
 
     def test_they_bring_further_backends(self, container: Path) -> None:
-        self.run(Wish(release="26.01", backends=("identity",)), container)
+        self.run(ImageOptions(release="26.01", backends=("identity",)), container)
         assert (container / "opt/tritonserver/backends/identity/model.py").is_file()
 
     def test_a_step_that_fails_stops_the_build(self, container: Path) -> None:
         with pytest.raises(subprocess.CalledProcessError):
-            self.run(Wish(backends=("nothing",)), container)
+            self.run(ImageOptions(backends=("nothing",)), container)
 
     def test_the_health_check_asks_the_ready_endpoint(self) -> None:
-        (check,) = [one for one in parse(image.dockerfile(Wish())) if one.name == "HEALTHCHECK"]
+        (check,) = [one for one in parse(image.dockerfile(ImageOptions())) if one.name == "HEALTHCHECK"]
         command = shlex.split(check.rest.removeprefix("CMD ").strip("[]").replace(",", " ", 2))
         assert command[:2] == ["python3", "-c"]
         compile(command[2], "health", "exec")

@@ -44,7 +44,7 @@ def test_each_problem_comes_with_the_package_that_mends_it(
     error = interpreter.problem_of(dataclasses.replace(GOOD, **change))  # type: ignore[arg-type]
     assert error is not None
     assert problem in error.problem
-    assert package in error.mend
+    assert package in error.fix
 
 
 def test_libpython_of_this_build_is_preferred_to_the_systems(tmp_path: Path) -> None:

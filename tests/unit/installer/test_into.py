@@ -15,7 +15,7 @@ from tests.support.triton_tree import make_tree, snapshot
 from tools.installer import backends, environment, into, official, target
 from tools.installer.checks import Check, Status
 from tools.installer.console import BuildError
-from tools.installer.into import Wish
+from tools.installer.into import InstallOptions
 from tools.installer.libraries import Needs
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
 from tools.installer.target import Interpreter, numpy_check
@@ -49,11 +49,11 @@ def root(wheel: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def wish(root: Path, **changes: object) -> Wish:
-    return Wish(**{"root": root, "python": sys.executable, **changes})  # type: ignore[arg-type]
+def options(root: Path, **changes: object) -> InstallOptions:
+    return InstallOptions(**{"root": root, "python": sys.executable, **changes})  # type: ignore[arg-type]
 
 
-def said(act: object, given: Wish) -> tuple[int, str]:
+def said(act: object, given: InstallOptions) -> tuple[int, str]:
     lines: list[str] = []
     status = act(given, lines.append)  # type: ignore[operator]
     return status, "\n".join(lines)
@@ -62,7 +62,7 @@ def said(act: object, given: Wish) -> tuple[int, str]:
 class TestInstall:
     def test_it_adds_one_folder_and_writes_down_what_it_found(self, root: Path) -> None:
         before = snapshot(root)
-        status, text = said(into.install, wish(root))
+        status, text = said(into.install, options(root))
         assert status == 0, text
         after = snapshot(root)
         assert {name: after[name] for name in before if name != "backends"} == {
@@ -80,32 +80,32 @@ class TestInstall:
 
     def test_uninstalling_restores_every_byte_and_time(self, root: Path) -> None:
         before = snapshot(root)
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         cache = root / "backends/vllm_custom/vllm_custom/__pycache__"
         cache.mkdir()
         (cache / "config.cpython-311.pyc").write_bytes(b"as Python leaves it")
-        assert said(into.uninstall, wish(root))[0] == 0
+        assert said(into.uninstall, options(root))[0] == 0
         assert snapshot(root) == before
 
     def test_a_second_installation_replaces_the_first_and_is_undone_as_one(self, root: Path) -> None:
         before = snapshot(root)
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         once = snapshot(root)
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in once.items()}
-        assert said(into.uninstall, wish(root))[0] == 0
+        assert said(into.uninstall, options(root))[0] == 0
         assert snapshot(root) == before
 
     def test_a_second_installation_does_not_write_over_changes(self, root: Path) -> None:
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         (root / "backends/vllm_custom/model.py").write_text("# mine\n")
         with pytest.raises(BuildError, match=r"changed since the installation: vllm_custom/model\.py"):
-            into.install(wish(root), print)
+            into.install(options(root), print)
 
     def test_an_installation_that_fails_leaves_the_earlier_one(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         before = snapshot(root)
 
         def full(name: str, target: Path) -> Path:
@@ -113,14 +113,14 @@ class TestInstall:
 
         monkeypatch.setattr(backends, "copy_source", full)
         with pytest.raises(OSError, match="No space left"):
-            into.install(wish(root), print)
+            into.install(options(root), print)
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
 
     def test_an_exchange_that_fails_in_the_middle_leaves_the_earlier_one(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The earlier installation was removed before the new folders were put into its place."""
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         before = snapshot(root)
         rename = Path.rename
 
@@ -133,24 +133,24 @@ class TestInstall:
         failed: list[bool] = []
         monkeypatch.setattr(Path, "rename", refuse)
         with pytest.raises(OSError, match="Input/output error"):
-            into.install(wish(root), print)
+            into.install(options(root), print)
         assert failed == [True]
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
 
     def test_a_dry_run_tells_and_changes_nothing(self, root: Path) -> None:
         before = snapshot(root)
-        status, text = said(into.install, wish(root, dry_run=True))
+        status, text = said(into.install, options(root, dry_run=True))
         assert (status, f"would add {root}/backends/vllm_custom (from this checkout)" in text) == (0, True), text
         assert snapshot(root) == before
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         installed = snapshot(root)
-        assert "would remove" in said(into.uninstall, wish(root, dry_run=True))[1]
+        assert "would remove" in said(into.uninstall, options(root, dry_run=True))[1]
         assert snapshot(root) == installed
 
     def test_without_an_official_backend_it_says_what_can_be_done(self, root: Path) -> None:
         shutil.rmtree(root / "backends/vllm")
         before = snapshot(root)
-        status, text = said(into.install, wish(root))
+        status, text = said(into.install, options(root))
         assert status == 1
         assert "the official vLLM backend is missing" in text
         assert "--stand-in" in text
@@ -160,45 +160,45 @@ class TestInstall:
         shutil.rmtree(root / "backends/vllm")
         before = snapshot(root)
         for _ in range(2):
-            assert said(into.install, wish(root, stand_in=True))[0] == 0
+            assert said(into.install, options(root, stand_in=True))[0] == 0
         assert (root / "backends/vllm/model.py").is_file()
-        assert said(into.uninstall, wish(root))[0] == 0
+        assert said(into.uninstall, options(root))[0] == 0
         assert snapshot(root) == before
 
     def test_the_stand_in_is_not_put_over_a_backend(self, root: Path) -> None:
         with pytest.raises(BuildError, match="exists already") as error:
-            into.install(wish(root, stand_in=True), print)
-        assert error.value.mend.startswith("omit --stand-in")
+            into.install(options(root, stand_in=True), print)
+        assert error.value.fix.startswith("omit --stand-in")
 
     def test_a_stand_in_that_came_along_is_not_lost_by_the_next_installation(self, root: Path) -> None:
         shutil.rmtree(root / "backends/vllm")
-        assert said(into.install, wish(root, stand_in=True))[0] == 0
+        assert said(into.install, options(root, stand_in=True))[0] == 0
         with pytest.raises(BuildError, match="came with the earlier installation"):
-            into.install(wish(root), print)
+            into.install(options(root), print)
         assert (root / "backends/vllm/model.py").is_file()
 
     def test_a_folder_of_somebody_else_is_left_alone(self, root: Path) -> None:
         (root / "backends/vllm_custom").mkdir()
         with pytest.raises(BuildError, match=r"build\.py did not install it"):
-            into.install(wish(root), print)
+            into.install(options(root), print)
 
     def test_a_change_since_stops_the_removal_and_is_named(self, root: Path) -> None:
-        assert said(into.install, wish(root))[0] == 0
+        assert said(into.install, options(root))[0] == 0
         (root / "backends/vllm_custom/model.py").write_text("# mine\n")
         (root / "backends/vllm_custom/notes.txt").write_text("mine\n")
         with pytest.raises(BuildError) as error:
-            into.uninstall(wish(root), print)
+            into.uninstall(options(root), print)
         assert "vllm_custom/model.py, vllm_custom/notes.txt" in str(error.value)
         assert (root / "backends/vllm_custom/notes.txt").is_file()
 
     def test_what_was_not_installed_is_not_removed(self, root: Path) -> None:
         with pytest.raises(BuildError, match=r"installed by build\.py"):
-            into.uninstall(wish(root), print)
+            into.uninstall(options(root), print)
 
     @pytest.mark.parametrize("folder", ["nowhere", "."])
     def test_a_folder_that_is_no_triton_is_refused(self, tmp_path: Path, folder: str) -> None:
         with pytest.raises(BuildError, match=r"is not a folder|not a Triton installation"):
-            into.install(wish(tmp_path / folder), print)
+            into.install(options(tmp_path / folder), print)
 
     def test_the_command_line(self, root: Path) -> None:
         command = [
@@ -234,35 +234,35 @@ class TestBackendFrom:
 
     def test_what_is_not_there_is_copied_and_goes_with_the_rest(self, root: Path, source: Path) -> None:
         before = snapshot(root)
-        status, text = said(into.install, wish(root, backend_from=source / "backends"))
+        status, text = said(into.install, options(root, backend_from=source / "backends"))
         assert status == 0, text
         assert "1 binaries, all libraries found" in text
         assert (root / "backends/identity/libtriton_identity.so").is_file()
         assert (root / "backends/scripts/model.py").is_file()
-        assert said(into.uninstall, wish(root))[0] == 0
+        assert said(into.uninstall, options(root))[0] == 0
         assert snapshot(root) == before
 
     def test_the_official_backend_itself_may_come_from_there(self, root: Path, source: Path) -> None:
         (root / "backends/vllm").rename(source / "backends/vllm")
         before = snapshot(root)
         with pytest.raises(BuildError, match="brings a backend vllm"):
-            into.install(wish(root, backend_from=source, stand_in=True), print)
-        status, text = said(into.install, wish(root, backend_from=source, backends=("vllm",)))
+            into.install(options(root, backend_from=source, stand_in=True), print)
+        status, text = said(into.install, options(root, backend_from=source, backends=("vllm",)))
         assert status == 0, text
         written = json.loads((root / "backends/vllm_custom/version.json").read_text())
         assert written["base"]["hash"] == official.hash_of(root / "backends/vllm")
-        assert said(into.uninstall, wish(root))[0] == 0
+        assert said(into.uninstall, options(root))[0] == 0
         assert snapshot(root) == before
 
     def test_those_that_are_not_asked_for_again_go(self, root: Path, source: Path) -> None:
-        assert said(into.install, wish(root, backend_from=source))[0] == 0
-        status, text = said(into.install, wish(root, backend_from=source, backends=("scripts",)))
+        assert said(into.install, options(root, backend_from=source))[0] == 0
+        status, text = said(into.install, options(root, backend_from=source, backends=("scripts",)))
         assert (status, f"removing {root}/backends/identity (of the earlier installation)" in text) == (0, True)
         assert not (root / "backends/identity").exists()
         assert (root / "backends/scripts/model.py").is_file()
 
     def test_only_those_named(self, root: Path, source: Path) -> None:
-        assert said(into.install, wish(root, backend_from=source, backends=("scripts",)))[0] == 0
+        assert said(into.install, options(root, backend_from=source, backends=("scripts",)))[0] == 0
         assert not (root / "backends/identity").exists()
 
     def test_a_library_that_the_target_lacks_is_named_with_its_place(self, root: Path, source: Path) -> None:
@@ -272,11 +272,11 @@ class TestBackendFrom:
         found = check_of(checks, "identity")
         assert found.status is Status.FAIL
         assert lost.name in found.found
-        assert str(source / "lib") in found.mend
+        assert str(source / "lib") in found.fix
 
     def test_a_backend_that_is_there_or_is_not_known_fails(self, root: Path, source: Path) -> None:
         (root / "backends/scripts").mkdir()
-        status, text = said(into.install, wish(root, backend_from=source, backends=("scripts", "nothing")))
+        status, text = said(into.install, options(root, backend_from=source, backends=("scripts", "nothing")))
         assert status == 1
         assert "exists already" in text
         assert "has no such backend" in text
@@ -311,9 +311,9 @@ class TestBackendFrom:
 
     def test_nothing_to_copy_and_names_without_a_source(self, root: Path, wheel: Path) -> None:
         with pytest.raises(BuildError, match="has no backend that"):
-            into.install(wish(root, backend_from=wheel), print)
+            into.install(options(root, backend_from=wheel), print)
         with pytest.raises(BuildError, match="needs --backend-from"):
-            into.install(wish(root, backends=("onnxruntime",)), print)
+            into.install(options(root, backends=("onnxruntime",)), print)
 
 
 def test_libraries_of_the_driver_are_not_missing_where_no_driver_is() -> None:
@@ -333,7 +333,7 @@ class TestChecks:
         found = check_of(examine(root, packages=packages | ({"vllm": installed} if installed else {})), "vLLM")
         assert found.status is Status.FAIL
         assert words in found.found
-        assert "pip install 'vllm>=0.20'" in found.mend
+        assert "pip install 'vllm>=0.20'" in found.fix
 
     def test_missing_packages_are_named(self, root: Path) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "aiohttp"}
@@ -342,7 +342,7 @@ class TestChecks:
     def test_without_pyav_no_clips_and_sounds(self, root: Path) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "av"}
         found = check_of(examine(root, packages=packages), "PyAV")
-        assert (found.status, "pip install av" in found.mend) == (Status.WARN, True)
+        assert (found.status, "pip install av" in found.fix) == (Status.WARN, True)
         assert not [check for check in examine(root) if check.name == "PyAV"]
 
     def test_a_stub_without_its_libraries_fails(self, root: Path) -> None:

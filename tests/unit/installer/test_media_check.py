@@ -31,12 +31,12 @@ def test_a_host_that_is_not_allowed(tmp_path: Path) -> None:
     found = check(tmp_path, "http://media.example/a.png")
     assert found.status is Status.FAIL
     assert "ALLOWED_MEDIA_DOMAINS" in found.found
-    assert "add the host" in found.mend
+    assert "add the host" in found.fix
 
 
 def test_a_port_that_is_not_allowed(tmp_path: Path) -> None:
     found = check(tmp_path, "http://127.0.0.1:9000/a.png", ALLOWED_MEDIA_DOMAINS="127.0.0.1")
-    assert (found.status, "add host:port" in found.mend) == (Status.FAIL, True)
+    assert (found.status, "add host:port" in found.fix) == (Status.FAIL, True)
 
 
 def test_a_private_address_needs_its_network(tmp_path: Path, listener: int) -> None:

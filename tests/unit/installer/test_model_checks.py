@@ -1,4 +1,4 @@
-"""What `doctor` finds in a model repository: each failure provoked with real files, and the way to mend it."""
+"""What `doctor` finds in a model repository: each failure provoked with real files, and the way to fix it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class TestEnsembles:
         check = find(with_ensemble, "ensembles", library=library)
         assert check.status is Status.FAIL
         assert "unexpected platform type 'ensemble'" in check.found
-        assert "24.10" in check.mend
+        assert "24.10" in check.fix
 
     def test_an_unknown_server_is_a_warning_and_no_ensemble_no_check(
         self, with_ensemble: Path, repository: Path
@@ -146,7 +146,7 @@ class TestWeights:
     def break_and_find(self, repository: Path) -> Check:
         check = find(repository, "m: weights")
         assert check.status is Status.FAIL
-        assert check.mend
+        assert check.fix
         return check
 
     def test_no_folder(self, repository: Path) -> None:
@@ -170,7 +170,7 @@ class TestWeights:
     def test_a_pointer_of_git_lfs(self, repository: Path) -> None:
         file = repository / "m/1/weights/model.safetensors"
         file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-        assert self.break_and_find(repository).mend == "git lfs pull"
+        assert self.break_and_find(repository).fix == "git lfs pull"
 
     def test_a_file_of_the_index_that_is_missing(self, repository: Path) -> None:
         split(repository / "m/1/weights")
@@ -265,13 +265,13 @@ class TestMemory:
         assert check.status is Status.FAIL
         size = weights.check(repository / "m/1/weights")
         fits = (4 * GIB - size) // 114_688
-        assert check.mend.startswith(f"set max_model_len to at most {fits};")
+        assert check.fix.startswith(f"set max_model_len to at most {fits};")
         write_args(repository, {"model": "weights", "max_model_len": fits, "gpu_memory_utilization": 0.5})
         assert find(repository, "m: GPU memory", gpus=(8 * GIB,)).status is Status.OK
 
     def test_weights_that_do_not_fit_at_all(self, repository: Path) -> None:
         check = find(repository, "m: GPU memory", gpus=(1024**2,))
-        assert "take a quantised model" in check.mend
+        assert "take a quantised model" in check.fix
 
     def test_more_gpus_than_there_are(self, repository: Path) -> None:
         write_args(repository, {"model": "weights", "tensor_parallel_size": 4})

@@ -39,7 +39,7 @@ def test_a_failure_shows_the_end_of_the_log_and_a_remedy(tmp_path: Path, output:
         pip.install(["x==9"], "x")
     assert output in caught.value.problem
     assert str(pip.log) in caught.value.problem
-    assert remedy in caught.value.mend
+    assert remedy in caught.value.fix
 
 
 def test_what_would_lead_pip_astray_is_taken_away(tmp_path: Path) -> None:

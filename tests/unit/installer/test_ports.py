@@ -30,7 +30,7 @@ def test_a_taken_port_is_named_with_its_flag(taken_port: int) -> None:
     assert not ports.is_free(HOST, taken_port)
     with pytest.raises(BuildError, match=f"port {taken_port} on 127.0.0.1 is taken") as caught:
         ports.choose(HOST, taken_port, "--grpc-port", set())
-    assert "--grpc-port" in caught.value.mend
+    assert "--grpc-port" in caught.value.fix
 
 
 def test_a_port_given_twice_is_refused() -> None:

@@ -43,7 +43,7 @@ def test_another_torch_than_vllms(tmp_path: Path) -> None:
     check = examine(site(tmp_path, "2.13.0", "2.11.0+cu126", "12.6"))["vLLM and torch"]
     assert check.status is Status.FAIL
     assert check.found == "vLLM was built for torch 2.13.0, found 2.11.0+cu126"
-    assert check.mend == "install again"
+    assert check.fix == "install again"
 
 
 @pytest.mark.parametrize(("served", "status"), [("12.4", Status.FAIL), ("13.0", Status.OK), ("13.1", Status.OK)])

@@ -12,7 +12,7 @@ FAILED = (
 
 
 def test_a_model_that_failed_is_quoted_with_its_traceback() -> None:
-    assert triton_log.why(FAILED) == (
+    assert triton_log.load_failure(FAILED) == (
         "model 'shapes_vl', version 1: Internal: ConfigError: multi_lora.json: zh\n\nAt:\n  model.py(55): initialize"
     )
 
@@ -22,11 +22,11 @@ def test_a_model_is_quoted_once_with_its_last_reason() -> None:
 
 
 def test_else_the_last_words() -> None:
-    assert triton_log.why("I1 starting\nerror: creating server: Invalid argument - bad flag\n  more\n") == (
+    assert triton_log.load_failure("I1 starting\nerror: creating server: Invalid argument - bad flag\n  more\n") == (
         "error: creating server: Invalid argument - bad flag\n  more"
     )
 
 
 def test_else_the_end_of_the_log() -> None:
     lines = [f"line {number}" for number in range(100)]
-    assert triton_log.why("\n".join(lines)).splitlines() == lines[-25:]
+    assert triton_log.load_failure("\n".join(lines)).splitlines() == lines[-25:]

@@ -117,7 +117,7 @@ def test_doctor_says_what_to_do_in_the_words_of_the_wheel(installed: Installed) 
     asked = installed.run("vllm-custom", "doctor", "--json", "--python", sys.executable, "--flavour", "cpu")
     found = {check["name"]: check for check in json.loads(asked.stdout)}
     assert asked.returncode == 1, "there is no environment yet"
-    assert found["environment"]["mend"] == "vllm-custom install"
+    assert found["environment"]["fix"] == "vllm-custom install"
     assert str(installed.home) in found["environment"]["found"]
 
 
