@@ -165,7 +165,7 @@ def test_fetches_are_counted(client: Client, files: Files) -> None:
     assert sample(client, "media_fetch_seconds_sum") > 0
 
 
-def test_a_picture_that_comes_again_is_not_decoded_again(client: Client, files: Files) -> None:
+def test_an_image_that_comes_again_is_not_decoded_again(client: Client, files: Files) -> None:
     fresh = picture(20_950, (224, 224), count=2)
     (url,) = files.add([fresh], "again")
     results = ("miss", "hit", "shared")

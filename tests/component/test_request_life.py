@@ -34,7 +34,7 @@ def failed(client: Client, code: str) -> float:
 
 class TestCancellation:
     @pytest.mark.parametrize("stream", [True, False])
-    def test_of_a_request_whose_picture_is_being_fetched(
+    def test_of_a_request_whose_image_is_being_fetched(
         self, client: Client, begin: Calls, held_media: HeldMedia, stream: bool
     ) -> None:
         cancelled = failed(client, "CANCELLED")
@@ -47,7 +47,7 @@ class TestCancellation:
 
 
 class TestTimeout:
-    def test_while_a_picture_is_being_fetched(self, client: Client, held_media: HeldMedia) -> None:
+    def test_while_an_image_is_being_fetched(self, client: Client, held_media: HeldMedia) -> None:
         unavailable = failed(client, "UNAVAILABLE")
         answer = client.generate(
             MODEL, text_input="Describe the image.", image=[held_media.url], parameters={"timeout": TIMEOUT_US}

@@ -76,7 +76,7 @@ def test_the_base_and_two_adapters_in_one_batch_answer_each_in_its_way(client: C
     wait_until(functools.partial(is_idle, client, GENERATED))
 
 
-def test_a_large_picture_and_a_stream_do_not_disturb_each_other(client: Client) -> None:
+def test_a_large_image_and_a_stream_do_not_disturb_each_other(client: Client) -> None:
     body = {**LONG, "max_tokens": 2000, "return_num_output_tokens": True}
     image = large_png()
     expected = client.generate(MODEL, text_input=DESCRIBE, image=[image], temperature=0)

@@ -110,7 +110,7 @@ def test_answers_are_those_of_transformers_for_the_same_samples(client: Client, 
     assert len({tuple(answer) for answer in answers}) == 3
 
 
-def test_every_way_to_send_a_sound_gives_the_same_answer(
+def test_every_way_to_send_audio_gives_the_same_answer(
     client: Client, triton: TritonServer, files: Files, folder: Path
 ) -> None:
     data = sound(NOISE)
@@ -142,14 +142,14 @@ def test_codecs_and_rates_change_little(client: Client, file_format: str, rate: 
     assert distance["changed"] < 0.25 * distance["other"], distance
 
 
-def test_several_sounds_keep_their_order(client: Client) -> None:
+def test_several_audio_files_keep_their_order(client: Client) -> None:
     one, two = sound(LOW), sound(NOISE)
     parts = [{"type": "input_audio", "input_audio": {"data": b64(data), "format": "wav"}} for data in (one, two)]
     assert heard(client, one, two) == tokens(ask(client, messages=user(*parts, text_part(QUESTION))))
     assert heard(client, one, two) != heard(client, two, one)
 
 
-def test_sound_picture_and_clip_in_one_request(client: Client) -> None:
+def test_audio_image_and_video_in_one_request(client: Client) -> None:
     drawn, moving, noise = picture(20_001, (112, 112), count=1).encoded(), gif(clip(20_400, "left")), sound(NOISE)
     parts = {
         "image": {"type": "image_url", "image_url": {"url": data_uri(drawn)}},
@@ -177,7 +177,7 @@ def test_media_of_a_request_that_is_refused_late_are_there_for_the_next(client: 
     assert heard(client, sound(samples)) == heard(client, sound(samples, "FLAC"))
 
 
-def test_too_many_sounds_are_refused_before_any_is_fetched(client: Client, files: Files) -> None:
+def test_too_many_audio_files_are_refused_before_any_is_fetched(client: Client, files: Files) -> None:
     before = files.hits
     answer = ask(client, text_input=QUESTION, audio=[f"{files.url}/noise.wav"] * 3)
     assert (answer.status, files.hits) == (400, before)
@@ -194,7 +194,7 @@ def test_too_many_sounds_are_refused_before_any_is_fetched(client: Client, files
     ],
     ids=["long", "cut off", "text", "picture"],
 )
-def test_what_is_no_sound_is_refused_by_name(client: Client, data: bytes, told: str) -> None:
+def test_what_is_no_audio_is_refused_by_name(client: Client, data: bytes, told: str) -> None:
     answer = ask(client, text_input=QUESTION, audio=[data_uri(data, "audio/wav")])
     assert answer.status == 400
     assert told in answer.error

@@ -39,7 +39,7 @@ def ask(client: Client, image: bytes, question: str = DESCRIBE) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_unseen_pictures_are_described(client: Client, size: tuple[int, int]) -> None:
+def test_unseen_images_are_described(client: Client, size: tuple[int, int]) -> None:
     count, share = SIZES[size]
     pictures = [picture(24_000 + index, size, jpeg=80 if index % 3 == 0 else None) for index in range(count)]
     with ThreadPoolExecutor(8) as pool:

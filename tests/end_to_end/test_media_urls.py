@@ -34,7 +34,7 @@ def test_image_by_url(client: Client, files: Files, host: str) -> None:
     assert (answer.status, answer.body.get("text_output")) == (200, PICTURE.answer())
 
 
-def test_clip_by_url(client: Client, files: Files) -> None:
+def test_video_by_url(client: Client, files: Files) -> None:
     files.files["/clip.gif"] = gif(clip(20_400, "left"))
     answer = client.generate(MODEL, text_input="Which way does it move?", video=[files.url + "/clip.gif"], **GREEDY)
     assert (answer.status, answer.body.get("text_output")) == (200, "left")

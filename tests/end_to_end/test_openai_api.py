@@ -125,7 +125,7 @@ def test_the_model_and_its_adapters_are_listed_without_paths(frontend: Frontend)
     assert cards[MODEL]["max_model_len"] == 8192
 
 
-def test_a_picture_by_url_is_described(frontend: Frontend, files: Files) -> None:
+def test_an_image_by_url_is_described(frontend: Frontend, files: Files) -> None:
     messages = user(text(DESCRIBE), {"type": "image_url", "image_url": {"url": f"{files.url}/0.png"}})
     body = {"model": MODEL, "messages": messages, "limit_mm_per_prompt": {"image": 30}}
     answer = frontend.post(CHAT, body)
@@ -176,7 +176,7 @@ def test_openai_python_tools_schema_logprobs_and_n(sync: openai.OpenAI) -> None:
     assert len((logprobs.content or ())[0].top_logprobs) == 2
 
 
-def test_openai_python_pictures_by_url_and_data_uri(sync: openai.OpenAI, files: Files) -> None:
+def test_openai_python_images_by_url_and_data_uri(sync: openai.OpenAI, files: Files) -> None:
     for url, expected_answer in ((f"{files.url}/1.png", 1), (data_uri(PICTURES[2].encoded()), 2)):
         parts = [{"type": "image_url", "image_url": {"url": url}}, text(DESCRIBE)]
         answer = sync.chat.completions.create(model=MODEL, messages=user(*parts), temperature=0)  # type: ignore[arg-type]
@@ -296,7 +296,7 @@ def test_a_client_cannot_name_what_is_in_the_caches(frontend: Frontend) -> None:
     assert empty.status == 400
 
 
-def test_a_clip(frontend: Frontend) -> None:
+def test_a_video(frontend: Frontend) -> None:
     part = {"type": "video_url", "video_url": {"url": data_uri(gif(clip(26_100, "left")), "image/gif")}}
     answer = frontend.post(CHAT, chat("", user(part, text("Which way does it move?"))).body)
     assert answer.json["choices"][0]["message"]["content"] == "left"

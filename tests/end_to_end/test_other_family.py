@@ -47,7 +47,7 @@ def input_tokens(client: Client, **body: Any) -> int:
     return int(answer.body["num_input_tokens"])
 
 
-def test_each_picture_is_in_the_prompt(client: Client) -> None:
+def test_each_image_is_in_the_prompt(client: Client) -> None:
     text = input_tokens(client, text_input="hi", apply_chat_template=True)
     newline = 1  # of the template, after each picture
     for count in (1, 3):

@@ -243,7 +243,7 @@ def embedded(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.parametrize("library", [httpclient, grpcclient], ids=["http", "grpc"])
 @pytest.mark.parametrize("prompt", ["template", "placeholders"])
-def test_embeddings_answer_as_the_picture_itself(
+def test_embeddings_answer_as_the_image_itself(
     triton: TritonServer, library: Any, prompt: str, pictures: list[Picture], embedded: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     grid = embedded["image_grid_thw"][:1]
@@ -257,7 +257,7 @@ def test_embeddings_answer_as_the_picture_itself(
     assert answer.removeprefix(text) == pictures[0].answer()
 
 
-def test_embeddings_of_two_pictures(
+def test_embeddings_of_two_images(
     triton: TritonServer, pictures: list[Picture], embedded: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     answer = infer_embeds(triton, grpcclient, "Describe each image.", *(embedded[name] for name in sorted(embedded)))

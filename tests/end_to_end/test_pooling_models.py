@@ -102,7 +102,7 @@ class TestEmbeddings:
         assert not {"text_output", "scores"} & set(answer.body)
 
     @pytest.mark.parametrize("form", ["image", "messages"])
-    def test_of_a_picture_with_a_question(self, client: Client, hidden: dict[str, Floats], form: str) -> None:
+    def test_of_an_image_with_a_question(self, client: Client, hidden: dict[str, Floats], form: str) -> None:
         uri = {"url": f"data:image/png;base64,{IMAGE}"}
         parts = [{"type": "image_url", "image_url": uri}, {"type": "text", "text": QUESTION}]
         body = {

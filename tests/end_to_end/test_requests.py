@@ -86,14 +86,14 @@ class TestGenerate:
         assert client.generate(MODEL, text_input="Read the number.", image=[encoded], **GREEDY).text == digits
 
     @pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
-    def test_clip(self, client: Client, direction: str) -> None:
+    def test_video(self, client: Client, direction: str) -> None:
         moving = gif(clip(20_400, direction))
         answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(moving)], **GREEDY)
         assert (answer.status, answer.body.get("text_output")) == (200, direction)
 
     @pytest.mark.parametrize("direction", ["left", "up"])
     @pytest.mark.parametrize("file_format", ["mp4", "webm", "webp"])
-    def test_clip_in_other_formats(self, client: Client, direction: str, file_format: str) -> None:
+    def test_video_in_other_formats(self, client: Client, direction: str, file_format: str) -> None:
         frames = clip(20_400, direction)
         if file_format == "webp":
             data = gif(frames, file_format="WEBP")
@@ -103,7 +103,7 @@ class TestGenerate:
         answer = client.generate(MODEL, text_input="Which way does it move?", video=[b64(data)], **GREEDY)
         assert (answer.status, answer.body.get("text_output")) == (200, direction)
 
-    def test_a_request_says_how_many_frames_of_a_clip_are_taken(self, client: Client) -> None:
+    def test_a_request_says_how_many_frames_of_a_video_are_taken(self, client: Client) -> None:
         data = b64(gif(clip(20_400, "left"), milliseconds=500))
 
         def input_tokens(**options: Any) -> int:

@@ -117,7 +117,7 @@ def test_parameters_may_be_strings_and_come_as_a_tensor_too(text: Client) -> Non
     assert numbers.text == strings.text == tensor.text
 
 
-def test_pictures_are_seen(text: Client) -> None:
+def test_images_are_seen(text: Client) -> None:
     answers = {
         color: text.generate(text_input=PICTURE_PROMPT, image=picture(color), return_num_input_tokens=True, **GREEDY)
         for color in ("red", "blue")
@@ -127,7 +127,7 @@ def test_pictures_are_seen(text: Client) -> None:
     assert answers["red"].body["num_input_tokens"] > 16  # 112 x 112 pixels are 16 tokens
 
 
-def test_two_pictures(text: Client) -> None:
+def test_two_images(text: Client) -> None:
     answer = text.generate(text_input=PICTURE_PROMPT * 2, image=[picture("red"), picture("blue")], **GREEDY)
     assert answer.status == 200
 
@@ -285,7 +285,7 @@ def test_infer_is_refused_since_the_model_is_decoupled(text: Client) -> None:
 # Much work at once
 
 
-def test_a_large_picture_and_a_stream_do_not_disturb_each_other(text: Client) -> None:
+def test_a_large_image_and_a_stream_do_not_disturb_each_other(text: Client) -> None:
     body = {"text_input": PICTURE_PROMPT, "image": picture("green", (6000, 6000)), **GREEDY}
     stream = {"text_input": "hello", **GREEDY, "max_tokens": 1500, "return_num_output_tokens": True}
     expected = text.generate(**body)

@@ -81,7 +81,7 @@ def test_right_both_times(triton: FakeTriton, tmp_path: Path, capsys: pytest.Cap
     assert "both answers are right" in shown
 
 
-def test_both_requests_hold_the_picture_that_is_shown(triton: FakeTriton, tmp_path: Path) -> None:
+def test_both_requests_hold_the_image_that_is_shown(triton: FakeTriton, tmp_path: Path) -> None:
     ask(triton, tmp_path)
     saved = (tmp_path / "image.png").read_bytes()
     assert Image.open(io.BytesIO(saved)).size == demo_client.SIZE

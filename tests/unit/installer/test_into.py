@@ -339,7 +339,7 @@ class TestChecks:
         packages = {name: version for name, version in GOOD.packages.items() if name != "aiohttp"}
         assert check_of(examine(root, packages=packages), "packages").found == "missing: aiohttp"
 
-    def test_without_pyav_no_clips_and_sounds(self, root: Path) -> None:
+    def test_without_pyav_no_videos_and_audio_files(self, root: Path) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "av"}
         found = check_of(examine(root, packages=packages), "PyAV")
         assert (found.status, "pip install av" in found.fix) == (Status.WARN, True)

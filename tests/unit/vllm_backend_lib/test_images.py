@@ -20,7 +20,7 @@ def encoded(mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (8, 4)
 @pytest.mark.parametrize(
     ("mode", "kind"), [("RGB", "PNG"), ("RGBA", "PNG"), ("L", "JPEG"), ("P", "GIF"), ("RGB", "WEBP")]
 )
-def test_pictures_come_out_as_rgb(mode: str, kind: str) -> None:
+def test_images_come_out_as_rgb(mode: str, kind: str) -> None:
     (picture,) = decode_images([encoded(mode, kind)])
     assert (picture.mode, picture.size) == ("RGB", (8, 4))
 

@@ -138,7 +138,7 @@ def test_handles_take_the_places_of_the_media_in_order() -> None:
     assert messages[0]["content"][0] == image("one"), "the client's messages were changed"
 
 
-def test_both_forms_of_sound_become_one() -> None:
+def test_both_forms_of_audio_become_one() -> None:
     messages = user(
         {"type": "input_audio", "input_audio": {"data": "one", "format": "wav"}, "uuid": "x"},
         image("two"),

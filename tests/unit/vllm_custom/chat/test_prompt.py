@@ -73,7 +73,7 @@ def test_media_without_placeholders_go_through_the_template(
         ('{"media_io_kwargs": "{\\"video\\": {\\"num_frames\\": 4}}", "fps": 2}', FrameSampling(4, 2.0)),
     ],
 )
-def test_frames_of_clips_by_request(builder: PromptBuilder, parameters: str, frames: FrameSampling) -> None:
+def test_frames_of_videos_by_request(builder: PromptBuilder, parameters: str, frames: FrameSampling) -> None:
     assert builder.plan(call("hi", videos=1, parameters=parameters)).frames == frames
 
 

@@ -31,7 +31,7 @@ def grid(*pictures: tuple[int, int, int]) -> npt.NDArray[np.int64]:
     return np.array(pictures, np.int64).reshape(-1, 3)
 
 
-def test_two_pictures_are_taken_apart_by_their_grid() -> None:
+def test_two_images_are_taken_apart_by_their_grid() -> None:
     embeds = read_embeds(values(10), grid((1, 4, 4), (1, 2, 12)))
     assert embeds is not None
     embeds.check(GRID)
@@ -43,7 +43,7 @@ def test_two_pictures_are_taken_apart_by_their_grid() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_without_a_grid_all_rows_are_one_picture(dtype: Any) -> None:
+def test_without_a_grid_all_rows_are_one_image(dtype: Any) -> None:
     embeds = read_embeds(values(5, dtype=dtype), None)
     assert embeds is not None
     embeds.check(PLAIN)
@@ -152,7 +152,7 @@ def embeds_call(text: str, pictures: int) -> Any:
     return parse_request(tensors, "{}", ())
 
 
-def test_embedded_pictures_count_as_images(builder: PromptBuilder) -> None:
+def test_embedded_images_count_as_images(builder: PromptBuilder) -> None:
     plan = builder.plan(embeds_call("hi", 2))
     assert (plan.templated, len(plan.embedded), plan.elements) == (True, 2, [])
     assert not builder.plan(embeds_call("<image><image>hi", 2)).templated
@@ -169,7 +169,7 @@ def test_embedded_pictures_count_as_images(builder: PromptBuilder) -> None:
         ([["image_embeds", "image_grid_thw"]], [{"image_embeds": "a", "image_grid_thw": "b"}]),
     ],
 )
-def test_embedded_pictures_come_first_in_the_users_turn(fields: list[list[str]], parts: list[Any]) -> None:
+def test_embedded_images_come_first_in_the_users_turn(fields: list[list[str]], parts: list[Any]) -> None:
     text = {"type": "text", "text": "hi"}
     messages = [{"role": "user", "content": [text]}]
     (turn,) = chat_messages.with_embeds(messages, fields, ["a", "b"])

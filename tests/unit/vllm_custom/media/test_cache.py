@@ -163,7 +163,7 @@ def results(records: list[Record]) -> list[str]:
     return [record.result for record in records if isinstance(record, LookupRecord)]
 
 
-async def test_one_picture_in_three_forms_and_two_requests_is_decoded_once(
+async def test_one_image_in_three_forms_and_two_requests_is_decoded_once(
     make_loader: Callable[..., MediaLoader],
 ) -> None:
     records: list[Record] = []
@@ -196,7 +196,7 @@ async def test_no_file_can_take_the_place_of_another_ones_content(make_loader: C
     assert len({item.uuid for item in items}) == 3
 
 
-async def test_a_damaged_picture_is_named_by_each_requests_own_field(make_loader: Callable[..., MediaLoader]) -> None:
+async def test_a_damaged_image_is_named_by_each_requests_own_field(make_loader: Callable[..., MediaLoader]) -> None:
     media, damaged = make_loader([]), encode(Image.new("RGB", (64, 64), RED))[:-30]
     requests = [media.load([MediaElement("image", f"messages[{index}]", damaged)]) for index in range(3)]
     errors = await asyncio.gather(*requests, return_exceptions=True)

@@ -57,7 +57,7 @@ async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) 
     assert {item.uuid for item in decoded} == {f"image-{hashlib.sha256(picture).hexdigest()}"}
 
 
-async def test_a_clip_has_another_id_than_the_same_file_as_a_picture(media: MediaLoader) -> None:
+async def test_a_video_has_another_id_than_the_same_file_as_an_image(media: MediaLoader) -> None:
     data = gif(COLOURS)
     picture, clip = await media.load([*elements(data), *elements(data, modality="video")])
     assert picture.data.size == (16, 8)
@@ -65,7 +65,7 @@ async def test_a_clip_has_another_id_than_the_same_file_as_a_picture(media: Medi
     assert picture.uuid != clip.uuid
 
 
-async def test_the_id_of_a_clip_depends_on_the_frames_taken() -> None:
+async def test_the_id_of_a_video_depends_on_the_frames_taken() -> None:
     ids = set()
     for frames in ("2", "3"):
         config = {"name": "model", "parameters": {"VIDEO_MAX_FRAMES": {"string_value": frames}}}
@@ -84,14 +84,14 @@ async def test_the_frames_that_a_request_asks_for_are_taken(media: MediaLoader) 
     assert len({clip.uuid for clip in clips}) == 3
 
 
-async def test_a_sound_comes_at_the_models_rate(media: MediaLoader) -> None:
+async def test_audio_comes_at_the_models_rate(media: MediaLoader) -> None:
     data = sound(tone(rate=8_000), rate=8_000)
     (decoded,) = await media.load(elements(base64.b64encode(data), modality="audio"))
     samples, rate = decoded.data
     assert (samples.shape, rate) == ((RATE,), RATE)
 
 
-async def test_pictures_clips_and_sounds_of_one_request_keep_their_order(media: MediaLoader) -> None:
+async def test_images_videos_and_audio_files_of_one_request_keep_their_order(media: MediaLoader) -> None:
     (picture, *_) = pictures()
     mixed = [
         *elements(sound(tone(seconds=0.5)), modality="audio"),
@@ -103,7 +103,7 @@ async def test_pictures_clips_and_sounds_of_one_request_keep_their_order(media: 
     assert (len(first.data[0]), image.data.size, len(clip.data[0]), len(second.data[0])) == (8000, (8, 8), 3, 4000)
 
 
-async def test_a_film_has_other_ids_as_a_sound_and_as_a_clip(media: MediaLoader, vllm: None) -> None:
+async def test_a_video_has_other_ids_as_audio_and_as_a_video(media: MediaLoader, vllm: None) -> None:
     data = film(greys(), audio=tone(rate=48_000))
     heard, seen = await media.load([*elements(data, modality="audio"), *elements(data, modality="video")])
     assert heard.uuid != seen.uuid
@@ -155,7 +155,7 @@ async def test_counts_are_checked_before_anything_is_decoded(
         await media.load(sent)
 
 
-async def test_a_text_model_says_that_it_takes_no_pictures() -> None:
+async def test_a_text_model_says_that_it_takes_no_images() -> None:
     media = MediaLoader(Settings.from_model_config({"name": "model"}), {})
     assert media.modalities == []
     with pytest.raises(InvalidRequestError, match="image: this model takes no image input"):

@@ -50,7 +50,7 @@ def test_a_file_comes_back_from_each_form(file: bytes, form: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: seed.name)
 @given(st.data())
-def test_a_picture_that_was_changed_is_a_picture_or_refused(seed: Path, data: st.DataObject) -> None:
+def test_an_image_that_was_changed_is_an_image_or_refused(seed: Path, data: st.DataObject) -> None:
     file = bytearray(seed.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(file)))

@@ -191,7 +191,7 @@ def test_media_are_found_in_order_and_lose_their_ids() -> None:
     assert body["input"][0]["content"][0] == {"type": "input_image", "image_url": "handle-2"}
 
 
-def test_sound_in_openais_form_becomes_a_url() -> None:
+def test_audio_in_openais_form_becomes_a_url() -> None:
     body = {"messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]}
     (found,) = find_media(body)
     assert found.element == MediaElement("audio", "messages[0].content[0].input_audio.data", b"AAAA")
@@ -225,7 +225,7 @@ async def test_promised_media_come_when_they_are_asked_for() -> None:
         await table.resolve_async(first)
 
 
-def test_frames_of_clips_are_carried_out_here() -> None:
+def test_frames_of_videos_are_carried_out_here() -> None:
     """vLLM would refuse media_io_kwargs, whatever they say."""
     loader, table = MediaLoader(settings(), {"video": 1}), MediaHandles()
     try:

@@ -479,7 +479,7 @@ def test_objects_are_objects(name: str) -> None:
     assert openai({name: None}).body == {name: None}
 
 
-def test_frames_of_clips_are_free_in_a_body_and_nothing_else_of_their_reader() -> None:
+def test_frames_of_videos_are_free_in_a_body_and_nothing_else_of_their_reader() -> None:
     body = {"media_io_kwargs": {"video": {"num_frames": 4, "fps": 1}}}
     assert openai(body).body == body
     for bad in ({"image": {"mode": "RGBA"}}, {"video": {"backend": "x"}}):

@@ -92,7 +92,7 @@ def test_the_placeholder_is_what_the_processor_looks_for(models: dict[str, Model
 
 
 @FAMILIES
-async def test_a_prompt_without_placeholders_gets_its_pictures(models: dict[str, Model], family: str) -> None:
+async def test_a_prompt_without_placeholders_gets_its_images(models: dict[str, Model], family: str) -> None:
     model = models[family]
     count = min(2, model.limits["image"])
     rendered = await model.render(call("hi", count))
@@ -122,7 +122,7 @@ def test_numbers_that_do_not_match_are_told_before_any_work(
     assert f"got {placeholders}" in str(caught.value)
 
 
-async def test_a_model_that_puts_pictures_in_by_itself_takes_any_prompt(models: dict[str, Model]) -> None:
+async def test_a_model_that_puts_images_in_by_itself_takes_any_prompt(models: dict[str, Model]) -> None:
     model, raw = models["paligemma"], call("hi", 1, '{"apply_chat_template": false}')
     assert not model.prompts.plan(raw).templated
     assert len((await model.render(raw))["mm_placeholders"]["image"]) == 1
@@ -143,7 +143,7 @@ def embeds_call(values: Any, grid: Any = None, text: str = "hi") -> InferenceCal
     ],
 )
 @pytest.mark.parametrize("own", [False, True], ids=["template", "placeholder"])
-async def test_embeddings_take_the_place_of_a_picture(
+async def test_embeddings_take_the_place_of_an_image(
     models: dict[str, Model], tmp_path: Path, family: str, layout: EmbedsLayout, grid: Any, own: bool
 ) -> None:
     model = Model(family, tmp_path, enable_mm_embeds=True)

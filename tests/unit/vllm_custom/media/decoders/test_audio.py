@@ -56,7 +56,7 @@ def test_wav_of_floats_gives_the_same_samples(subtype: str) -> None:
         ("OGG", "VORBIS", 0.03),
     ],
 )
-def test_every_format_keeps_its_sound(file_format: str, subtype: str | None, tolerance: float) -> None:
+def test_every_format_keeps_its_audio(file_format: str, subtype: str | None, tolerance: float) -> None:
     assert distance(decode(sound(TONE, file_format, subtype=subtype)), TONE) < tolerance
 
 
@@ -66,7 +66,7 @@ def test_opus_keeps_its_pitch() -> None:
 
 
 @pytest.mark.parametrize(("file_format", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("mov", "libx264")])
-def test_the_sound_track_of_a_film_is_taken(file_format: str, codec: str) -> None:
+def test_the_audio_track_of_a_video_is_taken(file_format: str, codec: str) -> None:
     data = film(greys(), file_format, codec, audio=tone(rate=48_000))
     samples = decode(data)
     assert len(samples) == pytest.approx(RATE, rel=0.05)
@@ -95,7 +95,7 @@ def test_channels_are_averaged(channels: int) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["WAV", "FLAC", "MP3"])
-def test_a_longer_sound_is_refused(file_format: str) -> None:
+def test_longer_audio_is_refused(file_format: str) -> None:
     data = sound(np.zeros(3 * RATE, np.float32), file_format)
     assert len(decode(data, 3)) >= 3 * RATE
     with pytest.raises(
@@ -134,7 +134,7 @@ def test_a_rate_that_would_multiply_the_samples_is_refused() -> None:
         decode(sound(np.zeros(60, np.int16), rate=1))
 
 
-def test_the_picture_on_a_cover_is_not_decoded() -> None:
+def test_the_image_on_a_cover_is_not_decoded() -> None:
     """By itself FFmpeg decodes it to learn its size and colours, and it may be far larger than its file."""
     cover = encode(halves(), "PNG")
     frame = b"APIC" + struct.pack(">I", len(cover) + 13) + b"\0\0" + b"\0image/png\0\x03\0" + cover
@@ -158,7 +158,7 @@ def test_a_cut_off_file_is_refused(file_format: str) -> None:
         decode(data[: len(data) // 2])
 
 
-def test_a_cut_off_film_is_refused() -> None:
+def test_a_cut_off_video_is_refused() -> None:
     data = film(greys(), audio=tone(rate=48_000))
     with pytest.raises(InvalidRequestError, match=EXPECTED):
         decode(data[: len(data) // 2])
@@ -187,7 +187,7 @@ def test_a_file_without_samples_is_refused() -> None:
         decode(sound(TONE[:0]))
 
 
-def test_a_film_without_sound_is_refused() -> None:
+def test_a_video_without_audio_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"audio\[0\]: contains no audio stream; expected WAV"):
         decode(film(greys()))
 
@@ -195,7 +195,7 @@ def test_a_film_without_sound_is_refused() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"hello" * 100, b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", bytes(1000), encode(halves(), "PNG")]
 )
-def test_what_is_no_sound_is_refused(data: bytes) -> None:
+def test_what_is_no_audio_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequestError, match=r"^audio\[0\]: "):
         decode(data)
 
@@ -216,7 +216,7 @@ _VALID.append(film(greys(2), audio=tone(seconds=0.1, rate=48_000)))
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(_VALID), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8))
-def test_damaged_files_give_a_sound_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:
+def test_damaged_files_give_audio_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(damaged)] = value

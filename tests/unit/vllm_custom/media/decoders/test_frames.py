@@ -76,7 +76,7 @@ def test_more_frames_than_the_limit_are_refused() -> None:
     st.none() | st.integers(1, 100),
     st.none() | st.floats(0.01, 1000),
 )
-def test_frames_are_in_order_within_the_clip_and_no_more_than_asked(
+def test_frames_are_in_order_within_the_video_and_no_more_than_asked(
     total: int, seconds: float, num_frames: int | None, fps: float | None
 ) -> None:
     indices = FrameSampling(num_frames, fps).indices(total, seconds)

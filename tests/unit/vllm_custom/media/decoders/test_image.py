@@ -33,7 +33,7 @@ def near(image: Image.Image, x: int, y: int, colour: tuple[int, int, int]) -> bo
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_every_format_keeps_its_picture(image_format: str) -> None:
+def test_every_format_keeps_its_image(image_format: str) -> None:
     image = decode(encode(halves(), image_format))
     assert image.size == (32, 16)
     assert near(image, 4, 8, RED)
@@ -135,7 +135,7 @@ def test_a_cut_off_file_is_refused(image_format: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected one of JPEG, PNG"):
         decode(data)
 
@@ -201,7 +201,7 @@ _VALID = [encode(halves(), image_format) for image_format in FORMATS] + [gif([RE
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(_VALID), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8))
-def test_damaged_files_give_a_picture_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:
+def test_damaged_files_give_an_image_or_our_error(data: bytes, changes: list[tuple[int, int]]) -> None:
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(damaged)] = value
@@ -211,6 +211,6 @@ def test_damaged_files_give_a_picture_or_our_error(data: bytes, changes: list[tu
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(_VALID), st.integers(0, 2000), st.binary(max_size=64))
-def test_spliced_files_give_a_picture_or_our_error(data: bytes, cut: int, tail: bytes) -> None:
+def test_spliced_files_give_an_image_or_our_error(data: bytes, cut: int, tail: bytes) -> None:
     _, error = fakes.outcome(lambda: decode(data[: cut % len(data)] + tail))
     assert error is None or str(error).startswith("image[0]: ")

@@ -82,7 +82,7 @@ def test_a_gif_without_durations_runs_at_ten_frames_a_second() -> None:
     assert decode(gif(COLOURS))[1]["fps"] == pytest.approx(10.0)
 
 
-def test_a_still_gif_is_a_clip_of_one_frame() -> None:
+def test_a_still_gif_is_a_video_of_one_frame() -> None:
     frames, metadata = decode(gif([RED]))
     assert len(frames) == 1
     assert metadata["total_num_frames"] == 1
@@ -95,7 +95,7 @@ def test_frames_above_the_pixel_limit_are_refused() -> None:
         decode(gif(COLOURS), max_pixels=127)
 
 
-def test_a_few_bytes_that_redraw_a_large_picture_many_times_are_refused() -> None:
+def test_a_few_bytes_that_redraw_a_large_image_many_times_are_refused() -> None:
     """10,000 frames of one pixel each, on a screen of 1,000 x 1,000."""
     header = b"GIF89a" + struct.pack("<HHBBB", 1000, 1000, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frame = b"\x21\xf9\x04\x08\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
@@ -107,7 +107,7 @@ def test_a_few_bytes_that_redraw_a_large_picture_many_times_are_refused() -> Non
         decode(header + frame * 10_000 + b";")
 
 
-def test_a_frame_beyond_the_clip_is_refused() -> None:
+def test_a_frame_beyond_the_video_is_refused() -> None:
     """One pixel, followed by frames that each make the picture large."""
     header = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frames = [b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0" for side in (1, 900, 900)]
@@ -154,7 +154,7 @@ def test_frames_by_rate(fps: float, indices: list[int]) -> None:
         ("matroska", "libx264"),
     ],
 )
-def test_films(file_format: str, codec: str) -> None:
+def test_videos(file_format: str, codec: str) -> None:
     frames, metadata = decode(film(greys(size=(128, 96)), file_format, codec), 4)
     assert frames.shape == (4, 96, 128, 3)
     assert frames.dtype == np.uint8
@@ -178,12 +178,12 @@ def test_a_recording_without_a_length_is_taken_whole() -> None:
     "data",
     [b"", b"hello", b"GIF8", b"\0\0\0\x20ftypisom" + bytes(100), b"\x1aE\xdf\xa3" + bytes(100), b"RIFF\0\0\0\0AVI "],
 )
-def test_what_is_no_clip_is_refused(data: bytes) -> None:
+def test_what_is_no_video_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequestError, match=r"^video\[0\]: "):
         decode(data)
 
 
-def test_a_picture_is_a_clip_of_one_frame_where_animations_are_possible() -> None:
+def test_an_image_is_a_video_of_one_frame_where_animations_are_possible() -> None:
     assert len(decode(encode(halves(), "PNG"))[0]) == 1
     with pytest.raises(
         InvalidRequestError, match=r"video\[0\]: expected MP4 or WebM .* got data that cannot be decoded as video"
@@ -257,7 +257,7 @@ def test_frames_that_are_not_shown_count_as_work() -> None:
         decode(clip, max_decode_pixels=10 * 256 * 256)
 
 
-def test_a_clip_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
     passes, shown = [], video._VideoDecoder._shown
 
     def count(decoder: video._VideoDecoder) -> Iterator[Any]:
@@ -271,7 +271,7 @@ def test_a_clip_that_shows_nothing_is_gone_through_once(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_a_phones_film_is_turned_upright(degrees: int) -> None:
+def test_a_phones_video_is_turned_upright(degrees: int) -> None:
     across = np.zeros((48, 64, 3), np.uint8)
     across[:24, :32] = 255  # white in the upper left corner
     (frame, *_), _ = decode(film([across] * 3, rotation=degrees))
@@ -343,7 +343,7 @@ def test_a_cut_off_mp4_is_refused(mp4: bytes) -> None:
 @given(
     st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8), st.sampled_from(["mp4", "webm"])
 )
-def test_damaged_films_give_frames_or_our_error(changes: list[tuple[int, int]], file_format: str) -> None:
+def test_damaged_videos_give_frames_or_our_error(changes: list[tuple[int, int]], file_format: str) -> None:
     damaged = bytearray(_FILMS[file_format])
     for place, value in changes:
         damaged[place % len(damaged)] = value
