@@ -294,13 +294,8 @@ def _ports() -> Checks:
 
 def run(checks: Sequence[Check], *, as_json: bool, write: Callable[[str], object] = print) -> int:
     """Print the findings; 1 where something fails."""
-    write(json.dumps([_as_json(check) for check in checks], indent=2) if as_json else table(checks))
+    write(json.dumps([asdict(check) for check in checks], indent=2) if as_json else table(checks))
     count = failed(checks)
     if not as_json:
         write(f"\n{count} of {len(checks)} checks failed" if count else "\nall checks passed")
     return 1 if count else 0
-
-
-def _as_json(check: Check) -> dict[str, object]:
-    found = asdict(check)
-    return found | {"mend": found["fix"]}  # what "fix" was called before
