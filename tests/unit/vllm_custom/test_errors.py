@@ -60,6 +60,8 @@ INTERNAL = {
     ("kernel/json_objects.py", "ValueError"),
     ("base_backend/patches.py", "ImportError"),
     ("base_backend/adapter.py", "AttributeError"),
+    ("engine/host/guard.py", "FileNotFoundError"),
+    ("engine/vllm/host/core.py", "CoreError"),
 }
 
 
