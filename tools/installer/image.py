@@ -28,7 +28,7 @@ IGNORE = "*\n!build.py\n!tools\n!backends\n!frontend\n!patches\n**/__pycache__\n
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
-# With explicit model control, an instance whose process was killed can be replaced.
+# With explicit model control, a model whose process was killed can be loaded again.
 _SERVE = "tritonserver --model-repository=/models --model-control-mode=explicit --load-model=*"
 
 

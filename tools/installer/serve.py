@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.1
 def models_of(repository: Path, extra_args: Sequence[str] = ()) -> list[str] | None:
     """Of our own repository only shapes_vl: the other examples need weights. Another one is loaded whole.
 
-    Both under explicit model control, without which an instance whose process was killed cannot be replaced. None where
+    Both under explicit model control, without which a model whose process was killed cannot be loaded again. None where
     tritonserver's own options say what is loaded.
     """
     if any(argument.lstrip("-").startswith(("model-control-mode", "load-model")) for argument in extra_args):

@@ -24,7 +24,7 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
-from vllm_custom.triton.healing import Healer
+from vllm_custom.triton.lost_instances import LostInstances
 
 
 class Model:
@@ -78,7 +78,7 @@ class Model:
                 self._connection.leave()
             raise
         if self._connection is not None:
-            self._replace_others(self._connection, args, pb_utils)
+            self._watch_others(self._connection, pb_utils)
         tuning.set_switch_interval()
         tuning.freeze_gc_heap()
 
@@ -146,17 +146,15 @@ class Model:
         grace = self._settings.engine_grace_period
         return host.join(name, args["model_instance_name"], engine.HOST_PROGRAM, grace)
 
-    def _replace_others(self, connection: host.Connection, args: Mapping[str, str], pb_utils: Any) -> None:
-        """Have instances replaced whose process was killed."""
+    def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
+        """Say so when the process of another instance was killed."""
         name, base = self._settings.model_name, BaseModelAdapter(self._base)
         end_server = functools.partial(os.kill, os.getppid(), signal.SIGTERM)
-        Healer(
+        LostInstances(
             connection,
-            json.loads(args["model_config"]),
-            load=lambda config: pb_utils.load_model(model_name=name, config=config),
             is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
             log=self._log,
-            give_up=end_server if self._settings.exit_on_lost_instance else None,
+            end_server=end_server if self._settings.exit_on_lost_instance else None,
         )
 
     def _engine_of_others(self) -> AbstractContextManager[None]:

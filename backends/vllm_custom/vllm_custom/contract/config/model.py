@@ -65,12 +65,8 @@ class ModelParameters(BaseModel):
     )
     exit_on_lost_instance: bool = config_parameter(
         False,
-        "Let tritonserver end, as on SIGTERM, when the process of an instance that shares an engine was killed and "
-        "cannot be replaced, which takes explicit model control. For servers that are started again when they end.",
-    )
-    instances_replaced: int = config_parameter(
-        0,
-        "How often instances were replaced because the process of one was killed. Set by the backend, not by you.",
+        "Let tritonserver end, as on SIGTERM, when the process of an instance that shares an engine was killed: Triton "
+        "does not start it again, and requests sent to it fail. For servers that are started again when they end.",
     )
     chat_template: str = config_parameter(
         "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."

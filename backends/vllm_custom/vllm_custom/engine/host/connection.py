@@ -23,7 +23,6 @@ from vllm_custom.engine.host.messages import (
     Numbered,
     Refused,
     Slot,
-    Tried,
     encode,
     from_host,
 )
@@ -96,11 +95,6 @@ class Connection:
             before, self._lost_fronts = self._lost_fronts, []
         for message in before:
             call(message)
-
-    def tried(self) -> None:
-        """Lost fronts have been replaced, or cannot be."""
-        with self._lock, contextlib.suppress(OSError):  # the host has gone, and all fronts with it
-            self._socket.sendall(encode(Tried()))
 
     def when_lost(self, call: Callable[[], None]) -> None:
         """Have ``call`` called too, from another thread, when the host has gone before this front left; or now."""

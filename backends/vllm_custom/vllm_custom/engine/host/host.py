@@ -30,7 +30,6 @@ from vllm_custom.engine.host.messages import (
     Numbered,
     Refused,
     Slot,
-    Tried,
     encode,
     from_front,
 )
@@ -105,7 +104,7 @@ class Host:
         self._clients: Iterator[int] = itertools.count(1)
         self._numbers: dict[str, int] = {}
         self._starting: asyncio.Task[None] | None = None
-        self._replacing: _Front | None = None
+        self._alone = False
         self._ending = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -124,7 +123,8 @@ class Host:
         for task in watching:
             task.cancel()
         accepting.close()
-        await self._core.stop()
+        if not self._alone:  # else the guard ends the engine, as there is no time
+            await self._core.stop()
 
     async def _when_dead(self) -> None:
         await self._core.died()
@@ -136,6 +136,7 @@ class Host:
         born, guard = started_at(server), os.getppid()
         while born and started_at(server) == born and os.getppid() == guard:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
+        self._alone = True
         self._ending.set()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,13 +156,11 @@ class Host:
             self._go(front, orderly=orderly)
             writer.close()
 
-    def _answer(self, front: _Front, message: Join | Attach | Number | Tried) -> None:
+    def _answer(self, front: _Front, message: Join | Attach | Number) -> None:
         if isinstance(message, Join):
             front.name = message.name
         elif isinstance(message, Attach):
             self._do(self._attach(front, message))
-        elif isinstance(message, Tried):
-            self._replacing = None
         else:
             number = self._numbers.get(message.key)
             if number is None:
@@ -199,8 +198,6 @@ class Host:
 
     def _go(self, front: _Front, *, orderly: bool) -> None:
         del self._fronts[front]
-        if self._replacing is front:
-            self._replacing = None
         if front.client:
             self._board.wipe(front.client)
             self._do(self._abort(front))
@@ -210,13 +207,10 @@ class Host:
             self._leave_alone(self._grace_seconds)
 
     def _lose(self, front: _Front) -> None:
-        """All are told, and one is asked to have it replaced; one at a time, since that replaces all that are lost."""
         attached = [other for other in self._fronts if other.client]
         _say(f"the front {front.name} has gone; {len(attached)} are left")
-        asked = attached[0] if attached and self._replacing is None else None
-        self._replacing = self._replacing or asked
         for other in attached:
-            other.tell(FrontLost(front.name, other is asked))
+            other.tell(FrontLost(front.name, other is attached[0]))
 
     def _leave_alone(self, seconds: float) -> None:
         self._grace = asyncio.get_running_loop().call_later(seconds, self._ending.set)

@@ -70,17 +70,13 @@ class Numbered(Message, tag="numbered"):
 
 
 class FrontLost(Message, tag="front_lost"):
-    """Another front has ended as it should not have. One of those that are left is asked to have it replaced."""
+    """Another front has ended as it should not have. One of those that are left is to do something about it."""
 
     name: str
-    replace: bool
+    act: bool
 
 
-class Tried(Message, tag="tried"):
-    """What was asked for with :class:`FrontLost` has been done, or cannot be done."""
-
-
-FromFront: TypeAlias = Join | Attach | Number | Tried | Leave
+FromFront: TypeAlias = Join | Attach | Number | Leave
 FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost
 
 _FROM_FRONT: msgspec.json.Decoder[FromFront] = msgspec.json.Decoder(FromFront)

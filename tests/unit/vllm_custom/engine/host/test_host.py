@@ -174,33 +174,18 @@ def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:
     assert lost == []
 
 
-def test_one_front_is_asked_at_a_time_to_have_the_lost_ones_replaced(setting: Setting) -> None:
-    asked: list[object] = []
-    first = setting.attach("first")
-    first.when_front_lost(asked.append)
-
-    def lose(name: str) -> None:
-        process = front(setting, name)
-        process.kill()
-        process.communicate()
-
-    for number, name in enumerate(("one", "two"), 1):
-        lose(name)
-        wait_until(lambda number=number: len(asked) == number)
-    assert asked == [FrontLost("one", True), FrontLost("two", False)]
-
-
-def test_after_an_attempt_a_front_is_asked_again(setting: Setting) -> None:
-    asked: list[object] = []
-    first = setting.attach("first")
-    for number, name in enumerate(("one", "two"), 1):
-        process = front(setting, name)
-        process.kill()
-        process.communicate()
-        first.when_front_lost(asked.append)  # also what was said before
-        wait_until(lambda number=number: len(asked) == number)
-        first.tried()
-    assert asked == [FrontLost("one", True), FrontLost("two", True)]
+def test_one_of_those_that_are_left_is_to_act(setting: Setting) -> None:
+    told: list[object] = []
+    first, second = setting.attach("first"), setting.attach("second")
+    process = front(setting, "third")
+    process.kill()
+    process.communicate()
+    for connection in (first, second):
+        assert isinstance(connection.number("wait for what was said before", 1).result(10), Numbered)
+    wait_until(lambda: len(setting.noted("abort")) > 0)
+    for connection in (first, second):
+        connection.when_front_lost(told.append)  # also what was said before
+    wait_until(lambda: told == [FrontLost("third", True), FrontLost("third", False)])
 
 
 def test_numbers_are_the_same_for_all_fronts_and_differ_for_each_key(setting: Setting) -> None:
