@@ -104,7 +104,7 @@ class Host:
         self._clients: Iterator[int] = itertools.count(1)
         self._numbers: dict[str, int] = {}
         self._starting: asyncio.Task[None] | None = None
-        self._alone = False
+        self._left_to_guard = False
         self._ending = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -123,7 +123,7 @@ class Host:
         for task in watching:
             task.cancel()
         accepting.close()
-        if not self._alone:  # else the guard ends the engine, as there is no time
+        if not self._left_to_guard:  # tritonserver has gone, and its guard ends the engine quicker
             await self._core.stop()
 
     async def _when_dead(self) -> None:
@@ -136,7 +136,7 @@ class Host:
         born, guard = started_at(server), os.getppid()
         while born and started_at(server) == born and os.getppid() == guard:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
-        self._alone = True
+        self._left_to_guard = os.getppid() == guard
         self._ending.set()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
