@@ -28,8 +28,8 @@ def singles(seed: int, count: int, side: int = 224) -> list[Picture]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433"])
 def test_image_by_url(client: Client, files: Files, host: str) -> None:
-    files.add([PICTURE])
-    url = f"http://{host}:{files.port}/0.png?token=secret"
+    files.add([PICTURE], "by-url-")
+    url = f"http://{host}:{files.port}/by-url-0.png?token=secret"
     answer = client.generate(MODEL, text_input=DESCRIBE, image=[url], **GREEDY)
     assert (answer.status, answer.body.get("text_output")) == (200, PICTURE.answer())
 
@@ -44,10 +44,10 @@ def test_url_base64_data_uri_and_file_in_one_request_keep_their_order(
     client: Client, files: Files, superset_media: Path
 ) -> None:
     pictures = singles(20_100, 3) + singles(20_110, 1)
-    files.add(pictures)
+    (url, *_) = files.add(pictures, "in-order-")
     (superset_media / "two.png").write_bytes(pictures[2].encoded())
     images = [
-        f"{files.url}/0.png",
+        url,
         b64(pictures[1].encoded()),
         (superset_media / "two.png").as_uri(),
         f"data:image/png;base64,{b64(pictures[3].encoded())}",
@@ -72,7 +72,7 @@ def test_thirty_urls_answer_as_the_same_thirty_in_base64(client: Client, files: 
     pictures = singles(20_200, 30, side=112)
     before = files.hits
     body = {"text_input": DESCRIBE_EACH, "return_num_input_tokens": True, **GREEDY}
-    by_url = client.generate(MODEL, image=files.add(pictures), **body)
+    by_url = client.generate(MODEL, image=files.add(pictures, "thirty-"), **body)
     assert files.hits - before == 30
     assert by_url.status == 200, by_url.body
     assert by_url.body["num_input_tokens"] >= 30 * 16
