@@ -153,7 +153,7 @@ def _begin(client: Client, **body: Any) -> None:
     with client.open_stream(MODEL, **body) as events:
         for event in events:
             assert "error" not in event
-            if event["text_output"]:
+            if event.get("text_output") or event.get("openai_response"):
                 break
 
 
