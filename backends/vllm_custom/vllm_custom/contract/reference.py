@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from vllm_custom.contract.metrics import METRICS
 from vllm_custom.contract.specs import ConfigParameterSpec, TensorSpec, Trust, Use
 from vllm_custom.contract.table import CONFIG_PARAMETERS, INPUTS, OUTPUTS, REQUEST_PARAMETERS, VLLM_FIELDS
 from vllm_custom.contract.tensors import EXCLUSIONS
@@ -90,6 +91,13 @@ here: they are in model.json, exactly as vLLM names them. Relative paths in mode
 from the version folder.
 """
 
+_METRICS = """
+## Metrics
+
+With `REPORT_CUSTOM_METRICS`, Triton's metrics endpoint has vLLM's metrics under vLLM's names, and these, all with the
+labels `model` and `version`. Triton 24.10 counts a request that was answered with an error as a success; these do not.
+"""
+
 
 def reference() -> str:
     """The whole page as Markdown."""
@@ -109,6 +117,8 @@ def reference() -> str:
             _config_parameters(spec for spec in CONFIG_PARAMETERS if not spec.is_limit),
             _LIMITS,
             _config_parameters(spec for spec in CONFIG_PARAMETERS if spec.is_limit),
+            _METRICS,
+            _metrics(),
         )
     )
 
@@ -168,6 +178,21 @@ def _config_parameters(specs: Iterable[ConfigParameterSpec]) -> str:
                 row.meaning,
             )
             for row in specs
+        ),
+    )
+
+
+def _metrics() -> str:
+    return _table(
+        ("name", "type", "further labels", "meaning"),
+        (
+            (
+                f"`{row.name}`",
+                row.kind.lower(),
+                "; ".join(f"`{label}`: {values}" for label, values in row.labels),
+                row.description,
+            )
+            for row in METRICS
         ),
     )
 

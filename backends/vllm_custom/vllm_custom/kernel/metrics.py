@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 
 
 class Family(NamedTuple):
-    """A metric family. ``kind`` is COUNTER, GAUGE or HISTOGRAM; a histogram has the bounds of its buckets."""
+    """A metric family. ``kind`` is COUNTER, GAUGE or HISTOGRAM; a histogram has the bounds of its buckets.
+
+    ``labels`` are those that it has beside the labels of all metrics, each with its values in words.
+    """
 
     name: str
     kind: str
     description: str
     buckets: tuple[float, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class MetricReporter:

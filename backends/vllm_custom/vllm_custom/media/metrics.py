@@ -6,33 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from vllm_custom.kernel.metrics import Family, MetricReporter
-from vllm_custom.media.sources.policy import Refusal
-
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
-
-_FETCHES = "vllm_custom:media_fetches_total"
-_REFUSALS = "vllm_custom:media_refusals_total"
-_FETCHED_BYTES = "vllm_custom:media_fetched_bytes_total"
-_FETCH_SECONDS = "vllm_custom:media_fetch_seconds"
-_DECODE_SECONDS = "vllm_custom:media_decode_seconds"
-_CACHE_LOOKUPS = "vllm_custom:media_cache_lookups_total"
-_CACHE_BYTES = "vllm_custom:media_cache_bytes"
-_FAMILIES = (
-    Family(_FETCHES, "COUNTER", "Media URLs by result: fetched, cached, refused, failed, cancelled."),
-    Family(_REFUSALS, "COUNTER", "Refused media by rule."),
-    Family(_FETCHED_BYTES, "COUNTER", "Bytes of media fetched by URL, as transferred."),
-    Family(
-        _FETCH_SECONDS,
-        "HISTOGRAM",
-        "Time to fetch one media URL, in seconds, excluding time queued for a fetch slot.",
-        _SECONDS,
-    ),
-    Family(_DECODE_SECONDS, "HISTOGRAM", "Time to decode one item, in seconds, by modality.", _SECONDS),
-    Family(_CACHE_LOOKUPS, "COUNTER", "Look-ups in the cache of decoded media by result: hit, miss, shared."),
-    Family(_CACHE_BYTES, "GAUGE", "Size of the cache of decoded media, in bytes."),
+from vllm_custom.contract.metrics import (
+    CACHE_BYTES,
+    CACHE_LOOKUPS,
+    DECODE_SECONDS,
+    FETCH_SECONDS,
+    FETCHED_BYTES,
+    FETCHES,
+    MEDIA_METRICS,
+    REFUSALS,
 )
+from vllm_custom.kernel.metrics import MetricReporter
+from vllm_custom.media.sources.policy import Refusal
 
 
 @dataclass(frozen=True)
@@ -103,7 +88,7 @@ class MediaMetrics:
     def __init__(self, pb_utils: Any, labels: Mapping[str, str], log_error: Callable[[str], None]) -> None:
         """``labels``: model and version, as vLLM's own families have them."""
         self._reporter = MetricReporter(
-            pb_utils, _FAMILIES, labels, log_error, what="[vllm_custom] media metrics", thread="vllm_custom_metrics"
+            pb_utils, MEDIA_METRICS, labels, log_error, what="[vllm_custom] media metrics", thread="vllm_custom_metrics"
         )
 
     def observe(self, record: Record) -> None:
@@ -119,20 +104,20 @@ class MediaMetrics:
         if isinstance(record, FetchRecord):
             self._report_fetch(record)
         elif isinstance(record, LimitRecord):
-            metric(_REFUSALS, rule=record.rule).increment(1)
+            metric(REFUSALS, rule=record.rule).increment(1)
         elif isinstance(record, DecodeRecord):
-            metric(_DECODE_SECONDS, modality=record.modality).observe(record.seconds)
+            metric(DECODE_SECONDS, modality=record.modality).observe(record.seconds)
         elif isinstance(record, LookupRecord):
-            metric(_CACHE_LOOKUPS, result=record.result).increment(1)
+            metric(CACHE_LOOKUPS, result=record.result).increment(1)
         else:
-            metric(_CACHE_BYTES).set(record.size)
+            metric(CACHE_BYTES).set(record.size)
 
     def _report_fetch(self, record: FetchRecord) -> None:
         metric = self._reporter.metric
-        metric(_FETCHES, result=record.result).increment(1)
+        metric(FETCHES, result=record.result).increment(1)
         if record.rule is not None:
-            metric(_REFUSALS, rule=record.rule.value).increment(1)
+            metric(REFUSALS, rule=record.rule.value).increment(1)
         if record.size:
-            metric(_FETCHED_BYTES).increment(record.size)
+            metric(FETCHED_BYTES).increment(record.size)
         if record.seconds:
-            metric(_FETCH_SECONDS).observe(record.seconds)
+            metric(FETCH_SECONDS).observe(record.seconds)

@@ -7,15 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vllm_custom.contract.metrics import FAILED, REQUEST_METRICS, SUCCESS
 from vllm_custom.errors import BackendError
-from vllm_custom.kernel.metrics import Family, MetricReporter
-
-SUCCESS = "vllm_custom:requests_success_total"
-FAILED = "vllm_custom:requests_failed_total"
-_FAMILIES = (
-    Family(SUCCESS, "COUNTER", "Requests that completed without an error."),
-    Family(FAILED, "COUNTER", "Requests that ended with an error, by Triton's error code."),
-)
+from vllm_custom.kernel.metrics import MetricReporter
 
 
 class RequestMetrics:
@@ -30,7 +24,7 @@ class RequestMetrics:
         self._waiting: Counter[str] = Counter()
         self._reporter = MetricReporter(
             pb_utils,
-            _FAMILIES,
+            REQUEST_METRICS,
             labels,
             log_error,
             what="[vllm_custom] request metrics",

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from vllm_custom.contract.metrics import FAILED, SUCCESS
 from vllm_custom.errors import InvalidRequestError, UnavailableError
-from vllm_custom.triton.metrics import FAILED, SUCCESS, RequestMetrics
+from vllm_custom.triton.metrics import RequestMetrics
 
 LABELS = {"model": "vl", "version": "3"}
 MODEL = tuple(LABELS.items())

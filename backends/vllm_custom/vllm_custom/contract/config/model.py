@@ -37,8 +37,7 @@ class ModelParameters(BaseModel):
 
     report_custom_metrics: bool = config_parameter(
         False,
-        "Report vLLM's metrics on Triton's metrics endpoint, and our own: vllm_custom:requests_success_total, "
-        "vllm_custom:requests_failed_total by Triton's error code, and those of media.",
+        "Report vLLM's metrics and our own ([metrics](#metrics)) on Triton's metrics endpoint.",
         official=True,
     )
     enable_vllm_health_check: bool = config_parameter(

@@ -1,0 +1,73 @@
+"""Every metric of this backend on Triton's metrics endpoint. Reports and docs/reference.md come from these rows.
+
+Units are in the names, by Prometheus' convention: bytes, seconds, and ``_total`` for what only grows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vllm_custom.kernel.metrics import Family
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+SUCCESS: Final = "vllm_custom:requests_success_total"
+FAILED: Final = "vllm_custom:requests_failed_total"
+REQUEST_METRICS: Final = (
+    Family(SUCCESS, "COUNTER", "Requests that completed without an error."),
+    Family(
+        FAILED,
+        "COUNTER",
+        "Requests that ended with an error.",
+        labels=(("code", "Triton's error code, such as INVALID_ARG"),),
+    ),
+)
+
+FETCHES: Final = "vllm_custom:media_fetches_total"
+REFUSALS: Final = "vllm_custom:media_refusals_total"
+FETCHED_BYTES: Final = "vllm_custom:media_fetched_bytes_total"
+FETCH_SECONDS: Final = "vllm_custom:media_fetch_seconds"
+DECODE_SECONDS: Final = "vllm_custom:media_decode_seconds"
+CACHE_LOOKUPS: Final = "vllm_custom:media_cache_lookups_total"
+CACHE_BYTES: Final = "vllm_custom:media_cache_bytes"
+_RULES = (
+    "of URLs: malformed, scheme, credentials, host, port, address, downgrade, redirects; of all media: "
+    "items, bytes, pixels, seconds, request_bytes, decode_seconds, memory"
+)
+MEDIA_METRICS: Final = (
+    Family(
+        FETCHES,
+        "COUNTER",
+        "Media URLs.",
+        labels=(("result", "fetched, cached, refused, failed, cancelled"),),
+    ),
+    Family(
+        REFUSALS,
+        "COUNTER",
+        "Refused media.",
+        labels=(("rule", _RULES),),
+    ),
+    Family(FETCHED_BYTES, "COUNTER", "Bytes of media fetched by URL, as transferred."),
+    Family(
+        FETCH_SECONDS,
+        "HISTOGRAM",
+        "Time to fetch one media URL, in seconds, excluding time queued for a fetch slot.",
+        _SECONDS,
+    ),
+    Family(
+        DECODE_SECONDS,
+        "HISTOGRAM",
+        "Time to decode one item, in seconds.",
+        _SECONDS,
+        (("modality", "image, video, audio"),),
+    ),
+    Family(
+        CACHE_LOOKUPS,
+        "COUNTER",
+        "Look-ups in the cache of decoded media.",
+        labels=(("result", "hit, miss, shared (the item was being decoded)"),),
+    ),
+    Family(CACHE_BYTES, "GAUGE", "Size of the cache of decoded media, in bytes."),
+)
+
+METRICS: Final = REQUEST_METRICS + MEDIA_METRICS
