@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
-from tests.support import openai_cases
+from tests.support import one_process, openai_cases
 from tests.support import superset as superset_model
 from tests.support.client import Client
 from tests.support.frontend_process import Frontend
@@ -21,6 +22,19 @@ from tests.support.vllm_serve_cases import ServeAnswers
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository"]
+
+
+class ByModel(LoadFileScheduling):
+    """Modules that use one model run in one process: those of the shared model together, others each by itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module: str = super()._split_scope(nodeid)
+        return "superset" if "superset" in (self.config.rootpath / module).read_text() else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModel:
+    """Where build.py asks for several processes."""
+    return ByModel(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +51,7 @@ def triton(
     """The server that all modules share. It traces the models for which that is switched on."""
     settings = ("mode=opentelemetry", f"opentelemetry,url={collector.url}", "level=OFF")
     env = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    env |= one_process.ENVIRONMENT
     extra = [f"--trace-config={setting}" for setting in settings]
     with serving(repository, tmp_path_factory.mktemp("triton"), env=env, extra=extra) as server:
         yield server

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.support import one_process
 from tests.support.client import Answer, Client
 from tests.support.servers import is_idle, wait_until
 from tools.installer import backends, environment
@@ -55,6 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         backends=backends.assemble(found, folder / "backends"),
         models=["text"],
         log=folder / "server.log",
+        env=one_process.ENVIRONMENT,
     )
     with running:
         yield running

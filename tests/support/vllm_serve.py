@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import one_process
 from tests.support.frontend_process import HttpApi
 from tools.installer import environment, ports, processes
 from tools.installer.server import child_environment
@@ -24,10 +25,9 @@ def vllm_serve(log: Path, *arguments: str) -> Iterator[HttpApi]:
     found = environment.current()
     port = ports.choose("127.0.0.1", 0, "--port", set())
     command = [str(found.folder / "bin/python"), "-m", _MODULE, "--host=127.0.0.1", f"--port={port}", *arguments]
+    env = child_environment(found, one_process.ENVIRONMENT)
     with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=child_environment(found), start_new_session=True
-        )
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True)
     api = HttpApi(port)
     try:
         deadline = time.monotonic() + _START_SECONDS
