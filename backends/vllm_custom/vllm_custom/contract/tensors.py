@@ -71,7 +71,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Videos, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
+        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG). Frames in hand: "
+        "`data:video/jpeg;base64,FRAME,FRAME,...`.",
     ),
     TensorSpec(
         AUDIO,
