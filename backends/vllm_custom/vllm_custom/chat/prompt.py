@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
+from vllm_custom.chat.spelling import as_chat
 from vllm_custom.contract.names import MESSAGES, TEXT_INPUT
 from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
@@ -98,7 +99,7 @@ class PromptBuilder:
             UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
-            messages = call.messages
+            messages = as_chat(call.messages)
             elements = chat_messages.media_elements(messages)
         else:
             text = call.text or ""

@@ -57,6 +57,13 @@ class RequestParameters(BaseModel):
         by=_STRUCTURED,
         use=Use.GENERATION,
     )
+    guided_decoding: JsonObject | None = request_parameter(
+        None,
+        "Alias of structured_outputs, as the official backend of 2025 had it; the backend is the engine's alone.",
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
+        use=Use.GENERATION,
+    )
     apply_chat_template: bool | None = request_parameter(
         None,
         "Whether text_input becomes a user turn of the chat template. messages are always templated.",

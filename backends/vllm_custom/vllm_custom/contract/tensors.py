@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from vllm_custom.contract.names import (
     AUDIO,
+    BAD_WORDS,
     CUMULATIVE_LOGPROB,
     DOCUMENTS,
     EMBEDDING,
@@ -31,6 +32,7 @@ from vllm_custom.contract.names import (
     SAMPLING_PARAMETERS,
     SCORES,
     STOP_REASON,
+    STOP_WORDS,
     STREAM,
     TEXT_INPUT,
     TEXT_OUTPUT,
@@ -114,6 +116,14 @@ INPUTS: tuple[TensorSpec, ...] = (
     _official_input("return_logprobs", "Ask for the output logprobs."),
     _official_input("return_num_input_tokens", "Ask for num_input_tokens."),
     _official_input("return_num_output_tokens", "Ask for num_output_tokens."),
+    TensorSpec(
+        STOP_WORDS,
+        "TYPE_STRING",
+        (-1,),
+        "The parameter stop as a list, which Triton's generate takes as an input only, so that clients of TensorRT-LLM "
+        "(LiteLLM's `triton/` among them) work unchanged; empty elements are ignored.",
+    ),
+    TensorSpec(BAD_WORDS, "TYPE_STRING", (-1,), "The parameter bad_words in the same way."),
     TensorSpec(
         QUERIES,
         "TYPE_STRING",

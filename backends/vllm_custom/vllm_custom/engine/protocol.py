@@ -42,6 +42,8 @@ class ModelFacts:
         traces: whether the engine reports spans (otlp_traces_endpoint).
         on_one_host: whether all workers of the engine see the files of this machine.
         prefers_xgrammar: whether structured outputs are compiled by xgrammar where that can do it.
+        constraint_options: options of StructuredOutputsParams by name, as the engine carries them out for all requests:
+            those of one request change nothing.
     """
 
     tasks: tuple[str, ...] = ("generate",)
@@ -62,6 +64,7 @@ class ModelFacts:
     traces: bool = False
     on_one_host: bool = True
     prefers_xgrammar: bool = True
+    constraint_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def generates(self) -> bool:

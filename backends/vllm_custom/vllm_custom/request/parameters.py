@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,6 +24,34 @@ _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.
 _HEADERS = frozenset({"traceparent", "tracestate"})
 _LONGEST_HEADER = max(map(len, _HEADERS))
+# Others have a hyphen in their names, or one of these. --http-header-forward-pattern may let all of them through.
+_OTHER_HEADERS = frozenset(
+    {
+        "accept",
+        "authorization",
+        "b3",
+        "baggage",
+        "connection",
+        "cookie",
+        "cookie2",
+        "date",
+        "dnt",
+        "expect",
+        "forwarded",
+        "from",
+        "host",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "te",
+        "trailer",
+        "upgrade",
+        "via",
+        "warning",
+    }
+)
+_LONGEST_OTHER = max(map(len, _OTHER_HEADERS))
 
 
 _CONTROL_NAMES = tuple(RequestParameters.model_fields)
@@ -50,7 +78,8 @@ def parse_parameters(
     """
     rules = rules or ClientRules()
     given = json_object(request_parameters or "{}", "parameters", rules)
-    given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
+    known = (*sampling_names, *_CONTROL_NAMES)
+    given = {_spelling(key): value for key, value in given.items() if not _is_passed_over(key, known)}
     if sampling_parameters is not None:
         given |= json_object(sampling_parameters, SAMPLING_PARAMETERS, rules)
     given |= typed or {}
@@ -58,7 +87,7 @@ def parse_parameters(
     sampling = {key: value for key, value in given.items() if key not in ours}
     for name in sampling:
         if name not in sampling_names:
-            raise InvalidRequestError(_unknown(name, [*sampling_names, *_CONTROL_NAMES]))
+            raise InvalidRequestError(_unknown(name, known))
     control = _control(ours, rules)
     return check_fields(sampling, rules), control
 
@@ -85,8 +114,13 @@ def _spelling(key: str) -> str:
     return key.lower() if key.lower() in _HEADERS else key
 
 
-def _is_tritons(key: str) -> bool:
-    return key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX)
+def _is_passed_over(key: str, known: Collection[str]) -> bool:
+    """Whether a name among the request's own parameters is Triton's or a header's. ``top-p`` is meant as ours."""
+    if key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX):
+        return True
+    if "-" in key:
+        return key.replace("-", "_") not in known
+    return len(key) <= _LONGEST_OTHER and key.lower() in _OTHER_HEADERS
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -127,3 +127,9 @@ def test_deep_values_do_not_recurse() -> None:
     for _ in range(sys.getrecursionlimit() * 3):
         value = [value]
     assert is_deeper(value, 100)
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf[1]", "\ufeff[1]"])
+def test_a_byte_order_mark_is_no_part_of_it(text: bytes | str) -> None:
+    """Windows tools write it at the beginning of files."""
+    assert read(text) == [1]

@@ -60,6 +60,7 @@ class VllmEngine:
                 traces=requests.traces(llm),
                 on_one_host=requests.on_one_host(llm),
                 prefers_xgrammar=sampling.prefers_xgrammar(llm),
+                constraint_options=sampling.constraint_options(llm),
             ),
             compiling,
         )
