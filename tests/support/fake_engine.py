@@ -188,7 +188,9 @@ class FakeEngine:
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
         await call(self.before_render)
         text = prompt.get("prompt")
-        ids = prompt.get("prompt_token_ids") or list(range(len(str(text).split()) or 1))
+        embeds = prompt.get("prompt_embeds")
+        length = len(str(text).split()) if embeds is None else len(embeds)
+        ids = prompt.get("prompt_token_ids") or list(range(length or 1))
         return {**prompt, "prompt_token_ids": ids}
 
     async def render_chat(
@@ -198,8 +200,9 @@ class FakeEngine:
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
-        return await self.render_text({"prompt": " ".join(_texts(messages))})
+        return await self.render_text({"prompt": " ".join(_texts(messages)), "cache_salt": cache_salt})
 
     def placeholder(self, modality: str, number: int) -> str | None:
         return self.spell(modality, number)
@@ -208,6 +211,9 @@ class FakeEngine:
         return self.layout
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
+        return array
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
         return array
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:

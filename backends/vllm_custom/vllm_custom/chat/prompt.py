@@ -41,7 +41,8 @@ class RenderedPrompt:
     @property
     def tokens(self) -> int:
         """How many tokens the prompt has."""
-        return len(self.engine_input.get("prompt_token_ids") or ())
+        ids, embeds = self.engine_input.get("prompt_token_ids"), self.engine_input.get("prompt_embeds")
+        return len(ids or ()) if embeds is None else len(embeds)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class PromptBuilder:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
+        if not templated and control.documents is not None:
+            raise InvalidRequestError("documents: requires the chat template (messages, or apply_chat_template: true)")
         return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
@@ -178,6 +181,10 @@ class PromptBuilder:
         prompt: dict[str, Any] = {"prompt": call.text or ""}
         if call.token_ids is not None:
             prompt = {"prompt_token_ids": list(call.token_ids)}
+        if call.prompt_embeds is not None:
+            prompt = {"prompt_embeds": self._engine.prompt_tensor(call.prompt_embeds)}
+        if call.control.cache_salt is not None:
+            prompt["cache_salt"] = call.control.cache_salt
         if decoded:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
@@ -194,11 +201,13 @@ class PromptBuilder:
             "add_generation_prompt": self._add_generation_prompt and not goes_on if add is None else add,
             "continue_final_message": goes_on,
         }
+        lists = {"documents": call.control.documents} if call.control.documents is not None else {}
         rendered = await self._engine.render_chat(
             messages,
             template=call.control.chat_template_kwargs.get(TEMPLATE, self._template),
-            template_kwargs=opening | call.control.chat_template_kwargs,
+            template_kwargs=opening | lists | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
+            cache_salt=call.control.cache_salt,
         )
         return RenderedPrompt(rendered, templated=True)
 

@@ -83,8 +83,14 @@ def request_specs(model: type[BaseModel]) -> tuple[RequestParameterSpec, ...]:
 def _request_spec(name: str, field: FieldInfo) -> RequestParameterSpec:
     about = _about(field)
     unit, default_text = about.pop("unit"), about.pop("default_text")
-    type_name = _TYPE_NAMES[_kind(field)] + (f", {unit}" if unit else "")
+    type_name = _type_name(field) + (f", {unit}" if unit else "")
     return RequestParameterSpec(name, type_name, default_text or _in_words(field.get_default()), **about)
+
+
+def _type_name(field: FieldInfo) -> str:
+    """In the words of JSON; a list is one of strings where its elements are no objects."""
+    kind = _kind(field)
+    return "JSON list of objects" if kind is list and "dict" in str(field.annotation) else _TYPE_NAMES[kind]
 
 
 def _field(default: object, about: Any, **constraints: Any) -> Any:

@@ -17,6 +17,7 @@ from vllm_custom.contract.names import (
     IMAGE,
     IMAGE_EMBEDS,
     IMAGE_GRID_THW,
+    INPUT_IDS,
     LOGPROBS,
     MEDIA_INPUTS,
     MESSAGES,
@@ -26,6 +27,8 @@ from vllm_custom.contract.names import (
     OPENAI_REQUEST,
     OPENAI_RESPONSE,
     OPENAI_STATUS,
+    OUTPUT_IDS,
+    PROMPT_EMBEDS,
     PROMPT_LOGPROBS,
     QUERIES,
     RETURN_PREFIX,
@@ -40,6 +43,8 @@ from vllm_custom.contract.names import (
 )
 from vllm_custom.contract.specs import Exclusion, TensorSpec
 from vllm_custom.kernel.official_tensors import OFFICIAL_INPUTS, OFFICIAL_OUTPUTS
+
+NO_TOKEN = -1  # in output_ids, where a sequence is shorter than another
 
 
 def _official_input(name: str, meaning: str) -> TensorSpec:
@@ -61,7 +66,21 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
-        "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
+        "Exactly one of text_input, messages, input_ids, prompt_embeds, documents (with queries), embedding_request "
+        "and openai_request is given.",
+    ),
+    TensorSpec(
+        INPUT_IDS,
+        "TYPE_INT32",
+        (-1,),
+        "The prompt as token ids, as it is: no template, no media. May be declared TYPE_INT64.",
+    ),
+    TensorSpec(
+        PROMPT_EMBEDS,
+        "TYPE_FP32",
+        (-1, -1),
+        "The prompt as embeddings of its tokens, [tokens, hidden size]. May be declared TYPE_FP16. Requires "
+        "enable_prompt_embeds in model.json.",
     ),
     _official_input(
         IMAGE,
@@ -152,6 +171,7 @@ INPUTS: tuple[TensorSpec, ...] = (
         "inputs. See [OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
+    TensorSpec("return_output_ids", "TYPE_BOOL", (1,), "Ask for the output output_ids."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
 )
 
@@ -177,6 +197,12 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
+    ),
+    TensorSpec(
+        OUTPUT_IDS,
+        "TYPE_INT32",
+        (-1, -1),
+        "Token ids of each sequence in this response, [n, tokens]; shorter ones are filled up with -1.",
     ),
     TensorSpec(
         PROMPT_LOGPROBS,
@@ -225,6 +251,7 @@ ADDITIONAL_OUTPUTS = tuple(spec.name for spec in OUTPUTS if RETURN_PREFIX + spec
 EXCLUSIONS = (
     Exclusion(MEDIA_INPUTS, (MESSAGES,), "use their parts (image_url, video_url, input_audio)"),
     Exclusion((*MEDIA_INPUTS, IMAGE_EMBEDS), (QUERIES, DOCUMENTS), "they are text"),
+    Exclusion((*MEDIA_INPUTS, IMAGE_EMBEDS), (INPUT_IDS, PROMPT_EMBEDS), "send them with text_input or messages"),
     Exclusion((IMAGE_EMBEDS,), (MESSAGES,), "requires text_input"),
     Exclusion((IMAGE_EMBEDS,), (IMAGE,)),
 )

@@ -38,6 +38,9 @@ class ModelFacts:
         template_arguments: names of arguments of what applies a chat template, which are no variables of the template.
         max_prompt_chars: characters that a prompt may have, since more cannot fit into the context; None where the
             engine has no tokenizer.
+        max_prompt_tokens: tokens of the context; None where that is not known.
+        prompt_embeds_size: hidden size of embeddings in place of a prompt; None where the engine takes none.
+        data_parallel_ranks: engines among which a request may choose one.
         min_pixels, max_pixels: what the model's processor enlarges and reduces images to; None where it does not say.
         traces: whether the engine reports spans (otlp_traces_endpoint).
         on_one_host: whether all workers of the engine see the files of this machine.
@@ -59,6 +62,9 @@ class ModelFacts:
     has_chat_template: bool = False
     template_arguments: frozenset[str] = frozenset()
     max_prompt_chars: int | None = None
+    max_prompt_tokens: int | None = None
+    prompt_embeds_size: int | None = None
+    data_parallel_ranks: int = 1
     min_pixels: int | None = None
     max_pixels: int | None = None
     traces: bool = False
@@ -89,6 +95,8 @@ class RunOptions:
     adapter: Adapter | None = None
     priority: int = 0
     trace_headers: Mapping[str, str] | None = None
+    session_id: str | None = None
+    data_parallel_rank: int | None = None
 
 
 class MediaHandles(Protocol):
@@ -221,6 +229,7 @@ class Engine(Protocol):
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
         """Put messages, their media given as handles, through the chat template; then as :meth:`render_text`.
 
@@ -238,6 +247,9 @@ class Engine(Protocol):
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         """An array in the form in which the engine takes embeddings."""
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
+        """Embeddings of a prompt in the form in which the engine takes them."""
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
         """Embedded images (fields by name, as :meth:`embeds_tensor`) in the form of ``multi_modal_data``."""

@@ -12,7 +12,7 @@ from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.engine import Adapter, Engine, RunOptions
 from vllm_custom.engine.failures import engine_failure
 from vllm_custom.engine.retry import ATTEMPTS_WITH_MEDIA, generate_with_retry
-from vllm_custom.errors import UnavailableError
+from vllm_custom.errors import UnavailableError, invalid
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.request import InferenceCall
 from vllm_custom.request.context import RequestContext, random_id
@@ -33,7 +33,11 @@ class EngineCalls:
         """Adapter, media and prompt, then the engine's outputs. ``constraint``: the parameter that asks for one.
 
         Leaving the context early closes the engine's generator, which aborts the request there.
+
+        Raises:
+            InvalidRequestError: a data-parallel rank that the engine does not have.
         """
+        self._check_rank(call)
         async with self.loras.use(call.control.lora_name) as adapter:
             prompt = await self.prompts.render(call, plan)
 
@@ -46,6 +50,11 @@ class EngineCalls:
             running = generate_with_retry(begin, self.engine.has_failed, attempts=attempts, error=error)
             async with aclosing(running) as outputs:
                 yield outputs, prompt
+
+    def _check_rank(self, call: InferenceCall) -> None:
+        rank, ranks = call.control.data_parallel_rank, self.engine.facts.data_parallel_ranks
+        if rank is not None and rank >= ranks:
+            raise invalid("data_parallel_rank", rank, f"a number from 0 to {ranks - 1}, the ranks of this engine")
 
     async def first_output(
         self,
@@ -74,7 +83,15 @@ class EngineCalls:
     ) -> AsyncGenerator[Any, None]:
         """The engine's outputs for a rendered prompt, under an id that no other request has."""
         request_id = f"{context.request_id}-{random_id()}"
-        options = RunOptions(request_id, adapter, call.control.priority, context.trace_headers)
+        control = call.control
+        options = RunOptions(
+            request_id,
+            adapter,
+            control.priority,
+            context.trace_headers,
+            control.session_id,
+            control.data_parallel_rank,
+        )
         return self.engine.run(prompt, params, options)
 
 

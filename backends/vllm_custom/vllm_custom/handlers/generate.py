@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vllm_custom.chat import RenderedPrompt
+from vllm_custom.contract.names import OUTPUT_IDS
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream
 from vllm_custom.handlers.calls import EngineCalls, only
@@ -63,17 +64,18 @@ class GenerateHandler:
             responder.finish(await gather_all(self._final(call, context) for call in calls))
 
     async def _stream(self, call: InferenceCall, responder: Responder, context: RequestContext) -> None:
-        wanted = not needs_logprobs(call.sampling, call.additional_outputs)
+        wanted, ids = not needs_logprobs(call.sampling, call.additional_outputs), OUTPUT_IDS in call.additional_outputs
         async with self._outputs(call, context) as (outputs, _, n):
             async for output in outputs:
-                delta = [ResponseDelta.from_output(output, n, logprobs=wanted)]
+                delta = [ResponseDelta.from_output(output, n, logprobs=wanted, token_ids=ids)]
                 responder.finish(delta) if output.finished else responder.push(delta)
 
     async def _final(self, call: InferenceCall, context: RequestContext) -> ResponseDelta:
         """The one output of a request that is not streamed, the prompt before it where that is asked for."""
         async with self._outputs(call, context) as (outputs, prompt, n):
             wanted = not needs_logprobs(call.sampling, call.additional_outputs)
-            delta = ResponseDelta.from_output(await only(outputs), n, logprobs=wanted)
+            ids = OUTPUT_IDS in call.additional_outputs
+            delta = ResponseDelta.from_output(await only(outputs), n, logprobs=wanted, token_ids=ids)
         exclude = prompt.templated if call.exclude_input is None else call.exclude_input
         if not exclude:
             delta.prepend(prompt.text)

@@ -184,6 +184,8 @@ def _rules(engine: Engine, settings: Settings) -> ClientRules:
         template_arguments=facts.template_arguments,
         processor=ProcessorBounds(facts.min_pixels, facts.max_pixels),
         max_prompt_chars=facts.max_prompt_chars,
+        max_prompt_tokens=facts.max_prompt_tokens,
+        prompt_embeds_size=facts.prompt_embeds_size,
     )
 
 

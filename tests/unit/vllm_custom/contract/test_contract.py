@@ -116,7 +116,7 @@ def test_names_of_tensors_are_written_in_the_contract_only() -> None:
     """But for names that mean something else as well."""
     modalities = {"image", "video", "audio"}
     of_openai = {"messages", "stream", "queries", "documents", "image_embeds"}
-    of_vllm = {"logprobs", "prompt_logprobs"}
+    of_vllm = {"logprobs", "prompt_logprobs", "bad_words", "prompt_embeds"}
     names = {row.name for row in (*INPUTS, *OUTPUTS)} - modalities - of_openai - of_vllm
     found = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.value}"

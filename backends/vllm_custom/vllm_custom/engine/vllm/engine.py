@@ -55,6 +55,9 @@ class VllmEngine:
                 has_chat_template=prompts.chat_template_of(llm) is not None,
                 template_arguments=prompts.template_arguments(),
                 max_prompt_chars=prompts.max_prompt_chars(llm),
+                max_prompt_tokens=int(llm.model_config.max_model_len),
+                prompt_embeds_size=prompts.embeds_size(llm),
+                data_parallel_ranks=requests.data_parallel_ranks(llm),
                 min_pixels=pixels[0],
                 max_pixels=pixels[1],
                 traces=requests.traces(llm),
@@ -101,6 +104,7 @@ class VllmEngine:
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
         return await prompts.render_chat(
             self._llm,
@@ -108,6 +112,7 @@ class VllmEngine:
             template=template,
             template_kwargs=template_kwargs,
             processor_kwargs=processor_kwargs,
+            cache_salt=cache_salt,
         )
 
     def placeholder(self, modality: str, number: int) -> str | None:
@@ -118,6 +123,9 @@ class VllmEngine:
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         return media.as_tensor(array)
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
+        return prompts.as_prompt(self._llm, array)
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
         return media.join_embeds(images)
