@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from tests.support.fake_answers import FakeParsers
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
@@ -256,6 +257,9 @@ class FakeEngine:
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         raise UnsupportedError("this model scores no pairs")
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> FakeParsers:
+        return FakeParsers()
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

@@ -34,7 +34,14 @@ def _text_or_nothing(value: Any) -> Any:
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
 # One wrong element is enough to refuse all of them; reasons for hundreds of thousands would take seconds to make.
 JsonStrings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_from_json)]
+
+
+def _word_or_object(value: Any, info: ValidationInfo) -> Any:
+    return _from_json(value, info) if isinstance(value, str) and value.lstrip()[:1] == "{" else value
+
+
 JsonObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True), BeforeValidator(_from_json)]
+ToolChoice = Annotated[str | dict[str, Any], BeforeValidator(_word_or_object)]
 TraceHeader = Annotated[str | None, BeforeValidator(_text_or_nothing)]
 
 
@@ -96,6 +103,24 @@ class RequestParameters(BaseModel):
         trust=Trust.OPERATOR,
         by=("TRUST_REQUEST_MM_KWARGS",),
         use=Use.PROMPTS,
+    )
+    tools: JsonObjects | None = request_parameter(
+        None,
+        "Tools that the model may call, in OpenAI's form; the output tool_calls has its calls, by vLLM's parser. "
+        "Requires TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE, unless tool_choice is none.",
+        trust=Trust.BOUNDED,
+        by=("MAX_TOOLS", "CHAT_TEMPLATE_KWARGS_MAX_BYTES"),
+        use=Use.GENERATION,
+    )
+    tool_choice: ToolChoice | None = request_parameter(
+        None,
+        "With tools: none, auto, required, or an object that names one of them, as OpenAI has it.",
+        default_text="auto",
+        type_text="string or JSON object",
+        use=Use.GENERATION,
+    )
+    parallel_tool_calls: bool = request_parameter(
+        True, "With tools: whether there may be several calls; else only the first counts.", use=Use.GENERATION
     )
     documents: JsonObjects | None = request_parameter(
         None,

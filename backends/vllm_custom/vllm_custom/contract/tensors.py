@@ -31,6 +31,7 @@ from vllm_custom.contract.names import (
     PROMPT_EMBEDS,
     PROMPT_LOGPROBS,
     QUERIES,
+    REASONING,
     RETURN_PREFIX,
     SAMPLING_PARAMETERS,
     SCORES,
@@ -39,6 +40,7 @@ from vllm_custom.contract.names import (
     STREAM,
     TEXT_INPUT,
     TEXT_OUTPUT,
+    TOOL_CALLS,
     VIDEO,
 )
 from vllm_custom.contract.specs import Exclusion, TensorSpec
@@ -171,13 +173,19 @@ INPUTS: tuple[TensorSpec, ...] = (
         "inputs. See [OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
+    TensorSpec(
+        "return_reasoning",
+        "TYPE_BOOL",
+        (1,),
+        "Ask for the output reasoning; text_output is then the answer without it. Requires REASONING_PARSER.",
+    ),
     TensorSpec("return_output_ids", "TYPE_BOOL", (1,), "Ask for the output output_ids."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
     _official_output(TEXT_OUTPUT, "The text, one element per generated sequence (n)."),
-    _official_output(FINISH_REASON, "stop, length, abort, or None while streaming."),
+    _official_output(FINISH_REASON, "stop, length, abort, tool_calls, or None while streaming."),
     _official_output(
         CUMULATIVE_LOGPROB,
         "Log probability of each sequence so far, with or without logprobs; always a finite number.",
@@ -197,6 +205,19 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
+    ),
+    TensorSpec(
+        REASONING,
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, what the model thought before its answer, by vLLM's parser (REASONING_PARSER).",
+    ),
+    TensorSpec(
+        TOOL_CALLS,
+        "TYPE_STRING",
+        (-1,),
+        "With the parameter tools, per sequence, JSON: a list of tool calls in OpenAI's form, by vLLM's parser "
+        "(TOOL_CALL_PARSER). In a stream what is new of them, as OpenAI's deltas with index.",
     ),
     TensorSpec(
         OUTPUT_IDS,
@@ -245,7 +266,11 @@ OUTPUTS: tuple[TensorSpec, ...] = (
 )
 
 # Outputs that a response has only where the request asks for them.
-ADDITIONAL_OUTPUTS = tuple(spec.name for spec in OUTPUTS if RETURN_PREFIX + spec.name in {spec.name for spec in INPUTS})
+ADDITIONAL_OUTPUTS = tuple(
+    spec.name
+    for spec in OUTPUTS
+    if spec.name == TOOL_CALLS or RETURN_PREFIX + spec.name in {spec.name for spec in INPUTS}
+)
 
 # What the rows above do not say of combinations. openai_request and embedding_request are read by themselves.
 EXCLUSIONS = (

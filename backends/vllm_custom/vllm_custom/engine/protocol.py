@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.errors import BackendError
 
@@ -89,7 +90,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What goes with a prompt to the engine beside its parameters."""
+    """What goes with a prompt to the engine beside its parameters; ``reasoning`` is a ChatReading's."""
 
     request_id: str
     adapter: Adapter | None = None
@@ -97,6 +98,7 @@ class RunOptions:
     trace_headers: Mapping[str, str] | None = None
     session_id: str | None = None
     data_parallel_rank: int | None = None
+    reasoning: Mapping[str, Any] | None = None
 
 
 class MediaHandles(Protocol):
@@ -284,6 +286,9 @@ class Engine(Protocol):
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         """How pairs are scored; ``template`` joins their texts. Raises: UnsupportedError: the model scores none."""
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> AnswerParsers:
+        """The parsers that ``arguments``, those of vLLM's server, name. Raises: whatever the engine raises."""
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

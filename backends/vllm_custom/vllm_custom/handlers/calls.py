@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_custom.chat import PromptBuilder, PromptPlan, RenderedPrompt
 from vllm_custom.engine import Adapter, Engine, RunOptions
+from vllm_custom.engine.answers import ChatReading
 from vllm_custom.engine.failures import engine_failure
 from vllm_custom.engine.retry import ATTEMPTS_WITH_MEDIA, generate_with_retry
 from vllm_custom.errors import UnavailableError, invalid
@@ -28,9 +29,23 @@ class EngineCalls:
 
     @asynccontextmanager
     async def outputs(
-        self, call: InferenceCall, context: RequestContext, plan: PromptPlan, params: Any, constraint: str = ""
+        self,
+        call: InferenceCall,
+        context: RequestContext,
+        plan: PromptPlan,
+        params: Any,
+        constraint: str = "",
+        reading: ChatReading | None = None,
     ) -> AsyncIterator[tuple[AsyncGenerator[Any, None], RenderedPrompt]]:
-        """Adapter, media and prompt, then the engine's outputs. ``constraint``: the parameter that asks for one.
+        """Adapter, media and prompt, then the engine's outputs.
+
+        Args:
+            call: of the client.
+            context: of the request.
+            plan: how its prompt is made.
+            params: SamplingParams or PoolingParams.
+            constraint: the parameter that asks for one.
+            reading: how the answer is read, where it is taken apart.
 
         Leaving the context early closes the engine's generator, which aborts the request there.
 
@@ -43,7 +58,7 @@ class EngineCalls:
 
             async def begin(attempt: int) -> AsyncGenerator[Any, None]:
                 rendered = prompt if attempt == 0 else await self.prompts.render(call, plan)
-                return self.run(call, context, rendered.engine_input, params, adapter)
+                return self.run(call, context, rendered.engine_input, params, adapter, reading)
 
             attempts = ATTEMPTS_WITH_MEDIA if plan.elements or plan.embedded else 1
             error = functools.partial(engine_failure, params, constraint)
@@ -80,6 +95,7 @@ class EngineCalls:
         prompt: Mapping[str, Any],
         params: Any,
         adapter: Adapter | None,
+        reading: ChatReading | None = None,
     ) -> AsyncGenerator[Any, None]:
         """The engine's outputs for a rendered prompt, under an id that no other request has."""
         request_id = f"{context.request_id}-{random_id()}"
@@ -91,6 +107,7 @@ class EngineCalls:
             context.trace_headers,
             control.session_id,
             control.data_parallel_rank,
+            reading.engine_options(prompt.get("prompt_token_ids") or ()) if reading is not None else None,
         )
         return self.engine.run(prompt, params, options)
 

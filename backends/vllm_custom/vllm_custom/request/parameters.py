@@ -17,6 +17,7 @@ from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.template_kwargs import check_template_kwargs, check_template_list
+from vllm_custom.request.tool_rules import check_tools
 
 # What Triton itself puts beside the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
@@ -104,6 +105,7 @@ def _control(ours: Mapping[str, Any], rules: ClientRules) -> RequestParameters:
         name = str(first["loc"][0])
         raise invalid(name, ours[name], f"a valid value ({first['msg']})") from error
     check_template_kwargs(control.chat_template_kwargs, rules)
+    check_tools(control, rules)
     check_template_list("documents", control.documents, control.chat_template_kwargs, rules)
     check_processor_kwargs(control.mm_processor_kwargs, rules)
     return control

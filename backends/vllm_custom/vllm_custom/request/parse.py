@@ -24,6 +24,7 @@ from vllm_custom.contract.names import (
     STREAM,
     TEXT_INPUT,
     TOKEN_COUNTS,
+    TOOL_CALLS,
 )
 from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.contract.tensors import EXCLUSIONS
@@ -139,7 +140,7 @@ def parse_request(
         media={n: _elements(tensors, n, rules) for n in MEDIA_INPUTS if n in tensors and tensors[n].size},
         stream=bool(_flag(tensors, STREAM)),
         exclude_input=_flag(tensors, EXCLUDE_INPUT_IN_OUTPUT),
-        additional_outputs=_additional_outputs(tensors),
+        additional_outputs=_additional_outputs(tensors) | ({TOOL_CALLS} if control.tools else set()),
         sampling=sampling,
         control=control,
         token_ids=token_ids,

@@ -16,7 +16,9 @@ from vllm_custom.contract.names import (
     NUM_OUTPUT_TOKENS,
     OUTPUT_IDS,
     PROMPT_LOGPROBS,
+    REASONING,
     TEXT_OUTPUT,
+    TOOL_CALLS,
 )
 from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS, NO_TOKEN
 from vllm_custom.kernel.numbers import PlainLogprobs, json_sum, plain_logprobs
@@ -30,6 +32,8 @@ class SequenceDelta:
     text: str = ""
     num_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: PlainLogprobs | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
@@ -40,6 +44,8 @@ class SequenceDelta:
         self.text += later.text
         self.num_tokens += later.num_tokens
         self.token_ids += later.token_ids
+        self.reasoning += later.reasoning
+        self.tool_calls += later.tool_calls
         if later.logprobs is not None:
             self.logprobs = [*(self.logprobs or []), *later.logprobs]
         if later.cumulative_logprob is not None:
@@ -105,6 +111,10 @@ class ResponseDelta:
             return _padded([item.token_ids for item in self.sequences])
         if name == CUMULATIVE_LOGPROB:
             return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
+        if name == REASONING:
+            return text_array(item.reasoning for item in self.sequences)
+        if name == TOOL_CALLS:
+            return text_array(json.dumps(item.tool_calls) for item in self.sequences)
         if name == LOGPROBS:
             return text_array(json.dumps(item.logprobs) for item in self.sequences)
         if name == PROMPT_LOGPROBS:

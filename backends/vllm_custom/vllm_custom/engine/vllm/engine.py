@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
@@ -19,7 +20,7 @@ from vllm_custom.engine.protocol import (
     PairScoring,
     RunOptions,
 )
-from vllm_custom.engine.vllm import constraints, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, requests, sampling
 from vllm_custom.errors import BackendError, UnavailableError
 from vllm_custom.kernel import engine_errors
 
@@ -160,6 +161,9 @@ class VllmEngine:
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         return pooling.VllmPairScoring.of(self._llm, self._facts.tasks, template)
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> AnswerParsers:
+        return answers.VllmAnswerParsers(self._llm, arguments)
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

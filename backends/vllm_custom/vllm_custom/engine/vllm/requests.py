@@ -27,7 +27,8 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
         outputs = llm.encode(prompt, params, options.request_id, **common)
     else:
         common |= {name: value for name, value in placed.items() if value is not None}
-        outputs = llm.generate(prompt, params, options.request_id, **common, **_constrained_from_start(llm, params))
+        common |= _constrained_from_start(llm, params) if options.reasoning is None else options.reasoning
+        outputs = llm.generate(prompt, params, options.request_id, **common)
     finished = False
     try:
         async with aclosing(outputs):
