@@ -148,10 +148,9 @@ def test_a_model_without_parsers_gives_the_text_as_it_is(vllm: None) -> None:
     assert reading.engine_options([1]) == {"reasoning_ended": None}
 
 
-def test_tools_that_vllm_refuses_are_the_clients_fault(parsers: VllmAnswerParsers) -> None:
-    broken = {"type": "function", "function": {"name": "weather", "parameters": {"type": 5, "$ref": "#/nowhere"}}}
-    for choice in ("required", "auto"):
-        try:
-            parsers.begin(ToolRequest([broken], choice), MESSAGES, {}, None)
-        except InvalidRequestError as error:
-            assert " at 0x" not in str(error)
+@pytest.mark.parametrize("choice", ["sometimes", {"type": "function"}, {"type": "function", "function": {}}, 5])
+def test_a_choice_that_vllm_refuses_is_the_clients_fault(parsers: VllmAnswerParsers, choice: Any) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        parsers.begin(ToolRequest([TOOL], choice), MESSAGES, {}, None)
+    assert "tool_choice" in str(error.value)
+    assert " at 0x" not in str(error.value)
