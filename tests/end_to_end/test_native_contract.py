@@ -6,7 +6,7 @@ import json
 import queue
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -84,36 +84,36 @@ class TestTokens:
 
 
 class TestTools:
-    @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
-    def test_calls_are_those_of_vllms_own_server(self, client: Client, choice: Any) -> None:
-        tools = [TOOL, OTHER_TOOL]
-        body = {"messages": SUM, "tools": tools, "tool_choice": choice, "max_tokens": 60, **GREEDY}
-        served = openai(client, CHAT, body)["choices"][0]
-        answer = _tools(client, tools, choice)
+    # The model has not learnt to call tools: a constraint puts the words in its mouth, and the parser has to see them.
+    ARGUMENTS: ClassVar[dict[str, Any]] = {"colour": "red", "number": 7}
+    SAID = "<tool_call>\n" + json.dumps({"name": "paint", "arguments": ARGUMENTS}) + "\n</tool_call>"
+
+    def asked(self, choice: Any) -> dict[str, Any]:
+        said = {"structured_outputs": {"choice": [self.SAID]}} if choice == "auto" else {}
+        return {"tools": [TOOL, OTHER_TOOL], "tool_choice": choice, "max_tokens": 200, **said, **GREEDY}
+
+    @pytest.mark.parametrize("choice", ["auto", NAMED, "required", "none"], ids=["auto", "named", "required", "none"])
+    def test_answers_are_those_of_vllms_own_server(self, client: Client, choice: Any) -> None:
+        served = openai(client, CHAT, {"messages": SUM, **self.asked(choice)})["choices"][0]
+        answer = _asking(client, self.asked(choice))
         assert answer.status == 200, answer.body
-        expected = [call["function"] for call in served["message"]["tool_calls"]]
-        assert [call["function"] for call in json.loads(answer.body["tool_calls"])] == expected
+        calls = json.loads(answer.body["tool_calls"])
+        expected = [call["function"] for call in served["message"].get("tool_calls") or ()]
+        assert [call["function"] for call in calls] == expected
         assert answer.text == (served["message"]["content"] or "")
         assert answer.body["finish_reason"] == served["finish_reason"]
-        json.loads(expected[0]["arguments"])
+        if choice == "auto":
+            assert [(call["name"], json.loads(call["arguments"])) for call in expected] == [("paint", self.ARGUMENTS)]
+            assert answer.body["finish_reason"] == "tool_calls"
 
-    @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
-    def test_a_stream_adds_up_to_the_same_calls(self, client: Client, choice: Any) -> None:
-        whole = json.loads(_tools(client, [TOOL], choice).body["tool_calls"])
-        events = client.stream(MODEL, messages=json.dumps(SUM), sampling_parameters=_asked([TOOL], choice))
-        deltas = [delta for event in events for delta in json.loads(event["tool_calls"])]
-        assert {delta["index"] for delta in deltas} == set(range(len(whole)))
-        for place, call in enumerate(whole):
-            own = [delta.get("function", {}) for delta in deltas if delta["index"] == place]
-            assert "".join(part.get("name", "") for part in own) == call["function"]["name"]
-            arguments = "".join(part.get("arguments", "") for part in own)
-            assert json.loads(arguments) == json.loads(call["function"]["arguments"])
-
-    def test_tools_that_are_not_called(self, client: Client) -> None:
-        answer = _tools(client, [TOOL], "none")
-        assert (answer.status, json.loads(answer.body["tool_calls"])) == (200, [])
-        served = openai(client, CHAT, {"messages": SUM, "tools": [TOOL], "tool_choice": "none", **GREEDY})
-        assert answer.text == served["choices"][0]["message"]["content"]
+    @pytest.mark.parametrize("choice", ["auto", NAMED, "required"], ids=["auto", "named", "required"])
+    def test_streams_are_those_of_vllms_own_server(self, client: Client, choice: Any) -> None:
+        asked = self.asked(choice)
+        events = client.stream(MODEL, messages=json.dumps(SUM), sampling_parameters=json.dumps(asked))
+        deltas = _served_deltas(client, {"messages": SUM, **asked})
+        ours = _added_up([delta for event in events for delta in json.loads(event["tool_calls"])])
+        assert ours == _added_up([call for delta in deltas for call in delta.get("tool_calls") or ()])
+        assert "".join(event["text_output"] for event in events) == _content(deltas)
 
 
 class TestReasoning:
@@ -132,15 +132,14 @@ class TestReasoning:
         assert "reasoning" not in answer.body
 
     def test_streamed(self, client: Client) -> None:
-        body = {"messages": SUM, "structured_outputs": {"regex": self.REGEX}, "stream": True, **GREEDY}
         events = client.stream(
             MODEL, messages=json.dumps(SUM), guided_regex=self.REGEX, return_reasoning=True, **GREEDY
         )
-        call = {"path": CHAT, "body": {"model": MODEL, **body}}
-        served = "".join(event["openai_response"] for event in client.stream(MODEL, openai_request=json.dumps(call)))
-        deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in served.split("\n") if line[:7] == "data: {"]
-        for ours, theirs in (("reasoning", "reasoning"), ("text_output", "content")):
-            assert "".join(event[ours] for event in events) == "".join(delta.get(theirs) or "" for delta in deltas)
+        deltas = _served_deltas(client, {"messages": SUM, "structured_outputs": {"regex": self.REGEX}, **GREEDY})
+        reasoning = "".join(delta.get("reasoning") or "" for delta in deltas)
+        assert reasoning
+        assert "".join(event["reasoning"] for event in events) == reasoning
+        assert "".join(event["text_output"] for event in events) == _content(deltas)
 
 
 class TestForms:
@@ -154,7 +153,7 @@ class TestForms:
         first = PICTURE.answer().split()[1]
         answer = client.generate(MODEL, stop_words=["", first], **body)
         assert answer.text == PICTURE.answer().split(first)[0]
-        assert first not in client.generate(MODEL, bad_words=[first, f" {first}"], **body).text
+        assert "5" not in client.generate(MODEL, messages=json.dumps(SUM), bad_words=["5"], **GREEDY).text
 
     def test_guided_decoding_of_the_official_backend_of_2025(self, client: Client) -> None:
         choices = ["green star", "red circle"]
@@ -208,13 +207,30 @@ class TestForms:
             assert ("error" in openai(client, CHAT, body)) is (status == 400)
 
 
-def _asked(tools: list[Any], choice: Any) -> str:
-    return json.dumps({"tools": tools, "tool_choice": choice, "max_tokens": 60, **GREEDY})
-
-
-def _tools(client: Client, tools: list[Any], choice: Any) -> Answer:
-    given = _asked(tools, choice)
+def _asking(client: Client, parameters: dict[str, Any]) -> Answer:
+    given = json.dumps(parameters)
     return client.generate(MODEL, messages=json.dumps(SUM), sampling_parameters=given, return_finish_reason=True)
+
+
+def _served_deltas(client: Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the stream of vLLM's own application."""
+    call = {"path": CHAT, "body": {"model": MODEL, "stream": True, **body}}
+    text = "".join(event["openai_response"] for event in client.stream(MODEL, openai_request=json.dumps(call)))
+    return [json.loads(line[6:])["choices"][0]["delta"] for line in text.split("\n") if line.startswith("data: {")]
+
+
+def _content(deltas: list[dict[str, Any]]) -> str:
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def _added_up(calls: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Name and arguments of each call, of which the pieces came one by one."""
+    made: dict[int, tuple[str, str]] = {}
+    for call in calls:
+        name, arguments = made.get(call["index"], ("", ""))
+        function = call.get("function") or {}
+        made[call["index"]] = (name + (function.get("name") or ""), arguments + (function.get("arguments") or ""))
+    return [made[index] for index in sorted(made)]
 
 
 def _listed(value: Any) -> list[int]:

@@ -41,7 +41,7 @@ def test_json_is_read(text: str, encoded: bool) -> None:
         ('["\ud800"]', "a lone surrogate at character 2"),
         (b'["\xed\xa0\x80"]', "not UTF-8"),
         (b"\xff", "JSON is malformed: invalid character (byte 0)"),
-        (b"\xef\xbb\xbf{}", "JSON is malformed: invalid character (byte 0)"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "JSON is malformed: invalid character (byte 0)"),
         ('{"a": 1,}', "trailing comma in object (byte 8)"),
         ("", "Input data was truncated"),
         ("9" * 5000, "Integer value out of range"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 _FILE_NAME = re.compile(rb"[^\s,;{}<>]*\.[A-Za-z][A-Za-z0-9]{1,4}([?#]\S*)?")
-_HOST_AND_PORT = re.compile(rb"\s*[A-Za-z0-9.-]+:[0-9]{1,5}(/|\s*\Z)")
+_HOST_AND_PORT = re.compile(rb"\s*[A-Za-z0-9.-]+:[0-9]{1,5}(/\S*)\s*")
 _PLACEHOLDER = re.compile(
     rb"[^{}<>$]{0,100}"
     rb"(\{[^{}]{1,100}\}{1,2}|\{\{[^{}]{1,100}\}\}|<[\w -]{1,100}>|\$\{?\w{1,100}\}?|\$\([^()]{1,200}\))"
@@ -43,7 +43,7 @@ def of_text(text: bytes) -> str:
 
 def of_reference(text: bytes) -> str:
     """For what has a scheme that nobody takes, by its beginning."""
-    return "http:// or https:// is missing" if _HOST_AND_PORT.match(text) else ""
+    return "http:// or https:// is missing" if _HOST_AND_PORT.fullmatch(text) else ""
 
 
 def of_uri(head: bytes, *, cut: bool) -> str:
