@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from tests.support.fake_answers import FakeParsers
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
@@ -188,7 +189,9 @@ class FakeEngine:
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
         await call(self.before_render)
         text = prompt.get("prompt")
-        ids = prompt.get("prompt_token_ids") or list(range(len(str(text).split()) or 1))
+        embeds = prompt.get("prompt_embeds")
+        length = len(str(text).split()) if embeds is None else len(embeds)
+        ids = prompt.get("prompt_token_ids") or list(range(length or 1))
         return {**prompt, "prompt_token_ids": ids}
 
     async def render_chat(
@@ -198,8 +201,9 @@ class FakeEngine:
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
-        return await self.render_text({"prompt": " ".join(_texts(messages))})
+        return await self.render_text({"prompt": " ".join(_texts(messages)), "cache_salt": cache_salt})
 
     def placeholder(self, modality: str, number: int) -> str | None:
         return self.spell(modality, number)
@@ -208,6 +212,9 @@ class FakeEngine:
         return self.layout
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
+        return array
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
         return array
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
@@ -250,6 +257,9 @@ class FakeEngine:
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         raise UnsupportedError("this model scores no pairs")
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> FakeParsers:
+        return FakeParsers()
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

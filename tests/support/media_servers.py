@@ -129,7 +129,10 @@ class NamedAddresses:
 
 
 def certificates(folder: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """(server's, client's) contexts: a certificate for ``names`` by an authority that only the client's trusts."""
+    """(server's, client's) contexts: a certificate for ``names`` by an authority that only the client's trusts.
+
+    ``folder`` gets authority.pem, and server.pem, the certificate with its key.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -162,6 +165,7 @@ def certificates(folder: Path, *names: str) -> tuple[ssl.SSLContext, ssl.SSLCont
     authority = build("authority", "authority", authority_key, authority_key)
     leaf = build("server", "authority", key, authority_key)
     pem = serialization.Encoding.PEM
+    (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
     bundle = folder / "server.pem"
     bundle.write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()) + leaf.public_bytes(pem)

@@ -19,7 +19,13 @@ _MEDIA_PARTS = {"image_url": "image", "video_url": "video", "audio_url": "audio"
 _INPUT_AUDIO = "input_audio"
 _EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
 
 
 def user_message(text: str, media: Sequence[MediaElement]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vllm_custom.chat import messages as chat_messages
 from vllm_custom.chat.placeholders import Placeholders
+from vllm_custom.chat.spelling import as_chat
 from vllm_custom.contract.names import MESSAGES, TEXT_INPUT
 from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
@@ -23,6 +24,9 @@ from vllm_custom.media.loader import DecodedMedia, MediaElement, MediaLoader
 from vllm_custom.request import InferenceCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 from vllm_custom.runtime.async_utils import time_limit
+
+# Request parameters that mean something to a chat template alone.
+_OF_TEMPLATES = ("documents", "tools")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class RenderedPrompt:
     @property
     def tokens(self) -> int:
         """How many tokens the prompt has."""
-        return len(self.engine_input.get("prompt_token_ids") or ())
+        ids, embeds = self.engine_input.get("prompt_token_ids"), self.engine_input.get("prompt_embeds")
+        return len(ids or ()) if embeds is None else len(embeds)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class PromptPlan:
     """How a prompt will be made: through the template (``messages``) or as it is (None), and its media.
 
     ``frames`` says which frames are taken of videos; ``embedded`` has the fields of each image that came embedded,
-    by vLLM's names.
+    by vLLM's names; ``tools`` are for the template.
     """
 
     templated: bool
@@ -56,6 +61,7 @@ class PromptPlan:
     elements: Sequence[MediaElement]
     frames: FrameSampling
     embedded: Sequence[Mapping[str, npt.NDArray[Any]]] = ()
+    tools: Sequence[Mapping[str, Any]] | None = None
 
 
 class PromptBuilder:
@@ -98,7 +104,7 @@ class PromptBuilder:
             UnsupportedError: a template is needed and the model has none.
         """
         if call.messages is not None:
-            messages = call.messages
+            messages: Sequence[Mapping[str, Any]] = as_chat(call.messages)
             elements = chat_messages.media_elements(messages)
         else:
             text = call.text or ""
@@ -123,6 +129,11 @@ class PromptBuilder:
             raise UnsupportedError(
                 "this model has no chat template: send text_input with placeholders, or set CHAT_TEMPLATE"
             )
+        for name in _OF_TEMPLATES:
+            if not templated and getattr(control, name) is not None:
+                raise InvalidRequestError(
+                    f"{name}: requires the chat template (messages, or apply_chat_template: true)"
+                )
         return PromptPlan(bool(templated), messages if templated else None, elements, frames, embedded)
 
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
@@ -165,7 +176,7 @@ class PromptBuilder:
             media, rest = handles[: len(decoded)], handles[len(decoded) :]
             messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
             messages = chat_messages.with_embeds(messages, [list(image) for image in embedded], rest)
-            return await self._render_chat(call, messages)
+            return await self._render_chat(call, messages, plan.tools)
 
     async def _render_text(
         self,
@@ -177,6 +188,10 @@ class PromptBuilder:
         prompt: dict[str, Any] = {"prompt": call.text or ""}
         if call.token_ids is not None:
             prompt = {"prompt_token_ids": list(call.token_ids)}
+        if call.prompt_embeds is not None:
+            prompt = {"prompt_embeds": self._engine.prompt_tensor(call.prompt_embeds)}
+        if call.control.cache_salt is not None:
+            prompt["cache_salt"] = call.control.cache_salt
         if decoded:
             prompt["multi_modal_data"] = _by_modality(elements, [item.data for item in decoded])
             prompt["multi_modal_uuids"] = _by_modality(elements, [item.uuid for item in decoded])
@@ -187,17 +202,25 @@ class PromptBuilder:
             prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
         return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
-    async def _render_chat(self, call: InferenceCall, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+    async def _render_chat(
+        self, call: InferenceCall, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> RenderedPrompt:
         add, goes_on = call.control.add_generation_prompt, call.control.continue_final_message
         opening = {
             "add_generation_prompt": self._add_generation_prompt and not goes_on if add is None else add,
             "continue_final_message": goes_on,
         }
+        lists = {
+            name: value
+            for name, value in (("documents", call.control.documents), ("tools", tools))
+            if value is not None
+        }
         rendered = await self._engine.render_chat(
             messages,
             template=call.control.chat_template_kwargs.get(TEMPLATE, self._template),
-            template_kwargs=opening | call.control.chat_template_kwargs,
+            template_kwargs=opening | lists | call.control.chat_template_kwargs,
             processor_kwargs=call.control.mm_processor_kwargs,
+            cache_salt=call.control.cache_salt,
         )
         return RenderedPrompt(rendered, templated=True)
 

@@ -42,6 +42,7 @@ def request_parameter(
     meaning: str,
     *,
     default_text: str = "",
+    type_text: str = "",
     unit: str = "",
     official: bool = False,
     trust: Trust = Trust.FREE,
@@ -55,6 +56,7 @@ def request_parameter(
         default: its value where the request does not set it.
         meaning: of the parameter, for the reference page.
         default_text: the default in words, where it depends on the request or the model.
+        type_text: the type in words, where it is one of several.
         unit: of the value.
         official: whether the official backend has it under the same name and with the same meaning.
         trust: who may set it.
@@ -62,7 +64,7 @@ def request_parameter(
         use: the requests that it has an effect on.
         constraints: pydantic's, such as ``ge``.
     """
-    about = {"meaning": meaning, "default_text": default_text, "unit": unit}
+    about = {"meaning": meaning, "default_text": default_text, "type_text": type_text, "unit": unit}
     return _field(default, {**about, "official": official, "trust": trust, "by": by, "use": use}, **constraints)
 
 
@@ -83,8 +85,14 @@ def request_specs(model: type[BaseModel]) -> tuple[RequestParameterSpec, ...]:
 def _request_spec(name: str, field: FieldInfo) -> RequestParameterSpec:
     about = _about(field)
     unit, default_text = about.pop("unit"), about.pop("default_text")
-    type_name = _TYPE_NAMES[_kind(field)] + (f", {unit}" if unit else "")
+    type_name = (about.pop("type_text") or _type_name(field)) + (f", {unit}" if unit else "")
     return RequestParameterSpec(name, type_name, default_text or _in_words(field.get_default()), **about)
+
+
+def _type_name(field: FieldInfo) -> str:
+    """In the words of JSON; a list is one of strings where its elements are no objects."""
+    kind = _kind(field)
+    return "JSON list of objects" if kind is list and "dict" in str(field.annotation) else _TYPE_NAMES[kind]
 
 
 def _field(default: object, about: Any, **constraints: Any) -> Any:

@@ -34,6 +34,14 @@ def _text_or_nothing(value: Any) -> Any:
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]
 # One wrong element is enough to refuse all of them; reasons for hundreds of thousands would take seconds to make.
 JsonStrings = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_from_json)]
+
+
+def _word_or_object(value: Any, info: ValidationInfo) -> Any:
+    return _from_json(value, info) if isinstance(value, str) and value.lstrip()[:1] == "{" else value
+
+
+JsonObjects = Annotated[list[dict[str, Any]], Field(fail_fast=True), BeforeValidator(_from_json)]
+ToolChoice = Annotated[str | dict[str, Any], BeforeValidator(_word_or_object)]
 TraceHeader = Annotated[str | None, BeforeValidator(_text_or_nothing)]
 
 
@@ -53,6 +61,13 @@ class RequestParameters(BaseModel):
         None,
         "vLLM's StructuredOutputsParams: exactly one of json, regex, choice, grammar, json_object, structural_tag.",
         official=True,
+        trust=Trust.BOUNDED,
+        by=_STRUCTURED,
+        use=Use.GENERATION,
+    )
+    guided_decoding: JsonObject | None = request_parameter(
+        None,
+        "Alias of structured_outputs, as the official backend of 2025 had it; the backend is the engine's alone.",
         trust=Trust.BOUNDED,
         by=_STRUCTURED,
         use=Use.GENERATION,
@@ -89,6 +104,32 @@ class RequestParameters(BaseModel):
         by=("TRUST_REQUEST_MM_KWARGS",),
         use=Use.PROMPTS,
     )
+    tools: JsonObjects | None = request_parameter(
+        None,
+        "Tools that the model may call, in OpenAI's form; the output tool_calls has its calls, by vLLM's parser. "
+        "Requires TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE, unless tool_choice is none.",
+        trust=Trust.BOUNDED,
+        by=("MAX_TOOLS", "CHAT_TEMPLATE_KWARGS_MAX_BYTES"),
+        use=Use.GENERATION,
+    )
+    tool_choice: ToolChoice | None = request_parameter(
+        None,
+        "With tools: none, auto, required, or an object that names one of them, as OpenAI has it.",
+        default_text="auto",
+        type_text="string or JSON object",
+        use=Use.GENERATION,
+    )
+    parallel_tool_calls: bool = request_parameter(
+        True, "With tools: whether there may be several calls; else only the first counts.", use=Use.GENERATION
+    )
+    documents: JsonObjects | None = request_parameter(
+        None,
+        "Documents for the chat template (RAG), each usually with title and text. Over generate it goes into "
+        "sampling_parameters, where it is not the input of that name.",
+        trust=Trust.BOUNDED,
+        by=("CHAT_TEMPLATE_KWARGS_MAX_BYTES",),
+        use=Use.PROMPTS,
+    )
     num_frames: int | None = request_parameter(
         None,
         "Frames taken from each video, spread evenly over it; at most VIDEO_MAX_FRAMES.",
@@ -122,6 +163,32 @@ class RequestParameters(BaseModel):
         "sampling_parameters.",
         ge=-(2**63),
         lt=2**63,
+    )
+    cache_salt: str | None = request_parameter(
+        None,
+        "Goes into the hashes of vLLM's prefix cache, so that only requests with the same salt share what is cached. "
+        "At most 128 characters, none of them @, / or a backslash.",
+        default_text="none: shared by all requests",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^@/\\\x00]*$",
+        use=Use.PROMPTS,
+    )
+    session_id: str | None = request_parameter(
+        None,
+        "What related requests have in common, for vLLM's events of its KV cache, by which routers send the next one "
+        "to the same server.",
+        min_length=1,
+        max_length=LONGEST_NAME,
+        use=Use.GENERATION,
+    )
+    data_parallel_rank: int | None = request_parameter(
+        None,
+        "Which of the engine's data-parallel ranks serves the request (data_parallel_size in model.json).",
+        default_text="the least busy one",
+        ge=0,
+        lt=2**31,
+        use=Use.GENERATION,
     )
     guided_json: JsonObject | None = request_parameter(
         None,

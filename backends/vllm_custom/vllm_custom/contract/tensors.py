@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from vllm_custom.contract.names import (
     AUDIO,
+    BAD_WORDS,
     CUMULATIVE_LOGPROB,
     DOCUMENTS,
     EMBEDDING,
@@ -16,6 +17,7 @@ from vllm_custom.contract.names import (
     IMAGE,
     IMAGE_EMBEDS,
     IMAGE_GRID_THW,
+    INPUT_IDS,
     LOGPROBS,
     MEDIA_INPUTS,
     MESSAGES,
@@ -25,19 +27,26 @@ from vllm_custom.contract.names import (
     OPENAI_REQUEST,
     OPENAI_RESPONSE,
     OPENAI_STATUS,
+    OUTPUT_IDS,
+    PROMPT_EMBEDS,
     PROMPT_LOGPROBS,
     QUERIES,
+    REASONING,
     RETURN_PREFIX,
     SAMPLING_PARAMETERS,
     SCORES,
     STOP_REASON,
+    STOP_WORDS,
     STREAM,
     TEXT_INPUT,
     TEXT_OUTPUT,
+    TOOL_CALLS,
     VIDEO,
 )
 from vllm_custom.contract.specs import Exclusion, TensorSpec
 from vllm_custom.kernel.official_tensors import OFFICIAL_INPUTS, OFFICIAL_OUTPUTS
+
+NO_TOKEN = -1  # in output_ids, where a sequence is shorter than another
 
 
 def _official_input(name: str, meaning: str) -> TensorSpec:
@@ -59,7 +68,21 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (1,),
         "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
-        "Exactly one of text_input, messages, documents (with queries), embedding_request and openai_request is given.",
+        "Exactly one of text_input, messages, input_ids, prompt_embeds, documents (with queries), embedding_request "
+        "and openai_request is given.",
+    ),
+    TensorSpec(
+        INPUT_IDS,
+        "TYPE_INT32",
+        (-1,),
+        "The prompt as token ids, as it is: no template, no media. May be declared TYPE_INT64.",
+    ),
+    TensorSpec(
+        PROMPT_EMBEDS,
+        "TYPE_FP32",
+        (-1, -1),
+        "The prompt as embeddings of its tokens, [tokens, hidden size]. May be declared TYPE_FP16. Requires "
+        "enable_prompt_embeds in model.json.",
     ),
     _official_input(
         IMAGE,
@@ -71,7 +94,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Videos, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG).",
+        "encoded file's raw bytes (MP4, WebM, GIF, animated WebP or PNG). Frames in hand: "
+        "`data:video/jpeg;base64,FRAME,FRAME,...`.",
     ),
     TensorSpec(
         AUDIO,
@@ -114,6 +138,14 @@ INPUTS: tuple[TensorSpec, ...] = (
     _official_input("return_num_input_tokens", "Ask for num_input_tokens."),
     _official_input("return_num_output_tokens", "Ask for num_output_tokens."),
     TensorSpec(
+        STOP_WORDS,
+        "TYPE_STRING",
+        (-1,),
+        "The parameter stop as a list, which Triton's generate takes as an input only, so that clients of TensorRT-LLM "
+        "(LiteLLM's `triton/` among them) work unchanged; empty elements are ignored.",
+    ),
+    TensorSpec(BAD_WORDS, "TYPE_STRING", (-1,), "The parameter bad_words in the same way."),
+    TensorSpec(
         QUERIES,
         "TYPE_STRING",
         (-1,),
@@ -141,12 +173,19 @@ INPUTS: tuple[TensorSpec, ...] = (
         "inputs. See [OpenAI](openai.md).",
     ),
     TensorSpec("return_stop_reason", "TYPE_BOOL", (1,), "Ask for the output stop_reason."),
+    TensorSpec(
+        "return_reasoning",
+        "TYPE_BOOL",
+        (1,),
+        "Ask for the output reasoning; text_output is then the answer without it. Requires REASONING_PARSER.",
+    ),
+    TensorSpec("return_output_ids", "TYPE_BOOL", (1,), "Ask for the output output_ids."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
     _official_output(TEXT_OUTPUT, "The text, one element per generated sequence (n)."),
-    _official_output(FINISH_REASON, "stop, length, abort, or None while streaming."),
+    _official_output(FINISH_REASON, "stop, length, abort, tool_calls, or None while streaming."),
     _official_output(
         CUMULATIVE_LOGPROB,
         "Log probability of each sequence so far, with or without logprobs; always a finite number.",
@@ -166,6 +205,25 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Per sequence, the stop string or the id of the stop token that ended it; None where neither did.",
+    ),
+    TensorSpec(
+        REASONING,
+        "TYPE_STRING",
+        (-1,),
+        "Per sequence, what the model thought before its answer, by vLLM's parser (REASONING_PARSER).",
+    ),
+    TensorSpec(
+        TOOL_CALLS,
+        "TYPE_STRING",
+        (-1,),
+        "With the parameter tools, per sequence, JSON: a list of tool calls in OpenAI's form, by vLLM's parser "
+        "(TOOL_CALL_PARSER). In a stream what is new of them, as OpenAI's deltas with index.",
+    ),
+    TensorSpec(
+        OUTPUT_IDS,
+        "TYPE_INT32",
+        (-1, -1),
+        "Token ids of each sequence in this response, [n, tokens]; shorter ones are filled up with -1.",
     ),
     TensorSpec(
         PROMPT_LOGPROBS,
@@ -208,12 +266,17 @@ OUTPUTS: tuple[TensorSpec, ...] = (
 )
 
 # Outputs that a response has only where the request asks for them.
-ADDITIONAL_OUTPUTS = tuple(spec.name for spec in OUTPUTS if RETURN_PREFIX + spec.name in {spec.name for spec in INPUTS})
+ADDITIONAL_OUTPUTS = tuple(
+    spec.name
+    for spec in OUTPUTS
+    if spec.name == TOOL_CALLS or RETURN_PREFIX + spec.name in {spec.name for spec in INPUTS}
+)
 
 # What the rows above do not say of combinations. openai_request and embedding_request are read by themselves.
 EXCLUSIONS = (
     Exclusion(MEDIA_INPUTS, (MESSAGES,), "use their parts (image_url, video_url, input_audio)"),
     Exclusion((*MEDIA_INPUTS, IMAGE_EMBEDS), (QUERIES, DOCUMENTS), "they are text"),
+    Exclusion((*MEDIA_INPUTS, IMAGE_EMBEDS), (INPUT_IDS, PROMPT_EMBEDS), "send them with text_input or messages"),
     Exclusion((IMAGE_EMBEDS,), (MESSAGES,), "requires text_input"),
     Exclusion((IMAGE_EMBEDS,), (IMAGE,)),
 )

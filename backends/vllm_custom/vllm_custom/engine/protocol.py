@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.errors import BackendError
 
@@ -38,10 +39,15 @@ class ModelFacts:
         template_arguments: names of arguments of what applies a chat template, which are no variables of the template.
         max_prompt_chars: characters that a prompt may have, since more cannot fit into the context; None where the
             engine has no tokenizer.
+        max_prompt_tokens: tokens of the context; None where that is not known.
+        prompt_embeds_size: hidden size of embeddings in place of a prompt; None where the engine takes none.
+        data_parallel_ranks: engines among which a request may choose one.
         min_pixels, max_pixels: what the model's processor enlarges and reduces images to; None where it does not say.
         traces: whether the engine reports spans (otlp_traces_endpoint).
         on_one_host: whether all workers of the engine see the files of this machine.
         prefers_xgrammar: whether structured outputs are compiled by xgrammar where that can do it.
+        constraint_options: options of StructuredOutputsParams by name, as the engine carries them out for all requests:
+            those of one request change nothing.
     """
 
     tasks: tuple[str, ...] = ("generate",)
@@ -57,11 +63,15 @@ class ModelFacts:
     has_chat_template: bool = False
     template_arguments: frozenset[str] = frozenset()
     max_prompt_chars: int | None = None
+    max_prompt_tokens: int | None = None
+    prompt_embeds_size: int | None = None
+    data_parallel_ranks: int = 1
     min_pixels: int | None = None
     max_pixels: int | None = None
     traces: bool = False
     on_one_host: bool = True
     prefers_xgrammar: bool = True
+    constraint_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def generates(self) -> bool:
@@ -80,12 +90,15 @@ class Adapter:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What goes with a prompt to the engine beside its parameters."""
+    """What goes with a prompt to the engine beside its parameters; ``reasoning`` is a ChatReading's."""
 
     request_id: str
     adapter: Adapter | None = None
     priority: int = 0
     trace_headers: Mapping[str, str] | None = None
+    session_id: str | None = None
+    data_parallel_rank: int | None = None
+    reasoning: Mapping[str, Any] | None = None
 
 
 class MediaHandles(Protocol):
@@ -218,6 +231,7 @@ class Engine(Protocol):
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
         """Put messages, their media given as handles, through the chat template; then as :meth:`render_text`.
 
@@ -235,6 +249,9 @@ class Engine(Protocol):
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         """An array in the form in which the engine takes embeddings."""
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
+        """Embeddings of a prompt in the form in which the engine takes them."""
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
         """Embedded images (fields by name, as :meth:`embeds_tensor`) in the form of ``multi_modal_data``."""
@@ -269,6 +286,9 @@ class Engine(Protocol):
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         """How pairs are scored; ``template`` joins their texts. Raises: UnsupportedError: the model scores none."""
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> AnswerParsers:
+        """The parsers that ``arguments``, those of vLLM's server, name. Raises: whatever the engine raises."""
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

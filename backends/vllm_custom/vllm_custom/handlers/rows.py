@@ -17,6 +17,7 @@ from vllm_custom.request import (
     Tensors,
     parse_embedding_request,
     parse_request,
+    read_word_lists,
     split_batch,
 )
 from vllm_custom.request.field_rules import sequences
@@ -61,7 +62,7 @@ class RowReader:
     def _call(self, row: Tensors, parameters: str) -> InferenceCall:
         if EMBEDDING_REQUEST in row:
             return parse_embedding_request(row, self._rules)
-        typed = self._typed.values(row, self._rules)
+        typed = {**read_word_lists(row, self._rules), **self._typed.values(row, self._rules)}
         return parse_request(row, parameters, self._field_names, typed, self._rules)
 
 

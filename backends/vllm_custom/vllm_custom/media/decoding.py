@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.contract.settings import Settings
+from vllm_custom.media.decoders import sequence
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.decoders.job import Answer, Job
 from vllm_custom.media.workers import DecoderPool
@@ -68,6 +69,8 @@ def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _metadata(answer: Answer, frames: FrameSampling) -> dict[str, Any]:
     """What vLLM's video models need beside the frames."""
+    if answer.reader == sequence.READER:
+        frames = sequence.taken_of(frames)
     return {
         "fps": answer.fps,
         "duration": answer.duration,

@@ -101,15 +101,21 @@ def find_media(body: dict[str, Any]) -> list[BodyMedia]:
     vLLM's caches believe such an id, so a client could put its own image in another one's place.
     """
     found: list[BodyMedia] = []
-    for name in ("messages", "input"):
+    for part, where in _parts(body):
+        part.pop("uuid", None)
+        found.extend(_media_of(part, where))
+    return found
+
+
+def _parts(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each part of a message, and of what a tool gave (an item of the Responses API), and its place."""
+    for name, key in (("messages", "content"), ("input", "content"), ("input", "output")):
         items = body.get(name)
         for index, item in enumerate(items if isinstance(items, list) else []):
-            content = item.get("content") if isinstance(item, dict) else None
-            for position, part in enumerate(content if isinstance(content, list) else []):
+            parts = item.get(key) if isinstance(item, dict) else None
+            for position, part in enumerate(parts if isinstance(parts, list) else []):
                 if isinstance(part, dict):
-                    part.pop("uuid", None)
-                    found.extend(_media_of(part, f"{name}[{index}].content[{position}]"))
-    return found
+                    yield part, f"{name}[{index}].{key}[{position}]"
 
 
 def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:

@@ -6,6 +6,7 @@ from vllm_custom.request.parameter_tensors import ParameterTensors
 from vllm_custom.request.parse import InferenceCall, parse_embedding_request, parse_request, split_batch
 from vllm_custom.request.rules import ClientRules, ProcessorBounds
 from vllm_custom.request.tensors import Tensors, read_tensors
+from vllm_custom.request.word_lists import read_word_lists
 
 __all__ = [
     "ClientRules",
@@ -18,5 +19,6 @@ __all__ = [
     "parse_embedding_request",
     "parse_request",
     "read_tensors",
+    "read_word_lists",
     "split_batch",
 ]

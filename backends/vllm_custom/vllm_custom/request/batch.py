@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vllm_custom.contract.names import DOCUMENTS, EMBEDDING_REQUEST
+from vllm_custom.contract.names import DOCUMENTS, EMBEDDING_REQUEST, TOOL_CALLS
 from vllm_custom.errors import InvalidRequestError, shorten
 from vllm_custom.request.parse import InferenceCall
 
@@ -33,7 +33,8 @@ def check_batch(calls: Sequence[InferenceCall]) -> None:
     for row, call in enumerate(calls[1:], 1):
         for output in sorted(first.additional_outputs ^ call.additional_outputs):
             here = output in call.additional_outputs
-            raise _differs(f"{_RETURN_PREFIX}{output}", row, str(here).lower(), str(not here).lower())
+            asked = "tools" if output == TOOL_CALLS else f"{_RETURN_PREFIX}{output}"
+            raise _differs(asked, row, str(here).lower(), str(not here).lower())
         for name, read in _DECISIVE:
             if read(first) != read(call):
                 raise _differs(name, row, _shown(read(call)), _shown(read(first)))

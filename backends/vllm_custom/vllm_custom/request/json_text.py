@@ -5,6 +5,7 @@ What comes out has no lone surrogates, no NaN or Infinity, and no number that Py
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any
 
@@ -36,7 +37,7 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
     """
     rules.check(name, len(text), "REQUEST_MAX_JSON_BYTES", "bytes of JSON")
     try:
-        data = text.encode() if isinstance(text, str) else text
+        data = (text.encode() if isinstance(text, str) else text).removeprefix(codecs.BOM_UTF8)
         check_size(data, name, rules)
         value = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +16,8 @@ from vllm_custom.request.field_rules import check_fields
 from vllm_custom.request.json_text import json_object, parse_json
 from vllm_custom.request.processor_kwargs import check_processor_kwargs
 from vllm_custom.request.rules import ClientRules
-from vllm_custom.request.template_kwargs import check_template_kwargs
+from vllm_custom.request.template_kwargs import check_template_kwargs, check_template_list
+from vllm_custom.request.tool_rules import check_tools
 
 # What Triton itself puts beside the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
@@ -24,6 +25,34 @@ _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.
 _HEADERS = frozenset({"traceparent", "tracestate"})
 _LONGEST_HEADER = max(map(len, _HEADERS))
+# Others have a hyphen in their names, or one of these. --http-header-forward-pattern may let all of them through.
+_OTHER_HEADERS = frozenset(
+    {
+        "accept",
+        "authorization",
+        "b3",
+        "baggage",
+        "connection",
+        "cookie",
+        "cookie2",
+        "date",
+        "dnt",
+        "expect",
+        "forwarded",
+        "from",
+        "host",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "te",
+        "trailer",
+        "upgrade",
+        "via",
+        "warning",
+    }
+)
+_LONGEST_OTHER = max(map(len, _OTHER_HEADERS))
 
 
 _CONTROL_NAMES = tuple(RequestParameters.model_fields)
@@ -50,7 +79,8 @@ def parse_parameters(
     """
     rules = rules or ClientRules()
     given = json_object(request_parameters or "{}", "parameters", rules)
-    given = {_spelling(key): value for key, value in given.items() if not _is_tritons(key)}
+    known = (*sampling_names, *_CONTROL_NAMES)
+    given = {_spelling(key): value for key, value in given.items() if not _is_passed_over(key, known)}
     if sampling_parameters is not None:
         given |= json_object(sampling_parameters, SAMPLING_PARAMETERS, rules)
     given |= typed or {}
@@ -58,7 +88,7 @@ def parse_parameters(
     sampling = {key: value for key, value in given.items() if key not in ours}
     for name in sampling:
         if name not in sampling_names:
-            raise InvalidRequestError(_unknown(name, [*sampling_names, *_CONTROL_NAMES]))
+            raise InvalidRequestError(_unknown(name, known))
     control = _control(ours, rules)
     return check_fields(sampling, rules), control
 
@@ -75,6 +105,8 @@ def _control(ours: Mapping[str, Any], rules: ClientRules) -> RequestParameters:
         name = str(first["loc"][0])
         raise invalid(name, ours[name], f"a valid value ({first['msg']})") from error
     check_template_kwargs(control.chat_template_kwargs, rules)
+    check_tools(control, rules)
+    check_template_list("documents", control.documents, control.chat_template_kwargs, rules)
     check_processor_kwargs(control.mm_processor_kwargs, rules)
     return control
 
@@ -85,8 +117,13 @@ def _spelling(key: str) -> str:
     return key.lower() if key.lower() in _HEADERS else key
 
 
-def _is_tritons(key: str) -> bool:
-    return key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX)
+def _is_passed_over(key: str, known: Collection[str]) -> bool:
+    """Whether a name among the request's own parameters is Triton's or a header's. ``top-p`` is meant as ours."""
+    if key in _TRITON_PARAMETERS or key.startswith(_TRITON_PREFIX):
+        return True
+    if "-" in key:
+        return key.replace("-", "_") not in known
+    return len(key) <= _LONGEST_OTHER and key.lower() in _OTHER_HEADERS
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -6,20 +6,25 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy.typing as npt
+
 from vllm_custom.contract.names import (
     DOCUMENTS,
     EMBEDDING_REQUEST,
     EXCLUDE_INPUT_IN_OUTPUT,
     IMAGE_EMBEDS,
     IMAGE_GRID_THW,
+    INPUT_IDS,
     MEDIA_INPUTS,
     MESSAGES,
+    PROMPT_EMBEDS,
     QUERIES,
     RETURN_PREFIX,
     SAMPLING_PARAMETERS,
     STREAM,
     TEXT_INPUT,
     TOKEN_COUNTS,
+    TOOL_CALLS,
 )
 from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.contract.tensors import EXCLUSIONS
@@ -33,6 +38,7 @@ from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.tensors import Tensors
 from vllm_custom.request.text import check_messages, check_text
+from vllm_custom.request.token_prompts import read_prompt_embeds, read_token_ids
 
 # Parameters that let a text be longer than what is read of it.
 _CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
@@ -51,6 +57,7 @@ class InferenceCall:
         sampling: request parameters that are fields of vLLM's SamplingParams, PoolingParams or score request, as sent.
         control: the other request parameters.
         token_ids: the prompt in place of text and messages.
+        prompt_embeds: embeddings of its tokens in place of text and messages.
         embedding_request: whether it came in the input of that name.
         embeds: embeddings of images, in place of images.
         pairs: texts to score, in place of a prompt.
@@ -65,9 +72,15 @@ class InferenceCall:
     control: RequestParameters
     media: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     token_ids: Sequence[int] | None = None
+    prompt_embeds: npt.NDArray[Any] | None = None
     embedding_request: bool = False
     embeds: ImageEmbeds | None = None
     pairs: TextPairs | None = None
+
+    @property
+    def is_tokenized(self) -> bool:
+        """Whether the prompt came as token ids or embeddings, which nothing is added to."""
+        return self.token_ids is not None or self.prompt_embeds is not None
 
     @property
     def templated(self) -> bool | None:
@@ -113,9 +126,11 @@ def parse_request(
     text = text_of(tensors, TEXT_INPUT)
     messages = _messages(tensors, rules)
     pairs = read_pairs(tensors, rules)
-    if [text, messages, pairs].count(None) != 2:
+    token_ids, prompt_embeds = read_token_ids(tensors, rules), read_prompt_embeds(tensors, rules)
+    if sum(given is not None for given in (text, messages, pairs, token_ids, prompt_embeds)) != 1:
         raise InvalidRequestError(
-            f"exactly one of the inputs text_input, messages, and {QUERIES} with {DOCUMENTS} is required"
+            f"exactly one of the inputs {TEXT_INPUT}, {MESSAGES}, {INPUT_IDS}, {PROMPT_EMBEDS}, and {QUERIES} with "
+            f"{DOCUMENTS} is required"
         )
     own = raw_element(tensors, SAMPLING_PARAMETERS) if SAMPLING_PARAMETERS in tensors else None
     sampling, control = parse_parameters(parameters, own, sampling_names, typed, rules)
@@ -125,9 +140,11 @@ def parse_request(
         media={n: _elements(tensors, n, rules) for n in MEDIA_INPUTS if n in tensors and tensors[n].size},
         stream=bool(_flag(tensors, STREAM)),
         exclude_input=_flag(tensors, EXCLUDE_INPUT_IN_OUTPUT),
-        additional_outputs=_additional_outputs(tensors),
+        additional_outputs=_additional_outputs(tensors) | ({TOOL_CALLS} if control.tools else set()),
         sampling=sampling,
         control=control,
+        token_ids=token_ids,
+        prompt_embeds=prompt_embeds,
         embeds=read_embeds(tensors.get(IMAGE_EMBEDS), tensors.get(IMAGE_GRID_THW)),
         pairs=pairs,
     )
@@ -189,6 +206,8 @@ def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
         raise InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
+    if call.is_tokenized and call.control.apply_chat_template:
+        raise InvalidRequestError(f"apply_chat_template: requires {TEXT_INPUT} or {MESSAGES}")
 
 
 def _flag(tensors: Tensors, name: str) -> bool | None:

@@ -43,6 +43,8 @@ class ClientRules:
         processor: bounds of the model's media processor.
         max_prompt_chars: characters that a prompt may have, since more cannot fit into the model's context; None where
             the model has no tokenizer.
+        max_prompt_tokens: tokens of the model's context; None where nobody knows.
+        prompt_embeds_size: hidden size of embeddings in place of a prompt; None where the engine takes none.
     """
 
     limits: Mapping[str, int] = field(default_factory=_default_limits)
@@ -52,6 +54,8 @@ class ClientRules:
     template_arguments: frozenset[str] = frozenset()
     processor: ProcessorBounds = ProcessorBounds()
     max_prompt_chars: int | None = None
+    max_prompt_tokens: int | None = None
+    prompt_embeds_size: int | None = None
 
     @classmethod
     def of(
@@ -61,6 +65,8 @@ class ClientRules:
         template_arguments: frozenset[str] = frozenset(),
         processor: ProcessorBounds | None = None,
         max_prompt_chars: int | None = None,
+        max_prompt_tokens: int | None = None,
+        prompt_embeds_size: int | None = None,
     ) -> ClientRules:
         """The rules that config.pbtxt makes, with what the engine says about itself."""
         return cls(
@@ -71,6 +77,8 @@ class ClientRules:
             template_arguments=template_arguments,
             processor=processor or ProcessorBounds(),
             max_prompt_chars=max_prompt_chars,
+            max_prompt_tokens=max_prompt_tokens,
+            prompt_embeds_size=prompt_embeds_size,
         )
 
     def check(self, name: str, number: int, limit: str, unit: str) -> None:

@@ -67,6 +67,19 @@ def check_template_kwargs(
     rules.check(name, len(msgspec.json.encode(kwargs)), "CHAT_TEMPLATE_KWARGS_MAX_BYTES", "bytes of JSON")
 
 
+def check_template_list(name: str, value: list[Any] | None, kwargs: Mapping[str, Any], rules: ClientRules) -> None:
+    """Check a list that goes to the template by a parameter of its own.
+
+    Raises:
+        InvalidRequestError: too much of it, or it is in ``kwargs``, which are chat_template_kwargs, as well.
+    """
+    if value is None:
+        return
+    if kwargs.get(name) is not None:
+        raise InvalidRequestError(f"{name}: expected once, got it in chat_template_kwargs as well")
+    rules.check(name, len(msgspec.json.encode(value)), "CHAT_TEMPLATE_KWARGS_MAX_BYTES", "bytes of JSON")
+
+
 def check_template(rules: ClientRules, name: str) -> None:
     """Refuse a client's template under ``name`` unless clients are trusted with it.
 

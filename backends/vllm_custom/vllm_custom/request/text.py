@@ -42,20 +42,21 @@ def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = MESS
     """
     parts = characters = 0
     for message in messages:
-        content, calls = _content(message), message.get("tool_calls") if isinstance(message, Mapping) else None
-        parts += 1 + sum(len(several) for several in (content, calls) if isinstance(several, list))
+        contents, calls = _contents(message), message.get("tool_calls") if isinstance(message, Mapping) else None
+        parts += 1 + sum(len(several) for several in (*contents, calls) if isinstance(several, list))
         rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages, parts and tool calls")
-        characters += _characters(content)
+        characters += sum(map(_characters, contents))
     check_text(name, characters, rules, cut=cut)
 
 
 def characters_of(messages: Iterable[Any]) -> int:
     """How long all text of ``messages`` is."""
-    return sum(_characters(_content(message)) for message in messages)
+    return sum(_characters(content) for message in messages for content in _contents(message))
 
 
-def _content(message: Any) -> Any:
-    return message.get("content") if isinstance(message, Mapping) else message
+def _contents(message: Any) -> list[Any]:
+    """What of a message, or of an item of the Responses API, becomes text of the prompt."""
+    return [message.get(key) for key in _CONTENT_KEYS] if isinstance(message, Mapping) else [message]
 
 
 def _characters(content: Any) -> int:
@@ -68,4 +69,5 @@ def _text_length(part: Any) -> int:
     return len(part) if isinstance(part, str) else 0
 
 
+_CONTENT_KEYS = ("content", "output", "reasoning", "reasoning_content")
 _TEXT_KEYS = ("text", "refusal", "thinking")

@@ -14,10 +14,13 @@ from vllm_custom.contract.names import (
     LOGPROBS,
     NUM_INPUT_TOKENS,
     NUM_OUTPUT_TOKENS,
+    OUTPUT_IDS,
     PROMPT_LOGPROBS,
+    REASONING,
     TEXT_OUTPUT,
+    TOOL_CALLS,
 )
-from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS, NO_TOKEN
 from vllm_custom.kernel.numbers import PlainLogprobs, json_sum, plain_logprobs
 from vllm_custom.kernel.tensors import text_array
 
@@ -28,6 +31,9 @@ class SequenceDelta:
 
     text: str = ""
     num_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: PlainLogprobs | None = None
     cumulative_logprob: float | None = None
     finish_reason: str | None = None
@@ -37,6 +43,9 @@ class SequenceDelta:
         """Append what came later."""
         self.text += later.text
         self.num_tokens += later.num_tokens
+        self.token_ids += later.token_ids
+        self.reasoning += later.reasoning
+        self.tool_calls += later.tool_calls
         if later.logprobs is not None:
             self.logprobs = [*(self.logprobs or []), *later.logprobs]
         if later.cumulative_logprob is not None:
@@ -55,16 +64,19 @@ class ResponseDelta:
     prompt_logprobs: Any = None
 
     @classmethod
-    def from_output(cls, output: Any, sequences: int, *, logprobs: bool = True) -> ResponseDelta:
+    def from_output(
+        cls, output: Any, sequences: int, *, logprobs: bool = True, token_ids: bool = True
+    ) -> ResponseDelta:
         """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n).
 
-        ``logprobs``: false where vLLM was asked for them only to add them up.
+        ``logprobs``: false where vLLM was asked for them only to add them up. ``token_ids``: false where nobody asks.
         """
         delta = cls(len(output.prompt_token_ids or ()), [SequenceDelta() for _ in range(sequences)])
         for completion in output.outputs:
             delta.sequences[completion.index] = SequenceDelta(
                 text=completion.text,
                 num_tokens=len(completion.token_ids),
+                token_ids=list(completion.token_ids) if token_ids else [],
                 logprobs=plain_logprobs(completion.logprobs) if logprobs else None,
                 cumulative_logprob=completion.cumulative_logprob,
                 finish_reason=completion.finish_reason,
@@ -95,10 +107,24 @@ class ResponseDelta:
             return np.array([self.num_input_tokens], dtype=np.uint32)
         if name == NUM_OUTPUT_TOKENS:
             return np.array([item.num_tokens for item in self.sequences], dtype=np.uint32)
+        if name == OUTPUT_IDS:
+            return _padded([item.token_ids for item in self.sequences])
         if name == CUMULATIVE_LOGPROB:
             return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
+        if name == REASONING:
+            return text_array(item.reasoning for item in self.sequences)
+        if name == TOOL_CALLS:
+            return text_array(json.dumps(item.tool_calls) for item in self.sequences)
         if name == LOGPROBS:
             return text_array(json.dumps(item.logprobs) for item in self.sequences)
         if name == PROMPT_LOGPROBS:
             return text_array([json.dumps(plain_logprobs(self.prompt_logprobs))])
         return text_array(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
+
+
+def _padded(rows: list[list[int]]) -> npt.NDArray[np.int32]:
+    """Rows of one length, the shorter ones filled up."""
+    padded = np.full((len(rows), max(map(len, rows), default=0)), NO_TOKEN, np.int32)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded

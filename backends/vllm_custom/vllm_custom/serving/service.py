@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
+from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.host import Share
 from vllm_custom.errors import BackendError, ConfigError
 from vllm_custom.handlers import (
+    Answers,
     EngineCalls,
     GenerateHandler,
     Handler,
@@ -32,6 +34,7 @@ from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, Observe, ignore, log_refusals
 from vllm_custom.observability import Log, QueuedLog
 from vllm_custom.openai import OpenAIService
+from vllm_custom.openai.service import application_arguments
 from vllm_custom.pooling import PairScorer, PoolingBuilder
 from vllm_custom.request import ClientRules, ProcessorBounds
 from vllm_custom.sampling import PromptLogprobs, SamplingBuilder
@@ -125,7 +128,10 @@ class Service:
             asyncio.run_coroutine_threadsafe(self._checker.start(), base.event_loop)
         else:
             self._checker.close()
-        router = _router(engine, settings, files, rules, rows, self._media, handles, self._loras, constraints, openai)
+        answers = Answers(_parsers(engine, settings, log))
+        router = _router(
+            engine, settings, files, rules, rows, self._media, handles, self._loras, constraints, openai, answers
+        )
         counted = settings.report_custom_metrics
         self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
@@ -184,6 +190,8 @@ def _rules(engine: Engine, settings: Settings) -> ClientRules:
         template_arguments=facts.template_arguments,
         processor=ProcessorBounds(facts.min_pixels, facts.max_pixels),
         max_prompt_chars=facts.max_prompt_chars,
+        max_prompt_tokens=facts.max_prompt_tokens,
+        prompt_embeds_size=facts.prompt_embeds_size,
     )
 
 
@@ -213,6 +221,17 @@ def _loras(engine: Engine, files: ModelFiles, share: Share | None) -> LoraAdapte
     return LoraAdapters(engine, files.adapters, enabled=files.lora_enabled, folder=folder, numbers=numbers)
 
 
+def _parsers(engine: Engine, settings: Settings, log: Log) -> AnswerParsers | None:
+    """Of a model that generates; what vLLM cannot make of config.pbtxt its OpenAI server has refused before."""
+    if not engine.facts.generates:
+        return None
+    try:
+        return engine.answer_parsers(application_arguments(settings, None))
+    except Exception as error:
+        log.log_error(f"[vllm_custom] the parsers for reasoning and tool calls cannot be used: {error!r}")
+        return None
+
+
 def _router(
     engine: Engine,
     settings: Settings,
@@ -224,6 +243,7 @@ def _router(
     loras: LoraAdapters,
     constraints: ConstraintCompiler,
     openai: OpenAIService,
+    answers: Answers,
 ) -> Router:
     """The handlers that this model needs."""
     generates = engine.facts.generates
@@ -244,6 +264,7 @@ def _router(
             rows,
             SamplingBuilder(engine),
             constraints,
+            answers,
             decoupled=settings.decoupled,
             max_prompt_logprobs=settings.max_prompt_logprobs,
         )

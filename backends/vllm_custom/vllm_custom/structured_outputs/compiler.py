@@ -18,7 +18,7 @@ from vllm_custom.engine.protocol import (
     SlowConstraintError,
     Verdict,
 )
-from vllm_custom.errors import InvalidRequestError, RefusedInVllmError
+from vllm_custom.errors import InvalidRequestError, RefusedInVllmError, shorten
 from vllm_custom.kernel.sampling import build_structured_outputs
 from vllm_custom.runtime.single_flight import SingleFlight
 from vllm_custom.structured_outputs.constraint import Constraint, check_size, read_constraint
@@ -111,6 +111,7 @@ class ConstraintCompiler:
             raise RefusedInVllmError(str(error)) from error
 
     async def _accept(self, constraint: Constraint) -> Verdict:
+        self._check_options(constraint.options)
         digest = constraint.digest
         verdict = self._accepted.get(digest)
         if verdict is not None:
@@ -131,6 +132,15 @@ class ConstraintCompiler:
             raise InvalidRequestError(f"{constraint.source}: {reason}") from error
         _remember(self._accepted, digest, verdict)
         return verdict
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse what the engine would pass over, since its own configuration decides about it."""
+        for name, own in self._engine.facts.constraint_options.items():
+            if options.get(name) not in (None, False, own):
+                raise InvalidRequestError(
+                    f"structured_outputs.{name}: expected what holds for all requests (structured_outputs_config in "
+                    f"model.json: {shorten(own)}), got {shorten(options[name])}"
+                )
 
     def _told(self, constraint: Constraint, error: Exception) -> str:
         noun = _NOUNS[constraint.kind]

@@ -1,4 +1,4 @@
-"""Read the one constraint of a request from ``guided_*``, ``response_format`` or ``structured_outputs``."""
+"""Read the one constraint of a request, from whichever of its parameters has it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.errors import InvalidRequestError, invalid, listing, shorten
 
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+# Parameters that hold the fields of StructuredOutputsParams.
+_OBJECTS = ("structured_outputs", "guided_decoding")
+_ENGINES_OPTIONS = ("backend", "backend_was_auto", "disable_fallback")
 _RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 _MAX_LISTING_CHARACTERS = 200
 
@@ -50,14 +53,14 @@ def read_constraint(control: RequestParameters, max_bytes: int = 256 << 10) -> C
     Raises:
         InvalidRequestError: more than one constraint, one that is too large, or one of a wrong form.
     """
-    structured = control.structured_outputs
-    found: dict[str, tuple[str, Any]] = {}
-    options: dict[str, Any] = {}
-    for key, value in (structured or {}).items():
-        if key not in KINDS:
-            options[key] = value
-        elif value is not None:
-            found[f"structured_outputs.{key}"] = (key, value)
+    objects = {name: given for name in _OBJECTS if (given := getattr(control, name)) is not None}
+    found = {
+        f"{name}.{key}": (key, value)
+        for name, given in objects.items()
+        for key, value in given.items()
+        if key in KINDS and value is not None
+    }
+    options = {key: value for given in objects.values() for key, value in given.items() if key not in KINDS}
     for kind in KINDS:
         value = getattr(control, f"guided_{kind}")
         if value is not None and value is not False:
@@ -69,13 +72,26 @@ def read_constraint(control: RequestParameters, max_bytes: int = 256 << 10) -> C
             f"structured_outputs: expected exactly one constraint, got {len(found)}: {listing(found)}"
         )
     if not found:
-        if structured is None:
+        if not objects:
             return None
         got = listing(map(shorten, options))[:_MAX_LISTING_CHARACTERS]
-        raise InvalidRequestError(f"structured_outputs: expected exactly one of {', '.join(KINDS)}, got {got}")
+        raise InvalidRequestError(f"{min(objects)}: expected exactly one of {', '.join(KINDS)}, got {got}")
+    _check_options(control, options)
     ((source, (kind, value)),) = found.items()
     check_size(source, [value, options], max_bytes)
     return Constraint(source, kind, _as_text(source, value) if kind in ("json", "structural_tag") else value, options)
+
+
+def _check_options(control: RequestParameters, options: dict[str, Any]) -> None:
+    """Leave out what clients of guided_decoding send without meaning anything by it."""
+    if control.guided_decoding is None:
+        return
+    for name in _ENGINES_OPTIONS:
+        if options.pop(name, None):
+            raise InvalidRequestError(
+                f"guided_decoding.{name}: may not be set by requests; the engine has one compiler for all of them "
+                "(structured_outputs_config of model.json)"
+            )
 
 
 def check_size(source: str, value: Any, max_bytes: int) -> None:

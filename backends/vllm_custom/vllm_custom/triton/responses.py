@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_custom.contract.names import OUTPUT_IDS
+from vllm_custom.contract.tensors import NO_TOKEN
 from vllm_custom.errors import BackendError, InvalidRequestError
 
 
@@ -45,6 +47,8 @@ class ResponseBuilder:
 
 
 def _stacked(name: str, arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    if name == OUTPUT_IDS:
+        arrays = _of_one_width(arrays)
     first = list(arrays[0].shape)
     for row, array in enumerate(arrays):
         if list(array.shape) != first:
@@ -53,3 +57,9 @@ def _stacked(name: str, arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
                 f"and {first} in row 0; send such rows as separate requests"
             )
     return np.stack(arrays)
+
+
+def _of_one_width(arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """Rows answer with different numbers of tokens, as a rule."""
+    widest = max(array.shape[1] for array in arrays)
+    return [np.pad(array, ((0, 0), (0, widest - array.shape[1])), constant_values=NO_TOKEN) for array in arrays]

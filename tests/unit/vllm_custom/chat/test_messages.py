@@ -8,6 +8,8 @@ from vllm_custom.chat import messages as chat
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.loader import MediaElement
 
+THOUGHT = {"type": "thinking", "thinking": "four twice"}
+
 
 def user(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(parts)}]
@@ -37,7 +39,7 @@ def test_media_are_found_in_order_over_all_messages() -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
 @pytest.mark.parametrize(
-    "content", ["hi", None, [], ["hi"], [text("hi")], [{"type": "refusal", "refusal": "no"}]], ids=repr
+    "content", ["hi", None, [], ["hi"], [text("hi")], [{"type": "refusal", "refusal": "no"}], [THOUGHT]], ids=repr
 )
 def test_roles_and_texts_that_are_accepted(role: str, content: Any) -> None:
     messages = [{"role": role, "content": content}]

@@ -115,8 +115,8 @@ def test_who_may_set_a_parameter_is_said_by_parameters_that_exist(row: Any) -> N
 def test_names_of_tensors_are_written_in_the_contract_only() -> None:
     """But for names that mean something else as well."""
     modalities = {"image", "video", "audio"}
-    of_openai = {"messages", "stream", "queries", "documents", "image_embeds"}
-    of_vllm = {"logprobs", "prompt_logprobs"}
+    of_openai = {"messages", "stream", "queries", "documents", "image_embeds", "tool_calls", "reasoning"}
+    of_vllm = {"logprobs", "prompt_logprobs", "bad_words", "prompt_embeds"}
     names = {row.name for row in (*INPUTS, *OUTPUTS)} - modalities - of_openai - of_vllm
     found = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.value}"

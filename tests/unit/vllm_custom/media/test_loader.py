@@ -84,6 +84,20 @@ async def test_the_frames_that_a_request_asks_for_are_taken(media: MediaLoader) 
     assert len({clip.uuid for clip in clips}) == 3
 
 
+async def test_frames_in_hand_are_a_video(media: MediaLoader) -> None:
+    """The form that vLLM documents; ``fps`` says how they were made, and all of them are taken."""
+    frames = [encode(Image.new("RGB", (16, 8), colour), "JPEG") for colour in COLOURS]
+    uri = b"data:video/jpeg;base64," + b",".join(map(base64.b64encode, frames))
+    for asked, rate in ((FrameSampling(), 1.0), (FrameSampling(None, 0.5), 0.5)):
+        (clip,) = await media.load(elements(uri, modality="video"), media.frames(asked))
+        shown, metadata = clip.data
+        assert shown.shape == (len(COLOURS), 8, 16, 3)
+        assert (metadata["fps"], metadata["video_backend"]) == (rate, "jpeg_sequence")
+        assert metadata["frames_indices"] == list(range(len(COLOURS)))
+    with pytest.raises(InvalidRequestError, match=r"image\[0\]: expected one of JPEG"):
+        await media.load(elements(uri))
+
+
 async def test_audio_comes_at_the_models_rate(media: MediaLoader) -> None:
     data = sound(tone(rate=8_000), rate=8_000)
     (decoded,) = await media.load(elements(base64.b64encode(data), modality="audio"))

@@ -12,7 +12,7 @@ from tests.support.images import BLUE, RED, encode
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.loader import MediaElement, MediaLoader
-from vllm_custom.openai.media import RequestMedia
+from vllm_custom.openai.media import RequestMedia, find_media
 
 
 def media_of_request(media: MediaLoader, *raws: bytes) -> RequestMedia:
@@ -56,3 +56,19 @@ async def test_the_end_of_the_request_ends_its_decoding(asked: int) -> None:
             await waiting
         await until(lambda: not state(worker))
         assert media._budget.used == 0
+
+
+def test_images_that_a_tool_gave_are_found() -> None:
+    """In the Responses API; each loses its id, which vLLM's caches would believe."""
+    part = {"type": "input_image", "image_url": "http://a/1.png", "uuid": "mine"}
+    body = {
+        "input": [
+            {"role": "user", "content": [dict(part)]},
+            {"type": "function_call_output", "output": [{"type": "input_text", "text": "x"}, dict(part)]},
+            {"type": "function_call_output", "output": "text"},
+        ]
+    }
+    found = find_media(body)
+    assert [item.element.field for item in found] == ["input[0].content[0].image_url", "input[1].output[1].image_url"]
+    assert [item.element.raw for item in found] == [b"http://a/1.png"] * 2
+    assert all("uuid" not in item.container for item in found)

@@ -141,7 +141,7 @@ class TestInputs:
             ),
             (
                 {"queries": text("a"), "documents": text("b"), "text_input": text("c")},
-                "exactly one of the inputs text_input, messages, and queries with documents is required",
+                "exactly one of the inputs text_input, messages, input_ids, prompt_embeds, and queries with",
             ),
             (
                 {"queries": text("a"), "documents": text("b"), "image": text("c")},

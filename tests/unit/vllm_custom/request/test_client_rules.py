@@ -453,7 +453,7 @@ def test_json_in_a_string_is_judged_as_well() -> None:
     assert openai("{").body == "{", "vLLM says what is wrong with it"
 
 
-@pytest.mark.parametrize("text", ['{"a": NaN}', '{"chat_template": "\\ud800"}', '\ufeff{"a": 1}', "[" * 100_000])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"chat_template": "\\ud800"}', "[" * 100_000])
 def test_what_vllm_would_read_and_we_do_not_is_refused(text: str) -> None:
     refused(lambda: openai(text))
 

@@ -41,7 +41,7 @@ def test_json_is_read(text: str, encoded: bool) -> None:
         ('["\ud800"]', "a lone surrogate at character 2"),
         (b'["\xed\xa0\x80"]', "not UTF-8"),
         (b"\xff", "JSON is malformed: invalid character (byte 0)"),
-        (b"\xef\xbb\xbf{}", "JSON is malformed: invalid character (byte 0)"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "JSON is malformed: invalid character (byte 0)"),
         ('{"a": 1,}', "trailing comma in object (byte 8)"),
         ("", "Input data was truncated"),
         ("9" * 5000, "Integer value out of range"),
@@ -127,3 +127,9 @@ def test_deep_values_do_not_recurse() -> None:
     for _ in range(sys.getrecursionlimit() * 3):
         value = [value]
     assert is_deeper(value, 100)
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf[1]", "\ufeff[1]"])
+def test_a_byte_order_mark_is_no_part_of_it(text: bytes | str) -> None:
+    """Windows tools write it at the beginning of files."""
+    assert read(text) == [1]

@@ -37,6 +37,22 @@ def test_tritons_own_parameters_are_ignored(name: str) -> None:
     assert parse({name: 1}) == ({}, RequestParameters())
 
 
+@pytest.mark.parametrize(
+    "name", ["X-Request-Id", "Content-Type", "user-agent", "Host", "accept", "Authorization", "COOKIE", "B3", "-"]
+)
+def test_headers_that_triton_forwards_are_no_parameters(name: str) -> None:
+    """--http-header-forward-pattern=.* puts all of them among the parameters."""
+    assert parse({name: "x", "temperature": 0}) == ({"temperature": 0}, RequestParameters())
+    with pytest.raises(InvalidRequestError, match="unknown parameter"):
+        parse({}, {name: "x"})
+
+
+@pytest.mark.parametrize(("name", "hint"), [("max-tokens", "max_tokens"), ("lora-name", "lora_name")])
+def test_a_parameter_with_hyphens_is_no_header(name: str, hint: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"unknown parameter '{name}'; did you mean {hint}"):
+        parse({name: "1"})
+
+
 def test_tritons_names_mean_nothing_in_the_tensor() -> None:
     with pytest.raises(InvalidRequestError, match="unknown parameter 'id'"):
         parse({}, {"id": "7"})

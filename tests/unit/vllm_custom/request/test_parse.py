@@ -93,8 +93,11 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "exactly one of the inputs text_input, messages, and queries with documents"),
-        ({"text_input": text("x"), "messages": text(MESSAGES)}, "exactly one of the inputs text_input, messages, and"),
+        ({}, "exactly one of the inputs text_input, messages, input_ids, prompt_embeds, and queries with documents"),
+        (
+            {"text_input": text("x"), "messages": text(MESSAGES)},
+            "exactly one of the inputs text_input, messages, input_ids, ",
+        ),
         ({"text_input": text()}, "text_input: expected exactly 1 element, got 0 elements"),
         ({"text_input": text("a", "b")}, "text_input: expected exactly 1 element, got 2 elements"),
         ({"text_input": text(b"ab\xff")}, "text_input: expected UTF-8 text (byte 2 is not), got b'ab\\xff'"),

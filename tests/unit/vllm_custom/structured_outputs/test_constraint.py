@@ -65,6 +65,9 @@ def constraint(**parameters: Any) -> tuple[str, str, Any]:
         ({"response_format": TAG}, "response_format", "structural_tag", json.dumps(TAG)),
         ({"structured_outputs": {"json": SCHEMA}}, "structured_outputs.json", "json", json.dumps(SCHEMA)),
         ({"structured_outputs": '{"regex": "a", "json": null}'}, "structured_outputs.regex", "regex", "a"),
+        ({"guided_decoding": {"choice": ["a"]}}, "guided_decoding.choice", "choice", ["a"]),
+        ({"guided_decoding": '{"regex": "a", "backend": null}'}, "guided_decoding.regex", "regex", "a"),
+        ({"guided_decoding": {"regex": "a", "disable_fallback": False}}, "guided_decoding.regex", "regex", "a"),
         ({"guided_regex": "a", "response_format": {"type": "text"}}, "guided_regex", "regex", "a"),
         ({"guided_regex": "a", "guided_json_object": False}, "guided_regex", "regex", "a"),
     ],
@@ -97,6 +100,12 @@ def test_no_constraint(parameters: dict[str, Any]) -> None:
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json: expected a JSON object (Expecting property"),
         ({"structured_outputs": {"json": "[]"}}, "structured_outputs.json: expected a JSON object, got '[]'"),
         ({"structured_outputs": {"json": 5}}, "structured_outputs.json: expected a JSON object, got 5"),
+        ({"guided_decoding": {"backend": "xgrammar"}}, "guided_decoding: expected exactly one of json, regex, choice"),
+        ({"guided_decoding": {"regex": "a", "backend": "outlines"}}, "guided_decoding.backend: may not be set by req"),
+        (
+            {"guided_decoding": {"regex": "a"}, "structured_outputs": {"choice": ["a"]}},
+            "structured_outputs: expected exactly one constraint, got 2: guided_decoding.regex, structured_outputs.ch",
+        ),
         ({"response_format": {}}, "response_format.type: expected one of text, json_object, json_schema, "),
         ({"response_format": {"type": "xml"}}, "response_format.type: expected one of text, json_object, json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema: expected a JSON schema"),
@@ -226,6 +235,25 @@ class FakeChecker:
         if self.error is not None:
             raise self.error
         return Verdict("xgrammar", automatic=True, as_grammar=False)
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_options_that_the_engine_alone_decides_are_refused_where_they_differ(vllm: None, own: bool) -> None:
+    """vLLM passes over them; a client that asks for no whitespace would get whitespace."""
+    facts = ModelFacts(constraint_options={"disable_any_whitespace": own, "whitespace_pattern": None})
+    compiler = ConstraintCompiler(VllmEngine(None, facts), FakeChecker())  # type: ignore[arg-type]
+    asked = {"json": SCHEMA, "disable_any_whitespace": True}
+    refused = r"^structured_outputs.disable_any_whitespace: expected what holds for all requests .*False.*, got True"
+    if own:
+        assert await compiled(compiler, structured_outputs=asked)
+    else:
+        with pytest.raises(InvalidRequestError, match=refused):
+            await compiled(compiler, structured_outputs=asked)
+        with pytest.raises(RefusedInVllmError, match=refused):
+            await compiler.accept("json", "{}", {"disable_any_whitespace": True})
+    assert await compiled(compiler, guided_decoding={"json": SCHEMA, "disable_any_whitespace": False})
+    with pytest.raises(InvalidRequestError, match=r"structured_outputs.whitespace_pattern: expected .*got ' '"):
+        await compiled(compiler, structured_outputs={"json": SCHEMA, "whitespace_pattern": " "})
 
 
 async def test_a_grammars_place_is_told(vllm: None) -> None:

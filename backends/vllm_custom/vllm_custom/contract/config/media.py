@@ -18,6 +18,13 @@ def _folder(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    path = Path(text)
+    if text and not (path.is_absolute() and path.is_file()):
+        raise ValueError(text)
+    return text
+
+
 class MediaParameters(BaseModel):
     """Parameters of images, videos and audio."""
 
@@ -116,6 +123,25 @@ class MediaParameters(BaseModel):
     )
     media_fetch_concurrency: int = config_parameter(
         32, "URLs that are fetched at the same time; the others wait.", minimum=1
+    )
+    media_ca_file: str = config_parameter(
+        "",
+        "Certificates, as PEM, of authorities that servers of https: URLs may be certified by, in addition to the "
+        "system's.",
+        parse=_file,
+        allowed="the absolute path of a file",
+    )
+    media_client_certificate_file: str = config_parameter(
+        "",
+        "Certificate with its chain, as PEM, that the server shows to media servers that ask for one.",
+        parse=_file,
+        allowed="the absolute path of a file",
+    )
+    media_client_key_file: str = config_parameter(
+        "",
+        "Private key of MEDIA_CLIENT_CERTIFICATE_FILE, as PEM without a password. Not set: it is in the same file.",
+        parse=_file,
+        allowed="the absolute path of a file",
     )
     media_url_cache_bytes: int = config_parameter(
         0,

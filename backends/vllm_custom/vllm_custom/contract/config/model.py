@@ -84,18 +84,16 @@ class ModelParameters(BaseModel):
     )
     tool_call_parser: str = config_parameter(
         "",
-        "For openai_request: vLLM's parser that extracts tool calls from the model's text, as `--tool-call-parser` of "
-        "`vllm serve`.",
+        "vLLM's parser that extracts tool calls from the model's text, as `--tool-call-parser` of `vllm serve`.",
     )
     enable_auto_tool_choice: bool = config_parameter(
         False,
-        'For openai_request: let the model decide whether to call a tool (tool_choice "auto"). Requires '
-        "TOOL_CALL_PARSER.",
+        'Let the model decide whether to call a tool (tool_choice "auto"). Requires TOOL_CALL_PARSER.',
     )
     reasoning_parser: str = config_parameter(
         "",
-        "For openai_request: vLLM's parser that separates the model's reasoning from its answer, as "
-        "`--reasoning-parser`; the engine argument reasoning_parser in model.json means the same.",
+        "vLLM's parser that separates the model's reasoning from its answer, as `--reasoning-parser`; the engine "
+        "argument reasoning_parser in model.json means the same.",
     )
     openai_args: dict[str, Any] = config_parameter(
         {},

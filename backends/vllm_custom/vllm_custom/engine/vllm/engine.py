@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
@@ -19,7 +20,7 @@ from vllm_custom.engine.protocol import (
     PairScoring,
     RunOptions,
 )
-from vllm_custom.engine.vllm import constraints, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, requests, sampling
 from vllm_custom.errors import BackendError, UnavailableError
 from vllm_custom.kernel import engine_errors
 
@@ -55,11 +56,15 @@ class VllmEngine:
                 has_chat_template=prompts.chat_template_of(llm) is not None,
                 template_arguments=prompts.template_arguments(),
                 max_prompt_chars=prompts.max_prompt_chars(llm),
+                max_prompt_tokens=int(llm.model_config.max_model_len),
+                prompt_embeds_size=prompts.embeds_size(llm),
+                data_parallel_ranks=requests.data_parallel_ranks(llm),
                 min_pixels=pixels[0],
                 max_pixels=pixels[1],
                 traces=requests.traces(llm),
                 on_one_host=requests.on_one_host(llm),
                 prefers_xgrammar=sampling.prefers_xgrammar(llm),
+                constraint_options=sampling.constraint_options(llm),
             ),
             compiling,
         )
@@ -100,6 +105,7 @@ class VllmEngine:
         template: str | None,
         template_kwargs: Mapping[str, Any],
         processor_kwargs: Mapping[str, Any],
+        cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
         return await prompts.render_chat(
             self._llm,
@@ -107,6 +113,7 @@ class VllmEngine:
             template=template,
             template_kwargs=template_kwargs,
             processor_kwargs=processor_kwargs,
+            cache_salt=cache_salt,
         )
 
     def placeholder(self, modality: str, number: int) -> str | None:
@@ -117,6 +124,9 @@ class VllmEngine:
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         return media.as_tensor(array)
+
+    def prompt_tensor(self, array: npt.NDArray[Any]) -> Any:
+        return prompts.as_prompt(self._llm, array)
 
     def join_embeds(self, images: Sequence[Mapping[str, Any]]) -> Any:
         return media.join_embeds(images)
@@ -151,6 +161,9 @@ class VllmEngine:
 
     def pair_scoring(self, template: str | None) -> PairScoring:
         return pooling.VllmPairScoring.of(self._llm, self._facts.tasks, template)
+
+    def answer_parsers(self, arguments: Mapping[str, Any]) -> AnswerParsers:
+        return answers.VllmAnswerParsers(self._llm, arguments)
 
     async def openai_application(
         self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse

@@ -7,17 +7,19 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy.typing as npt
+
 
 async def render_text(llm: Any, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
     """Tokenize a prompt dictionary and process its media off the event loop.
 
     Args:
         llm: the AsyncLLM.
-        prompt: ``prompt`` or ``prompt_token_ids``, with optional ``multi_modal_data``, ``multi_modal_uuids`` and
-            ``mm_processor_kwargs``.
+        prompt: ``prompt``, ``prompt_token_ids`` or ``prompt_embeds``, with optional ``multi_modal_data``,
+            ``multi_modal_uuids``, ``mm_processor_kwargs`` and ``cache_salt``.
 
     Returns:
-        The engine's input, with ``prompt_token_ids``.
+        The engine's input, with ``prompt_token_ids`` where they are known.
     """
     from vllm.renderers.inputs.preprocess import parse_model_prompt
 
@@ -34,6 +36,7 @@ async def render_chat(
     template: str | None,
     template_kwargs: Mapping[str, Any],
     processor_kwargs: Mapping[str, Any],
+    cache_salt: str | None = None,
 ) -> Mapping[str, Any]:
     """Put messages whose media are handles through the template.
 
@@ -48,8 +51,9 @@ async def render_chat(
         chat_template_kwargs={**template_kwargs, "tokenize": False},
         mm_processor_kwargs=dict(processor_kwargs) or None,
     )
-    extras = {"mm_processor_kwargs": dict(processor_kwargs)} if processor_kwargs else None
-    _, (rendered,) = await llm.renderer.render_chat_async([list(messages)], params, prompt_extras=extras)
+    extras = {"mm_processor_kwargs": dict(processor_kwargs) or None, "cache_salt": cache_salt}
+    given = {name: value for name, value in extras.items() if value is not None}
+    _, (rendered,) = await llm.renderer.render_chat_async([list(messages)], params, prompt_extras=given or None)
     return cast(Mapping[str, Any], rendered)
 
 
@@ -75,6 +79,19 @@ def placeholder(engine: Any, modality: str, number: int) -> str | None:
     token = engine.get_tokenizer().decode([token_id]) if isinstance(token_id, int) else None
     # Without the marks around it where there are any: a prompt that has the token alone counts as well.
     return token if token and text.count(token) == 1 else text or None
+
+
+def embeds_size(engine: Any) -> int | None:
+    """Hidden size of embeddings that may take a prompt's place; None where enable_prompt_embeds is off."""
+    config = engine.model_config
+    return int(config.get_hidden_size()) if getattr(config, "enable_prompt_embeds", False) else None
+
+
+def as_prompt(engine: Any, array: npt.NDArray[Any]) -> Any:
+    """Embeddings as a torch tensor of the model's own type."""
+    import torch
+
+    return torch.from_numpy(array).to(engine.model_config.dtype)
 
 
 def max_prompt_chars(engine: Any) -> int | None:

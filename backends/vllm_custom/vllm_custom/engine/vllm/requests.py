@@ -22,10 +22,13 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
         "priority": options.priority,
         "trace_headers": options.trace_headers,
     }
+    placed = {"session_id": options.session_id, "data_parallel_rank": options.data_parallel_rank}
     if _is_pooling(params):
         outputs = llm.encode(prompt, params, options.request_id, **common)
     else:
-        outputs = llm.generate(prompt, params, options.request_id, **common, **_constrained_from_start(llm, params))
+        common |= {name: value for name, value in placed.items() if value is not None}
+        common |= _constrained_from_start(llm, params) if options.reasoning is None else options.reasoning
+        outputs = llm.generate(prompt, params, options.request_id, **common)
     finished = False
     try:
         async with aclosing(outputs):
@@ -68,6 +71,13 @@ def has_failed(output: Any) -> bool:
 def traces(llm: Any) -> bool:
     """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
     return bool(getattr(llm.vllm_config.observability_config, "otlp_traces_endpoint", None))
+
+
+def data_parallel_ranks(llm: Any) -> int:
+    """Engines among which a request may choose one, as vLLM counts them."""
+    config = llm.vllm_config.parallel_config
+    local = getattr(config, "local_engines_only", False)
+    return int(config.data_parallel_size_local if local else config.data_parallel_size)
 
 
 def on_one_host(llm: Any) -> bool:

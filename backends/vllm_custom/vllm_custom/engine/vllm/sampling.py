@@ -8,6 +8,8 @@ from typing import Any, cast
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.kernel import engine_errors, sampling
 
+_ENGINES_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
+
 
 def sampling_params(values: Mapping[str, Any], *, stream: bool) -> Any:
     """SamplingParams; with ``stream`` each output holds what is new, else the only output is the last one.
@@ -55,6 +57,12 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
 def prefers_xgrammar(engine: Any) -> bool:
     """Whether structured outputs are compiled by xgrammar where that can do it (``auto`` begins with it)."""
     return engine.vllm_config.structured_outputs_config.backend in ("auto", "xgrammar")
+
+
+def constraint_options(engine: Any) -> dict[str, Any]:
+    """Options of a StructuredOutputsParams that vLLM's compilers take from the engine's configuration alone."""
+    config = engine.vllm_config.structured_outputs_config
+    return {name: getattr(config, name, None) for name in _ENGINES_OPTIONS}
 
 
 def default_sampling(engine: Any) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from vllm_custom.media.decoders.animation import (
     new_array,
 )
 from vllm_custom.media.decoders.containers import open_container
+from vllm_custom.media.decoders.frame_list import is_frame_list
 from vllm_custom.media.decoders.frames import FrameSampling, check_decode_budget
 from vllm_custom.media.decoders.image import check_pixels
 from vllm_custom.media.decoders.job import CHANNELS
+from vllm_custom.media.decoders.sequence import decode_sequence, measure_sequence
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -39,6 +41,8 @@ _THREADS = 4  # each holds a frame
 
 def measure_video(data: bytes, field: str, max_pixels: int, max_decode_pixels: int, sampling: FrameSampling) -> int:
     """How many bytes the frames of :func:`decode_video` have at most, from the header alone. Raises as it does."""
+    if is_frame_list(data):
+        return measure_sequence(data, field, max_pixels, sampling)
     if is_animation(data):
         return measure_animation(data, field, max_pixels, max_decode_pixels, sampling)
     with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
@@ -67,6 +71,8 @@ def decode_video(
         InvalidRequestError: not a video, too large (both limits are checked before anything is decoded), or damaged.
         UnsupportedError: PyAV is not installed.
     """
+    if is_frame_list(data):
+        return decode_sequence(data, field, max_pixels, sampling, allocate)
     if is_animation(data):
         return decode_animation(data, field, max_pixels, max_decode_pixels, sampling, allocate)
     with _opened(data, field, max_pixels, max_decode_pixels) as decoder:

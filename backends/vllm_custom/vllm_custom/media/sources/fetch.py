@@ -11,7 +11,6 @@ import functools
 import socket
 import ssl
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -25,14 +24,17 @@ from yarl import URL
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.media.metrics import FetchRecord, Observe, ignore
+from vllm_custom.media.sources.bodies import Body, FetchError, TooLargeError, coding_of
 from vllm_custom.media.sources.policy import MediaPolicy, Refusal, Target, literal_address, loggable
 from vllm_custom.media.sources.url_cache import UrlCache
 from vllm_custom.runtime.async_utils import time_limit
 
 _CONNECT_SECONDS = 10.0
 _LOOK_UP_THREADS = 8
+_WHOLE_STATUSES = frozenset({200, 203})  # 203 says that a proxy has changed something
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})  # RFC 9110, section 15.4
-_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+# Of one header, and of the status line: redirects to presigned URLs and security policies take thousands.
+_MAX_HEADER_BYTES = 64 * 1024
 _HEADERS = {"User-Agent": "vllm_custom", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 _checked_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked_addresses", default=())
@@ -67,52 +69,6 @@ class SystemResolver:
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-class FetchError(Exception):
-    """Why a URL was not fetched, as the client is told; ``rule`` is the policy's, where one was broken."""
-
-    def __init__(self, reason: str, rule: Refusal | None = None) -> None:
-        super().__init__(reason)
-        self.rule = rule
-
-
-class TooLargeError(FetchError):
-    """The file is not fetched to its end."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"expected a file of at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model), got more")
-
-
-@dataclass(frozen=True)
-class Body:
-    """What a server sent, just now or earlier (``from_cache``); ``coding`` is its Content-Encoding, empty for none."""
-
-    data: bytearray
-    coding: str = ""
-    from_cache: bool = False
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def decoded(self, field: str, max_bytes: int) -> bytes | bytearray:
-        """The file itself. Blocking: it may have to be unpacked, which stops at ``max_bytes``.
-
-        Raises:
-            InvalidRequestError: too large unpacked, or damaged.
-        """
-        if not self.coding:
-            return self.data
-        unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # tells gzip and zlib apart by the header
-        try:
-            data = unpacker.decompress(self.data, max_bytes + 1)
-        except zlib.error as error:
-            raise InvalidRequestError(f"{field}: the media server sent a damaged {self.coding} body") from error
-        if len(data) > max_bytes:
-            raise MediaLimitError(f"{field}: {TooLargeError(max_bytes)}", "bytes")
-        if not unpacker.eof:
-            raise InvalidRequestError(f"{field}: the media server sent a truncated {self.coding} body")
-        return data
 
 
 @dataclass(frozen=True)
@@ -167,6 +123,8 @@ class Fetcher:
             headers=_HEADERS,
             auto_decompress=False,
             trust_env=False,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_SECONDS, self._limits.timeout_seconds)),
         ) as session:
             yield session
@@ -267,13 +225,9 @@ class Fetcher:
         return body
 
     async def _body(self, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> Body:
-        if response.status != 200:
+        if response.status not in _WHOLE_STATUSES:
             raise FetchError(f"the media server answered with HTTP status {response.status}")
-        coding = response.headers.get("Content-Encoding", "").strip().lower()
-        if coding in ("", "identity"):
-            coding = ""
-        elif coding not in _CODINGS:
-            raise FetchError("the media server sent a Content-Encoding that was not requested")
+        coding = coding_of(response.headers.getall("Content-Encoding", []))
         limit = self._limits.max_bytes
         data = bytearray()
         if (response.content_length or 0) > limit:

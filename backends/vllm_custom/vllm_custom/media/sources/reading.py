@@ -20,6 +20,7 @@ from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target
 from vllm_custom.media.sources.reference import encoded_bytes, not_allowed, scheme_of
+from vllm_custom.media.sources.tls import client_context
 from vllm_custom.runtime.async_utils import time_limit
 
 # Of a reference so much is looked at; it is longer than any that is allowed.
@@ -149,5 +150,6 @@ def _fetcher(settings: Settings, observe: Observe) -> Fetcher:
             settings.media_fetch_concurrency,
             settings.media_url_cache_bytes,
         ),
+        tls=client_context(settings),
         observe=observe,
     )

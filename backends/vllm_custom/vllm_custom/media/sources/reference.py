@@ -11,9 +11,12 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pybase64
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
+from vllm_custom.media.decoders.frame_list import MAX_FRAMES, pack_frames
+from vllm_custom.media.sources import hints
 
 # RFC 3986, section 3.1. At least two characters, so that nothing of base64 before a colon can be a scheme by chance.
 _SCHEME = re.compile(rb"\s*([A-Za-z][A-Za-z0-9+.-]+):")
@@ -24,6 +27,9 @@ _PIECE = 1 << 20  # bytes; what is longer is gone through in pieces, between whi
 _ESCAPED_PIECE = 1 << 14
 _MAX_PADDING = 4
 _WHITESPACE = b" \t\r\n\f\v"
+_REMOVED_FROM_URLS = b"\t\r\n"
+_BASE64 = re.compile(rb"; *base64\Z", re.IGNORECASE)
+_FRAMES = re.compile(rb"\s*data:\s*video/jpeg\s*;", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ACCEPTED = "base64, a data: URI or the encoded file's bytes"
 
@@ -79,7 +85,7 @@ def _decode(element: bytes, field: str, max_bytes: int) -> bytes:
     if scheme is None:
         return _base64(element, field, max_bytes)
     if scheme != "data":
-        raise not_allowed(field, scheme)
+        raise not_allowed(field, scheme, _because(hints.of_reference(element[:_MAX_TYPE])))
     return _data_uri(element, field, max_bytes)
 
 
@@ -93,21 +99,60 @@ def _pieces(data: bytes | memoryview) -> Iterator[bytes]:
 
 
 def _data_uri(element: bytes, field: str, max_bytes: int) -> bytes:
-    """RFC 2397: data:[<mediatype>][;base64],<data>."""
+    """As browsers read it (WHATWG Fetch, "data: URL processor"): data:[<media type>][;base64],<data>[#<fragment>]."""
     head, comma, _ = element[:_MAX_TYPE].partition(b",")
     if not comma:
-        raise invalid(field, element, "data:<media type>;base64,<data> (RFC 2397)")
-    data = memoryview(element)[len(head) + 1 :]
+        hint = hints.of_uri(head, cut=len(element) > _MAX_TYPE)
+        raise invalid(field, element, f"data:<media type>;base64,<data>{_because(hint)}")
+    data = _unescaped(_without_fragment(memoryview(element)[len(head) + 1 :]), field)
+    media_type = head.translate(None, _REMOVED_FROM_URLS).strip()
+    if not _BASE64.search(media_type):
+        if hint := hints.of_payload(element[len(head) + 1 : len(head) + _MAX_TYPE]):
+            raise invalid(field, element, f"data:<media type>;base64,<data>{_because(hint)}")
+        return bytes(data)
+    if _FRAMES.match(media_type):
+        return _frames(data, field, max_bytes)
+    return _base64(data, field, max_bytes, of_uri=True)
+
+
+def _frames(data: bytes | memoryview, field: str, max_bytes: int) -> bytes:
+    """vLLM's form of frames in hand: data:video/jpeg;base64,<frame>,<frame>,..."""
+    commas = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(",")).tolist()
+    if len(commas) >= MAX_FRAMES:
+        raise MediaLimitError(f"{field}: expected at most {MAX_FRAMES} frames in a data: URI, got more", "items")
+    view = memoryview(data)
+    starts, ends = [0, *(comma + 1 for comma in commas)], [*commas, len(view)]
+    frames = []
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        name = f"{field}.frames[{index}]"
+        frames.append(_base64(view[start:end], name, max_bytes, of_uri=True))
+        if not frames[-1]:
+            raise InvalidRequestError(f"{name}: expected an image as base64, got nothing between two commas")
+    return pack_frames(frames)
+
+
+def _without_fragment(data: memoryview) -> memoryview:
+    start = 0
+    for piece in _pieces(data):
+        place = piece.find(b"#")
+        if place >= 0:
+            return data[: start + place]
+        start += len(piece)
+    return data
+
+
+def _because(hint: str) -> str:
+    return f" ({hint})" if hint else ""
+
+
+def _unescaped(data: memoryview, field: str) -> bytes | memoryview:
+    """``data`` with its percent escapes resolved. In short pieces: each holds the interpreter while it is split."""
     escapes = sum(piece.count(b"%") for piece in _pieces(data))
+    if not escapes:
+        return data
     if escapes > _MAX_ESCAPES:
         message = f"{field}: expected a data: URI of at most {_MAX_ESCAPES} percent escapes, got more; send base64"
         raise InvalidRequestError(message)
-    plain = _unescaped(data) if escapes else data
-    return _base64(plain, field, max_bytes) if head.lower().endswith(b";base64") else bytes(plain)
-
-
-def _unescaped(data: memoryview) -> bytes:
-    """``data`` with its percent escapes resolved. In short pieces: each holds the interpreter while it is split."""
     plain, start = bytearray(), 0
     while start < len(data):
         piece = bytes(data[start : start + _ESCAPED_PIECE])
@@ -119,13 +164,20 @@ def _unescaped(data: memoryview) -> bytes:
     return bytes(plain)
 
 
-def _base64(text: bytes | memoryview, field: str, max_bytes: int) -> bytes:
+def _base64(text: bytes | memoryview, field: str, max_bytes: int, *, of_uri: bool = False) -> bytes:
     if len(text) > max_bytes * 2:
         raise MediaLimitError(
             f"{field}: expected at most {max_bytes} bytes (MEDIA_MAX_BYTES of this model), "
             f"got {len(text)} characters of base64",
             "bytes",
         )
+    data = _decoded(text, field, of_uri=of_uri)
+    if hint := hints.of_decoded(data[:_MAX_TYPE]):
+        raise invalid(field, bytes(text[:_MAX_TYPE]), f"{_ACCEPTED} ({hint})")
+    return data
+
+
+def _decoded(text: bytes | memoryview, field: str, *, of_uri: bool) -> bytes:
     # Python's own decoder would keep the interpreter from the event loop for 60 ms with a file of 15 MB.
     with contextlib.suppress(binascii.Error):
         return pybase64.b64decode(text, validate=True)
@@ -140,4 +192,7 @@ def _base64(text: bytes | memoryview, field: str, max_bytes: int) -> bytes:
     try:
         return pybase64.b64decode(compact, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise invalid(field, bytes(text[:_MAX_TYPE]), f"{_ACCEPTED}; it is not valid base64 ({error})") from error
+        start = bytes(text[:_MAX_TYPE])
+        shown = start.strip() if len(text) <= _MAX_TYPE else start.lstrip()
+        reason = (hints.of_base64 if of_uri else hints.of_text)(shown) or str(error)
+        raise invalid(field, start, f"{_ACCEPTED}; it is not valid base64 ({reason})") from error

@@ -20,6 +20,7 @@ from tests.support.images import BLACK, BLUE, GREEN, RED, WHITE, encode, gif, ha
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.media.decoders import video
 from vllm_custom.media.decoders.animation import Video
+from vllm_custom.media.decoders.frame_list import pack_frames
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.decoders.video import decode_video
 
@@ -365,3 +366,48 @@ def test_damaged_gifs_give_frames_or_our_error(changes: list[tuple[int, int]]) -
         damaged[4 + place % (len(damaged) - 4)] = value
     made, error = fakes.outcome(lambda: decode(bytes(damaged)))
     assert str(error).startswith("video[0]: ") if error else len(made[0]) == len(made[1]["frames_indices"])
+
+
+def frame_file(*sizes: tuple[int, int], colours: list[tuple[int, int, int]] | None = None) -> bytes:
+    """Frames in hand of these sizes."""
+    made = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours or COLOURS, strict=False)]
+    return pack_frames([encode(image, "PNG") for image in made])
+
+
+def test_frames_in_hand_are_all_taken_one_a_second() -> None:
+    frames, metadata = decode(frame_file(*[(16, 8)] * 6))
+    assert [tuple(frame[4, 8]) for frame in frames] == COLOURS
+    assert metadata == {
+        "fps": 1.0,
+        "duration": 6.0,
+        "total_num_frames": 6,
+        "frames_indices": [0, 1, 2, 3, 4, 5],
+        "video_backend": "jpeg_sequence",
+        "do_sample_frames": False,
+    }
+
+
+def test_fps_says_how_frames_in_hand_were_made() -> None:
+    frames, metadata = decode(frame_file(*[(16, 8)] * 6), fps=2.0)
+    assert len(frames) == 6
+    assert (metadata["fps"], metadata["duration"]) == (2.0, 3.0)
+
+
+def test_of_many_frames_in_hand_some_are_taken() -> None:
+    frames, metadata = decode(frame_file(*[(16, 8)] * 6), frames=3)
+    assert [tuple(frame[4, 8]) for frame in frames] == [RED, BLUE, RED]
+    assert metadata["frames_indices"] == [0, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (frame_file((16, 8), (8, 8)), r"frames\[1\]: expected 16 x 8 pixels like the first frame, got 8 x 8"),
+        (pack_frames([b"no image"]), r"video\[0\].frames\[0\]: expected one of "),
+        (frame_file((2000, 2000)), r"video\[0\].frames\[0\]: expected at most 1000000 pixels"),
+        (frame_file((16, 8))[:-1], r"video\[0\]: expected a video, got frames are missing"),
+    ],
+)
+def test_frames_in_hand_that_are_no_video_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        decode(data)

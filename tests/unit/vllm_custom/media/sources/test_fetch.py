@@ -347,6 +347,14 @@ async def test_a_lying_content_length_gives_no_more_than_it_says(
         ("gzip", gzip.compress(FILE), FILE),
         ("X-GZIP", gzip.compress(FILE), FILE),
         ("deflate", zlib.compress(FILE), FILE),
+        ("deflate", zlib.compress(FILE)[2:-4], FILE),
+        ("gzip", gzip.compress(FILE[:9]) + gzip.compress(FILE[9:]), FILE),
+        ("gzip", gzip.compress(FILE) + bytes(9), FILE),
+        ("aws-chunked", FILE, FILE),
+        ("aws-chunked,gzip", gzip.compress(FILE), FILE),
+        ("gzip, identity", gzip.compress(FILE), FILE),
+        ("utf-8", FILE, FILE),
+        ("none", FILE, FILE),
         ("identity", FILE, FILE),
         ("gzip", gzip.compress(bytes(LIMIT)), bytes(LIMIT)),
         # CVE-2018-1000518 and its kind: 100 MB in 100 kB.
@@ -355,6 +363,10 @@ async def test_a_lying_content_length_gives_no_more_than_it_says(
         ("gzip", gzip.compress(FILE)[:-20], "a truncated gzip body"),
         ("gzip", FILE, "sent a damaged gzip body"),
         ("gzip", b"", "a truncated gzip body"),
+        ("gzip", gzip.compress(b"x") * 17, "sent a damaged gzip body"),
+        ("gzip", gzip.compress(bytes(LIMIT)) + gzip.compress(b"x"), "expected a file of at most 100000 bytes"),
+        ("aws-chunked, br", FILE, "Content-Encoding that was not requested"),
+        ("zstd", FILE, "Content-Encoding that was not requested"),
         ("br", FILE, "Content-Encoding that was not requested"),
         ("gzip, gzip", gzip.compress(gzip.compress(FILE)), "Content-Encoding that was not requested"),
     ],
@@ -368,6 +380,42 @@ async def test_packed_bodies_are_unpacked_up_to_the_limit(
         assert expected in await refused(fetcher, url)
     else:
         assert await get(fetcher, url) == expected
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n" + FILE,
+        b"HTTP/1.1 200 \r\nContent-Length: 4096\r\n\r\n" + FILE,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n" + answer(FILE),
+        answer(FILE, "203 Non-Authoritative Information"),
+        answer(FILE, Content_Security_Policy="img-src " + "https://cdn.example.com " * 1000),
+        answer(FILE, Content_Disposition='attachment; filename="\u00e4.png"'),
+        answer(FILE, **{f"X-Amz-Meta-{number}": "x" * 20 for number in range(90)}),
+        answer(FILE, Set_Cookie="a=b; Expires=Wed, 21 Oct 2037 07:28:00 GMT"),
+        HEAD + b"transfer-encoding: Chunked\r\n\r\n" + chunked(FILE) + b"0;last=1\r\nX-Checksum: 1\r\n\r\n",
+        HEAD + b"Content-Type:\r\nContent-Length:4096   \r\n\r\n" + FILE,
+        HEAD + b"Content-Encoding: \r\n\r\n" + FILE,
+    ],
+)
+async def test_odd_answers_that_are_legal_are_taken(server: MediaServer, sent: bytes) -> None:
+    server.answers["/x"] = sent
+    fetcher = make_fetcher(server.port, {"media.test": [["127.0.0.1"]]})
+    assert await get(fetcher, f"http://media.test:{server.port}/x") == FILE
+
+
+async def test_a_presigned_url_of_four_kilobytes_and_a_redirect_to_one(server: MediaServer) -> None:
+    """The query goes out as it was signed."""
+    query = "X-Amz-Signature=%2F" + "aB3%2B" * 700 + "&X-Amz-Expires=3600"
+    signed = f"http://media.test:{server.port}/a?{query}"
+    server.answers["/r"] = redirect(signed)
+    fetcher = make_fetcher(server.port, {"media.test": [["127.0.0.1"]]})
+    for url in (signed, f"http://media.test:{server.port}/r"):
+        assert await get(fetcher, url) == FILE
+        assert server.targets[-1] == f"/a?{query}"
 
 
 @pytest.fixture

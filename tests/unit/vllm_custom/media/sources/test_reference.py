@@ -1,6 +1,7 @@
 """What a media element is: bytes, base64, a data: URI, or a reference that is refused."""
 
 import base64
+import contextlib
 import io
 import time
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tests.support import fakes
 from vllm_custom.errors import InvalidRequestError
+from vllm_custom.media.decoders.frame_list import pack_frames, unpack_frames
 from vllm_custom.media.sources.reference import encoded_bytes
 
 FILE = bytes(range(256)) * 2
@@ -109,7 +111,7 @@ def test_empty_elements_are_refused(element: bytes) -> None:
         (b"a", "it is not valid base64"),
         (b"//example.com/a.png", "it is not valid base64"),
         (b"../../etc/passwd", "it is not valid base64"),
-        (b"data:image/png;base64", "RFC 2397"),
+        (b"data:image/png;base64", "the comma and the data are missing"),
         (b"data:image/png;base64,***", "it is not valid base64"),
         (b"data:image/png;base64,aGk%3", "it is not valid base64"),
         ("data:image/png;base64,å".encode(), None),
@@ -173,3 +175,89 @@ def test_what_base64_wrote_is_read_back(data: bytes, encode: object) -> None:
 def test_percent_escapes_may_lie_across_the_pieces_in_which_they_are_resolved(before: int) -> None:
     uri = b"data:text/plain," + b"x" * before + b"%C3%a4" * 20_000 + b"%4"
     assert encoded_bytes(uri, "image[0]", 1_000_000) == b"x" * before + b"\xc3\xa4" * 20_000 + b"%4"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        b"data:image/png; base64,aGk=",
+        b"data:image/png;  BASE64 ,aGk=",
+        b"data: image/png ;base64,aGk=",
+        b"data:image/png;\nbase64,aGk=",
+        b"data:;charset=utf-8; base64,aGk=",
+        b"data:image/png;base64, aG\tk =",
+        b"data:image/png;base64,aGk=#top",
+        b"data:image/png;base64,%61%47k%3D",
+        b"data:image/png;name=a%20cat.png;base64,aGk",
+    ],
+)
+def test_data_uris_as_browsers_read_them(uri: bytes) -> None:
+    assert decode(uri) == b"hi"
+
+
+def test_the_fragment_of_a_data_uri_is_no_data() -> None:
+    assert decode(b"data:text/plain,a%23b#c") == b"a#b"
+
+
+@pytest.mark.parametrize(
+    ("element", "hint"),
+    [
+        (b"image/png;base64," + BASE64, '"data:" and a media type are missing before ";base64,"'),
+        (b"base64," + BASE64, '"data:" and a media type are missing'),
+        (b";base64," + BASE64, '"data:" and a media type are missing'),
+        (b"data:image/png," + BASE64, '";base64" is missing before the comma'),
+        (b"data:image/png,base64," + BASE64, 'a semicolon is missing before "base64"'),
+        (b"data:image/png;base64;" + BASE64, 'the comma after "base64" is missing'),
+        (b"data:image/png;base64,data:image/png;base64," + BASE64, '"data:" is there twice'),
+        (b"data:image/png;base64,{base64_image}", "a placeholder was not replaced"),
+        (b"data:image/png;base64,<BASE64 DATA>", "a placeholder was not replaced"),
+        (b"{base64_image}", "a placeholder was not replaced"),
+        (b"{{ image }}", "a placeholder was not replaced"),
+        (b"$IMAGE", "a placeholder was not replaced"),
+        (b"$(base64 -w0 cat.png)", "a placeholder was not replaced"),
+        (b"data:image/jpeg;base64,/9j/4AAQSkZJRg...", "the rest of the data is missing"),
+        (repr(BASE64).encode(), "quotation marks, as Python prints bytes"),
+        (b"data:image/png;base64," + repr(BASE64).encode(), "quotation marks, as Python prints bytes"),
+        (b'"' + BASE64 + b'"', "quotation marks"),
+        (b"/home/me/cat.png", "the name of a file or a URL without https://"),
+        (b"C:\\cat.png", "the name of a file"),
+        (b"example.com/cat.jpg?width=100", "a URL without https://"),
+        (b"localhost:8080/cat", "http:// or https:// is missing"),
+        (b'{"url": "https://example.com/cat.png"}', "an object was sent as text"),
+        (base64.b64encode(BASE64), "it was encoded as base64 twice"),
+        (base64.b64encode(b"data:image/png;base64," + BASE64), "a data: URI was encoded as base64 once more"),
+    ],
+)
+def test_what_guides_print_wrongly_is_refused_with_what_is_missing(element: bytes, hint: str) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        decode(element)
+    assert str(error.value).startswith("image[0]: ")
+    assert hint in str(error.value)
+
+
+def frames_of(element: bytes, limit: int = LIMIT) -> list[bytes]:
+    return [bytes(frame) for frame in unpack_frames(encoded_bytes(element, "video[0]", limit))]
+
+
+def test_frames_in_hand_become_one_file() -> None:
+    uri = b"data:video/jpeg;base64,aGk=,%61Gk,"
+    assert frames_of(uri[:-1]) == [b"hi", b"hi"]
+    assert frames_of(b"DATA: video/JPEG ;base64,aGk") == [b"hi"]
+    assert decode(b"data:video/mp4;base64,aGk=") == b"hi"
+    with pytest.raises(InvalidRequestError, match=r"video\[0\].frames\[2\]: expected an image as base64, got nothing"):
+        frames_of(uri)
+    with pytest.raises(InvalidRequestError, match=r"video\[0\].frames\[1\]: expected base64"):
+        frames_of(b"data:video/jpeg;base64,aGk=,***")
+
+
+def test_frames_in_hand_are_bounded() -> None:
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: expected at most 10000 frames in a data: URI"):
+        frames_of(b"data:video/jpeg;base64," + b"," * 10_000)
+    with pytest.raises(InvalidRequestError, match=r"at most 1500 bytes \(MEDIA_MAX_BYTES of this model\)"):
+        frames_of(b"data:video/jpeg;base64," + b",".join([BASE64] * 3), 3 * len(FILE) - 36)
+
+
+@given(st.binary(max_size=200), st.integers(0, 40))
+def test_a_list_of_frames_may_hold_anything(data: bytes, kept: int) -> None:
+    with contextlib.suppress(ValueError):
+        assert sum(map(len, unpack_frames(pack_frames([b"a", b"b"])[:kept] + data))) <= len(data) + kept

@@ -1,0 +1,41 @@
+"""Messages as clients of several APIs spell them, in the one form that the rest reads. Nothing is judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Keys that say what a part is where it has no type, as vLLM takes it.
+_TELLING_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
+# The Responses API's parts, by the names that chat completions have for them.
+_OTHER_NAMES = {"input_image": "image_url"}
+
+
+def as_chat(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The same messages, those objects copied that are spelled differently."""
+    return [_message(message) for message in messages]
+
+
+def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    if isinstance(content, list) and any(_is_other(part) for part in content):
+        message = {**message, "content": [_part(part) for part in content]}
+    if message.get("reasoning_content") is not None and message.get("reasoning") is None:
+        # vLLM's server renames it in the same way; its renderer reads the new name only.
+        message = {**message, "reasoning": message["reasoning_content"]}
+    return message
+
+
+def _is_other(part: Any) -> bool:
+    return isinstance(part, Mapping) and _type(part) != part.get("type")
+
+
+def _part(part: Any) -> Any:
+    return {**part, "type": _type(part)} if _is_other(part) else part
+
+
+def _type(part: Mapping[str, Any]) -> Any:
+    kind = part.get("type")
+    if kind is None:
+        return next((key for key in _TELLING_KEYS if key in part), None)
+    return _OTHER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
