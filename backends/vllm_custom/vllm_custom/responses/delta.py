@@ -98,7 +98,12 @@ class ResponseDelta:
         if name == CUMULATIVE_LOGPROB:
             return np.array([json_sum(item.cumulative_logprob) for item in self.sequences], dtype=np.float32)
         if name == LOGPROBS:
-            return text_array(json.dumps(item.logprobs) for item in self.sequences)
+            return text_array(_json(item.logprobs) for item in self.sequences)
         if name == PROMPT_LOGPROBS:
-            return text_array([json.dumps(plain_logprobs(self.prompt_logprobs))])
+            return text_array([_json(plain_logprobs(self.prompt_logprobs))])
         return text_array(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
+
+
+def _json(logprobs: PlainLogprobs | None) -> str:
+    """As JSON, token by token: all at once would hold the interpreter, and with it every other request."""
+    return "null" if logprobs is None else f"[{', '.join(map(json.dumps, logprobs))}]"
