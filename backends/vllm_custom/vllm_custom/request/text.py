@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm_custom.contract.names import MESSAGES
 from vllm_custom.contract.request_parameters import LONGEST_NAME
 from vllm_custom.errors import InvalidRequestError, invalid
+from vllm_custom.request.json_text import is_deeper
 from vllm_custom.request.rules import ClientRules
 
 # Of a text that is cut to a number of tokens, this many times what fits may be sent.
@@ -81,6 +83,8 @@ def check_parts(messages: Sequence[Any], rules: ClientRules, name: str, before: 
         for key in PART_LISTS:
             for part in _list(item.get(key)):
                 _check_type(part, f"{name}: type of a part of {key}")
+        for call in (item, *_list(item.get("tool_calls"))):
+            _check_arguments(call, rules, name)
 
 
 def _check_type(part: Any, where: str) -> None:
@@ -88,6 +92,26 @@ def _check_type(part: Any, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind is not None and not (isinstance(kind, str) and len(kind) <= LONGEST_NAME):
         raise invalid(where, kind, f"a name of at most {LONGEST_NAME} characters")
+
+
+def _check_arguments(call: Any, rules: ClientRules, name: str) -> None:
+    """vLLM reads the arguments of tool calls, and templates write them again, level by level."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    most = rules.limits["REQUEST_MAX_JSON_DEPTH"]
+    if not isinstance(arguments, str) or arguments.count("[") + arguments.count("{") <= most:
+        return
+    try:
+        deep = is_deeper(json.loads(arguments), most)
+    except RecursionError:
+        deep = True
+    except ValueError:  # vLLM takes what is no JSON for no arguments
+        return
+    if deep:
+        raise InvalidRequestError(
+            f"{name}: expected arguments of tool calls with at most {most} levels of JSON (REQUEST_MAX_JSON_DEPTH of "
+            "this model), got more"
+        )
 
 
 def _list(value: Any) -> list[Any]:

@@ -38,7 +38,7 @@ def read_elements(encoded: npt.NDArray[Any], most: int) -> Any:
     Raises:
         ValueError: an element is longer than what is left.
     """
-    view = memoryview(encoded.view(np.uint8))
+    view = encoded.view(np.uint8).data
     elements: list[bytes] = []
     start = 0
     while start < len(view):

@@ -473,6 +473,30 @@ def test_types_of_parts_are_names(kind: Any) -> None:
     openai({"messages": [{"role": "system", "content": [{"type": "x" * 256}, {"type": None}, "a"]}]})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ("[" * 101 + "]" * 101, False),
+        ("[" * 100_000, False),
+        ('{"a":' * 99_000, False),
+        ("[" * 100 + "]" * 100, True),
+        ("[]," * 200, True),
+    ],
+)
+def test_arguments_of_tool_calls_are_no_deeper_than_other_json(arguments: str, fits: bool) -> None:
+    """They are JSON in a text; vLLM answered 500 where they were too deep to read."""
+    call_ = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    for make in (
+        lambda: call(messages=json.dumps([{"role": "assistant", "tool_calls": [call_]}]).encode()),
+        lambda: openai({"messages": [{"role": "assistant", "tool_calls": [call_]}]}),
+        lambda: openai({"input": [{"type": "function_call", "arguments": arguments}]}, path="/v1/responses"),
+    ):
+        if fits:
+            make()
+        else:
+            assert "at most 100 levels" in refused(make)
+
+
 def test_token_ids_are_no_parts() -> None:
     few = ClientRules(limits={**RULES.limits, "MAX_MESSAGE_PARTS": 3})
     openai({"input": [[1, 2, 3], [4, 5, 6]]}, few, "/v1/embeddings")
