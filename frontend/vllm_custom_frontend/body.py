@@ -8,8 +8,12 @@ import msgspec
 
 from vllm_custom_frontend import errors
 
-# Bodies up to here are read by Python's own parser as well, where msgspec refuses them.
+# Bodies up to here are read by Python's own parser as well, where msgspec refuses them, or go on as a text.
 _READ_AGAIN_BYTES = 1024 * 1024
+# Longer names are of no model, and take long to read.
+_LONGEST_NAME_BYTES = 4096
+# Each takes ten times as long to read as another character.
+_MOST_ESCAPES = 8_000_000
 
 
 class _Body(msgspec.Struct):
@@ -20,14 +24,15 @@ _DECODER = msgspec.json.Decoder(_Body)
 
 
 class ValueLimit:
-    """Counts the JSON values of a body while it comes, chunk by chunk: each costs the model time to read.
+    """Counts the JSON values and escaped characters of a body while it comes: each costs time to read.
 
     Every value of an array or object follows a comma or an opening bracket. Commas of texts count as well.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, escapes: int = _MOST_ESCAPES) -> None:
         self._limit = limit
-        self._count = 0
+        self._most_escapes = escapes
+        self._count = self._escapes = 0
 
     def add(self, chunk: bytes) -> None:
         """Count what is in ``chunk``.
@@ -38,6 +43,9 @@ class ValueLimit:
         self._count += chunk.count(b",") + chunk.count(b"[") + chunk.count(b"{")
         if self._count > self._limit:
             raise errors.too_many_values(self._limit)
+        self._escapes += chunk.count(b"\\")
+        if self._escapes > self._most_escapes:
+            raise errors.too_many_escapes(self._most_escapes)
 
 
 def in_utf8(body: bytes) -> bytes:
@@ -62,24 +70,28 @@ def model_of(body: bytes) -> tuple[str | None, bytes | None]:
 
     Args:
         body: UTF-8, as :func:`in_utf8` gives it.
+
+    Raises:
+        FrontendError: it is long and no JSON object, or the name is longer than that of any model.
     """
     if not body:
         return None, None
     try:
         name = bytes(_DECODER.decode(body).model)
-    except (msgspec.DecodeError, RecursionError):  # also of what is no object: it is not read to its end
+    except (msgspec.DecodeError, RecursionError) as error:  # also of what is no object: it is not read to its end
+        if len(body) > _READ_AGAIN_BYTES:
+            raise errors.no_json_object(str(error)) from error
         return _read_again(body)
+    if len(name) > _LONGEST_NAME_BYTES:
+        raise errors.unknown_model(name[1:].decode(), [])
     return (json.loads(name) if name.startswith(b'"') else None), body
 
 
 def _read_again(body: bytes) -> tuple[str | None, bytes | None]:
     """As :func:`model_of`. Python also reads NaN and halves of surrogate pairs, and the model says what is wrong."""
-    if len(body) <= _READ_AGAIN_BYTES:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            pass
-        else:
-            name = document.get("model") if isinstance(document, dict) else None
-            return (name if isinstance(name, str) else None), body
-    return None, json.dumps(body.decode()).encode()
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, json.dumps(body.decode()).encode()
+    name = document.get("model") if isinstance(document, dict) else None
+    return (name if isinstance(name, str) else None), body

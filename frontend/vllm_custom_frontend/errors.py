@@ -54,6 +54,15 @@ def too_many_values(limit: int) -> FrontendError:
     return FrontendError(413, "RequestTooLargeError", message)
 
 
+def too_many_escapes(limit: int) -> FrontendError:
+    message = f"body: expected at most {limit} backslashes in its JSON, got more"
+    return FrontendError(413, "RequestTooLargeError", message)
+
+
+def no_json_object(reason: str) -> FrontendError:
+    return FrontendError(400, "BadRequestError", f"body: expected a JSON object ({shortened(reason, 200)})", "body")
+
+
 def header_too_long(name: str, limit: int, length: int) -> FrontendError:
     message = f"header {name}: expected at most {limit} characters, got {length}"
     return FrontendError(431, "BadRequestError", message)
@@ -66,7 +75,8 @@ def not_unicode(encoding: str, byte: int, position: int) -> FrontendError:
 
 
 def unknown_model(name: str, served: Sequence[str]) -> FrontendError:
-    message = f"The model `{shortened(name)}` does not exist. Valid aliases: {_listed(served)}."
+    valid = f" Valid aliases: {_listed(served)}." if served else ""
+    message = f"The model `{shortened(name)}` does not exist.{valid}"
     return FrontendError(404, "NotFoundError", message, "model")
 
 

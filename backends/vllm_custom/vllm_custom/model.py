@@ -24,6 +24,7 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
+from vllm_custom.triton.elements import bound_elements
 from vllm_custom.triton.lost_instances import LostInstances
 
 
@@ -47,6 +48,7 @@ class Model:
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger
+        bound_elements(pb_utils, self._settings)
         guard_against_orphans(self._log.log_warn)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)

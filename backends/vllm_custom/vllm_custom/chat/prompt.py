@@ -139,8 +139,9 @@ class PromptBuilder:
     def _embedded(self, embeds: ImageEmbeds, counts: Counter[str]) -> list[dict[str, npt.NDArray[Any]]]:
         """The fields of each embedded image, checked; they are added to ``counts``."""
         layout = self._embeds_layout()
+        if layout is not None:  # looks at each image
+            self._media.check_counts({"image": embeds.count}, embedded=True)
         embeds.check(layout)
-        self._media.check_counts({"image": embeds.count}, embedded=True)
         counts["image"] = embeds.count
         return embeds.per_image(layout.merge if layout else None)
 

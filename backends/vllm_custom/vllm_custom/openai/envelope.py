@@ -10,7 +10,7 @@ from typing import Any
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, listing
-from vllm_custom.openai.rules import check_body
+from vllm_custom.openai.rules import check_body, check_length
 from vllm_custom.request.context import RequestContext
 from vllm_custom.request.json_text import check_size, json_object, parse_json
 from vllm_custom.request.parameters import parse_parameters
@@ -81,7 +81,8 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     others = sorted(set(tensors) - {OPENAI_REQUEST, STREAM})
     if others:
         raise InvalidRequestError(f"{OPENAI_REQUEST}: cannot be combined with other inputs; got {listing(others)}")
-    envelope = json_object(raw_element(tensors, OPENAI_REQUEST), OPENAI_REQUEST, rules)
+    raw = raw_element(tensors, OPENAI_REQUEST)
+    envelope = json_object(raw, OPENAI_REQUEST, rules)
     for key in envelope:
         if key not in _KEYS:
             raise invalid(OPENAI_REQUEST, key, f"only the keys {', '.join(sorted(_KEYS))}")
@@ -89,6 +90,8 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_REQUEST}.path", path, "a path such as /v1/chat/completions")
     body = _body(envelope.get("body"), rules, path)
+    if isinstance(body, dict) and len(raw) > rules.limits["OPENAI_MAX_BODY_BYTES"]:
+        check_length(body, rules)
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
         raise invalid(f"{OPENAI_REQUEST}.method", method, " or ".join(_METHODS))
@@ -114,7 +117,7 @@ def _body(given: Any, rules: ClientRules, path: str) -> dict[str, Any] | str | N
         try:
             given = parse_json(given, _BODY, "JSON", rules)
         except InvalidRequestError:
-            if _is_json(given):
+            if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given):
                 raise
             return str(given)
     if not isinstance(given, dict):

@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, invalid, listing
+from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
@@ -19,6 +19,7 @@ from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import OpenAIResponder
+from vllm_custom.openai.rules import too_long
 from vllm_custom.sampling import PromptLogprobs
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
@@ -162,8 +163,7 @@ class OpenAIService:
                 body = msgspec.json.encode(body)
             content = body.encode() if isinstance(body, str) else body or b""
             if len(content) > self._max_body_bytes:
-                limit = f"{self._max_body_bytes} bytes of JSON without its media (OPENAI_MAX_BODY_BYTES of this model)"
-                raise invalid("openai_request.body", len(content), f"at most {limit}")
+                raise too_long(len(content), self._max_body_bytes)
             if call.body is not None:
                 headers["content-length"] = str(len(content))
             await call_application(self._application, call.method, call.path, headers, content, stream)

@@ -30,7 +30,7 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
         text: what the client sent.
         name: the field in messages.
         expected: what is accepted, as a phrase that follows the word "expected".
-        rules: REQUEST_MAX_JSON_BYTES, _VALUES and _DEPTH hold.
+        rules: REQUEST_MAX_JSON_BYTES, _VALUES, _ESCAPES and _DEPTH hold.
 
     Raises:
         InvalidRequestError: beyond a limit, or not JSON; says where.
@@ -50,7 +50,7 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
 
 
 def check_size(text: bytes | str, name: str, rules: ClientRules) -> None:
-    """Refuse JSON that is too long, or holds too many values, without reading it.
+    """Refuse JSON that is too long, or holds too many values or escaped characters, without reading it.
 
     Raises:
         InvalidRequestError: names the limit.
@@ -58,6 +58,8 @@ def check_size(text: bytes | str, name: str, rules: ClientRules) -> None:
     rules.check(name, len(text), "REQUEST_MAX_JSON_BYTES", "bytes of JSON")
     if len(text) > rules.limits["REQUEST_MAX_JSON_VALUES"]:  # a value takes a character at least
         rules.check(name, _count(text, "[{,:"), "REQUEST_MAX_JSON_VALUES", "values in its JSON")
+    if len(text) > rules.limits["REQUEST_MAX_JSON_ESCAPES"]:
+        rules.check(name, _count(text, "\\"), "REQUEST_MAX_JSON_ESCAPES", "backslashes in its JSON")
 
 
 def json_object(text: bytes | str, name: str, rules: ClientRules) -> dict[str, Any]:

@@ -116,9 +116,9 @@ class ResponseDelta:
         if name == TOOL_CALLS:
             return text_array(json.dumps(item.tool_calls) for item in self.sequences)
         if name == LOGPROBS:
-            return text_array(json.dumps(item.logprobs) for item in self.sequences)
+            return text_array(_json(item.logprobs) for item in self.sequences)
         if name == PROMPT_LOGPROBS:
-            return text_array([json.dumps(plain_logprobs(self.prompt_logprobs))])
+            return text_array([_json(plain_logprobs(self.prompt_logprobs))])
         return text_array(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
 
 
@@ -128,3 +128,8 @@ def _padded(rows: list[list[int]]) -> npt.NDArray[np.int32]:
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = ids
     return padded
+
+
+def _json(logprobs: PlainLogprobs | None) -> str:
+    """As JSON, token by token: all at once would hold the interpreter, and with it every other request."""
+    return "null" if logprobs is None else f"[{', '.join(map(json.dumps, logprobs))}]"

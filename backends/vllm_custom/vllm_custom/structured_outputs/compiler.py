@@ -25,7 +25,7 @@ from vllm_custom.structured_outputs.constraint import Constraint, check_size, re
 from vllm_custom.structured_outputs.xgrammar_workarounds import lengths_as_patterns
 
 # The most that lengths_as_patterns and JSON's escapes make a constraint longer.
-_GROWTH = 4
+GROWTH = 4
 _REMEMBERED = 1024
 _REFUSED_SECONDS = 60.0
 _NOUNS = {
@@ -105,7 +105,7 @@ class ConstraintCompiler:
         """
         source = f"structured_outputs.{kind}"
         try:
-            check_size(source, [value, options], _GROWTH * self._max_bytes)
+            check_size(source, [value, options], GROWTH * self._max_bytes)
             return await self._accept(Constraint(source, kind, value, options))
         except InvalidRequestError as error:
             raise RefusedInVllmError(str(error)) from error

@@ -10,6 +10,7 @@ from tests.support.fake_engine import FACTS, FakeEngine
 from vllm_custom.chat import PromptBuilder
 from vllm_custom.chat.placeholders import Placeholders
 from vllm_custom.contract.settings import Settings
+from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.handles import MediaHandles
@@ -134,6 +135,16 @@ def test_a_model_without_a_template_says_so(media: MediaLoader, request_: Infere
     with pytest.raises(UnsupportedError, match="this model has no chat template"):
         builder.plan(request_)
     assert not builder.plan(call("<image>", images=1)).templated
+
+
+def test_embedded_images_are_counted_before_they_are_looked_at(media: MediaLoader) -> None:
+    """Each row of the grid takes a while; ten millions would hold the event loop for half a minute."""
+    embedding = replace(engine(), layout=EmbedsLayout(hidden_size=8, merge=2))
+    prompts = PromptBuilder(embedding, media, MediaHandles(), "{{ messages }}")
+    values, grid = np.zeros((4, 8), np.float32), np.zeros((4, 3), np.int64)
+    tensors = {"text_input": np.array([b"hi"], np.object_), "image_embeds": values, "image_grid_thw": grid}
+    with pytest.raises(InvalidRequestError, match=r"image: expected at most 3 item\(s\) per prompt"):
+        prompts.plan(parse_request(tensors, "{}", ()))
 
 
 def test_a_template_that_the_model_brings_is_one(media: MediaLoader) -> None:

@@ -191,6 +191,15 @@ def test_media_are_found_in_order_and_lose_their_ids() -> None:
     assert body["input"][0]["content"][0] == {"type": "input_image", "image_url": "handle-2"}
 
 
+def test_what_a_tool_gives_may_have_media() -> None:
+    """The Responses API: an image as the output of a function. Its id is removed here as well."""
+    part = {"type": "input_image", "image_url": "data:,a", "uuid": "image-of-somebody-else"}
+    body = {"input": [{"type": "function_call_output", "call_id": "a", "output": [part]}]}
+    (found,) = find_media(body)
+    assert found.element == MediaElement("image", "input[0].output[0].image_url", b"data:,a")
+    assert "uuid" not in part
+
+
 def test_audio_in_openais_form_becomes_a_url() -> None:
     body = {"messages": [{"content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]}
     (found,) = find_media(body)

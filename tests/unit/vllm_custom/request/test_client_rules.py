@@ -369,6 +369,68 @@ def test_text_that_is_cut_may_be_longer() -> None:
     call(SHORT, cut, queries=b"q", documents=["x" * 160])
     refused(lambda: call(SHORT, cut, queries=b"q", documents=["x" * 161]))
     openai({"messages": [{"content": "x" * 160}], "truncate_prompt_tokens": 5}, SHORT)
+    openai({"documents": ["x" * 160], "max_tokens_per_doc": 5}, SHORT)
+
+
+def test_text_that_is_cut_is_bounded_all_the_same() -> None:
+    """All of it is tokenised before it is cut: 16 MB took 4 GB."""
+    body = {"prompt": "x" * 120, "truncate_prompt_tokens": 5}
+    few = ClientRules(limits={**RULES.limits, "TOKENIZE_MAX_CHARACTERS": 100}, max_prompt_chars=10)
+    openai(body, SHORT)
+    assert "at most 100 characters" in refused(lambda: openai(body, few))
+    openai(body, ClientRules(limits=few.limits, max_prompt_chars=120))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "tool_calls": [{"function": {"arguments": "x" * 11}}]},
+        {"role": "assistant", "tool_calls": [{"function": {"arguments": {"x" * 11: 1}}}]},
+        {"role": "assistant", "content": "a", "reasoning": "x" * 11},
+        {"role": "tool", "content": [{"type": "text", "text": "x" * 6}, "x" * 5]},
+        {"type": "function_call_output", "output": [{"type": "input_text", "text": "x" * 11}]},
+        {"type": "function_call", "arguments": "x" * 11},
+        {"type": "reasoning", "summary": [{"text": "x" * 11}]},
+    ],
+)
+def test_all_text_of_a_message_counts(message: dict[str, Any]) -> None:
+    """Arguments of a tool call, 100 MB of them, were parsed on the event loop and written by the template."""
+    for make in (
+        lambda: call(SHORT, messages=json.dumps([message]).encode()),
+        lambda: openai({"messages": [message]}, SHORT),
+        lambda: openai({"input": [message]}, SHORT, "/v1/responses"),
+        lambda: openai({"messages": [[message]]}, SHORT),
+    ):
+        assert "at most 10 characters" in refused(make)
+
+
+def test_media_are_no_text_of_a_message() -> None:
+    url = {"url": "data:image/png;base64," + "A" * 100}
+    parts = [{"type": "image_url", "image_url": url}, {"type": "input_image", "image_url": url["url"]}]
+    openai({"messages": [{"role": "user", "content": parts}]}, SHORT)
+    openai({"input": [{"type": "function_call_output", "output": parts}]}, SHORT, "/v1/responses")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x" * 11},
+        {"prompt": ["x", "x" * 11]},
+        {"input": "x" * 11},
+        {"query": "x" * 11},
+        {"documents": ["x" * 11]},
+        {"data_1": {"content": [{"type": "text", "text": "x" * 11}]}},
+        {"instructions": "x" * 11},
+        {"tools": [{"type": "function", "function": {"description": "x" * 11}}]},
+    ],
+)
+def test_other_text_of_a_body_is_bounded_too(body: dict[str, Any]) -> None:
+    assert "at most 10 characters" in refused(lambda: openai(body, SHORT))
+    openai(body, RULES)
+
+
+def test_tokenize_has_its_own_limit() -> None:
+    openai({"prompt": "x" * 11}, SHORT, "/tokenize")
 
 
 def test_messages_and_parts_are_counted() -> None:
@@ -385,6 +447,89 @@ def test_messages_and_parts_are_counted() -> None:
             lambda messages=messages: openai({"messages": messages}, few),
         ):
             make() if fits else refused(make)
+
+
+def test_parts_are_counted_whatever_comes_first() -> None:
+    """250,000 parts behind a first message that is none held the event loop for half a second."""
+    few = ClientRules(limits={**RULES.limits, "MAX_MESSAGE_PARTS": 3})
+    parts = {"role": "user", "content": [{}] * 3}
+    for body in (
+        {"messages": ["a", parts]},
+        {"input": [1, parts]},
+        {"messages": [[parts]]},
+        {"input": [{"type": "function_call_output", "output": [{}] * 3}]},
+        {"documents": [{"content": [{}] * 4}]},
+    ):
+        assert "MAX_MESSAGE_PARTS" in refused(lambda body=body: openai(body, few))
+
+
+@pytest.mark.parametrize("kind", ["x" * 257, ["text"], {"a": 1}, 5])
+def test_types_of_parts_are_names(kind: Any) -> None:
+    """vLLM keeps each unknown one of a system message for its log: 128 of them, 16 MB each."""
+    for key in ("content", "output"):
+        message = {"role": "system", key: [{"type": kind, "text": "a"}]}
+        told = refused(lambda message=message: openai({"messages": [message]}))
+        assert told.startswith(f"messages: type of a part of {key}: expected a name of at most 256 characters, got ")
+    openai({"messages": [{"role": "system", "content": [{"type": "x" * 256}, {"type": None}, "a"]}]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ("[" * 101 + "]" * 101, False),
+        ("[" * 100_000, False),
+        ('{"a":' * 99_000, False),
+        ("[" * 100 + "]" * 100, True),
+        ("[]," * 200, True),
+    ],
+)
+def test_arguments_of_tool_calls_are_no_deeper_than_other_json(arguments: str, fits: bool) -> None:
+    """They are JSON in a text; vLLM answered 500 where they were too deep to read."""
+    call_ = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    for make in (
+        lambda: call(messages=json.dumps([{"role": "assistant", "tool_calls": [call_]}]).encode()),
+        lambda: openai({"messages": [{"role": "assistant", "tool_calls": [call_]}]}),
+        lambda: openai({"input": [{"type": "function_call", "arguments": arguments}]}, path="/v1/responses"),
+    ):
+        if fits:
+            make()
+        else:
+            assert "at most 100 levels" in refused(make)
+
+
+def test_token_ids_are_no_parts() -> None:
+    few = ClientRules(limits={**RULES.limits, "MAX_MESSAGE_PARTS": 3})
+    openai({"input": [[1, 2, 3], [4, 5, 6]]}, few, "/v1/embeddings")
+    openai({"input": [1, 2, 3, 4]}, few, "/v1/embeddings")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"title": "x" * 50}}}},
+        {"structured_outputs": {"regex": "x" * 50}},
+        {"text": {"format": {"schema": {"x" * 50: {}}}}},
+        {"guided_json": {"title": "x" * 50}},
+    ],
+)
+def test_constraints_are_bounded_before_they_are_written_as_json(body: dict[str, Any]) -> None:
+    few = ClientRules(limits={**RULES.limits, "STRUCTURED_MAX_BYTES": 10})
+    assert "STRUCTURED_MAX_BYTES" in refused(lambda: openai(body, few))
+    openai(body, RULES)
+
+
+def test_a_long_body_is_refused_before_it_is_written_as_json() -> None:
+    few = ClientRules(limits={**RULES.limits, "OPENAI_MAX_BODY_BYTES": 100})
+    assert "OPENAI_MAX_BODY_BYTES" in refused(lambda: openai({"prompt": "x" * 101}, few))
+    assert "OPENAI_MAX_BODY_BYTES" in refused(lambda: openai(json.dumps({"unknown": {"x" * 101: None}}), few))
+    image = {"type": "image_url", "image_url": {"url": "data:," + "x" * 200}}
+    openai({"messages": [{"role": "user", "content": [image]}]}, few)
+
+
+def test_a_long_text_that_is_no_json_is_read_once() -> None:
+    few = ClientRules(limits={**RULES.limits, "OPENAI_MAX_BODY_BYTES": 100})
+    assert "expected JSON" in refused(lambda: openai("x" * 101, few))
+    assert openai("x" * 100, few).body == "x" * 100
 
 
 def test_items_are_counted_before_they_are_copied() -> None:

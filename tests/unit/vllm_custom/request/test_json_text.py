@@ -133,3 +133,13 @@ def test_deep_values_do_not_recurse() -> None:
 def test_a_byte_order_mark_is_no_part_of_it(text: bytes | str) -> None:
     """Windows tools write it at the beginning of files."""
     assert read(text) == [1]
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_escaped_characters_are_counted_before_they_are_read(encoded: bool) -> None:
+    """Sixty-four million of them held the interpreter for half a second."""
+    text = json.dumps("\n" * 10)
+    given = text.encode() if encoded else text
+    assert read(given, rules(REQUEST_MAX_JSON_ESCAPES=10)) == "\n" * 10
+    with pytest.raises(InvalidRequestError, match=r"at most 9 backslashes in its JSON \(REQUEST_MAX_JSON_ESCAPES"):
+        read(given, rules(REQUEST_MAX_JSON_ESCAPES=9))

@@ -27,12 +27,19 @@ def answer(body: Any, **parameters: str) -> tuple[int, dict[str, Any]]:
     return int(outputs["openai_status"]), json.loads(outputs["openai_response"])
 
 
-@pytest.mark.parametrize("body", [{"junk": "x" * 1000}, {"junk": [1] * 500}, "no JSON" * 200])
-def test_a_body_that_is_too_long_does_not_reach_the_application(body: Any) -> None:
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"junk": "x" * 1000}, "OPENAI_MAX_BODY_BYTES"),
+        ({"junk": [1] * 500}, "OPENAI_MAX_BODY_BYTES"),
+        ("no JSON" * 200, "expected JSON"),
+    ],
+)
+def test_a_body_that_is_too_long_does_not_reach_the_application(body: Any, told: str) -> None:
     """60 MB of a field that nobody reads held the event loop for 0.4 s while they were parsed."""
     status, document = answer(body, OPENAI_MAX_BODY_BYTES="1000")
     assert status == 400
-    assert "OPENAI_MAX_BODY_BYTES" in document["error"]["message"]
+    assert told in document["error"]["message"]
     assert document["error"]["param"] == "openai_request.body"
     assert answer(body)[0] == 200
 

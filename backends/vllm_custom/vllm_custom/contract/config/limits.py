@@ -48,6 +48,12 @@ class LimitParameters(BaseModel):
         "inside strings.",
         minimum=1,
     )
+    request_max_json_escapes: int = config_parameter(
+        8_000_000,
+        "Backslashes in a JSON text, counted before it is parsed: an escaped character takes ten times as long to read "
+        "as another.",
+        minimum=1,
+    )
     request_max_json_depth: int = config_parameter(
         100, "Nesting depth of objects and lists in a JSON text.", minimum=1, unit="levels"
     )
@@ -62,7 +68,7 @@ class LimitParameters(BaseModel):
     tokenize_max_characters: int = config_parameter(
         500_000,
         "For openai_request: characters that /tokenize takes, and token ids that /detokenize takes; the context of the "
-        "model does not bound these two.",
+        "model does not bound these two. Also of a text that is cut to a number of tokens, where less would fit.",
         minimum=1,
         unit="characters",
     )

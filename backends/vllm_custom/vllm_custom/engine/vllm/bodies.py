@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vllm_custom.engine.protocol import Application
+from vllm_custom.errors import RefusedInVllmError, root_cause
 from vllm_custom.kernel.fail_fast import stop_at_first_error
 
 # What is shorter is read sooner than a thread takes over.
@@ -80,7 +81,12 @@ class _ReadBefore:
     def validate_python(self, value: Any, **options: Any) -> Any:
         """As pydantic's."""
         read = _read.get()
-        return self._validator.validate_python(value, **options) if read is None or value != {} else read.outcome()
+        if read is not None and value == {}:
+            return read.outcome()
+        try:
+            return self._validator.validate_python(value, **options)
+        except Exception as error:
+            raise _explained(error) from error
 
 
 async def _with_body_read(
@@ -113,4 +119,11 @@ def _try_to_read(body: bytes, adapter: TypeAdapter[Any]) -> _Read | None:
     try:
         return _Read(adapter.validate_python(value, from_attributes=True))
     except Exception as error:  # pydantic's, and what vLLM's own checks raise
-        return _Read(error=error)
+        return _Read(error=_explained(error))
+
+
+def _explained(error: Exception) -> Exception:
+    """vLLM's own checks look at a body before pydantic does, and stumble over what they do not find in it."""
+    if isinstance(error, (LookupError, AttributeError, RecursionError)):
+        return RefusedInVllmError(f"the body is malformed: {type(error).__name__}: {root_cause(error)}")
+    return error

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
+from vllm_custom.errors import RefusedInVllmError
 from vllm_custom.openai.asgi import call_application
 
 pytestmark = pytest.mark.usefixtures("vllm")
@@ -37,13 +38,15 @@ def items(number: int, **part: Any) -> list[Any]:
     return [{"type": "message", "role": "user", "content": [{"type": "input_text", **part}]}] * number
 
 
-def post(body: Any, content_type: str = "application/json", path: str = "/responses") -> Sink:
+def post(
+    body: Any, content_type: str = "application/json", path: str = "/responses", model: type | None = None
+) -> Sink:
     """The answer of an application with vLLM's own model of a request."""
     from fastapi import Body, FastAPI
     from pydantic import model_validator
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    class Request(ResponsesRequest):
+    class Request(model or ResponsesRequest):  # type: ignore[misc]
         @model_validator(mode="before")
         @classmethod
         def note_thread(cls, data: Any) -> Any:
@@ -82,6 +85,17 @@ def test_a_body_is_refused_for_the_first_thing_that_is_wrong(body: dict[str, Any
     answer = post(body)
     assert answer.status == 422
     assert 1 <= len(answer.document["detail"]) < 300
+
+
+@pytest.mark.parametrize("filler", [0, 9000])
+def test_what_vllms_own_checks_stumble_over_is_the_clients_fault(filler: int) -> None:
+    """A KeyError was 500, after a few of which a frontend takes the server for broken."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    tool_choice = {"type": "function", "function": {"name": "f"}}
+    body = {"messages": [{"role": "user", "content": "a" * filler}], "tools": [{}], "tool_choice": tool_choice}
+    with pytest.raises(RefusedInVllmError, match="the body is malformed: KeyError: function"):
+        post(body, model=ChatCompletionRequest)
 
 
 def test_long_bodies_are_read_beside_the_event_loop_and_short_ones_on_it() -> None:
