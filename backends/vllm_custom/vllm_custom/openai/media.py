@@ -15,6 +15,7 @@ from typing import Any
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
+from vllm_custom.openai.anthropic import image_of_source
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
@@ -103,7 +104,10 @@ def find_media(body: dict[str, Any]) -> list[BodyMedia]:
     found: list[BodyMedia] = []
     for part, where in _parts(body):
         part.pop("uuid", None)
-        found.extend(_media_of(part, where))
+        if (image := image_of_source(part, where)) is not None:
+            found.append(BodyMedia(*image, "url"))
+        else:
+            found.extend(_media_of(part, where))
     return found
 
 
@@ -115,7 +119,16 @@ def _parts(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             parts = item.get(key) if isinstance(item, dict) else None
             for position, part in enumerate(parts if isinstance(parts, list) else []):
                 if isinstance(part, dict):
-                    yield part, f"{name}[{index}].{key}[{position}]"
+                    yield from _with_inner(part, f"{name}[{index}].{key}[{position}]")
+
+
+def _with_inner(part: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A part, and those in the result of a tool, as Anthropic's API has it."""
+    yield part, where
+    inner = part.get("content")
+    for position, one in enumerate(inner if isinstance(inner, list) else []):
+        if isinstance(one, dict):
+            yield one, f"{where}.content[{position}]"
 
 
 def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:

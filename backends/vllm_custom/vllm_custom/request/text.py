@@ -43,7 +43,8 @@ def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = MESS
     parts = characters = 0
     for message in messages:
         contents, calls = _contents(message), message.get("tool_calls") if isinstance(message, Mapping) else None
-        parts += 1 + sum(len(several) for several in (*contents, calls) if isinstance(several, list))
+        inner = [part.get("content") for content in contents for part in _listed(content) if isinstance(part, Mapping)]
+        parts += 1 + sum(len(_listed(several)) for several in (*contents, calls, *inner))
         rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages, parts and tool calls")
         characters += sum(map(_characters, contents))
     check_text(name, characters, rules, cut=cut)
@@ -63,9 +64,14 @@ def _characters(content: Any) -> int:
     return sum(map(_text_length, content if isinstance(content, list) else (content,)))
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _text_length(part: Any) -> int:
     if isinstance(part, Mapping):
-        return sum(len(part[key]) for key in _TEXT_KEYS if isinstance(part.get(key), str))
+        own = sum(len(part[key]) for key in _TEXT_KEYS if isinstance(part.get(key), str))
+        return own + (_characters(part["content"]) if "content" in part else 0)
     return len(part) if isinstance(part, str) else 0
 
 
