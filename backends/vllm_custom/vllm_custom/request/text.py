@@ -76,4 +76,4 @@ def _text_length(part: Any) -> int:
 
 
 _CONTENT_KEYS = ("content", "output", "reasoning", "reasoning_content")
-_TEXT_KEYS = ("text", "refusal", "thinking")
+_TEXT_KEYS = ("text", "refusal", "thinking", "name")
