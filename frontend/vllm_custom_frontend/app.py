@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import AccessLog
+from vllm_custom_frontend.anthropic import AnthropicErrors
 from vllm_custom_frontend.exchange import BodyLimits
 from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom_frontend.options import Options
@@ -57,10 +58,13 @@ class ApiKeys:
         await self._app(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        scheme, _, key = Request(scope).headers.get("authorization", "").partition(" ")
+        headers = Request(scope).headers
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")  # as Anthropic's clients send it
         given = _digest(key.strip())
         # All of them, always: the time taken says nothing about which one was close.
-        return scheme.lower() == "bearer" and sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
 
 
 def _digest(key: str) -> bytes:
@@ -129,6 +133,7 @@ def _middleware(options: Options, metrics: Metrics) -> list[Middleware]:
                 expose_headers=["x-request-id", "retry-after"],
             )
         )
+    chosen.append(Middleware(AnthropicErrors))
     if options.api_keys:
         chosen.append(Middleware(ApiKeys, keys=options.api_keys))
     return chosen

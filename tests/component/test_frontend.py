@@ -329,7 +329,9 @@ def test_keys(triton: TritonServer, tmp_path: Path) -> None:
             answer = keyed.post(CHAT, ask(), authorization=header)
             assert (answer.status, answer.json["error"]["type"]) == (401, "AuthenticationError")
         assert keyed.get("/v1/models").status == 401
-        assert keyed.post("/v1/messages", ask()).status == 401
+        refused = keyed.post("/v1/messages", ask(), x_api_key="wrong")
+        assert (refused.status, refused.json["error"]["type"]) == (401, "authentication_error")
+        assert keyed.post("/v1/messages", ask(), x_api_key="one").status == 200
         assert keyed.post("/v1/messages", ask(), authorization="Bearer one").status == 200
         assert (keyed.get("/health").status, keyed.get("/metrics").status) == (200, 200)
         assert "given" not in keyed.log.read_text()

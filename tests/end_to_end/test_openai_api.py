@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -83,6 +84,10 @@ def test_the_answer_is_that_of_vllm_serve(
     if case.name in OWN_MESSAGES:
         assert vllms[2]["error"].pop("message")
         assert ours[2]["error"].pop("message").startswith(OWN_MESSAGES[case.name])
+    if case.path == MESSAGES and "error" in vllms[2]:
+        # vLLM has OpenAI's form for some of them.
+        assert ours[2].keys() == {"type", "error"}
+        ours, vllms = ((*got[:2], got[2]["error"]["message"]) for got in (ours, vllms))
     assert ours == vllms
 
 
@@ -228,7 +233,7 @@ def test_openai_args_are_arguments_of_vllms_server(frontend: Frontend, path: str
     assert frontend.post(path, {"model": MODEL, **asked}).json["system_fingerprint"] == FINGERPRINT
 
 
-def test_openai_paths_are_reached_through_both_ways(frontend: Frontend, client: Client) -> None:
+def test_messages_of_anthropics_api_are_reached_through_both_ways(frontend: Frontend, client: Client) -> None:
     body = {"model": MODEL, "messages": user("2+3="), "temperature": 0, "max_tokens": 9}
     by_http = frontend.post(MESSAGES, body)
     assert (by_http.status, by_http.json["content"][0]["text"]) == (200, "5")
@@ -236,20 +241,44 @@ def test_openai_paths_are_reached_through_both_ways(frontend: Frontend, client: 
     assert json.loads(by_triton["openai_response"])["content"] == by_http.json["content"]
 
 
-def test_openai_paths_do_not_fetch_media_by_other_rules(frontend: Frontend, files: Files) -> None:
+def test_images_of_anthropics_form_go_by_the_same_rules(frontend: Frontend, files: Files) -> None:
+    def describe(url: str) -> HttpAnswer:
+        messages = user({"type": "image", "source": {"type": "url", "url": url}}, text(DESCRIBE))
+        return frontend.post(MESSAGES, {"model": MODEL, "messages": messages, "max_tokens": 60, "temperature": 0})
+
+    answer = describe(f"{files.url}/0.png")
+    assert (answer.status, answer.json["content"][0]["text"]) == (200, PICTURES[0].answer())
     hits = files.hits
-    source = {"type": "url", "url": f"{files.url}/0.png"}
-    messages = user({"type": "image", "source": source}, text(DESCRIBE))
-    answer = frontend.post(MESSAGES, {"model": MODEL, "messages": messages, "max_tokens": 9})
-    assert answer.status == 400
+    refused = describe(files.url.replace("127.0.0.1", "127.0.0.2") + "/0.png")
+    assert (refused.status, refused.json["type"]) == (400, "error")
+    assert refused.json["error"]["type"] == "invalid_request_error"
+    assert refused.json["error"]["message"].startswith("messages[0].content[0].source.url: ")
     assert files.hits == hits
+
+
+def test_anthropics_client_unchanged(frontend: Frontend) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    asking = anthropic.Anthropic(base_url=f"http://127.0.0.1:{frontend.port}", api_key="any", max_retries=0)
+    data = base64.b64encode(PICTURES[1].encoded()).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    messages = user({"type": "image", "source": source}, text(DESCRIBE))
+    asked = {"model": MODEL, "messages": messages, "max_tokens": 60}
+    answer = asking.messages.create(**asked, temperature=0)
+    assert answer.content[0].text == PICTURES[1].answer()
+    with asking.messages.stream(**asked, temperature=0) as stream:
+        assert "".join(stream.text_stream) == PICTURES[1].answer()
+    counted = asking.messages.count_tokens(model=MODEL, messages=messages)
+    assert counted.input_tokens == answer.usage.input_tokens
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        asking.messages.create(**asked, temperature=7)
+    assert refused.value.body["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("POST", "/v1/load_lora_adapter"),
-        ("POST", "/v1/messages/count_tokens"),
+        ("POST", "/v1/messages/batches"),
         ("POST", "/sleep"),
         ("POST", "/collective_rpc"),
         ("GET", "/server_info"),
@@ -331,7 +360,7 @@ def test_openai_request_streamed_through_generate_stream(client: Client) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/load_lora_adapter", "/sleep", "/metrics", "/invocations", "/v1/messages/count_tokens"]
+    "path", ["/v1/load_lora_adapter", "/sleep", "/metrics", "/invocations", "/v1/messages/batches"]
 )
 def test_routes_that_are_not_listed_cannot_be_called(client: Client, path: str) -> None:
     answer = generate(client, path, {"lora_name": "x", "lora_path": "/"}).body

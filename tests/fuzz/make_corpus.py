@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.audio import film, greys, sound, tone
+from vllm_custom.media.decoders.frame_list import pack_frames
 
 CORPUS = Path(__file__).with_name("corpus")
 SIDE = 12
@@ -65,7 +66,8 @@ def images() -> dict[str, bytes]:
 def clips() -> dict[str, bytes]:
     import av
 
-    found = {"gif": images()["gif_animated"]}
+    frames = [encode(picture().rotate(angle), "JPEG") for angle in (0, 90, 180)]
+    found = {"gif": images()["gif_animated"], "frames": pack_frames(frames)}
     for name, kind, codec in (("mp4", "mp4", "mpeg4"), ("webm", "webm", "libvpx")):
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=kind) as container:
@@ -102,6 +104,8 @@ def texts() -> dict[str, dict[str, bytes]]:
             "url_safe": base64.urlsafe_b64encode(png),
             "lines": base64.encodebytes(png),
             "data_uri": b"data:image/png;base64," + encoded,
+            "data_frames": b"data:video/jpeg;base64," + encoded + b"," + encoded,
+            "data_spaces": b"data: image/png; base64 , " + encoded + b"#x",
             "data_percent": b" DATA:text/plain;charset=utf-8,%41%zz+b",
             "raw": png,
             "http": b"http://media.test/a.png",

@@ -25,6 +25,7 @@ _TEXT_PARTS = {
     "output_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
+    "tool_reference": "name",
 }
 
 

@@ -10,6 +10,8 @@ _TELLING_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
 # The Responses API's parts, by the names that chat completions have for them.
 _OTHER_NAMES = {"input_image": "image_url"}
 
+_MAY_BE_NULL = ("text", "refusal")
+
 
 def as_chat(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The same messages, those objects copied that are spelled differently."""
@@ -18,8 +20,8 @@ def as_chat(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
     content = message.get("content")
-    if isinstance(content, list) and any(_is_other(part) for part in content):
-        message = {**message, "content": [_part(part) for part in content]}
+    if isinstance(content, list) and any(_is_other(part) or _is_nothing(part) for part in content):
+        message = {**message, "content": [_part(part) for part in content if not _is_nothing(part)]}
     if message.get("reasoning_content") is not None and message.get("reasoning") is None:
         # vLLM's server renames it in the same way; its renderer reads the new name only.
         message = {**message, "reasoning": message["reasoning_content"]}
@@ -28,6 +30,12 @@ def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_other(part: Any) -> bool:
     return isinstance(part, Mapping) and _type(part) != part.get("type")
+
+
+def _is_nothing(part: Any) -> bool:
+    """Whether it is a text that is null, which vLLM leaves out."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return kind in _MAY_BE_NULL and part.get(kind, kind) is None
 
 
 def _part(part: Any) -> Any:

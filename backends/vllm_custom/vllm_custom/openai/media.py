@@ -15,7 +15,7 @@ from typing import Any
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
-from vllm_custom.request.text import PART_LISTS
+from vllm_custom.openai.anthropic import image_of_source
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
@@ -97,24 +97,38 @@ def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: MediaHan
 
 
 def find_media(body: dict[str, Any]) -> list[BodyMedia]:
-    """The media of all messages and outputs of tools, in order. Ids of media are removed from their parts.
+    """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
 
-    vLLM's caches believe an id that a client gives, so a client could put its own image in another one's place.
+    vLLM's caches believe such an id, so a client could put its own image in another one's place.
     """
     found: list[BodyMedia] = []
-    for name in ("messages", "input"):
-        items = body.get(name)
-        for index, item in enumerate(items if isinstance(items, list) else []):
-            for key in PART_LISTS if isinstance(item, dict) else ():
-                found.extend(_media_of_parts(item.get(key), f"{name}[{index}].{key}"))
+    for part, where in _parts(body):
+        part.pop("uuid", None)
+        if (image := image_of_source(part, where)) is not None:
+            found.append(BodyMedia(*image, "url"))
+        else:
+            found.extend(_media_of(part, where))
     return found
 
 
-def _media_of_parts(parts: Any, where: str) -> Iterator[BodyMedia]:
-    for position, part in enumerate(parts if isinstance(parts, list) else []):
-        if isinstance(part, dict):
-            part.pop("uuid", None)
-            yield from _media_of(part, f"{where}[{position}]")
+def _parts(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each part of a message, and of what a tool gave (an item of the Responses API), and its place."""
+    for name, key in (("messages", "content"), ("input", "content"), ("input", "output")):
+        items = body.get(name)
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            parts = item.get(key) if isinstance(item, dict) else None
+            for position, part in enumerate(parts if isinstance(parts, list) else []):
+                if isinstance(part, dict):
+                    yield from _with_inner(part, f"{name}[{index}].{key}[{position}]")
+
+
+def _with_inner(part: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A part, and those in the result of a tool, as Anthropic's API has it."""
+    yield part, where
+    inner = part.get("content")
+    for position, one in enumerate(inner if isinstance(inner, list) else []):
+        if isinstance(one, dict):
+            yield one, f"{where}.content[{position}]"
 
 
 def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:

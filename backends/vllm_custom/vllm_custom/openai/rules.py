@@ -54,6 +54,10 @@ def check_body(body: Mapping[str, Any], rules: ClientRules, path: str = "") -> N
     check_processor_kwargs(_object(body, "mm_processor_kwargs"), rules)
     FrameSampling.requested(None, None, _object(body, "media_io_kwargs"))
     check_fields({name: body[name] for name in _JUDGED_FIELDS & body.keys()}, rules)
+    if body.get("stop_sequences") is not None:  # Anthropic's name
+        check_fields({"stop": body["stop_sequences"]}, rules)
+    if body.get("system") is not None:
+        check_messages([{"content": body["system"]}], rules, "system")
     for name in _EXTRA_ARGS:
         check_trust("extra_args", body.get(name), rules, name)
     _check_counts(body, rules)

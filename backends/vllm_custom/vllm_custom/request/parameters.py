@@ -36,6 +36,7 @@ _OTHER_HEADERS = frozenset(
         "cookie",
         "cookie2",
         "date",
+        "digest",
         "dnt",
         "expect",
         "forwarded",
@@ -43,8 +44,10 @@ _OTHER_HEADERS = frozenset(
         "host",
         "origin",
         "pragma",
+        "priority",
         "range",
         "referer",
+        "signature",
         "te",
         "trailer",
         "upgrade",
@@ -123,7 +126,7 @@ def _is_passed_over(key: str, known: Collection[str]) -> bool:
         return True
     if "-" in key:
         return key.replace("-", "_") not in known
-    return len(key) <= _LONGEST_OTHER and key.lower() in _OTHER_HEADERS
+    return len(key) <= _LONGEST_OTHER and key not in known and key.lower() in _OTHER_HEADERS
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -206,6 +206,8 @@ def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
         raise InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
+    if call.prompt_embeds is not None and call.sampling.get("prompt_logprobs") is not None:
+        raise InvalidRequestError(f"prompt_logprobs: cannot be combined with {PROMPT_EMBEDS}, which have no token ids")
     if call.is_tokenized and call.control.apply_chat_template:
         raise InvalidRequestError(f"apply_chat_template: requires {TEXT_INPUT} or {MESSAGES}")
 

@@ -80,6 +80,7 @@ def check_parts(messages: Sequence[Any], rules: ClientRules, name: str, before: 
     """
     items = [message for message in messages if isinstance(message, Mapping)]
     parts = before + sum(len(value) for item in items for value in item.values() if isinstance(value, list))
+    parts += sum(len(_inner(part)) for item in items for key in PART_LISTS for part in _list(item.get(key)))
     rules.check(name, parts, "MAX_MESSAGE_PARTS", "messages, parts and tool calls")
     for item in items:
         for key in PART_LISTS:
@@ -114,6 +115,11 @@ def _check_arguments(call: Any, rules: ClientRules, name: str) -> None:
             f"{name}: expected arguments of tool calls with at most {most} levels of JSON (REQUEST_MAX_JSON_DEPTH of "
             "this model), got more"
         )
+
+
+def _inner(part: Any) -> list[Any]:
+    """The parts in the result of a tool, as Anthropic's API has it."""
+    return _list(part.get("content")) if isinstance(part, Mapping) else []
 
 
 def _list(value: Any) -> list[Any]:
@@ -163,5 +169,8 @@ def _characters(message: Any) -> int:
 
 def _text_outside_media(part: Any) -> int:
     if isinstance(part, Mapping):
-        return text_length([value for key, value in part.items() if key not in _NO_TEXT])
+        inner = _inner(part)  # as deep as JSON may be (REQUEST_MAX_JSON_DEPTH)
+        no_text = _NO_TEXT | {"source"} if part.get("type") == "image" else _NO_TEXT
+        own = [value for key, value in part.items() if key not in no_text and not (inner and key == "content")]
+        return text_length(own) + sum(map(_text_outside_media, inner))
     return text_length(part)

@@ -39,7 +39,18 @@ def test_media_are_found_in_order_over_all_messages() -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
 @pytest.mark.parametrize(
-    "content", ["hi", None, [], ["hi"], [text("hi")], [{"type": "refusal", "refusal": "no"}], [THOUGHT]], ids=repr
+    "content",
+    [
+        "hi",
+        None,
+        [],
+        ["hi"],
+        [text("hi")],
+        [{"type": "refusal", "refusal": "no"}],
+        [THOUGHT],
+        [{"type": "tool_reference", "name": "x"}],
+    ],
+    ids=repr,
 )
 def test_roles_and_texts_that_are_accepted(role: str, content: Any) -> None:
     messages = [{"role": role, "content": content}]

@@ -29,6 +29,14 @@ def test_parts(part: Any, expected: Any) -> None:
     assert given == [{"role": "user", "content": [part, "y"]}], "the client's own objects stay"
 
 
+def test_a_text_that_is_null_is_left_out() -> None:
+    """SDKs write all fields of a part, those without a value too; vLLM skips such a part."""
+    content = [{"type": "text", "text": None}, {"type": "refusal", "refusal": None}, {"type": "text", "text": "x"}]
+    assert as_chat([{"role": "assistant", "content": content}])[0]["content"] == [{"type": "text", "text": "x"}]
+    (kept,) = as_chat([{"role": "user", "content": [{"type": "text"}]}])
+    assert kept["content"] == [{"type": "text"}], "what has no text at all is refused later"
+
+
 def test_reasoning_by_its_older_name() -> None:
     """As DeepSeek's API and older versions of vLLM send it back."""
     older = {"role": "assistant", "content": "8", "reasoning_content": "four twice"}

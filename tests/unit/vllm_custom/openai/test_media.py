@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -72,3 +73,22 @@ def test_images_that_a_tool_gave_are_found() -> None:
     assert [item.element.field for item in found] == ["input[0].content[0].image_url", "input[1].output[1].image_url"]
     assert [item.element.raw for item in found] == [b"http://a/1.png"] * 2
     assert all("uuid" not in item.container for item in found)
+
+
+def test_images_of_anthropics_form_are_found() -> None:
+    """In messages, and in the result of a tool. What cannot be had this way stays, and is refused later."""
+    by_url = {"type": "image", "source": {"type": "url", "url": "http://a/1.png"}}
+    as_base64 = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+    by_id = {"type": "image", "source": {"type": "file", "file_id": "file-1"}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, dict(by_url)]}
+    body = {"messages": [{"role": "user", "content": [dict(as_base64), dict(by_id), result]}]}
+    found = find_media(body)
+    assert [(item.element.field, item.element.raw) for item in found] == [
+        ("messages[0].content[0].source.data", b"aGk="),
+        ("messages[0].content[2].content[1].source.url", b"http://a/1.png"),
+    ]
+    for item in found:
+        item.container[item.key] = "handle"
+    content: Any = body["messages"][0]["content"]
+    assert content[0]["source"] == content[2]["content"][1]["source"] == {"type": "url", "url": "handle"}
+    assert content[1] == by_id

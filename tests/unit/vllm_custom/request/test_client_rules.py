@@ -1,5 +1,6 @@
 """What a client may set, natively and in the body of a call of the OpenAI API, and how much of it."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -679,3 +680,24 @@ def test_any_object_passes_or_is_refused_by_our_error(value: dict[str, Any], rul
         lambda: native(rules, **{name: json.dumps(value) for name in ("chat_template_kwargs", "mm_processor_kwargs")})
     )
     encodable(lambda: openai(value, rules))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"stop_sequences": ["a"] * 65}, "stop: expected at most 64 strings (MAX_STOP_STRINGS of this model)"),
+        ({"system": "x" * 1001}, "system: expected at most 1000 characters"),
+        ({"system": [{"type": "text", "text": "x" * 1001}]}, "system: expected at most 1000 characters"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x" * 1001}]}]},
+            "messages: expected at most 1000 characters",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{}] * 4000}]}]},
+            "messages: expected at most 4000 messages, parts and tool calls",
+        ),
+    ],
+)
+def test_anthropics_names_have_the_same_limits(body: dict[str, Any], message: str) -> None:
+    rules = dataclasses.replace(RULES, max_prompt_chars=1000)
+    assert refused(lambda: check_body(body, rules, "/v1/messages")).startswith(message)

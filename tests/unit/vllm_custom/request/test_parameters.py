@@ -38,7 +38,8 @@ def test_tritons_own_parameters_are_ignored(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["X-Request-Id", "Content-Type", "user-agent", "Host", "accept", "Authorization", "COOKIE", "B3", "-"]
+    "name",
+    ["X-Request-Id", "Content-Type", "user-agent", "Host", "accept", "Authorization", "COOKIE", "B3", "Priority"],
 )
 def test_headers_that_triton_forwards_are_no_parameters(name: str) -> None:
     """--http-header-forward-pattern=.* puts all of them among the parameters."""

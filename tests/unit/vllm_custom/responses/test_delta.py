@@ -131,7 +131,7 @@ def test_logprobs_are_written_token_by_token(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(json, "dumps", dumps)
     output = RequestOutput([CompletionOutput(logprobs=[{5: Logprob(-1.0)}] * 3)])
     output.prompt_logprobs = [None, {6: Logprob(-2.0)}]
-    found = ResponseDelta.from_output(output, 1).arrays({"logprobs", "prompt_logprobs"})
+    found = ResponseDelta.from_output(output, 1).arrays(frozenset({"logprobs", "prompt_logprobs"}))
     assert all(value is None or isinstance(value, dict) for value in written)
     assert [len(json.loads(found[name][0])) for name in ("logprobs", "prompt_logprobs")] == [3, 2]
 

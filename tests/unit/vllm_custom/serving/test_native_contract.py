@@ -16,7 +16,12 @@ from vllm_custom.engine import RunOptions
 
 SIZE = 8
 NATIVE = dataclasses.replace(
-    FACTS, media_limits={}, max_prompt_tokens=64, prompt_embeds_size=SIZE, data_parallel_ranks=2
+    FACTS,
+    sampling_fields=FACTS.sampling_fields | {"prompt_logprobs": int | None},
+    media_limits={},
+    max_prompt_tokens=64,
+    prompt_embeds_size=SIZE,
+    data_parallel_ranks=2,
 )
 CODES = fakes.TritonError
 MESSAGES = '[{"role": "user", "content": "one two"}]'
@@ -84,6 +89,22 @@ def test_token_ids_in_and_out(model: Model, engine: Recording, dtype: Any, strea
     ids = np.concatenate(outputs(sender, "output_ids"), axis=1)
     assert (ids.dtype, ids.tolist()) == (np.int32, [[0, 1, 2]])
     assert outputs(sender, "num_input_tokens")[0].tolist() == [3]
+
+
+def test_token_ids_where_a_request_has_one_response(engine: Recording) -> None:
+    """As /infer wants it."""
+    with Model(engine, decoupled=False) as model:
+        sender = model.submit(None, {"max_tokens": 2}, input_ids=np.array([5]), return_output_ids=True).wait()
+        (ids,) = outputs(sender, "output_ids")
+        assert ids.tolist() == [[0, 1]]
+
+
+def test_nothing_can_be_said_of_the_tokens_of_embeddings(model: Model) -> None:
+    values = np.zeros((3, SIZE), np.float32)
+    message = refusal(model.submit(None, {"prompt_logprobs": 1}, prompt_embeds=values))
+    assert message == "prompt_logprobs: cannot be combined with prompt_embeds, which have no token ids"
+    message = refusal(model.submit(None, {"apply_chat_template": True}, prompt_embeds=values))
+    assert message == "apply_chat_template: requires text_input or messages"
 
 
 def test_a_response_has_no_ids_that_nobody_asked_for(model: Model) -> None:

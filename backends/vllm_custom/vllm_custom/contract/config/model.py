@@ -105,9 +105,10 @@ class ModelParameters(BaseModel):
     openai_paths: tuple[str, ...] = config_parameter(
         (),
         "For openai_request: routes of vLLM's application that may be called in addition to those of the OpenAI API, "
-        "separated by commas, such as `/v1/messages`. Some change the engine for all clients; see [OpenAI](openai.md).",
+        "separated by commas, such as `/v1/chat/completions/render`. Some change the engine for all clients; see "
+        "[OpenAI](openai.md).",
         parse=_route,
-        allowed="a list of paths such as /v1/messages",
+        allowed="a list of paths such as /v1/chat/completions/render",
     )
     score_max_documents: int = config_parameter(
         1000, "Elements that the input documents may have; each is a separate prompt for the engine.", minimum=1
