@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
+from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, host_program, load_base
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
@@ -55,7 +55,7 @@ class Model:
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
         # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
-        self._connection = self._joined(args, model_config)
+        self._connection = self._joined(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
         self._share: Share | None = None
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
@@ -136,7 +136,7 @@ class Model:
         model.using_decoupled = self._settings.decoupled
         return model
 
-    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any]) -> host.Connection | None:
+    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any], program: str) -> host.Connection | None:
         """A connection to the engine of all instances; None where this one has an engine of its own."""
         self._fronts = host.fronts_of(model_config, args)
         wanted = self._settings.share_engine
@@ -144,7 +144,7 @@ class Model:
             return None
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
         grace = self._settings.engine_grace_period
-        return host.join(name, args["model_instance_name"], engine.HOST_PROGRAM, grace)
+        return host.join(name, args["model_instance_name"], program, grace)
 
     def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
         """Say so when the process of another instance was killed."""

@@ -51,6 +51,11 @@ class BaseModelAdapter:
         setattr(self._model, name, getattr(self._model, name) + change)
 
 
+def host_program(base: type, default: str) -> str:
+    """The module that is run as the host of a shared engine; a base whose engine is not vLLM's names its own."""
+    return str(getattr(base, "engine_host_program", default))
+
+
 def with_current_hooks(base: type) -> type:
     """``base`` with the methods that this backend overrides under their names of today.
 

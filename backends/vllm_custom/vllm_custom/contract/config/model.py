@@ -18,7 +18,7 @@ def _json_object(text: str) -> dict[str, object]:
 
 
 def _sharing(text: str) -> str:
-    word = text.lower() or "false"
+    word = text.lower() or "auto"
     if word not in ("auto", "true", "false"):
         raise ValueError(text)
     return word
@@ -51,10 +51,10 @@ class ModelParameters(BaseModel):
         "folder vllm next to this backend's.",
     )
     share_engine: str = config_parameter(
-        "false",
+        "auto",
         "Whether all instances of the model on the same devices are fronts of one engine, which has a process of its "
-        "own. auto: where instance_group counts more than one. false: each instance has an engine of its own. New, and "
-        "tried on the CPU build only.",
+        "own. auto: where instance_group counts more than one. true: also where it counts one. false: each instance "
+        "has an engine of its own.",
         parse=_sharing,
         allowed="auto, true or false",
     )
