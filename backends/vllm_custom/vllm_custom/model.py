@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -47,7 +44,7 @@ class Model:
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger
-        guard_against_orphans(self._log.log_warn)
+        guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         files = self._files()
@@ -149,12 +146,10 @@ class Model:
     def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
         """Say so when the process of another instance was killed."""
         name, base = self._settings.model_name, BaseModelAdapter(self._base)
-        end_server = functools.partial(os.kill, os.getppid(), signal.SIGTERM)
         LostInstances(
             connection,
             is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
             log=self._log,
-            end_server=end_server if self._settings.exit_on_lost_instance else None,
         )
 
     def _engine_of_others(self) -> AbstractContextManager[None]:

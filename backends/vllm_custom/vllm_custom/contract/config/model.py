@@ -65,8 +65,9 @@ class ModelParameters(BaseModel):
     )
     exit_on_lost_instance: bool = config_parameter(
         False,
-        "Let tritonserver end, as on SIGTERM, when the process of an instance that shares an engine was killed: Triton "
-        "does not start it again, and requests sent to it fail. For servers that are started again when they end.",
+        "Let tritonserver end, as on SIGTERM, when the process of an instance was killed: Triton does not start it "
+        "again, and requests sent to it fail. For servers that are started again when they end and that neither "
+        "`build.py serve` nor `build.py supervise` has started, which replace instances.",
     )
     chat_template: str = config_parameter(
         "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."

@@ -16,6 +16,7 @@ from vllm_custom.engine.host.messages import (
     Attach,
     FromHost,
     FrontLost,
+    Fronts,
     Join,
     Leave,
     Message,
@@ -57,6 +58,8 @@ class Connection:
         self.client = 0
         self._lost_fronts: list[FrontLost] = []
         self._on_front_lost: Callable[[FrontLost], None] | None = None
+        self._census: list[Fronts] = []
+        self._on_census: Callable[[Fronts], None] | None = None
         self._socket = connected
         self._lock = threading.Lock()
         self._leaving = False
@@ -96,6 +99,14 @@ class Connection:
         for message in before:
             call(message)
 
+    def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
+        """Have ``call`` called, from another thread, with what this front is told of all; now with what it has been."""
+        with self._lock:
+            self._on_census = call
+            before, self._census = self._census, []
+        for message in before:
+            call(message)
+
     def when_lost(self, call: Callable[[], None]) -> None:
         """Have ``call`` called too, from another thread, when the host has gone before this front left; or now."""
         with self._lock:
@@ -110,7 +121,7 @@ class Connection:
             if self._leaving:
                 return
             self._leaving = True
-            self._on_lost, self._on_front_lost = [], None  # whatever they hold is to go now
+            self._on_lost, self._on_front_lost, self._on_census = [], None, None  # whatever they hold is to go now
         with contextlib.suppress(OSError):
             self._socket.sendall(encode(Leave()))
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -147,6 +158,11 @@ class Connection:
             with self._lock:
                 call = self._on_front_lost or self._lost_fronts.append
             call(message)
+            return
+        if isinstance(message, Fronts):
+            with self._lock:
+                tell = self._on_census or self._census.append
+            tell(message)
             return
         key = message.key if isinstance(message, Numbered) else _ATTACHING
         with self._lock:

@@ -76,8 +76,22 @@ class FrontLost(Message, tag="front_lost"):
     act: bool
 
 
+class Fronts(Message, tag="fronts"):
+    """What has become of the fronts. It goes to one of them, which counts for all.
+
+    Attributes:
+        attached: how many there are now.
+        lost: how many have ended as they should not have, since this was told the last time.
+        replaced: for how many of those that were lost another one has come since then.
+    """
+
+    attached: int
+    lost: int
+    replaced: int
+
+
 FromFront: TypeAlias = Join | Attach | Number | Leave
-FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost
+FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost | Fronts
 
 _FROM_FRONT: msgspec.json.Decoder[FromFront] = msgspec.json.Decoder(FromFront)
 _FROM_HOST: msgspec.json.Decoder[FromHost] = msgspec.json.Decoder(FromHost)

@@ -47,6 +47,15 @@ def test_what_a_front_had_is_free_when_its_row_is_wiped(board: Board) -> None:
     assert second.take_in_turn(10, 10)
 
 
+def test_what_a_front_gives_back_that_was_taken_for_lost_makes_no_place(board: Board) -> None:
+    first, second = (Row(board, row, SEQUENCES) for row in (1, 2))
+    assert first.take(2, 3)
+    board.wipe(1)
+    first.give_back(2)
+    assert board.total(SEQUENCES) == 0
+    assert not second.take(4, 3)
+
+
 def test_who_waits_for_longer_is_served_first_also_where_another_needs_less(board: Board) -> None:
     holder, first, second = (Row(board, row, DECODED_BYTES) for row in (1, 2, 3))
     assert holder.take_in_turn(8, 10)

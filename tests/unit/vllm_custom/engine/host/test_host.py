@@ -19,7 +19,7 @@ from tests.support.processes import is_gone, wait_until
 from vllm_custom.engine.host import Connection, HostLostError, join
 from vllm_custom.engine.host.board import SEQUENCES, Board, Row
 from vllm_custom.engine.host.folders import EngineName, runtime_folder
-from vllm_custom.engine.host.messages import FrontLost, Numbered
+from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
 from vllm_custom.errors import ConfigError
 
 PROGRAM = "tests.support.fake_core_host"
@@ -163,6 +163,23 @@ def test_a_killed_front_is_noticed_its_requests_end_and_its_share_is_back(settin
     assert board.total(SEQUENCES) == 0
     assert not is_gone(setting.engine())
     board.close()
+
+
+def test_one_front_is_told_how_many_there_are_and_what_was_lost(setting: Setting) -> None:
+    first = setting.attach("first")
+    told: list[Fronts] = []
+    first.when_fronts_change(told.append)  # also what was said before
+    process = front(setting, "second")
+    wait_until(lambda: told == [Fronts(1, 0, 0), Fronts(2, 0, 0)])
+    process.kill()
+    process.communicate()
+    wait_until(lambda: told[2:] == [Fronts(1, 1, 0)])
+    second = setting.attach("second")
+    wait_until(lambda: told[3:] == [Fronts(2, 0, 1)])
+    of_second: list[Fronts] = []
+    second.when_fronts_change(of_second.append)
+    first.leave()
+    wait_until(lambda: of_second == [Fronts(1, 0, 0)])
 
 
 def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:
