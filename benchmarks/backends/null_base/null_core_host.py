@@ -6,6 +6,7 @@ Arguments: folder, listening socket, tritonserver's process id, grace in seconds
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ class NullCore:
 
 async def _serve(folder: Path, listening: socket.socket, server: int, grace_seconds: float) -> None:
     await Host(NullCore(), Board(folder / BOARD), grace_seconds).serve(listening, server)
+    os._exit(0)  # as the host of vLLM's engine ends
 
 
 if __name__ == "__main__":
