@@ -1,9 +1,12 @@
 """Replace instances whose process was killed, which Triton 24.10 does not.
 
-It goes on sending such an instance its share of the requests, which fail at once. Under explicit model control a load
-with another instance_group replaces all instances of the model in place: new ones start, which find the engine that the
-old ones share, and take the requests; the old ones end what they have. Where that fails, the model is unloaded and
-loaded again; a shared engine stays meanwhile for ENGINE_GRACE_PERIOD.
+It goes on sending such an instance its share of the requests, which fail at once. Under explicit model control, a load
+with another configuration has Triton start all instances anew, which find the engine that the old ones share; then they
+take the requests, and the old ones end what they have. A parameter of the configuration counts how often. Where this
+fails, the model is unloaded and loaded again; a shared engine stays meanwhile for ENGINE_GRACE_PERIOD.
+
+Triton can also change instances in place. It would end the wrong one, and the streams of one that lives would hang: as
+soon as it is told to end, Triton sends no more of its responses.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.installer import config_pbtxt, triton_options
+from tools.installer import triton_options
 from tools.installer.instances import Instance, Instances
 
 _LOOK_SECONDS = 0.5
@@ -26,8 +29,7 @@ _LOAD_SECONDS = 3600.0
 _UNLOAD_SECONDS = 120.0
 # Before each try to load a model that has been unloaded. A shared engine that is full ends within its grace period.
 _LOAD_PAUSES_SECONDS = (0.0, 15.0, 60.0, 300.0)
-# A field that only TensorRT's backend reads. Where it differs, Triton takes an instance for another one.
-_FIELD = "profile"
+_COUNTER = "INSTANCES_REPLACED"
 
 
 class HealingError(Exception):
@@ -53,7 +55,6 @@ class Healer:
         self._looked = 0.0
         self._tries: dict[str, list[float]] = {}
         self._given_up: set[str] = set()
-        self._replacements = 0
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
@@ -96,56 +97,44 @@ class Healer:
             if not self._triton.is_ready(model):  # it is being unloaded, or was
                 return
             self._say(f"{_names(lost)} gone; replacing the instances (try {len(self._tries[model])})")
-            how = self._replaced(model, lost)
-            self._say(f"the instances of {model} have been replaced {how}, in {time.monotonic() - began:.0f} s")
+            how = self._replaced(model)
+            self._say(f"the instances of {model} have been replaced{how}, in {time.monotonic() - began:.0f} s")
         except (HealingError, OSError, http.client.HTTPException) as error:
             self._say(f"the instances of {model} cannot be replaced: {error}")
 
-    def _replaced(self, model: str, lost: list[Instance]) -> str:
-        self._replacements += 1
+    def _replaced(self, model: str) -> str:
+        before = self._instances.of(model)
         try:
-            text = (lost[0].folder / "config.pbtxt").read_text(encoding="utf-8")
-            self._triton.load(model, regrouped(text, self._triton.config(model), self._replacements))
-            left = {instance.name for instance in lost} & {it.name for it in self._still_lost()}
-            if not left:
-                return "in place"
-            reason = f"Triton kept {', '.join(sorted(left))}"
-        except (HealingError, OSError, ValueError) as error:
-            reason = str(error)
-        self._say(f"the instances of {model} cannot be replaced in place: {reason}")
+            self._triton.load(model, counted(self._triton.config(model)))
+            self._instances.lost()
+            if not self._instances.of(model) - before:
+                raise HealingError("Triton has started none")
+            how = ""
+        except HealingError as error:
+            self._say(f"the instances of {model} cannot be replaced while it serves: {error}")
+            self._load_again(model)
+            how = " by loading the model again"
+        self._instances.forget(before)  # Triton may keep them, for requests that the killed one had
+        return how
+
+    def _load_again(self, model: str) -> None:
         self._triton.unload(model)
         for number, pause in enumerate(_LOAD_PAUSES_SECONDS, 1):
             time.sleep(pause)
             try:
                 self._triton.load(model)
-                break
+                return
             except HealingError as error:
                 if number == len(_LOAD_PAUSES_SECONDS):
                     raise
                 self._say(f"{model} cannot be loaded: {error}; the next try comes later")
-        return "by loading the model again"
-
-    def _still_lost(self) -> list[Instance]:
-        self._instances.lost()
-        time.sleep(2 * _LOOK_SECONDS)
-        return list(self._instances.lost().values())
 
 
-def regrouped(text: str, served: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The configuration that has Triton replace all instances.
-
-    Args:
-        text: of config.pbtxt.
-        served: the completed configuration, as the server tells it.
-        number: another one than the last time.
-
-    Raises:
-        ValueError: the text is no configuration.
-    """
-    config = config_pbtxt.parse(text)
-    config.setdefault("name", served["name"])
-    config["instance_group"] = [group | {_FIELD: [f"replaced_{number}"]} for group in served["instance_group"]]
-    return config
+def counted(served: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a model is served with, its instances replaced once more."""
+    parameters = dict(served.get("parameters") or {})
+    before = int(parameters.get(_COUNTER, {}).get("string_value") or 0)
+    return {**served, "parameters": parameters | {_COUNTER: {"string_value": str(before + 1)}}}
 
 
 def _names(lost: list[Instance]) -> str:

@@ -32,6 +32,7 @@ class Instances:
         self._backend = backend
         self._known: dict[processes.Process, Instance] = {}
         self._ended: set[processes.Process] = set()
+        self._forgotten: set[processes.Process] = set()
 
     def lost(self) -> dict[processes.Process, Instance]:
         """Which have been killed.
@@ -39,6 +40,8 @@ class Instances:
         One that has just ended is told the next time: it may be waited for, as at the end of a model.
         """
         children = {child for child in processes.snapshot().values() if child.parent == self._server}
+        self._forgotten &= children
+        children -= self._forgotten
         self._known = {child: instance for child, instance in self._known.items() if child in children}
         for child in children - self._known.keys():
             if instance := _read(child.pid, self._backend):
@@ -47,6 +50,14 @@ class Instances:
         lost = {child: self._known[child] for child in zombies & self._ended}
         self._ended = zombies
         return lost
+
+    def of(self, model: str) -> set[processes.Process]:
+        """Those of a model, alive or killed, as far as they were there at the last look."""
+        return {process for process, instance in self._known.items() if instance.model == model}
+
+    def forget(self, these: set[processes.Process]) -> None:
+        """They are not missed any more."""
+        self._forgotten |= these
 
 
 def _read(pid: int, backend: str) -> Instance | None:

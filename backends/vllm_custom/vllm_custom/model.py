@@ -22,6 +22,7 @@ from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
 from vllm_custom.triton.lost_instances import LostInstances
+from vllm_custom.triton.retirement import Retirement
 
 
 class Model:
@@ -74,6 +75,7 @@ class Model:
             if self._connection is not None:
                 self._connection.leave()
             raise
+        self._asked = False
         if self._connection is not None:
             self._watch_others(self._connection, pb_utils)
         tuning.set_switch_interval()
@@ -81,6 +83,9 @@ class Model:
 
     def submit(self, request: Any) -> None:
         """Serve one of Triton's requests; returns soon."""
+        if self._connection is not None and not self._asked:
+            self._asked = True
+            self._connection.serving()
         try:
             self._service.runner.submit(request)
         except Exception as error:  # Triton gives no way to answer it; the others are served
@@ -141,16 +146,18 @@ class Model:
             return None
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
         grace = self._settings.engine_grace_period
-        return host.join(name, args["model_instance_name"], program, grace)
+        generation = self._settings.instances_replaced
+        return host.join(name, args["model_instance_name"], program, grace, generation)
 
     def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
-        """Say so when the process of another instance was killed."""
+        """Say so when the process of another instance was killed, and end when others have replaced this one."""
         name, base = self._settings.model_name, BaseModelAdapter(self._base)
         LostInstances(
             connection,
             is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
             log=self._log,
         )
+        Retirement(connection, lambda: base.running, self._log)
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._fronts) if self._connection is not None else nullcontext()

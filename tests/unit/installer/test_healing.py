@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tools.installer import healing
-from tools.installer.healing import Healer, healer_of, regrouped
+from tools.installer.healing import Healer, counted, healer_of
 from tools.installer.instances import Instances
 
 # Starts what tritonserver starts, and waits for none of it; starts one more for each line.
@@ -24,13 +24,15 @@ import subprocess, sys
 folder, backend = sys.argv[1:]
 def start(number):
     stub = ["/x/triton_python_backend_stub", f"{folder}/m/1/model.py", *"abcdef", f"m_0_{number}", backend]
-    print(subprocess.Popen(stub, executable=sys.executable).pid, flush=True)
-kept = [start(0), start(1)]
+    kept.append(subprocess.Popen(stub, executable=sys.executable))
+    print(kept[-1].pid, flush=True)
+kept = []
+start(0)
+start(1)
 for number, line in enumerate(sys.stdin, 2):
-    kept.append(start(number))
+    start(number)
 """
-CONFIG = 'backend: "vllm_custom"\ninstance_group [ { count: 2, kind: KIND_MODEL } ]\n'
-GROUPS = [{"name": "m_0", "kind": "KIND_MODEL", "count": 2, "gpus": [], "profile": []}]
+SERVED = {"name": "m", "backend": "vllm_custom", "input": [1], "parameters": {"A": {"string_value": "x"}}}
 
 
 class Server:
@@ -38,7 +40,6 @@ class Server:
 
     def __init__(self, folder: Path, backend: str = "/b/vllm_custom") -> None:
         (folder / "m/1").mkdir(parents=True)
-        (folder / "m/config.pbtxt").write_text(CONFIG)
         (folder / "m/1/model.py").write_text("import time; time.sleep(1000)")
         command = [sys.executable, "-c", SERVER, str(folder), backend]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -108,13 +109,13 @@ class Triton:
         self.headers: list[str | None] = []
         self.state = "READY"
         self.refusals: list[str] = []
-        self.refuse_in_place = ""
-        self.on_load = lambda: None
+        self.refuse_counted = ""
+        self.on_load: Callable[[], object] = lambda: None
         triton = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer(200, {"name": "m", "backend": "vllm_custom", "input": [1], "instance_group": GROUPS})
+                self._answer(200, SERVED)
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -125,7 +126,7 @@ class Triton:
                 action = self.path.rpartition("/")[2]
                 triton.asked.append((action, body))
                 triton.state = "READY" if action == "load" else "UNAVAILABLE"
-                refusal = triton.refuse_in_place if "parameters" in body else ""
+                refusal = triton.refuse_counted if "parameters" in body else ""
                 if action == "load" and not refusal and "parameters" not in body and triton.refusals:
                     refusal = triton.refusals.pop(0)
                 if not refusal and action == "load":
@@ -183,30 +184,36 @@ def healed(server: Server, triton: Triton, text: str) -> list[str]:
     return said
 
 
-def reap(server: Server) -> None:
-    """As tritonserver waits for a process of which it lets go: here its whole family goes, and the zombie with it."""
-    server.process.kill()
-    server.process.wait()
-
-
-def test_instances_are_replaced_in_place(server: Server, triton: Triton) -> None:
-    triton.on_load = lambda: reap(server)
+def test_instances_are_started_anew(server: Server, triton: Triton) -> None:
+    triton.on_load = server.start
     said = healed(server, triton, "have been replaced")
     assert "m_0_0" in said[0]
-    assert "in place" in said[-1]
     ((action, body),) = triton.asked
     assert action == "load"
     sent = json.loads(body["parameters"]["config"])
-    assert sent == {
-        "name": "m",
-        "backend": "vllm_custom",
-        "instance_group": [GROUPS[0] | {"profile": ["replaced_1"]}],
-    }, "as in the file: what was completed is left out"
+    assert sent == SERVED | {"parameters": {"A": {"string_value": "x"}, "INSTANCES_REPLACED": {"string_value": "1"}}}
     assert set(triton.headers) == {"secret"}
 
 
+def test_the_old_ones_are_not_missed_and_the_new_ones_are(server: Server, triton: Triton) -> None:
+    """Triton keeps them for a while, and where the killed one had requests for ever; they end by themselves."""
+    triton.on_load = server.start
+    said: list[str] = []
+    healer = Healer(server.pid, triton.url, said.append)
+    healer.look()
+    os.kill(server.stubs[0], signal.SIGKILL)
+    look_until(healer, said, "have been replaced")
+    os.kill(server.stubs[1], signal.SIGKILL)
+    for _ in range(20):
+        healer.look()
+        time.sleep(0.03)
+    assert len(triton.asked) == 1
+    os.kill(server.stubs[2], signal.SIGKILL)
+    look_until(healer, said, "(try 2)")
+
+
 def test_where_that_is_refused_the_model_is_loaded_again(server: Server, triton: Triton) -> None:
-    triton.refuse_in_place = "no such thing"
+    triton.refuse_counted = "no such thing"
     triton.refusals = ["the engine is full"]
     said = healed(server, triton, "have been replaced")
     assert [action for action, _ in triton.asked] == ["load", "unload", "load", "load"]
@@ -215,15 +222,14 @@ def test_where_that_is_refused_the_model_is_loaded_again(server: Server, triton:
     assert "by loading the model again" in said[-1]
 
 
-def test_where_the_dead_one_is_kept_the_model_is_loaded_again(server: Server, triton: Triton) -> None:
-    said = healed(server, triton, "have been replaced")
+def test_where_triton_starts_none_the_model_is_loaded_again(server: Server, triton: Triton) -> None:
+    healed(server, triton, "have been replaced")
     assert [action for action, _ in triton.asked] == ["load", "unload", "load"]
-    assert any("Triton kept m_0_0" in line for line in said)
 
 
 def test_tries_are_bounded(server: Server, triton: Triton) -> None:
     """The killed process stays: in this server nothing helps."""
-    triton.refuse_in_place = "no"
+    triton.refuse_counted = "no"
     triton.refusals = ["no"] * 100
     said = healed(server, triton, "no further try")
     assert len([line for line in said if "replacing the instances" in line]) == 3
@@ -243,10 +249,10 @@ def test_a_model_that_is_being_unloaded_is_let(server: Server, triton: Triton) -
     assert (said, triton.asked) == ([], [])
 
 
-def test_another_replacement_is_another_configuration() -> None:
-    first, second = (regrouped(CONFIG, {"name": "m", "instance_group": GROUPS}, number) for number in (1, 2))
-    assert first != second
-    assert {**first, "instance_group": 0} == {**second, "instance_group": 0}
+def test_each_replacement_is_another_configuration() -> None:
+    first = counted({"name": "m"})
+    assert first == {"name": "m", "parameters": {"INSTANCES_REPLACED": {"string_value": "1"}}}
+    assert counted(first) == {"name": "m", "parameters": {"INSTANCES_REPLACED": {"string_value": "2"}}}
 
 
 @pytest.mark.parametrize(

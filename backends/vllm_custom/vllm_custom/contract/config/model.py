@@ -69,6 +69,11 @@ class ModelParameters(BaseModel):
         "again, and requests sent to it fail. For servers that are started again when they end and that neither "
         "`build.py serve` nor `build.py supervise` has started, which replace instances.",
     )
+    instances_replaced: int = config_parameter(
+        0,
+        "Counted up by `build.py serve` and `build.py supervise` when they have Triton replace the instances of the "
+        "model, one of which was killed. Not to be set.",
+    )
     chat_template: str = config_parameter(
         "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."
     )

@@ -30,6 +30,8 @@ from vllm_custom.engine.host.messages import (
     Number,
     Numbered,
     Refused,
+    Retire,
+    Serving,
     Slot,
     encode,
     from_front,
@@ -79,6 +81,7 @@ class _Front:
 
     def __init__(self, name: str, writer: asyncio.StreamWriter) -> None:
         self.name = name
+        self.generation = 0
         self.client = 0
         self._writer = writer
 
@@ -158,9 +161,11 @@ class Host:
             self._go(front, orderly=orderly)
             writer.close()
 
-    def _answer(self, front: _Front, message: Join | Attach | Number) -> None:
+    def _answer(self, front: _Front, message: Join | Attach | Number | Serving) -> None:
         if isinstance(message, Join):
-            front.name = message.name
+            front.name, front.generation = message.name, message.generation
+        elif isinstance(message, Serving):
+            self._retire_before(front)
         elif isinstance(message, Attach):
             self._do(self._attach(front, message))
         else:
@@ -217,6 +222,14 @@ class Host:
         self._census.lost()
         for other in attached:
             other.tell(FrontLost(front.name, other is attached[0]))
+
+    def _retire_before(self, front: _Front) -> None:
+        """Triton may keep the processes of a model that it has replaced, for requests that a killed one had."""
+        for other in list(self._fronts):
+            if other is front:
+                return
+            if other.generation != front.generation:
+                other.tell(Retire())
 
     def _tell_census(self) -> None:
         attached = [front for front in self._fronts if front.client]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -49,8 +50,8 @@ class Setting:
         values = {"model": "model", "version": "1", "devices": "MODEL 0", "files": ""} | changes
         return EngineName(server=self.server, **values)
 
-    def join(self, front: str = "model_0_0", grace: int = 1, **changes: str) -> Connection:
-        connection = join(self.name(**changes), front, PROGRAM, grace)
+    def join(self, front: str = "model_0_0", grace: int = 1, generation: int = 0, **changes: str) -> Connection:
+        connection = join(self.name(**changes), front, PROGRAM, grace, generation)
         self.joined.append(connection)
         return connection
 
@@ -180,6 +181,19 @@ def test_one_front_is_told_how_many_there_are_and_what_was_lost(setting: Setting
     second.when_fronts_change(of_second.append)
     first.leave()
     wait_until(lambda: of_second == [Fronts(1, 0, 0)])
+
+
+def test_fronts_that_others_have_replaced_are_told_once_these_serve(setting: Setting) -> None:
+    old, new, as_new = setting.join("m_0_0"), setting.join("m_0_0", generation=1), setting.join("m_0_1", generation=1)
+    later = setting.join("m_0_0", generation=2)
+    told: list[str] = []
+    for name, connection in {"old": old, "new": new, "as_new": as_new, "later": later}.items():
+        connection.when_retired(functools.partial(told.append, name))
+    as_new.serving()
+    wait_until(lambda: told == ["old"])
+    for connection in (new, later):
+        assert isinstance(connection.number("wait for what was said before", 1).result(10), Numbered)
+    assert told == ["old"]
 
 
 def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:
