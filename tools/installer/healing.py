@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from tools.installer import triton_options
 from tools.installer.instances import Instance, Instances
+from tools.installer.load_guard import LoadGuard
 
 _LOOK_SECONDS = 0.5
 # Before the first try, the second and so on, of one model within an hour; after the last one it is left as it is.
@@ -49,6 +50,7 @@ class Healer:
             say: gets a line for each thing that is done.
             headers: of requests to its model repository, where these are restricted.
         """
+        self._server = server
         self._instances = Instances(server)
         self._triton = Repository(http_url, headers or {})
         self._say = say
@@ -105,7 +107,7 @@ class Healer:
     def _replaced(self, model: str) -> str:
         before = self._instances.of(model)
         try:
-            self._triton.load(model, counted(self._triton.config(model)))
+            self._load(model, counted(self._triton.config(model)))
             self._instances.lost()
             if not self._instances.of(model) - before:
                 raise HealingError("Triton has started none")
@@ -117,12 +119,24 @@ class Healer:
         self._instances.forget(before)  # Triton may keep them, for requests that the killed one had
         return how
 
+    def _load(self, model: str, config: Mapping[str, Any] | None = None) -> None:
+        """One that hangs is ended, and tried once more."""
+        with LoadGuard(self._server) as guard:
+            try:
+                self._triton.load(model, config)
+                return
+            except HealingError as error:
+                if not guard.ended:
+                    raise
+                self._say(f"the load of {model} hung, and was ended ({error}); loading again")
+        self._triton.load(model, config)
+
     def _load_again(self, model: str) -> None:
         self._triton.unload(model)
         for number, pause in enumerate(_LOAD_PAUSES_SECONDS, 1):
             time.sleep(pause)
             try:
-                self._triton.load(model)
+                self._load(model)
                 return
             except HealingError as error:
                 if number == len(_LOAD_PAUSES_SECONDS):
