@@ -118,7 +118,7 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
 def test_the_limit_on_requests_is_the_models(client: Client) -> None:
     before = client.metrics()[SUCCEEDED]
     with ExitStack() as stack, ThreadPoolExecutor(PLACES) as pool:
-        # At once: opened one after the other on a machine that is very busy, the first has been seen to end too soon.
+        # At once: one after the other, on a machine that is very busy, the first may end before the last has begun.
         opened = pool.map(lambda _: stack.enter_context(client.open_stream(MODEL, **LONG)), range(PLACES))
         begun = list(pool.map(next, opened))
         assert [event for event in begun if "error" in event] == []
