@@ -20,6 +20,7 @@ from tools.installer.paths import CHECKOUT
 REASONS = frozenset(
     {
         "changes an installation of Triton",
+        "needs an installation of Triton",
         "changes the system",
         "installs an environment and starts a server of its own",
         "installs packages",

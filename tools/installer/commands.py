@@ -18,6 +18,7 @@ from tools.installer import (
     locks,
     server,
     site,
+    supervise,
     testing,
 )
 from tools.installer import demo as demonstration
@@ -140,6 +141,14 @@ def serve(options: argparse.Namespace) -> int:
     return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 
+def _supervise_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", nargs="?", default="tritonserver", metavar="PROGRAM", help="default: tritonserver")
+
+
+def supervise_server(options: argparse.Namespace) -> int:
+    return supervise.run([options.program, *options.extra_args])
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="draw another image (default: 10)")
@@ -248,6 +257,14 @@ COMMANDS = (
         "loaded; another one is loaded whole. What follows `--` is passed to tritonserver.",
         _serve_arguments,
         serve,
+    ),
+    Command(
+        "supervise",
+        "run an installed tritonserver, and replace instances that are killed",
+        "Run tritonserver as the first process of a container. Signals are passed on; under explicit model control,\n"
+        "instances whose process was killed are replaced. What follows `--` is passed to tritonserver.",
+        _supervise_arguments,
+        supervise_server,
     ),
     Command(
         "demo",

@@ -28,8 +28,9 @@ IGNORE = "*\n!build.py\n!tools\n!backends\n!frontend\n!patches\n**/__pycache__\n
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
 _READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
-# With explicit model control, a model whose process was killed can be loaded again.
-_SERVE = "tritonserver --model-repository=/models --model-control-mode=explicit --load-model=*"
+# With explicit model control, instances whose process was killed can be replaced.
+_OPTIONS = "--model-repository=/models --model-control-mode=explicit --load-model=*"
+_SERVE = f"python3 {_CHECKOUT}/build.py supervise -- {_OPTIONS}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _serving(options: ImageOptions) -> Iterator[str]:
         yield f"USER {_USER}"
     command = _SERVE.split()
     if options.openai_port:
-        # tritonserver takes the shell's place, and with it the signals; the container ends with it.
+        # What runs tritonserver takes the shell's place, and with it the signals; the container ends with it.
         frontend = f"python3 -m vllm_custom_frontend --host=0.0.0.0 --port={options.openai_port}"
         command = ["/bin/sh", "-c", f"PYTHONPATH={_TREE}/backends/vllm_custom {frontend} & exec {_SERVE}"]
     listed = ", ".join(f'"{word}"' for word in command)

@@ -11,6 +11,7 @@ from types import FrameType
 
 from tools.installer import processes
 from tools.installer.frontend import Frontend
+from tools.installer.healing import healer_of
 from tools.installer.load_guard import LoadGuard
 from tools.installer.paths import CHECKOUT, COMMAND, DEFAULT_REPOSITORY, IS_PACKAGED, PROGRAM
 from tools.installer.server import DRAIN_SECONDS, HUNG, TritonServer
@@ -59,6 +60,27 @@ def _say(text: str) -> None:
     os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
+class _Watch:
+    """Looks after a server: at its loads, and once they are done at its instances."""
+
+    def __init__(self, server: TritonServer, on_ready: Callable[[TritonServer], None]) -> None:
+        self.guard = LoadGuard(server.pid)
+        self._healer = healer_of(server.pid, server.command[1:], _say)
+        self._server = server
+        self._on_ready = on_ready
+        self._ready = False
+
+    def look(self) -> None:
+        if self._ready:
+            if self._healer is not None:
+                self._healer.look()
+            return
+        self.guard.look()
+        if self._server.is_ready():
+            self._ready = True
+            self._on_ready(self._server)
+
+
 def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend: Frontend | None = None) -> int:
     """Serve until told to stop or until one of the two ends by itself. Returns the exit status."""
     stopper = Stopper(server, frontend)
@@ -67,14 +89,11 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
         server.start()
         if frontend:
             frontend.start()
-        ready = failed = False
-        guard = LoadGuard(server.pid)
+        failed = False
+        watch = _Watch(server, on_ready)
         while server.returncode is None:
-            if not ready and not stopper.asked:
-                guard.look()
-                if server.is_ready():
-                    ready = True
-                    on_ready(server)
+            if not stopper.asked:
+                watch.look()
             if frontend and frontend.returncode is not None and not stopper.asked:
                 failed = True
                 _say("the OpenAI frontend has ended; stopping")
@@ -92,7 +111,7 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
     if stopper.asked:
         _say("stopped")
         return 0
-    if guard.ended:
+    if watch.guard.ended:
         _say(f"{HUNG}; the same command starts it again")
     return 1 if failed else _exit_status(server.returncode)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tools.installer import ports, processes, triton_log
+from tools.installer import ports, processes, triton_log, triton_options
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.load_guard import LoadGuard
@@ -265,9 +265,7 @@ class TritonServer:
 
     @property
     def _reachable_host(self) -> str:
-        """An address to call: one that means "all of this machine" is none."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"[{host}]" if ":" in host else host
+        return triton_options.reachable(self.host)
 
     def _says(self, path: str) -> bool:
         connection = http.client.HTTPConnection(self._reachable_host.strip("[]"), self.http_port, timeout=5)

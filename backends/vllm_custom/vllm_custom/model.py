@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, load_base
+from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, host_program, load_base
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
@@ -26,6 +23,7 @@ from vllm_custom.serving.service import ModelFiles, Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
 from vllm_custom.triton.elements import bound_elements
 from vllm_custom.triton.lost_instances import LostInstances
+from vllm_custom.triton.retirement import Retirement
 
 
 class Model:
@@ -49,7 +47,7 @@ class Model:
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger
         bound_elements(pb_utils, self._settings)
-        guard_against_orphans(self._log.log_warn)
+        guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         files = self._files()
@@ -57,7 +55,7 @@ class Model:
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
         # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
-        self._connection = self._joined(args, model_config)
+        self._connection = self._joined(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
         self._share: Share | None = None
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
@@ -79,6 +77,7 @@ class Model:
             if self._connection is not None:
                 self._connection.leave()
             raise
+        self._asked = False
         if self._connection is not None:
             self._watch_others(self._connection, pb_utils)
         tuning.set_switch_interval()
@@ -86,6 +85,9 @@ class Model:
 
     def submit(self, request: Any) -> None:
         """Serve one of Triton's requests; returns soon."""
+        if self._connection is not None and not self._asked:
+            self._asked = True
+            self._connection.serving()
         try:
             self._service.runner.submit(request)
         except Exception as error:  # Triton gives no way to answer it; the others are served
@@ -138,7 +140,7 @@ class Model:
         model.using_decoupled = self._settings.decoupled
         return model
 
-    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any]) -> host.Connection | None:
+    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any], program: str) -> host.Connection | None:
         """A connection to the engine of all instances; None where this one has an engine of its own."""
         self._fronts = host.fronts_of(model_config, args)
         wanted = self._settings.share_engine
@@ -146,18 +148,18 @@ class Model:
             return None
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
         grace = self._settings.engine_grace_period
-        return host.join(name, args["model_instance_name"], engine.HOST_PROGRAM, grace)
+        generation = self._settings.instances_replaced
+        return host.join(name, args["model_instance_name"], program, grace, generation)
 
     def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
-        """Say so when the process of another instance was killed."""
+        """Say so when the process of another instance was killed, and end when others have replaced this one."""
         name, base = self._settings.model_name, BaseModelAdapter(self._base)
-        end_server = functools.partial(os.kill, os.getppid(), signal.SIGTERM)
         LostInstances(
             connection,
             is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
             log=self._log,
-            end_server=end_server if self._settings.exit_on_lost_instance else None,
         )
+        Retirement(connection, lambda: base.running, self._log)
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._fronts) if self._connection is not None else nullcontext()

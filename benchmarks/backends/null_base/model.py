@@ -43,3 +43,5 @@ _module = importlib.util.module_from_spec(_spec)
 sys.modules["null_base_of"] = _module
 _spec.loader.exec_module(_module)
 TritonPythonModel = _module.TritonPythonModel
+# Instances that share an engine: what is run as its host in place of vLLM's.
+TritonPythonModel.engine_host_program = "null_core_host"

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -68,6 +69,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         self.input_processor = InputProcessor(vllm_config, self.renderer)
         self.log_stats = False
         self.log_requests = False
+        # Of vLLM's client as much as is told that the host of a shared engine has gone.
+        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_dead=False, output_queue_task=None))
         self._open: dict[str, _Sequence] = {}
         self._ticker: asyncio.Task[None] | None = None
 
@@ -112,11 +115,11 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
 
     @property
     def is_running(self) -> bool:
-        return True
+        return not self.errored
 
     @property
     def errored(self) -> bool:
-        return False
+        return bool(self.engine_core.resources.engine_dead)
 
     def get_tokenizer(self) -> Any:
         return self.renderer.get_tokenizer()

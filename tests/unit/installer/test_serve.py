@@ -42,6 +42,31 @@ def test_who_says_which_models_gets_those(flag: str) -> None:
     assert serve.models_of(DEFAULT_REPOSITORY, [flag]) is None
 
 
+def test_a_server_is_looked_after_once_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Loading(FakeServer):
+        pid = 0
+        command = ("tritonserver", "--model-control-mode=explicit")
+
+        def is_ready(self) -> bool:
+            return len(seen) > 1
+
+    class Look:
+        def __init__(self, what: str) -> None:
+            self._what = what
+
+        def look(self) -> None:
+            seen.append(self._what)
+
+    monkeypatch.setattr(serve, "LoadGuard", lambda pid: Look("loads"))
+    monkeypatch.setattr(serve, "healer_of", lambda pid, arguments, say: Look(f"instances {arguments[0]}"))
+    watch = serve._Watch(Loading(), lambda server: seen.append("ready"))  # type: ignore[arg-type]
+    for _ in range(4):
+        watch.look()
+    assert seen == ["loads", "loads", "ready", *["instances --model-control-mode=explicit"] * 2]
+
+
 def test_the_first_signal_drains_and_the_second_does_not_wait() -> None:
     server = FakeServer()
     stopper = serve.Stopper(server)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Find, identify, patch, load and extend the backend that this one builds on; nothing else knows its internals."""
 
-from vllm_custom.base_backend.adapter import BaseModelAdapter
+from vllm_custom.base_backend.adapter import BaseModelAdapter, host_program
 from vllm_custom.base_backend.extended import Hooks, extended
 from vllm_custom.base_backend.loader import LoadedBase, load_base
 
-__all__ = ["BaseModelAdapter", "Hooks", "LoadedBase", "extended", "load_base"]
+__all__ = ["BaseModelAdapter", "Hooks", "LoadedBase", "extended", "host_program", "load_base"]

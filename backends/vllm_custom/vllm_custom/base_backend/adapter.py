@@ -38,6 +38,11 @@ class BaseModelAdapter:
         """LoRA adapters of multi_lora.json, name to path, in the order of their ids; empty without LoRA."""
         return dict(self._model.lora_repository) if self._model.enable_lora else {}
 
+    @property
+    def running(self) -> int:
+        """Requests that hold the base's shutdown."""
+        return int(_first(self._model, relied_on.REQUEST_COUNT))
+
     def request_started(self) -> None:
         """Hold the base's shutdown until :meth:`request_finished`. Call it on the event loop."""
         self._count(+1)
@@ -49,6 +54,11 @@ class BaseModelAdapter:
     def _count(self, change: int) -> None:
         name = _name(self._model, relied_on.REQUEST_COUNT)
         setattr(self._model, name, getattr(self._model, name) + change)
+
+
+def host_program(base: type, default: str) -> str:
+    """The module that is run as the host of a shared engine; a base whose engine is not vLLM's names its own."""
+    return str(getattr(base, "engine_host_program", default))
 
 
 def with_current_hooks(base: type) -> type:

@@ -70,4 +70,13 @@ MEDIA_METRICS: Final = (
     Family(CACHE_BYTES, "GAUGE", "Size of the cache of decoded media, in bytes."),
 )
 
-METRICS: Final = REQUEST_METRICS + MEDIA_METRICS
+FRONTS: Final = "vllm_custom:fronts"
+FRONTS_LOST: Final = "vllm_custom:fronts_lost_total"
+FRONTS_REPLACED: Final = "vllm_custom:fronts_replaced_total"
+FRONT_METRICS: Final = (
+    Family(FRONTS, "GAUGE", "Processes that serve the model on one engine, where several share it."),
+    Family(FRONTS_LOST, "COUNTER", "Such processes that were killed, or crashed."),
+    Family(FRONTS_REPLACED, "COUNTER", "Such processes that have come in the place of lost ones."),
+)
+
+METRICS: Final = REQUEST_METRICS + MEDIA_METRICS + FRONT_METRICS

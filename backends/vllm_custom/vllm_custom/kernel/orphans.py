@@ -7,6 +7,7 @@ So the stub leads a process group of its own, into which everything that it star
 that group ends the group once the stub has gone or has lost its parent.
 
 Run as a program, with the process ids of the stub and of its parent as arguments, this file is that small process.
+With the argument ``end`` it has a tritonserver end that goes on without the stub and does not know it.
 """
 
 from __future__ import annotations
@@ -25,19 +26,27 @@ from typing import NamedTuple
 _POLL_SECONDS = 0.5
 # For those that are about to end by themselves, as they are when the stub has finalized.
 _GRACE_SECONDS = 3.0
+# A stub that tritonserver itself has ended, or waits for, does not stay a zombie for so long.
+_LOST_SECONDS = 2.0
+_END = "end"
 
 
-def guard_against_orphans(warn: Callable[[str], None]) -> None:
+def guard_against_orphans(warn: Callable[[str], None], *, end_server: bool = False) -> None:
     """Have everything ended that this process starts from now on, as soon as it has gone itself or lost its parent.
 
     Nothing happens where it leads a group already: it is guarded, by a subclass for one. Call it first of all: a
-    parent that has gone before is not missed. ``warn`` is told when there can be no guard; the model works without one.
+    parent that has gone before is not missed.
+
+    Args:
+        warn: is told when there can be no guard; the model works without one.
+        end_server: have tritonserver end, as on SIGTERM, where this process was killed and it has not noticed.
     """
     if os.getpgrp() == os.getpid():
         return
     try:
         os.setpgid(0, 0)
         command = [os.fsdecode(get_executable()), "-I", "-S", __file__, str(os.getpid()), str(os.getppid())]
+        command += [_END] if end_server else []
         subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
         warn(f"nothing will end the engine's processes if this one is killed: {error}")
@@ -76,10 +85,27 @@ def _is_child(stub: int, server: int) -> bool:
         return False
 
 
+def _is_lost(stub: int, server: int) -> bool:
+    """Whether the stub has ended and the server does not know it."""
+    deadline = time.monotonic() + _LOST_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            process = _Process.read(Path(f"/proc/{stub}"))
+        except OSError:
+            return False
+        if (process.state, process.parent) != ("Z", server):
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
 def main() -> None:
-    stub, server = (int(argument) for argument in sys.argv[1:])
+    stub, server = (int(argument) for argument in sys.argv[1:3])
     while os.getppid() == stub and _is_child(stub, server):
         time.sleep(_POLL_SECONDS)
+    if _END in sys.argv[3:] and _is_lost(stub, server):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_SECONDS
     while _others(stub) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)

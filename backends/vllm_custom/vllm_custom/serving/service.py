@@ -47,6 +47,7 @@ from vllm_custom.serving.shares import share_of, with_all_caches
 from vllm_custom.structured_outputs import ConstraintCompiler
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
+from vllm_custom.triton.front_metrics import FrontMetrics
 from vllm_custom.triton.metrics import RequestMetrics
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import SenderPool
@@ -134,6 +135,10 @@ class Service:
         )
         counted = settings.report_custom_metrics
         self._counts = RequestMetrics(pb_utils, labels, log.log_error) if counted else None
+        self._front_metrics: FrontMetrics | None = None
+        if counted and share is not None:
+            self._front_metrics = FrontMetrics(pb_utils, labels, log.log_error)
+            share.when_fronts_change(self._front_metrics.observe)
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
         self._watch = CancellationWatcher()
         unload = functools.partial(pb_utils.unload_model, settings.model_name)
@@ -158,7 +163,7 @@ class Service:
         self._media.close()
         self._loras.close()
         self._checker.close()
-        for metrics in (self._media_metrics, self._counts):
+        for metrics in (self._media_metrics, self._counts, self._front_metrics):
             if metrics is not None:
                 metrics.close()
         self._log.close()

@@ -1,7 +1,7 @@
-"""Say so where the process of another instance was killed, and let tritonserver end if that is wanted.
+"""Say so where the process of another instance was killed.
 
 Triton 24.10 does not start such a process again and goes on sending it its share of the requests, which fail at once.
-Only a model that is unloaded and loaded again, or another tritonserver, has all its instances.
+What started tritonserver replaces the instances, if it is ``build.py serve`` or ``build.py supervise``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ _UNLOADING_SECONDS = 1.0
 class LostInstances:
     """For one instance. What it is told comes from the host of the engine."""
 
-    def __init__(
-        self, connection: Connection, is_wanted: Callable[[], bool], log: Log, end_server: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, connection: Connection, is_wanted: Callable[[], bool], log: Log) -> None:
         """
         Args:
             connection: to the host.
             is_wanted: whether the model is to go on serving.
             log: of Triton.
-            end_server: has tritonserver end; None where it is to go on.
         """
         self._is_wanted = is_wanted
         self._log = log
-        self._end_server = end_server
         connection.when_front_lost(self._lost)
 
     def _lost(self, message: FrontLost) -> None:
@@ -46,7 +42,6 @@ class LostInstances:
             return
         self._log.log_error(
             f"[vllm_custom] the process of the instance {name} has gone, and requests that Triton sends to it fail: "
-            "unload the model and load it again, which finds its engine running (ENGINE_GRACE_PERIOD)"
+            "where nothing replaces it, unload the model and load it again, which finds its engine running "
+            "(ENGINE_GRACE_PERIOD)"
         )
-        if self._end_server is not None:
-            self._end_server()

@@ -23,7 +23,7 @@ import importlib.util, subprocess, sys
 spec = importlib.util.spec_from_file_location("orphans", {path!r})
 orphans = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(orphans)
-orphans.guard_against_orphans(print)
+orphans.guard_against_orphans(print, end_server={end})
 engine = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], stdout=subprocess.DEVNULL)
 print("up", flush=True)
 sys.stdin.readline()
@@ -42,7 +42,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def stub() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", STUB.format(path=str(GUARD))]
+    command = [sys.executable, "-c", STUB.format(path=str(GUARD), end=False)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -79,7 +79,7 @@ def test_nothing_outlives_a_process_that_was_killed(stub: subprocess.Popen[str],
 
 def test_nothing_outlives_the_server_of_a_stub_that_does_not_notice() -> None:
     """A stub, or its compile process, was once seen with parent 1 after tritonserver had been killed."""
-    command = [sys.executable, "-c", SERVER, STUB.format(path=str(GUARD)) + "import time; time.sleep(1000)"]
+    command = [sys.executable, "-c", SERVER, STUB.format(path=str(GUARD), end=False) + "import time; time.sleep(1000)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         stub = psutil.Process(int(server.stdout.readline()))
@@ -87,6 +87,26 @@ def test_nothing_outlives_the_server_of_a_stub_that_does_not_notice() -> None:
         processes = [stub, *stub.children(recursive=True)]
         server.kill()
     wait_until(lambda: all(is_gone(process) for process in processes))
+
+
+@pytest.mark.parametrize(("waits", "ends"), [(False, True), (True, False)])
+def test_a_server_that_does_not_know_that_its_stub_was_killed_ends_where_that_is_wanted(
+    waits: bool, ends: bool
+) -> None:
+    """One that waits for it, as at an unload, knows it."""
+    program = SERVER.replace(
+        "sys.stdin.readline()", "stub.wait()\nsys.stdin.readline()" if waits else "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, STUB.format(path=str(GUARD), end=True)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        stub = psutil.Process(int(server.stdout.readline()))
+        wait_until(lambda: len(stub.children(recursive=True)) == 3)
+        below = stub.children(recursive=True)
+        stub.kill()
+        wait_until(lambda: all(is_gone(process) for process in below))
+        assert server.poll() == (-signal.SIGTERM if ends else None)
+        server.communicate("stop\n")
 
 
 def test_what_ends_by_itself_is_let(stub: subprocess.Popen[str]) -> None:
@@ -102,7 +122,7 @@ def test_what_ends_by_itself_is_let(stub: subprocess.Popen[str]) -> None:
 
 def test_a_second_guard_is_not_started() -> None:
     """The group has its leader: a subclass and its base may both ask."""
-    program = "import os; os.setpgid(0, 0); " + STUB.format(path=str(GUARD))
+    program = "import os; os.setpgid(0, 0); " + STUB.format(path=str(GUARD), end=False)
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

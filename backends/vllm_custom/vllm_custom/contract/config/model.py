@@ -18,7 +18,7 @@ def _json_object(text: str) -> dict[str, object]:
 
 
 def _sharing(text: str) -> str:
-    word = text.lower() or "false"
+    word = text.lower() or "auto"
     if word not in ("auto", "true", "false"):
         raise ValueError(text)
     return word
@@ -51,10 +51,10 @@ class ModelParameters(BaseModel):
         "folder vllm next to this backend's.",
     )
     share_engine: str = config_parameter(
-        "false",
+        "auto",
         "Whether all instances of the model on the same devices are fronts of one engine, which has a process of its "
-        "own. auto: where instance_group counts more than one. false: each instance has an engine of its own. New, and "
-        "tried on the CPU build only.",
+        "own. auto: where instance_group counts more than one. true: also where it counts one. false: each instance "
+        "has an engine of its own.",
         parse=_sharing,
         allowed="auto, true or false",
     )
@@ -65,8 +65,14 @@ class ModelParameters(BaseModel):
     )
     exit_on_lost_instance: bool = config_parameter(
         False,
-        "Let tritonserver end, as on SIGTERM, when the process of an instance that shares an engine was killed: Triton "
-        "does not start it again, and requests sent to it fail. For servers that are started again when they end.",
+        "Let tritonserver end, as on SIGTERM, when the process of an instance was killed: Triton does not start it "
+        "again, and requests sent to it fail. For servers that are started again when they end and that neither "
+        "`build.py serve` nor `build.py supervise` has started, which replace instances.",
+    )
+    instances_replaced: int = config_parameter(
+        0,
+        "Counted up by `build.py serve` and `build.py supervise` when they have Triton replace the instances of the "
+        "model, one of which was killed. Not to be set.",
     )
     chat_template: str = config_parameter(
         "", "A Jinja file (relative paths: from the version folder) that replaces the model's own chat template."

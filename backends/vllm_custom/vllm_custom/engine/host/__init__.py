@@ -3,10 +3,12 @@
 from vllm_custom.engine.host.board import Row
 from vllm_custom.engine.host.connection import Connection, HostLostError
 from vllm_custom.engine.host.finding import join
+from vllm_custom.engine.host.messages import Fronts
 from vllm_custom.engine.host.sharing import Share, engine_name, fronts_of
 
 __all__ = [
     "Connection",
+    "Fronts",
     "HostLostError",
     "Row",
     "Share",

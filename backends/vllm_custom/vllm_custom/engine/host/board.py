@@ -59,9 +59,12 @@ class Board:
         return int(self._cells[:, column].sum())
 
     def add(self, row: int, column: int, amount: int) -> None:
-        """Change a count of this process's own row, whatever the others do."""
+        """Change a count of this process's own row, whatever the others do. It does not fall below 0.
+
+        A front that the host takes for lost may still live: what it gives back is nobody's any more.
+        """
         with self._lock:
-            self._cells[row, column] += amount
+            self._cells[row, column] = max(int(self._cells[row, column]) + amount, 0)
 
     @contextmanager
     def alone(self) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:

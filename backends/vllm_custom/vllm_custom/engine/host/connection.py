@@ -16,12 +16,15 @@ from vllm_custom.engine.host.messages import (
     Attach,
     FromHost,
     FrontLost,
+    Fronts,
     Join,
     Leave,
     Message,
     Number,
     Numbered,
     Refused,
+    Retire,
+    Serving,
     Slot,
     encode,
     from_host,
@@ -43,12 +46,13 @@ class Connection:
         client: number of this front among the engine's clients, once it is attached.
     """
 
-    def __init__(self, connected: socket.socket, folder: Path, name: str) -> None:
+    def __init__(self, connected: socket.socket, folder: Path, name: str, generation: int = 0) -> None:
         """
         Args:
             connected: to the host; this owns it from now on.
             folder: of the engine.
             name: of the front.
+            generation: the same for all that Triton has started together.
 
         Raises:
             OSError: the host has gone.
@@ -57,13 +61,16 @@ class Connection:
         self.client = 0
         self._lost_fronts: list[FrontLost] = []
         self._on_front_lost: Callable[[FrontLost], None] | None = None
+        self._census: list[Fronts] = []
+        self._on_census: Callable[[Fronts], None] | None = None
+        self._on_retired: Callable[[], None] | None = None
         self._socket = connected
         self._lock = threading.Lock()
         self._leaving = False
         self._lost = False
         self._on_lost: list[Callable[[], None]] = []
         self._waiting: defaultdict[str, deque[Future[FromHost]]] = defaultdict(deque)
-        connected.sendall(encode(Join(name)))
+        connected.sendall(encode(Join(name, generation)))
         self._thread = threading.Thread(target=self._listen, name="vllm_custom_host", daemon=True)
         self._thread.start()
 
@@ -96,6 +103,24 @@ class Connection:
         for message in before:
             call(message)
 
+    def serving(self) -> None:
+        """Triton has sent this front a request: those that were there before are not needed any more."""
+        with self._lock, contextlib.suppress(OSError):  # the thread that listens will notice
+            self._socket.sendall(encode(Serving()))
+
+    def when_retired(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, from another thread, when others serve in this front's place."""
+        with self._lock:
+            self._on_retired = call
+
+    def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
+        """Have ``call`` called, from another thread, with what this front is told of all; now with what it has been."""
+        with self._lock:
+            self._on_census = call
+            before, self._census = self._census, []
+        for message in before:
+            call(message)
+
     def when_lost(self, call: Callable[[], None]) -> None:
         """Have ``call`` called too, from another thread, when the host has gone before this front left; or now."""
         with self._lock:
@@ -110,7 +135,12 @@ class Connection:
             if self._leaving:
                 return
             self._leaving = True
-            self._on_lost, self._on_front_lost = [], None  # whatever they hold is to go now
+            self._on_lost, self._on_front_lost, self._on_census, self._on_retired = (
+                [],
+                None,
+                None,
+                None,
+            )  # whatever they hold is to go now
         with contextlib.suppress(OSError):
             self._socket.sendall(encode(Leave()))
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -147,6 +177,17 @@ class Connection:
             with self._lock:
                 call = self._on_front_lost or self._lost_fronts.append
             call(message)
+            return
+        if isinstance(message, Fronts):
+            with self._lock:
+                tell = self._on_census or self._census.append
+            tell(message)
+            return
+        if isinstance(message, Retire):
+            with self._lock:
+                retire = self._on_retired
+            if retire is not None:
+                retire()
             return
         key = message.key if isinstance(message, Numbered) else _ATTACHING
         with self._lock:

@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
-def join(name: folders.EngineName, front: str, program: str, grace_seconds: int) -> Connection:
+def join(name: folders.EngineName, front: str, program: str, grace_seconds: int, generation: int = 0) -> Connection:
     """Connect a front to the host of its engine, which is started where there is none.
 
     Args:
@@ -31,6 +31,7 @@ def join(name: folders.EngineName, front: str, program: str, grace_seconds: int)
         front: Triton's name of the instance.
         program: the module that is the host.
         grace_seconds: how long the engine stays when its last front has left.
+        generation: the same for all fronts that Triton has started together.
 
     Raises:
         ConfigError: there is no host to be had.
@@ -47,7 +48,7 @@ def join(name: folders.EngineName, front: str, program: str, grace_seconds: int)
                 "(its sockets are in the temporary folder, TMPDIR)"
             ) from error
         with contextlib.suppress(OSError):  # it has just ended
-            return Connection(connected, folder, front)
+            return Connection(connected, folder, front, generation)
         connected.close()
         if time.monotonic() > deadline:
             raise ConfigError("the host of the engine ends again and again; the server's log says why")

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from vllm_custom.engine.host.board import Board
+from vllm_custom.engine.host.census import Census
 from vllm_custom.engine.host.folders import started_at
 from vllm_custom.engine.host.messages import (
     Attach,
@@ -29,6 +30,8 @@ from vllm_custom.engine.host.messages import (
     Number,
     Numbered,
     Refused,
+    Retire,
+    Serving,
     Slot,
     encode,
     from_front,
@@ -78,6 +81,7 @@ class _Front:
 
     def __init__(self, name: str, writer: asyncio.StreamWriter) -> None:
         self.name = name
+        self.generation = 0
         self.client = 0
         self._writer = writer
 
@@ -102,6 +106,7 @@ class Host:
         self._grace_seconds = grace_seconds
         self._fronts: dict[_Front, None] = {}
         self._clients: Iterator[int] = itertools.count(1)
+        self._census = Census()
         self._numbers: dict[str, int] = {}
         self._starting: asyncio.Task[None] | None = None
         self._left_to_guard = False
@@ -156,9 +161,11 @@ class Host:
             self._go(front, orderly=orderly)
             writer.close()
 
-    def _answer(self, front: _Front, message: Join | Attach | Number) -> None:
+    def _answer(self, front: _Front, message: Join | Attach | Number | Serving) -> None:
         if isinstance(message, Join):
-            front.name = message.name
+            front.name, front.generation = message.name, message.generation
+        elif isinstance(message, Serving):
+            self._retire_before(front)
         elif isinstance(message, Attach):
             self._do(self._attach(front, message))
         else:
@@ -189,6 +196,8 @@ class Host:
         if front not in self._fronts:  # it has gone while the engine started, and has a place that nobody uses
             return
         front.tell(Slot(client, self._core.addresses(client)))
+        self._census.came()
+        self._tell_census()
 
     def _come(self, front: _Front) -> None:
         self._fronts[front] = None
@@ -203,14 +212,29 @@ class Host:
             self._do(self._abort(front))
         if front.client and not orderly:
             self._lose(front)
+        self._tell_census()
         if not self._fronts:
             self._leave_alone(self._grace_seconds)
 
     def _lose(self, front: _Front) -> None:
         attached = [other for other in self._fronts if other.client]
         _say(f"the front {front.name} has gone; {len(attached)} are left")
+        self._census.lost()
         for other in attached:
             other.tell(FrontLost(front.name, other is attached[0]))
+
+    def _retire_before(self, front: _Front) -> None:
+        """Triton may keep the processes of a model that it has replaced, for requests that a killed one had."""
+        for other in list(self._fronts):
+            if other is front:
+                return
+            if other.generation != front.generation:
+                other.tell(Retire())
+
+    def _tell_census(self) -> None:
+        attached = [front for front in self._fronts if front.client]
+        if attached:
+            attached[0].tell(self._census.told(len(attached)))
 
     def _leave_alone(self, seconds: float) -> None:
         self._grace = asyncio.get_running_loop().call_later(seconds, self._ending.set)

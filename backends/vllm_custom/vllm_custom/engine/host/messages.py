@@ -16,9 +16,19 @@ class Message(msgspec.Struct, tag_field="kind"):
 
 
 class Join(Message, tag="join"):
-    """A front has started. ``name`` is Triton's name of the instance, for the log."""
+    """A front has started.
+
+    Attributes:
+        name: Triton's name of the instance, for the log.
+        generation: the same for all that Triton has started together.
+    """
 
     name: str
+    generation: int = 0
+
+
+class Serving(Message, tag="serving"):
+    """Triton sends this front requests, and so none any more to those of earlier generations."""
 
 
 class Attach(Message, tag="attach"):
@@ -76,8 +86,26 @@ class FrontLost(Message, tag="front_lost"):
     act: bool
 
 
-FromFront: TypeAlias = Join | Attach | Number | Leave
-FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost
+class Fronts(Message, tag="fronts"):
+    """What has become of the fronts. It goes to one of them, which counts for all.
+
+    Attributes:
+        attached: how many there are now.
+        lost: how many have ended as they should not have, since this was told the last time.
+        replaced: for how many of those that were lost another one has come since then.
+    """
+
+    attached: int
+    lost: int
+    replaced: int
+
+
+class Retire(Message, tag="retire"):
+    """Others serve in this front's place: it ends when its requests have ended."""
+
+
+FromFront: TypeAlias = Join | Attach | Number | Leave | Serving
+FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost | Fronts | Retire
 
 _FROM_FRONT: msgspec.json.Decoder[FromFront] = msgspec.json.Decoder(FromFront)
 _FROM_HOST: msgspec.json.Decoder[FromHost] = msgspec.json.Decoder(FromHost)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vllm_custom.engine.host import folders
 from vllm_custom.engine.host.board import CACHE_BYTES, DECODED_BYTES, FILE_BYTES, SEQUENCES, Board, Row
 from vllm_custom.engine.host.connection import Connection, HostLostError
-from vllm_custom.engine.host.messages import Numbered
+from vllm_custom.engine.host.messages import Fronts, Numbered
 from vllm_custom.errors import ConfigError, UnavailableError
 
 _STARTED_FROM = ("model.json", "multi_lora.json")
@@ -87,6 +87,10 @@ class Share:
             raise UnavailableError("the vLLM engine has died; the model has to be loaded again") from error
         assert isinstance(answer, Numbered)
         return answer.number
+
+    def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
+        """Have ``call`` called, from another thread, with news of all fronts that are to be counted here."""
+        self._connection.when_fronts_change(call)
 
     def close(self) -> None:
         """The front ends; nothing of it is asked any more."""

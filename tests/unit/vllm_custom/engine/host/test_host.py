@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.support.processes import is_gone, wait_until
 from vllm_custom.engine.host import Connection, HostLostError, join
 from vllm_custom.engine.host.board import SEQUENCES, Board, Row
 from vllm_custom.engine.host.folders import EngineName, runtime_folder
-from vllm_custom.engine.host.messages import FrontLost, Numbered
+from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
 from vllm_custom.errors import ConfigError
 
 PROGRAM = "tests.support.fake_core_host"
@@ -49,8 +50,8 @@ class Setting:
         values = {"model": "model", "version": "1", "devices": "MODEL 0", "files": ""} | changes
         return EngineName(server=self.server, **values)
 
-    def join(self, front: str = "model_0_0", grace: int = 1, **changes: str) -> Connection:
-        connection = join(self.name(**changes), front, PROGRAM, grace)
+    def join(self, front: str = "model_0_0", grace: int = 1, generation: int = 0, **changes: str) -> Connection:
+        connection = join(self.name(**changes), front, PROGRAM, grace, generation)
         self.joined.append(connection)
         return connection
 
@@ -163,6 +164,36 @@ def test_a_killed_front_is_noticed_its_requests_end_and_its_share_is_back(settin
     assert board.total(SEQUENCES) == 0
     assert not is_gone(setting.engine())
     board.close()
+
+
+def test_one_front_is_told_how_many_there_are_and_what_was_lost(setting: Setting) -> None:
+    first = setting.attach("first")
+    told: list[Fronts] = []
+    first.when_fronts_change(told.append)  # also what was said before
+    process = front(setting, "second")
+    wait_until(lambda: told == [Fronts(1, 0, 0), Fronts(2, 0, 0)])
+    process.kill()
+    process.communicate()
+    wait_until(lambda: told[2:] == [Fronts(1, 1, 0)])
+    second = setting.attach("second")
+    wait_until(lambda: told[3:] == [Fronts(2, 0, 1)])
+    of_second: list[Fronts] = []
+    second.when_fronts_change(of_second.append)
+    first.leave()
+    wait_until(lambda: of_second == [Fronts(1, 0, 0)])
+
+
+def test_fronts_that_others_have_replaced_are_told_once_these_serve(setting: Setting) -> None:
+    old, new, as_new = setting.join("m_0_0"), setting.join("m_0_0", generation=1), setting.join("m_0_1", generation=1)
+    later = setting.join("m_0_0", generation=2)
+    told: list[str] = []
+    for name, connection in {"old": old, "new": new, "as_new": as_new, "later": later}.items():
+        connection.when_retired(functools.partial(told.append, name))
+    as_new.serving()
+    wait_until(lambda: told == ["old"])
+    for connection in (new, later):
+        assert isinstance(connection.number("wait for what was said before", 1).result(10), Numbered)
+    assert told == ["old"]
 
 
 def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""Instances whose process was killed: the log says so, and tritonserver ends where that is wanted."""
+"""Instances whose process was killed: the log says so."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ class Host:
 class Front:
     """One of a model."""
 
-    def __init__(self, *, ends: bool = False) -> None:
+    def __init__(self) -> None:
         self.host = Host()
         self.lines: list[str] = []
         self.asked = 0
         self.wanted = True
-        self.ended = 0
-        end_server = self.end if ends else None
-        lost_instances.LostInstances(self.host, self.is_wanted, self, end_server)  # type: ignore[arg-type]
+        lost_instances.LostInstances(self.host, self.is_wanted, self)  # type: ignore[arg-type]
 
     def is_wanted(self) -> bool:
         self.asked += 1
@@ -42,9 +40,6 @@ class Front:
         self.lines.append(message)
 
     log_info = log_warn = log_error
-
-    def end(self) -> None:
-        self.ended += 1
 
     def lose(self, name: str) -> None:
         self.host.tell(FrontLost("another", False))
@@ -68,17 +63,8 @@ def test_the_log_says_what_to_do() -> None:
     assert "unload the model and load it again" in line
 
 
-def test_the_server_ends_where_it_is_to() -> None:
-    front = Front(ends=True)
-    front.lose("m_0_2")
-    deadline = time.monotonic() + 10
-    while not front.ended:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_an_instance_of_a_model_that_is_being_unloaded_is_not_missed() -> None:
-    front = Front(ends=True)
+    front = Front()
     front.wanted = False
     front.lose("m_0_1")
-    assert (front.lines, front.ended) == ([], 0)
+    assert front.lines == []

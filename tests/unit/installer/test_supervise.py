@@ -1,0 +1,63 @@
+"""The first process of a container: signals go on, orphans are reaped, and the status is the server's."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tools.installer.paths import CHECKOUT
+
+SERVER = """
+import os, signal, sys, time
+def stop(number, frame):
+    print("asked", number, flush=True)
+    sys.exit(3)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, stop)
+if os.fork() == 0:  # an orphan, which ends a little later than its parent
+    if os.fork() == 0:
+        print("orphan", os.getpid(), flush=True)
+        time.sleep(0.5)
+        os._exit(0)
+    os._exit(0)
+os.wait()
+while True:
+    time.sleep(0.1)
+"""
+# As the first process of a container gets them: orphans come to it.
+SUPERVISE = """
+import sys
+from tools.installer import processes, supervise
+processes.adopt_orphans()
+sys.exit(supervise.run(sys.argv[1:]))
+"""
+
+
+def start(*command: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, *command], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_go_on_and_orphans_are_reaped(number: int) -> None:
+    process = start(sys.executable, "-c", SERVER)
+    assert process.stdout is not None
+    orphan = int(process.stdout.readline().split()[1])
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{orphan}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    assert process.communicate()[0] == f"asked {int(number)}\n"
+    assert process.returncode == 3
+
+
+def test_a_server_that_is_killed_ends_it_as_a_shell_would() -> None:
+    process = start(sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + 9

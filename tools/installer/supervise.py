@@ -1,0 +1,54 @@
+"""`supervise`: tritonserver as the first process of a container runs it.
+
+Signals are passed on, orphans are reaped, and instances whose process was killed are replaced.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from tools.installer.healing import healer_of
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_POLL_SECONDS = 0.2
+
+
+def run(command: Sequence[str]) -> int:
+    """Run tritonserver until it ends. Returns its exit status.
+
+    Args:
+        command: the program and its options.
+    """
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, pass_on)
+    healer = healer_of(process.pid, command[1:], _say)
+    while process.poll() is None:
+        if healer is not None:
+            healer.look()
+        _reap_others(process.pid)
+        time.sleep(_POLL_SECONDS)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _reap_others(server: int) -> None:
+    """Children that are none of ours come to the first process of a container."""
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid == server:
+                return
+            os.waitpid(ended.si_pid, 0)
+
+
+def _say(text: str) -> None:
+    print(f"[vllm_custom] {text}", file=sys.stderr, flush=True)
