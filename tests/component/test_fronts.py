@@ -38,7 +38,7 @@ LONG: dict[str, Any] = {"text_input": "Hello", "max_tokens": 7000}
 
 @pytest.fixture(scope="module", autouse=True)
 def model(repository: Repository, load: Loads) -> None:
-    parameters = {"MAX_INFLIGHT_REQUESTS": PLACES, "REPORT_CUSTOM_METRICS": "true", "ENGINE_GRACE_PERIOD": 5}
+    parameters = {"MAX_INFLIGHT_REQUESTS": PLACES, "REPORT_CUSTOM_METRICS": "true", "ENGINE_GRACE_PERIOD": 20}
     config = CONFIG + "".join(parameter(*item) for item in parameters.items())
     repository.add(MODEL, config, repository.shapes_args())
     load(MODEL)
@@ -181,12 +181,11 @@ def _looked(healer: Healer, said: list[str]) -> list[str]:
     return said
 
 
-def test_a_model_that_is_loaded_again_finds_its_engine(client: Client, load: Loads) -> None:
-    host = hosts(HOST)
+def test_a_model_that_is_loaded_again_serves(client: Client, load: Loads) -> None:
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))
     load(MODEL)
-    assert hosts(HOST) == host
+    assert len(hosts(HOST)) == 1
     wait_until(lambda: value(client, ATTACHED) == FRONTS)
     assert [client.generate(MODEL, **SHORT).status for _ in range(2 * FRONTS)] == [200] * 2 * FRONTS
 

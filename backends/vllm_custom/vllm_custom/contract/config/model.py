@@ -59,7 +59,7 @@ class ModelParameters(BaseModel):
         allowed="auto, true or false",
     )
     engine_grace_period: int = config_parameter(
-        10,
+        30,
         "How long a shared engine stays when its last instance has ended, so that one that is loaded then finds it.",
         unit="seconds",
     )
