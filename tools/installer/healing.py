@@ -5,8 +5,8 @@ with another configuration has Triton start all instances anew, which find the e
 take the requests, and the old ones end what they have. A parameter of the configuration counts how often. Where this
 fails, the model is unloaded and loaded again; a shared engine stays meanwhile for ENGINE_GRACE_PERIOD.
 
-Triton can also change instances in place. It would end the wrong one, and the streams of one that lives would hang: as
-soon as it is told to end, Triton sends no more of its responses.
+Triton can also change instances in place. By its source it would end the wrong ones, and the streams of one that lives
+would hang: as soon as it is told to end, Triton sends no more of its responses.
 """
 
 import contextlib

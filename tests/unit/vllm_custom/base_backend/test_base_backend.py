@@ -12,7 +12,7 @@ import pytest
 
 from tools.installer.paths import CHECKOUT
 from vllm_custom.base_backend import BaseModelAdapter, load_base, loader, releases
-from vllm_custom.base_backend.adapter import with_current_hooks
+from vllm_custom.base_backend.adapter import host_program, with_current_hooks
 from vllm_custom.base_backend.patches import DISABLE_VARIABLE, PatchReport, apply_patches
 from vllm_custom.base_backend.releases import fingerprint, release_name
 from vllm_custom.errors import ConfigError
@@ -96,6 +96,11 @@ def test_a_model_without_the_class_is_refused(backend_dir: Path, source: str) ->
     (folder / "model.py").write_text(source)
     with pytest.raises(ConfigError, match="has no class TritonPythonModel"):
         load_base(backend_dir, "")
+
+
+def test_a_base_whose_engine_is_not_vllms_names_its_host() -> None:
+    assert host_program(type("Base", (), {}), "ours") == "ours"
+    assert host_program(type("Base", (), {"engine_host_program": "theirs"}), "ours") == "theirs"
 
 
 def test_a_base_that_fails_to_import_is_not_left_half_loaded(backend_dir: Path) -> None:
