@@ -552,6 +552,7 @@ def test_items_are_counted_before_they_are_copied() -> None:
         ("/tokenize", {"prompt": "x" * 11}),
         ("/tokenize", {"messages": [{"content": "x" * 6}, {"content": [{"type": "text", "text": "x" * 5}]}]}),
         ("/detokenize", {"tokens": [1] * 11}),
+        ("/tokenize", {"prompt": "x" * 3, "return_token_strs": True}),
     ],
 )
 def test_what_is_tokenised_without_a_context_is_bounded(path: str, body: dict[str, Any]) -> None:
