@@ -147,12 +147,34 @@ INPUTS: tuple[Hostile, ...] = (
     Hostile("wrong choices", "200,000 of them", lambda: _text(guided_choice=json.dumps([1] * 200_000))),
     Hostile("tokenize", "10 MB of text", lambda: _openai({"prompt": "word " * 2_000_000}, "/tokenize")),
     Hostile("junk", "60 MB that nobody reads", lambda: _openai({"messages": _user("hi"), "junk": "x" * 60_000_000})),
+    Hostile(
+        "parts",
+        "250,000 of them behind a first message that is none",
+        lambda: _openai({"messages": ["hi", {"role": "user", "content": [{}] * 249_000}]}),
+    ),
+    Hostile("arguments", "60 MB in a tool call", lambda: _tool_call(json.dumps({"a": "x" * 60_000_000}))),
+    Hostile("deep arguments", "10**5 levels in a tool call", lambda: _tool_call("[" * 100_000)),
+    Hostile("prompt", "100 MB of text", lambda: _openai({"prompt": "word " * 20_000_000}, "/v1/completions")),
+    Hostile(
+        "cut prompt",
+        "15 MB of text of which ten tokens are wanted",
+        lambda: _openai({"prompt": "word " * 3_000_000, "truncate_prompt_tokens": 10}, "/v1/completions"),
+    ),
+    Hostile(
+        "escapes", "40 million escaped characters", lambda: _openai({"messages": _user("hi"), "a": "\n" * 40_000_000})
+    ),
+    Hostile("empty images", "three million elements", lambda: _image(*([""] * 3_000_000))),
     Hostile("deep JSON", "10**5 levels", lambda: _text(guided_json="[" * 100_000 + "]" * 100_000)),
 )
 
 
 def _items(count: int, **part: Any) -> list[dict[str, Any]]:
     return [{"type": "message", "role": "user", "content": [{"type": "input_text", **part}]}] * count
+
+
+def _tool_call(arguments: str) -> dict[str, Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": json.dumps([{"role": "assistant", "content": "", "tool_calls": [call]}, *_user("hi")])}
 
 
 def _words(count: int) -> list[str]:

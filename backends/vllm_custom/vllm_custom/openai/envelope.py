@@ -41,6 +41,7 @@ class OpenAICall:
         body: the JSON object of the request; None for GET; text where it is not an object, for vLLM to refuse.
         headers: names in lower case.
         timeout: microseconds from the request's arrival, 0 for none.
+        size: of the whole input as it was sent, in bytes.
     """
 
     path: str
@@ -48,6 +49,7 @@ class OpenAICall:
     body: dict[str, Any] | str | None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: int = 0
+    size: int = field(default=0, compare=False)
 
     @property
     def model(self) -> str | None:
@@ -105,6 +107,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         body=body,
         headers={**(control.trace_headers or {}), **_headers(envelope.get("headers", {}))},
         timeout=control.timeout,
+        size=len(raw),
     )
 
 

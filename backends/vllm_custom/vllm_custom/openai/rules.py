@@ -35,6 +35,8 @@ _CONSTRAINTS = (
     *(f"guided_{kind}" for kind in KINDS),
 )
 _WITHOUT_CONTEXT = ("/tokenize", "/detokenize")
+# vLLM looks the text of each token up on the event loop.
+_STRINGS, _STRING_TIMES = "return_token_strs", 4
 # The body has them beside chat_template_kwargs.
 _OWN = frozenset({"tools"})
 
@@ -105,11 +107,14 @@ def _check_texts(body: Mapping[str, Any], rules: ClientRules, path: str) -> None
 
 
 def _check_tokenizing(body: Mapping[str, Any], rules: ClientRules) -> None:
+    strings = bool(body.get(_STRINGS))
+    times = _STRING_TIMES if strings else 1
+    more = f", each counted {times} times with {_STRINGS}" if strings else ""
     for name, value in body.items():
         if name == "messages" and isinstance(value, list):
-            rules.check(name, characters_of(value), "TOKENIZE_MAX_CHARACTERS", "characters")
+            rules.check(name, times * characters_of(value), "TOKENIZE_MAX_CHARACTERS", f"characters{more}")
         elif name in ("prompt", "tokens") and isinstance(value, (str, list)):
-            rules.check(name, len(value), "TOKENIZE_MAX_CHARACTERS", "characters or token ids")
+            rules.check(name, times * len(value), "TOKENIZE_MAX_CHARACTERS", f"characters or token ids{more}")
 
 
 def _check_counts(body: Mapping[str, Any], rules: ClientRules) -> None:

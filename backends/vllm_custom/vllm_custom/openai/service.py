@@ -20,6 +20,7 @@ from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import OpenAIResponder
 from vllm_custom.openai.rules import too_long
+from vllm_custom.request.text import text_length
 from vllm_custom.sampling import PromptLogprobs
 
 # Arguments of vLLM's server that decide what its OpenAI answers look like; the rest is about ports, processes, logs,
@@ -160,6 +161,9 @@ class OpenAIService:
             body: dict[str, Any] | str | bytes | None = call.body
             if isinstance(body, dict):
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
+                # What looks like media and is none has not been counted before. Long texts take long to write as JSON.
+                if call.size > self._max_body_bytes and (length := text_length(body)) > self._max_body_bytes:
+                    raise too_long(length, self._max_body_bytes)
                 body = msgspec.json.encode(body)
             content = body.encode() if isinstance(body, str) else body or b""
             if len(content) > self._max_body_bytes:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
 from vllm_custom.request.rules import ClientRules
+from vllm_custom.runtime.tuning import without_collections
 
 _BYTE = re.compile(r"\(byte (\d{1,12})\)")
 _LONE_SURROGATE = re.compile(
@@ -39,7 +40,8 @@ def parse_json(text: bytes | str, name: str, expected: str, rules: ClientRules) 
     try:
         data = (text.encode() if isinstance(text, str) else text).removeprefix(codecs.BOM_UTF8)
         check_size(data, name, rules)
-        value = msgspec.json.decode(data)
+        with without_collections():
+            value = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise invalid(name, text, f"{expected} ({_reason(text, error)})") from error
     most = rules.limits["REQUEST_MAX_JSON_DEPTH"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm_custom.contract.names import MESSAGES
@@ -67,9 +67,11 @@ def check_messages(messages: Iterable[Any], rules: ClientRules, name: str = MESS
     Raises:
         InvalidRequestError: names the limit.
     """
-    found = list(_flat(messages))
-    check_parts(found, rules, name, len(found))
-    check_text(name, characters_of(found), rules, cut=cut)
+    alone, *several = _conversations(messages)
+    everything = [message for conversation in (alone, *several) for message in conversation]
+    check_parts(everything, rules, name, len(everything))
+    for conversation in (alone, *several):
+        check_text(name, characters_of(conversation), rules, cut=cut)
 
 
 def check_parts(messages: Sequence[Any], rules: ClientRules, name: str, before: int = 0) -> None:
@@ -128,7 +130,7 @@ def _list(value: Any) -> list[Any]:
 
 def characters_of(messages: Iterable[Any]) -> int:
     """How long all text of ``messages`` is."""
-    return sum(_characters(message) for message in _flat(messages))
+    return sum(_characters(message) for conversation in _conversations(messages) for message in conversation)
 
 
 def text_length(value: Any) -> int:
@@ -146,13 +148,16 @@ def text_length(value: Any) -> int:
     return total
 
 
-def _flat(messages: Iterable[Any]) -> Iterator[Any]:
-    """The messages, those of several conversations one after the other. Lists of token ids are no messages."""
+def _conversations(messages: Iterable[Any]) -> list[list[Any]]:
+    """The messages that stand alone, and those of each list among them; lists of token ids hold none."""
+    alone: list[Any] = []
+    several: list[list[Any]] = []
     for message in messages:
         if not isinstance(message, list):
-            yield message
+            alone.append(message)
         elif any(isinstance(item, Mapping) for item in message):
-            yield from message
+            several.append(message)
+    return [alone, *several]
 
 
 def _characters(message: Any) -> int:

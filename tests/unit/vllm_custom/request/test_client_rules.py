@@ -405,6 +405,10 @@ def test_all_text_of_a_message_counts(message: dict[str, Any]) -> None:
         assert "at most 10 characters" in refused(make)
 
 
+def test_each_conversation_has_a_context_of_its_own() -> None:
+    openai({"messages": [[{"role": "user", "content": "x" * 9}], [{"role": "user", "content": "x" * 9}]]}, SHORT)
+
+
 def test_media_are_no_text_of_a_message() -> None:
     url = {"url": "data:image/png;base64," + "A" * 100}
     parts = [{"type": "image_url", "image_url": url}, {"type": "input_image", "image_url": url["url"]}]
@@ -548,6 +552,7 @@ def test_items_are_counted_before_they_are_copied() -> None:
         ("/tokenize", {"prompt": "x" * 11}),
         ("/tokenize", {"messages": [{"content": "x" * 6}, {"content": [{"type": "text", "text": "x" * 5}]}]}),
         ("/detokenize", {"tokens": [1] * 11}),
+        ("/tokenize", {"prompt": "x" * 3, "return_token_strs": True}),
     ],
 )
 def test_what_is_tokenised_without_a_context_is_bounded(path: str, body: dict[str, Any]) -> None:

@@ -1,9 +1,12 @@
 """JSON that clients send: limits before it is read, and what is refused that other readers take."""
 
+import gc
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +136,28 @@ def test_deep_values_do_not_recurse() -> None:
 def test_a_byte_order_mark_is_no_part_of_it(text: bytes | str) -> None:
     """Windows tools write it at the beginning of files."""
     assert read(text) == [1]
+
+
+def test_the_garbage_collector_does_not_look_at_what_is_being_read() -> None:
+    """Eighty thousand small objects took 300 ms in one step, 80 ms without it."""
+    text = json.dumps([{"a": [1]}] * 20_000)
+    counted: list[str] = []
+
+    def collections(function: Callable[[str], Any]) -> int:
+        gc.collect()
+        counted.clear()
+        assert len(function(text)) == 20_000
+        return counted.count("start")
+
+    def note(phase: str, _: Any) -> None:
+        counted.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        assert 10 * collections(read) < collections(msgspec.json.decode)
+    finally:
+        gc.callbacks.remove(note)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("encoded", [True, False])

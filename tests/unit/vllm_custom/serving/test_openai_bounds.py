@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.fake_engine import FakeEngine
@@ -49,3 +50,12 @@ def test_media_do_not_count() -> None:
     status, document = answer({"messages": [{"role": "user", "content": [part]}]}, OPENAI_MAX_BODY_BYTES="1000")
     assert status == 200
     assert document["bytes"] < 300
+
+
+def test_what_only_looks_like_media_is_counted_before_it_is_written_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 MB of it took the event loop 0.2 s to write."""
+    monkeypatch.setattr(msgspec.json, "encode", None)
+    part = {"type": "image", "source": {"type": "unknown", "text": "x" * 1000}}
+    status, document = answer({"messages": [{"role": "user", "content": [part]}]}, OPENAI_MAX_BODY_BYTES="1000")
+    assert status == 400
+    assert "OPENAI_MAX_BODY_BYTES" in document["error"]["message"]

@@ -68,7 +68,8 @@ class LimitParameters(BaseModel):
     tokenize_max_characters: int = config_parameter(
         500_000,
         "For openai_request: characters that /tokenize takes, and token ids that /detokenize takes; the context of the "
-        "model does not bound these two. Also of a text that is cut to a number of tokens, where less would fit.",
+        "model does not bound these two. With return_token_strs each counts four times. Also of a text that is cut to "
+        "a number of tokens, where less would fit.",
         minimum=1,
         unit="characters",
     )

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from vllm_custom.engine.protocol import Application
 from vllm_custom.errors import RefusedInVllmError, root_cause
 from vllm_custom.kernel.fail_fast import stop_at_first_error
+from vllm_custom.runtime.tuning import without_collections
 
 # What is shorter is read sooner than a thread takes over.
 _SHORT_BYTES = 8192
@@ -111,7 +112,8 @@ async def _with_body_read(
 def _try_to_read(body: bytes, adapter: TypeAdapter[Any]) -> _Read | None:
     """None where it is no JSON object, which the application itself says best."""
     try:
-        value = json.loads(body)
+        with without_collections():
+            value = json.loads(body)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):

@@ -9,6 +9,7 @@ from typing import Any
 from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
+from vllm_custom.engine.vllm.quiet import quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
 
 
@@ -41,6 +42,7 @@ async def build_openai_application(
     for name, value in arguments.items():
         setattr(args, name, value)
     validate_parsed_serve_args(args)
+    quieten_refusals()
     tasks = await engine.get_supported_tasks()
     application = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, application.state, args, tasks)

@@ -1,0 +1,41 @@
+"""A flood of bad requests is no flood of tracebacks: vLLM wrote one for each that /v1/messages refused."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from vllm_custom.engine.vllm.quiet import quieten_refusals
+from vllm_custom.errors import RefusedMediaError
+
+LOUD = "vllm.entrypoints.anthropic.api_router"
+
+
+@pytest.mark.parametrize(
+    ("error", "written"),
+    [
+        (ValueError("an empty conversation"), False),
+        (RefusedMediaError("no image"), False),
+        (NotImplementedError("no such tool"), False),
+        (RuntimeError("a defect"), True),
+        (KeyError("a defect"), True),
+    ],
+)
+def test_only_defects_are_written(error: Exception, written: bool, caplog: pytest.LogCaptureFixture) -> None:
+    quieten_refusals()
+    quieten_refusals()
+    logger = logging.getLogger(LOUD)
+    logger.addHandler(caplog.handler)
+    try:
+        raise error
+    except Exception as caught:
+        logger.exception("Error in create_messages: %s", caught)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert bool(caplog.records) is written
+
+
+def test_the_module_that_is_meant_is_there() -> None:
+    vllm = pytest.importorskip("vllm.entrypoints.anthropic.api_router")
+    assert vllm.logger.name == LOUD
