@@ -25,7 +25,8 @@ from PIL import Image
 
 from vllm_custom.contract.settings import Settings
 from vllm_custom.media.decoders.image import decode_image
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.loader import MediaLoader
 
 MAX_PIXELS = 50_000_000
 AT_A_TIME = 8

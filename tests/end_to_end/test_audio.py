@@ -189,8 +189,8 @@ def test_too_many_audio_files_are_refused_before_any_is_fetched(client: Client, 
     [
         (sound(tone(220, seconds=21)), "audio[0]: expected at most 20 seconds (AUDIO_MAX_SECONDS of this model)"),
         (sound(NOISE)[:9000], "audio[0]: the file is truncated"),
-        (b"hello " * 100, "audio[0]: expected WAV, FLAC, MP3, Ogg"),
-        (gif(clip(20_400, "left")), "got data that cannot be decoded as audio"),
+        (b"hello " * 100, "audio[0]: expected WAV, FLAC, MP3, AAC, Ogg"),
+        (gif(clip(20_400, "left")), "got a GIF image that cannot be decoded as audio"),
     ],
     ids=["long", "cut off", "text", "picture"],
 )

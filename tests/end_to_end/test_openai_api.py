@@ -35,7 +35,7 @@ from tests.support.openai_cases import (
     user,
 )
 from tests.support.servers import ADAPTERS, wait_until
-from tests.support.shapes import clip, gif
+from tests.support.shapes import clip, encode, gif
 from tests.support.superset import FINGERPRINT, GENERATED
 from tests.support.vllm_serve_cases import ServeAnswers
 
@@ -329,6 +329,22 @@ def test_a_video(frontend: Frontend) -> None:
     part = {"type": "video_url", "video_url": {"url": data_uri(gif(clip(26_100, "left")), "image/gif")}}
     answer = frontend.post(CHAT, chat("", user(part, text("Which way does it move?"))).body)
     assert answer.json["choices"][0]["message"]["content"] == "left"
+
+
+def test_parts_in_qwens_form(frontend: Frontend) -> None:
+    picture = PICTURES[0]
+    part = {"type": "image", "image": data_uri(picture.encoded()), "max_pixels": 168 * 168}
+    answer = frontend.post(CHAT, chat("", user(part, text(DESCRIBE))).body)
+    assert answer.json["choices"][0]["message"]["content"] == picture.answer()
+    whole = frontend.post(CHAT, chat("", user(image(), text(DESCRIBE))).body)
+    assert answer.json["usage"]["prompt_tokens"] < whole.json["usage"]["prompt_tokens"]
+    frames = [data_uri(encode(frame)) for frame in clip(26_100, "left")]
+    listed = {"type": "video", "video": frames, "min_pixels": 3136, "max_pixels": 112 * 112}
+    answer = frontend.post(CHAT, chat("", user(listed, text("Which way does it move?"))).body)
+    assert answer.json["choices"][0]["message"]["content"] == "left"
+    wrong = frontend.post(CHAT, chat("", user({**part, "max_pixels": "many"}, text(DESCRIBE))).body)
+    assert wrong.status == 400
+    assert wrong.json["error"]["message"].startswith("messages[0].content[0].max_pixels: expected a number")
 
 
 def test_handles_of_other_requests_are_not_to_be_had(frontend: Frontend) -> None:

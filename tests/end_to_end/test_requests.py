@@ -32,7 +32,7 @@ class TestGenerate:
         answer = client.generate(MODEL, text_input=DESCRIBE, image=[b64(PICTURE.encoded())], **GREEDY)
         assert (answer.status, answer.text) == (200, PICTURE.answer())
 
-    @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+    @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF"])
     def test_image_as_data_uri_in_each_format(self, client: Client, file_format: str) -> None:
         uri = data_uri(PICTURE.encoded(file_format), f"image/{file_format.lower()}")
         assert client.generate(MODEL, text_input=DESCRIBE, image=[uri], **GREEDY).text == PICTURE.answer()
@@ -142,6 +142,32 @@ class TestMessages:
         part = {"type": "video_url", "video_url": {"url": data_uri(gif(clip(20_600, "right")), "image/gif")}}
         messages = user(part, text_part("Which way does it move?"))
         assert client.generate(MODEL, messages=messages, **GREEDY).text == "right"
+
+    def test_an_image_in_qwens_form_has_the_size_that_is_asked_for(self, client: Client) -> None:
+        def tokens(**options: int) -> int:
+            part = {"type": "image", "image": data_uri(PICTURE.encoded()), **options}
+            answer = client.generate(
+                MODEL, messages=user(part, text_part(DESCRIBE)), return_num_input_tokens=True, **GREEDY
+            )
+            assert (answer.status, answer.text) == (200, PICTURE.answer())
+            return int(answer.body["num_input_tokens"])
+
+        assert tokens() - tokens(max_pixels=168 * 168) == 64 - 36
+        assert tokens(resized_height=280, resized_width=224) - tokens() == 80 - 64
+        part = {"type": "image", "image": data_uri(PICTURE.encoded()), "min_pixels": 10**9}
+        refused = client.generate(MODEL, messages=user(part, text_part(DESCRIBE)))
+        assert refused.status == 400
+        assert "messages[0].content[0].min_pixels: expected at most 50000000 (IMAGE_MAX_PIXELS" in refused.error
+
+    @pytest.mark.parametrize("as_list", [True, False])
+    def test_a_video_in_qwens_form(self, client: Client, as_list: bool) -> None:
+        frames = clip(20_600, "right")
+        encoded = data_uri(film([np.asarray(frame) for frame in frames], rate=5), "video/mp4")
+        video = [data_uri(_png(frame)) for frame in frames] if as_list else encoded
+        part = {"type": "video", "video": video, "min_pixels": 3136, "max_pixels": 112 * 112}
+        part |= {} if as_list else {"nframes": 8}
+        answer = client.generate(MODEL, messages=user(part, text_part("Which way does it move?")), **GREEDY)
+        assert (answer.status, answer.body.get("text_output")) == (200, "right")
 
     def test_same_as_text_input_with_image(self, client: Client) -> None:
         encoded = PICTURE.encoded()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.support.audio import film, greys, sound, tone
 from vllm_custom.media.decoders.frame_list import pack_frames
@@ -40,7 +40,13 @@ def images() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     rest = [picture().rotate(90), picture().rotate(180)]
+    texts_of_png = PngImagePlugin.PngInfo()
+    texts_of_png.add_text("workflow", "{}" * 50, zip=True)
+    texts_of_png.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
     return {
+        "avif": encode(picture("RGBA"), "AVIF"),
+        "jpeg_without_end": encode(picture(), "JPEG")[:-2],
+        "png_texts": encode(picture(), "PNG", pnginfo=texts_of_png, exif=exif),
         "jpeg": encode(picture(), "JPEG"),
         "jpeg_exif": encode(picture(), "JPEG", exif=exif),
         "jpeg_cmyk": encode(picture("CMYK"), "JPEG"),
@@ -96,6 +102,8 @@ def texts() -> dict[str, dict[str, bytes]]:
         {"type": "video_url", "video_url": "http://media.test/a.mp4"},
         {"type": "text", "text": "hi", "uuid": "x", "image_embeds": "y"},
         {"type": "refusal", "refusal": "no"},
+        {"type": "image", "image": "AAAA", "min_pixels": 784, "resized_height": 28, "resized_width": 28},
+        {"type": "video", "video": ["AAAA", "BBBB"], "fps": 2, "video_start": 0.5, "max_frames": 8},
         "plain",
     ]
     return {

@@ -19,9 +19,9 @@ from vllm_custom.chat import messages as chat_messages
 from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.errors import BackendError, InvalidRequestError
 from vllm_custom.media.decoders.audio import decode_audio, measure_audio
-from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.image import decode_image, measure_image
-from vllm_custom.media.decoders.video import decode_video, measure_video
+from vllm_custom.media.decoders.frames import ChosenFrames, FrameSampling
+from vllm_custom.media.decoders.image import decode_image, measure_image, shown_size
+from vllm_custom.media.decoders.video import decode_video, look_at_video, measure_video
 from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target, loggable
 from vllm_custom.media.sources.reference import encoded_bytes, scheme_of
@@ -91,6 +91,8 @@ def image(data: bytes) -> None:
     assert decoded.mode == "RGB"
     assert decoded.width * decoded.height <= MAX_PIXELS
     assert decoded.width * decoded.height * 4 <= most
+    assert shown_size(data, "image[0]", MAX_PIXELS) == decoded.size
+    assert decode_image(data, "image[0]", MAX_PIXELS, [(28, 56)]).size == (28, 56)
 
 
 def video(data: bytes) -> None:
@@ -102,6 +104,10 @@ def video(data: bytes) -> None:
     assert 0 < len(frames) <= MAX_FRAMES
     assert frames.shape[1] * frames.shape[2] <= MAX_PIXELS
     assert len(metadata["frames_indices"]) == len(frames)
+    look = look_at_video(data, *limits[:3])
+    assert (look.height, look.width) == frames.shape[1:3]
+    chosen = ChosenFrames(chosen=(0, look.total - 1), size=(28, 56))
+    assert decode_video(data, *limits[:3], chosen)[0].shape[1:] == (56, 28, 3)
 
 
 def audio(data: bytes) -> None:

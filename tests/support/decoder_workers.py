@@ -19,7 +19,7 @@ LIMITS = {"image": 99, "video": 99, "audio": 99}
 
 
 @contextmanager
-def loader(observe: Callable[[Any], None] | None = None, **parameters: int) -> Iterator[MediaLoader]:
+def loader(observe: Callable[[Any], None] | None = None, **parameters: object) -> Iterator[MediaLoader]:
     """A loader with these parameters of config.pbtxt, and one worker that is ready."""
     given = {name: {"string_value": str(value)} for name, value in parameters.items()}
     settings = Settings.from_model_config({"name": "model", "parameters": given})

@@ -24,6 +24,7 @@ from vllm_custom.engine.protocol import (
     RefusedConstraintError,
     Verdict,
 )
+from vllm_custom.engine.vision import VisionRules
 from vllm_custom.errors import (
     BackendError,
     EngineDiedError,
@@ -124,6 +125,7 @@ class FakeEngine:
     before_token: Callable[[int], Any] | None = None
     before_render: Callable[[], Any] | None = None
     layout: EmbedsLayout | None = None
+    vision: VisionRules | None = None
     spell: Callable[[str, int], str | None] = lambda modality, number: f"<{modality}>"
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
@@ -210,6 +212,9 @@ class FakeEngine:
 
     def embeds_layout(self) -> EmbedsLayout | None:
         return self.layout
+
+    def vision_rules(self) -> VisionRules | None:
+        return self.vision
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         return array

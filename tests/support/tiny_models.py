@@ -28,6 +28,7 @@ _VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+LONG = 131_072  # tokens of a context for the largest images
 _SQUARE = {"height": 28, "width": 28}
 _BEFORE = "{% for message in messages %}[{{ message['role'] }}]"
 _AFTER = "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -185,7 +186,8 @@ def internvl(folder: Path) -> None:
     _save(folder, config, "InternVLForConditionalGeneration", processor)
 
 
-def qwen3_vl(folder: Path) -> None:
+def qwen3_vl(folder: Path, patch: int = 14, length: int = 2048, **size: int) -> None:
+    """``size``: the bounds of the processors in pixels, by their names of edges."""
     import transformers as t
 
     pads = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
@@ -193,7 +195,8 @@ def qwen3_vl(folder: Path) -> None:
     tokens = tokenizer(by_parts(*(f"{marks[0]}{pad}{marks[1]}" for pad in pads.values())), *pads.values(), *marks)
     config = t.Qwen3VLConfig(
         text_config=t.Qwen3VLTextConfig(
-            **_TEXT, rope_parameters={"rope_type": "default", "rope_theta": 10_000, "mrope_section": [4, 6, 6]}
+            **_TEXT | {"max_position_embeddings": length},
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000, "mrope_section": [4, 6, 6]},
         ),
         vision_config={
             "depth": 1,
@@ -201,7 +204,7 @@ def qwen3_vl(folder: Path) -> None:
             "intermediate_size": 32,
             "num_heads": 2,
             "out_hidden_size": 64,
-            "patch_size": 14,
+            "patch_size": patch,
             "spatial_merge_size": 2,
             "deepstack_visual_indexes": [0],
         },
@@ -210,9 +213,43 @@ def qwen3_vl(folder: Path) -> None:
         vision_start_token_id=tokens.convert_tokens_to_ids(marks[0]),
         vision_end_token_id=tokens.convert_tokens_to_ids(marks[1]),
     )
-    images = t.Qwen2VLImageProcessor(size={"shortest_edge": 784, "longest_edge": 3136}, patch_size=14, merge_size=2)
-    videos = t.Qwen3VLVideoProcessor(patch_size=14, merge_size=2)
+    edges = size or {"shortest_edge": 784, "longest_edge": 3136}
+    images = t.Qwen2VLImageProcessor(size=edges, patch_size=patch, merge_size=2)
+    videos = t.Qwen3VLVideoProcessor(patch_size=patch, merge_size=2)
     _save(folder, config, "Qwen3VLForConditionalGeneration", t.Qwen3VLProcessor(images, tokens, videos))
+
+
+def _qwen2(folder: Path, architecture: str, config_type: Any, processor_type: Any, vision: dict[str, Any]) -> None:
+    """With the processors' own bounds of pixels, and a context for the largest images."""
+    import transformers as t
+
+    pads = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    marks = ("<|vision_start|>", "<|vision_end|>")
+    tokens = tokenizer(by_parts(*(f"{marks[0]}{pad}{marks[1]}" for pad in pads.values())), *pads.values(), *marks)
+    rope = {"rope_type": "default", "rope_theta": 10_000, "mrope_section": [4, 6, 6]}
+    config = config_type(
+        text_config={**_TEXT, "max_position_embeddings": LONG, "rope_parameters": rope},
+        vision_config={"depth": 1, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, **vision},
+        image_token_id=tokens.convert_tokens_to_ids(pads["image"]),
+        video_token_id=tokens.convert_tokens_to_ids(pads["video"]),
+        vision_start_token_id=tokens.convert_tokens_to_ids(marks[0]),
+        vision_end_token_id=tokens.convert_tokens_to_ids(marks[1]),
+    )
+    _save(folder, config, architecture, processor_type(t.Qwen2VLImageProcessor(), tokens, t.Qwen2VLVideoProcessor()))
+
+
+def qwen2_vl(folder: Path) -> None:
+    import transformers as t
+
+    vision = {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 1}
+    _qwen2(folder, "Qwen2VLForConditionalGeneration", t.Qwen2VLConfig, t.Qwen2VLProcessor, vision)
+
+
+def qwen2_5_vl(folder: Path) -> None:
+    import transformers as t
+
+    vision = {"hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 64, "fullatt_block_indexes": [0]}
+    _qwen2(folder, "Qwen2_5_VLForConditionalGeneration", t.Qwen2_5_VLConfig, t.Qwen2_5_VLProcessor, vision)
 
 
 def paligemma(folder: Path) -> None:
@@ -252,7 +289,7 @@ def engine(folder: Path, **options: Any) -> Any:
     from vllm.config import ModelConfig, VllmConfig
     from vllm.renderers import renderer_from_config
 
-    config = ModelConfig(model=str(folder), dtype="float32", max_model_len=2048, seed=0, **options)
+    config = ModelConfig(model=str(folder), dtype="float32", **{"max_model_len": 2048, "seed": 0, **options})
     renderer = renderer_from_config(VllmConfig(model_config=config))
     return SimpleNamespace(model_config=config, renderer=renderer, get_tokenizer=renderer.get_tokenizer)
 

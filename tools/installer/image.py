@@ -95,7 +95,8 @@ def _parts(options: ImageOptions, container: Container) -> Iterator[str]:
 
 def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
     """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
-    reasons, packages = ["PyAV reads video and audio."], [f"av=={_locked('av')}"]
+    reasons = ["PyAV reads video and audio, qwen-vl-utils sizes images and videos for Qwen's models."]
+    packages = [f"{name}=={_locked(name)}" for name in ("av", "qwen-vl-utils")]
     if options.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
         packages.append(f"vllm=={_locked('vllm')}")
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):

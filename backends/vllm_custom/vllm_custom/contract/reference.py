@@ -228,6 +228,8 @@ def _kind(kind: type) -> str:
 def _default(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and value:
+        return ", ".join(map(str, value))
     return str(value) if value not in ("", (), {}) else "none"
 
 

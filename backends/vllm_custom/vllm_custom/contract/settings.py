@@ -80,10 +80,10 @@ def _parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _value(spec: ConfigParameterSpec, text: str | None) -> object:
-    if spec.kind is tuple:
-        return _list_value(spec, text or "")
     if text is None:
         return spec.default
+    if spec.kind is tuple:
+        return _list_value(spec, text)
     try:
         if spec.parse is not None:
             return spec.parse(text.strip())
@@ -98,6 +98,8 @@ def _value(spec: ConfigParameterSpec, text: str | None) -> object:
 def _list_value(spec: ConfigParameterSpec, text: str) -> tuple[object, ...]:
     elements = [element.strip() for element in text.split(",")] if text.strip() else []
     parse = spec.parse or str
+    if len(elements) < spec.minimum:
+        raise _bad_value(spec, text)
     try:
         return tuple(parse(element) for element in elements)
     except ValueError as error:

@@ -67,7 +67,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         MESSAGES,
         "TYPE_STRING",
         (1,),
-        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio). "
+        "A JSON list of chat messages in OpenAI's form (parts: text, image_url, video_url, audio_url, input_audio) or "
+        "in [Qwen's](guides/media.md) (parts: image, video). "
         "Exactly one of text_input, messages, input_ids, prompt_embeds, documents (with queries), embedding_request "
         "and openai_request is given.",
     ),
@@ -87,7 +88,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     _official_input(
         IMAGE,
         "Images, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or the "
-        "encoded file's raw bytes (JPEG, PNG, WebP, GIF, BMP, TIFF).",
+        "encoded file's raw bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, and what IMAGE_FORMATS adds).",
     ),
     TensorSpec(
         VIDEO,
@@ -102,8 +103,8 @@ INPUTS: tuple[TensorSpec, ...] = (
         "TYPE_STRING",
         (-1,),
         "Audio files, in order. Each element: an http(s) or file: URL that this model allows, a data: URI, base64, or "
-        "the encoded file's raw bytes (WAV, FLAC, MP3, Ogg, or the audio track of MP4 or WebM). Channels are averaged, "
-        "and the sampling rate is converted to the model's.",
+        "the encoded file's raw bytes (WAV, FLAC, MP3, AAC, Ogg, or the audio track of MP4 or WebM). Channels are "
+        "averaged, and the sampling rate is converted to the model's.",
     ),
     TensorSpec(
         IMAGE_EMBEDS,

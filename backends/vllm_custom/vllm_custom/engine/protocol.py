@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
+from vllm_custom.engine.vision import VisionRules
 from vllm_custom.errors import BackendError
 
 Application = Any  # an ASGI application
@@ -32,6 +33,7 @@ class ModelFacts:
         media_limits: modality to the number of items that one prompt may hold; empty for text models.
         audio_rate: samples per second that the model's processor wants; None where it takes none or any.
         frame_sampling: ``num_frames`` and ``fps`` of media_io_kwargs in model.json.
+        image_options: ``image`` of media_io_kwargs in model.json.
         default_sampling: sampling parameters of the model's generation_config.
         max_tokens_limit: the most tokens that any request may generate, set by the operator; None for no limit.
         sampling_fields, pooling_fields, scoring_fields: name to type of what a request may set.
@@ -55,6 +57,7 @@ class ModelFacts:
     media_limits: Mapping[str, int] = field(default_factory=dict)
     audio_rate: int | None = None
     frame_sampling: Mapping[str, Any] = field(default_factory=dict)
+    image_options: Mapping[str, Any] = field(default_factory=dict)
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens_limit: int | None = None
     sampling_fields: Mapping[str, Any] = field(default_factory=dict)
@@ -246,6 +249,9 @@ class Engine(Protocol):
 
         Raises: UnsupportedError: the model needs more than embeddings and a grid.
         """
+
+    def vision_rules(self) -> VisionRules | None:
+        """How the model wants images sized and frames chosen; None where its media processor alone decides it."""
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         """An array in the form in which the engine takes embeddings."""

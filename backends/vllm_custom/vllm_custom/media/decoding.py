@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,27 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.contract.settings import Settings
+from vllm_custom.errors import ConfigError, shorten
 from vllm_custom.media.decoders import sequence
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.job import Answer, Job
+from vllm_custom.media.decoders.job import WHITE, Answer, Colour, ImageRules, Job
 from vllm_custom.media.workers import DecoderPool
 
 
 class Decoder:
     """Decodes the items of one model, within its limits."""
 
-    def __init__(self, settings: Settings, audio_rate: int | None, pool: DecoderPool) -> None:
-        """``audio_rate``: samples per second that audio is converted to; None leaves it as it is."""
+    def __init__(
+        self, settings: Settings, audio_rate: int | None, background: Colour | None, pool: DecoderPool
+    ) -> None:
+        """
+        Args:
+            settings: of the model.
+            audio_rate: samples per second that audio is converted to; None leaves it as it is.
+            background: what shows where an image is transparent; None for white.
+            pool: does the work.
+        """
+        self._images = ImageRules(settings.image_formats, background or WHITE)
         self._settings = settings
         self._audio_rate = audio_rate
         self._pool = pool
@@ -37,10 +48,17 @@ class Decoder:
             rate=self._audio_rate,
             num_frames=frames.num_frames,
             fps=frames.fps,
+            images=self._images,
         )
 
-    async def decode(self, job: Job, data: bytes | bytearray, frames: FrameSampling) -> Any:
-        """The item as vLLM takes it, in at most ``job.room`` bytes.
+    async def decode(
+        self,
+        job: Job,
+        data: bytes | bytearray,
+        frames: FrameSampling,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The item as vLLM takes it, in at most ``job.room`` bytes; ``metadata`` are those of a video if known.
 
         Raises:
             InvalidRequestError: the item is refused, or its worker had to be ended.
@@ -51,7 +69,8 @@ class Decoder:
             return _image(answer, memory)
         if job.modality == "audio":
             return memory.view(np.float32), answer.rate
-        return memory.reshape(answer.shape), _metadata(answer, frames)
+        known = None if metadata is None else {**metadata, "video_backend": answer.reader}
+        return memory.reshape(answer.shape), known or _metadata(answer, frames)
 
 
 def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:
@@ -79,3 +98,21 @@ def _metadata(answer: Answer, frames: FrameSampling) -> dict[str, Any]:
         "video_backend": answer.reader,
         "do_sample_frames": False,
     }
+
+
+def background_of(options: Mapping[str, Any]) -> Colour | None:
+    """``rgba_background_color`` among the options of images in model.json; None where it is not there.
+
+    Raises:
+        ConfigError: it is no colour.
+    """
+    value = options.get("rgba_background_color")
+    if value is None:
+        return None
+    parts = list(value) if isinstance(value, (list, tuple)) else []
+    if len(parts) == 3 and all(type(part) is int and 0 <= part <= 255 for part in parts):
+        return parts[0], parts[1], parts[2]
+    raise ConfigError(
+        "model.json: media_io_kwargs.image.rgba_background_color: expected a list of three whole numbers from 0 to "
+        f"255, got {shorten(value)}"
+    )

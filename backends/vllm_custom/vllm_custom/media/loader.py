@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import aiohttp
 
 from vllm_custom.contract.settings import Settings
+from vllm_custom.engine.vision import VisionOptions, VisionRules
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
 from vllm_custom.media.budget import FileBytes, SharedBytes, budget_of
 from vllm_custom.media.cache import MediaCache
+from vllm_custom.media.decoders.frame_list import pack_frames
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.job import Job
+from vllm_custom.media.decoders.job import Colour, Job
 from vllm_custom.media.decoding import Decoder
+from vllm_custom.media.elements import DecodedMedia, LoadedMedia, MediaElement, nothing
 from vllm_custom.media.metrics import LimitRecord, Observe, ignore
+from vllm_custom.media.sizing import Sizing
 from vllm_custom.media.sources.fetch import Fetcher
 from vllm_custom.media.sources.reading import Source, Sources
+from vllm_custom.media.vision_options import name_of, with_sampling
 from vllm_custom.media.workers import DecoderPool, ForkServer
 
 _T = TypeVar("_T")
@@ -31,68 +36,17 @@ _THREADS = 4  # for base64, hashes and copies
 
 
 @dataclass(frozen=True)
-class DecodedMedia:
-    """One item, ready for vLLM.
-
-    Attributes:
-        data: a PIL image (RGB), for video an array [frames, height, width, 3] with its metadata, for audio an array
-            [samples] with its rate in Hz.
-        uuid: names everything that decides ``data``: modality, options, and a hash of the file. Our cache and vLLM's
-            know the item by it and trust it, so no client may choose it.
-    """
-
-    data: Any
-    uuid: str
-
-
-@dataclass(frozen=True)
-class MediaElement:
-    """One item as the client sent it; ``field`` names it in messages to the client."""
-
-    modality: str
-    field: str
-    raw: bytes
-
-
-class LoadedMedia(Sequence[DecodedMedia]):
-    """The items of one request, in order. Their bytes count as used until :meth:`release`, or to the end of a with."""
-
-    def __init__(self, items: Sequence[DecodedMedia], release: Callable[[], None]) -> None:
-        self._items = items
-        self._release = release
-
-    def release(self) -> None:
-        """The prompt has been rendered: others may have these bytes. A second call does nothing."""
-        self._release()
-        self._release = _nothing
-
-    def __enter__(self) -> LoadedMedia:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    @overload
-    def __getitem__(self, index: int) -> DecodedMedia: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[DecodedMedia]: ...
-    def __getitem__(self, index: int | slice) -> DecodedMedia | Sequence[DecodedMedia]:
-        return self._items[index]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-@dataclass(frozen=True)
 class _Item:
-    """An element whose file is here: its name in the caches, and its data where the cache has them."""
+    """An element whose file is here: its name in the caches, and its data where the cache has them.
+
+    ``metadata`` are those of a video whose frames have been chosen.
+    """
 
     job: Job
     encoded: bytes | bytearray
     uuid: str
     data: Any = None
+    metadata: Mapping[str, Any] | None = None
 
 
 class MediaLoader:
@@ -107,6 +61,8 @@ class MediaLoader:
         audio_rate: int | None = None,
         default_frames: FrameSampling | None = None,
         shared: SharedBytes | None = None,
+        vision: VisionRules | None = None,
+        background: Colour | None = None,
     ) -> None:
         """
         Args:
@@ -117,9 +73,12 @@ class MediaLoader:
             audio_rate: samples per second that audio is converted to; None leaves it as it is.
             default_frames: which frames of a video are taken where a request does not say.
             shared: what all processes count that serve the model; None where this is the only one.
+            vision: the model's own rules for sizes and frames.
+            background: what shows where an image is transparent; None for white.
 
         Raises:
-            ConfigError: a request may need more bytes than there are for all requests.
+            ConfigError: a request may need more bytes than there are for all requests, or QWEN_VL_UTILS is set for a
+                model without such rules.
         """
         if settings.media_inflight_bytes < settings.media_request_bytes:
             raise ConfigError(
@@ -127,6 +86,7 @@ class MediaLoader:
                 f"({settings.media_request_bytes}), got {settings.media_inflight_bytes}"
             )
         self._settings = settings
+        self._sizing = Sizing(settings, vision)
         self._limits = limits
         self._default_frames = default_frames or FrameSampling()
         self._observe = observe or ignore
@@ -143,7 +103,7 @@ class MediaLoader:
             settings.media_worker_bytes,
             self._observe,
         )
-        self._decoder = Decoder(settings, audio_rate, self._pool)
+        self._decoder = Decoder(settings, audio_rate, background, self._pool)
 
     def start(self) -> str:
         """Start the first process that decodes media, if this model takes any, so that what is wrong is seen at load.
@@ -174,6 +134,10 @@ class MediaLoader:
         """
         return requested.within(self._settings.video_max_frames, self._default_frames)
 
+    def processor_kwargs(self, elements: Sequence[MediaElement]) -> Mapping[str, Any]:
+        """What the model's media processor is told about a prompt with these elements."""
+        return self._sizing.processor_kwargs(elements)
+
     async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> LoadedMedia:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
 
@@ -191,16 +155,18 @@ class MediaLoader:
             UnavailableError: there are no processes that decode media.
         """
         if not elements:
-            return LoadedMedia([], _nothing)
+            return LoadedMedia([], nothing)
         self.check_counts(Counter(element.modality for element in elements))
-        sources = [self._sources.locate(element.raw, element.field) for element in elements]
+        options = self._sizing.options(elements)
+        sources = [[self._sources.locate(raw, name) for name, raw in element.files] for element in elements]
         frames = frames or self.frames(FrameSampling())
-        most = sum(map(self._sources.at_most, sources))
+        every_source = [source for of_element in sources for source in of_element]
+        most = sum(map(self._sources.at_most, every_source))
         async with FileBytes(self._file_budget, most, self._settings.media_request_bytes) as files:
-            async with self._sources.session(sources) as session:
+            async with self._sources.session(every_source) as session:
                 items = await _in_order(
-                    self._prepare(element, source, session, frames, files)
-                    for element, source in zip(elements, sources, strict=True)
+                    self._prepare(element, chosen, of_element, session, frames, files)
+                    for element, chosen, of_element in zip(elements, options, sources, strict=True)
                 )
             files.all_here()
             return await self._decode(items, frames)
@@ -247,27 +213,37 @@ class MediaLoader:
     async def _prepare(
         self,
         element: MediaElement,
-        source: Source,
+        options: VisionOptions | None,
+        sources: Sequence[Source],
         session: aiohttp.ClientSession | None,
         frames: FrameSampling,
         files: FileBytes,
     ) -> _Item:
         """The element with its file, and with the bytes that it will need as ``job.room``; 0 if the cache has it."""
+        if options is not None and element.modality == "video" and not element.listed:
+            options = with_sampling(options, frames)
         with self._counted():
-            encoded = await self._sources.read(source, element.field, session, files.count)
-            uuid = await asyncio.get_running_loop().run_in_executor(self._executor, _name, element, encoded, frames)
+            parts = await _in_order(
+                self._sources.read(source, name, session, files.count)
+                for (name, _), source in zip(element.files, sources, strict=True)
+            )
+            name = functools.partial(_named, element, parts, options, frames)
+            encoded, uuid = await asyncio.get_running_loop().run_in_executor(self._executor, name)
             job = self._decoder.job(element.modality, element.field, frames)
             data = self._cache.find(uuid)
             if data is not None:
                 return _Item(job, b"", uuid, data)
-            return _Item(replace(job, room=await self._pool.measure(job, encoded)), encoded, uuid)
+            job = replace(job, exact=options is not None)
+            look = await self._pool.measure(job, encoded)
+            plan = self._sizing.plan(job, element.part, look, options)
+            return _Item(plan.job, encoded, uuid, metadata=plan.metadata)
 
     async def _finish(self, item: _Item, frames: FrameSampling) -> DecodedMedia:
         data = item.data
         if data is None:
             with self._counted():
                 decode = self._decoder.decode
-                data = await self._cache.get(item.uuid, lambda: decode(item.job, item.encoded, frames))
+                data = await self._cache.get(item.uuid, lambda: decode(item.job, item.encoded, frames, item.metadata))
         return DecodedMedia(data, item.uuid)
 
     def _check_size(self, size: int) -> None:
@@ -289,10 +265,18 @@ class MediaLoader:
             raise
 
 
-def _name(element: MediaElement, encoded: bytes | bytearray, frames: FrameSampling) -> str:
+def _named(
+    element: MediaElement, parts: Sequence[bytes | bytearray], options: VisionOptions | None, frames: FrameSampling
+) -> tuple[bytes | bytearray, str]:
+    """The element's file, and its name in the caches."""
+    encoded = pack_frames(parts) if element.listed else parts[0]
+    kind = element.modality
     # Modality and options are in front of the hash and not in it: no file can be made to have another item's name.
-    options = f"-{frames.num_frames}-{frames.fps}" if element.modality == "video" else ""
-    return f"{element.modality}{options}-{hashlib.sha256(encoded).hexdigest()}"
+    if options is not None:
+        kind += f"-qwen({name_of(options)})"
+    elif kind == "video":
+        kind += f"-{frames.num_frames}-{frames.fps}"
+    return encoded, f"{kind}-{hashlib.sha256(encoded).hexdigest()}"
 
 
 async def _in_order(jobs: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -304,7 +288,3 @@ async def _in_order(jobs: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # the sessions that they use are closed next
-
-
-def _nothing() -> None:
-    """There is no more to release."""

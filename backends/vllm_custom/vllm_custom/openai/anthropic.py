@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.elements import MediaElement
 
 _KEYS = {"base64": "data", "url": "url"}
 

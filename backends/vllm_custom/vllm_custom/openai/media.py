@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.elements import LoadedMedia, MediaElement
 from vllm_custom.media.handles import MediaHandles
-from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
+from vllm_custom.media.loader import MediaLoader
+from vllm_custom.media.vision_options import read_options
+from vllm_custom.media.vision_parts import VISION_PARTS, vision_element
 from vllm_custom.openai.anthropic import image_of_source
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
@@ -86,7 +89,10 @@ def media_by_handle(body: dict[str, Any], loader: MediaLoader, handles: MediaHan
     if not found:
         yield
         return
-    media = RequestMedia(loader, [item.element for item in found], frames)
+    elements = [item.element for item in found]
+    if kwargs := loader.processor_kwargs(elements):
+        body["mm_processor_kwargs"] = {**kwargs, **(body.get("mm_processor_kwargs") or {})}
+    media = RequestMedia(loader, elements, frames)
     try:
         with handles.register_lazy(media.get, len(found)) as names:
             for item, name in zip(found, names, strict=True):
@@ -140,9 +146,32 @@ def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:
         part |= {"type": "audio_url", "audio_url": {"url": ""}}
         yield BodyMedia(element, part["audio_url"], "url")
         return
+    kind = part.get("type")
+    if kind in VISION_PARTS and kind in part and not (kind == "video" and _is_of_responses(where)):
+        yield _in_openai_form(part, vision_element(part, kind, where), where)
+        return
     for key, modality in _MEDIA_KEYS.items():
         holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
         url = holder.get(inner)
         if isinstance(url, str) and url:
-            element = MediaElement(modality, f"{where}.{key}", url.encode("utf-8", "surrogatepass"))
-            yield BodyMedia(element, holder, inner)
+            options = read_options(part, modality, where)
+            for name in options:
+                del part[name]
+            encoded = url.encode("utf-8", "surrogatepass")
+            yield BodyMedia(MediaElement(modality, f"{where}.{key}", encoded, options=options or None), holder, inner)
+
+
+def _in_openai_form(part: dict[str, Any], element: MediaElement, where: str) -> BodyMedia:
+    """A part of Qwen's form, after it was made one that vLLM knows."""
+    key = f"{element.modality}_url"
+    part.clear()
+    if _is_of_responses(where):
+        part |= {"type": f"input_{element.modality}", key: "", "detail": "auto"}
+        return BodyMedia(element, part, key)
+    part |= {"type": key, key: {"url": ""}}
+    return BodyMedia(element, part[key], "url")
+
+
+def _is_of_responses(where: str) -> bool:
+    """Whether a part belongs to the Responses API, which names its parts differently and has no videos."""
+    return where.startswith("input[")

@@ -29,6 +29,7 @@ from vllm_custom.handlers import (
 )
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.decoding import background_of
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, Observe, ignore, log_refusals
@@ -215,6 +216,8 @@ def _media(
         observe=log_refusals(log.log_warn, observe),
         audio_rate=facts.audio_rate,
         default_frames=FrameSampling.parse(facts.frame_sampling, "model.json: media_io_kwargs.video."),
+        vision=engine.vision_rules(),
+        background=background_of(facts.image_options),
         shared=share,
     )
     return loader, metrics

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_custom.chat import messages as chat
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.loader import MediaElement
+from vllm_custom.media.elements import MediaElement
 
 THOUGHT = {"type": "thinking", "thinking": "four twice"}
 

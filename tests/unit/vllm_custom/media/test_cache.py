@@ -14,7 +14,8 @@ from tests.support.images import BLUE, GREEN, RED, encode, gif
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.cache import MediaCache, decoded_size
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import CacheSizeRecord, DecodeRecord, LookupRecord, Record
 from vllm_custom.media.sources.reading import Sources
 

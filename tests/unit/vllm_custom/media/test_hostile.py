@@ -13,7 +13,8 @@ import pytest
 
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import BackendError, InvalidRequestError
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.policy import MediaPolicy
 from vllm_custom.runtime.async_utils import time_limit

@@ -20,8 +20,9 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.vllm import install_connector
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
+from vllm_custom.media.elements import MediaElement
 from vllm_custom.media.handles import MediaHandles
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.sources.reading import Sources
 

@@ -12,7 +12,8 @@ from tests.support.decoder_workers import loader, state, stop, until, workers
 from tests.support.images import BLUE, RED, encode
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.media import RequestMedia, find_media
 
 

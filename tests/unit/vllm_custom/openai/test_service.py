@@ -31,8 +31,9 @@ from vllm_custom.errors import (
 )
 from vllm_custom.handlers import Incoming, OpenAIHandler, Parsed
 from vllm_custom.lora import LoraAdapters
+from vllm_custom.media.elements import MediaElement
 from vllm_custom.media.handles import MediaHandles
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.asgi import call_application
 from vllm_custom.openai.envelope import OpenAICall, parse_openai_request
 from vllm_custom.openai.media import find_media, media_by_handle

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vllm_custom.contract.declare import config_parameter
 from vllm_custom.contract.hosts import HostPattern, parse_network
+from vllm_custom.contract.image_formats import KNOWN_FORMATS, SAFE_FORMATS, parse_format
 
 
 def _folder(text: str) -> str:
@@ -39,6 +40,14 @@ class MediaParameters(BaseModel):
         minimum=1,
         unit="pixels",
     )
+    image_formats: tuple[str, ...] = config_parameter(
+        SAFE_FORMATS,
+        f"Kinds of image files that are decoded, by Pillow's names, separated by commas. Further ones: "
+        f"{', '.join(name for name in KNOWN_FORMATS if name not in SAFE_FORMATS)}.",
+        minimum=1,
+        parse=parse_format,
+        allowed=f"a list of names such as {', '.join(SAFE_FORMATS)}, JPEG2000",
+    )
     video_max_frames: int = config_parameter(
         32, "Frames taken from a video, spread evenly over it.", minimum=1, unit="frames"
     )
@@ -56,6 +65,12 @@ class MediaParameters(BaseModel):
         "(48 kHz in stereo) the limit is proportionally shorter.",
         minimum=1,
         unit="seconds",
+    )
+    qwen_vl_utils: bool = config_parameter(
+        False,
+        "For Qwen2-VL, Qwen2.5-VL and Qwen3-VL: size every image and video, and choose the frames of videos, as the "
+        "Python package qwen-vl-utils does. false: only in requests with a part in Qwen's form. See "
+        "[media](guides/media.md).",
     )
     media_concurrency: int = config_parameter(
         4,

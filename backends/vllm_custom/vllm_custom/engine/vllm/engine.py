@@ -20,7 +20,8 @@ from vllm_custom.engine.protocol import (
     PairScoring,
     RunOptions,
 )
-from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, requests, sampling
+from vllm_custom.engine.vision import VisionRules
+from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
 from vllm_custom.errors import BackendError, UnavailableError
 from vllm_custom.kernel import engine_errors
 
@@ -48,6 +49,7 @@ class VllmEngine:
                 media_limits=media.media_limits(llm),
                 audio_rate=media.audio_rate(llm),
                 frame_sampling=media.frame_sampling(llm),
+                image_options=media.image_options(llm),
                 default_sampling=sampling.default_sampling(llm),
                 max_tokens_limit=sampling.max_tokens_limit(llm),
                 sampling_fields=sampling.sampling_fields(),
@@ -121,6 +123,9 @@ class VllmEngine:
 
     def embeds_layout(self) -> EmbedsLayout | None:
         return media.embeds_layout(self._llm)
+
+    def vision_rules(self) -> VisionRules | None:
+        return qwen.vision_rules(self._llm)
 
     def embeds_tensor(self, array: npt.NDArray[Any]) -> Any:
         return media.as_tensor(array)

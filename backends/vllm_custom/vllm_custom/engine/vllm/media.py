@@ -72,9 +72,18 @@ def audio_rate(engine: Any) -> int | None:
 
 def frame_sampling(engine: Any) -> dict[str, Any]:
     """``num_frames`` and ``fps`` of media_io_kwargs in model.json, which requests may override."""
-    config = getattr(engine.model_config, "multimodal_config", None)
-    video = (getattr(config, "media_io_kwargs", None) or {}).get("video", {})
+    video = _media_io_kwargs(engine, "video")
     return {name: video[name] for name in ("num_frames", "fps") if video.get(name, 0) > 0}  # -1 is no limit
+
+
+def image_options(engine: Any) -> dict[str, Any]:
+    """``image`` of media_io_kwargs in model.json."""
+    return _media_io_kwargs(engine, "image")
+
+
+def _media_io_kwargs(engine: Any, modality: str) -> dict[str, Any]:
+    config = getattr(engine.model_config, "multimodal_config", None)
+    return dict((getattr(config, "media_io_kwargs", None) or {}).get(modality) or {})
 
 
 def processor_bounds(engine: Any) -> tuple[int | None, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,15 +11,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.media.decoders.frames import FrameSampling, check_decode_budget
-from vllm_custom.media.decoders.image import open_image, to_rgb
-from vllm_custom.media.decoders.job import CHANNELS
+from vllm_custom.media.decoders.frames import FrameSampling, Look, check_decode_budget, fit
+from vllm_custom.media.decoders.image import damaged, open_image, to_rgb
+from vllm_custom.media.decoders.job import CHANNELS, WHITE, Colour, ImageRules
 
 Video = tuple[npt.NDArray[np.uint8], dict[str, Any]]
 # Gives an array for frames, [frames, height, width, 3].
 Allocate: TypeAlias = Callable[[tuple[int, ...]], npt.NDArray[np.uint8]]
 
 _DEFAULT_FRAME_MILLISECONDS = 100  # what browsers take for a GIF that gives no duration
+_RULES = ImageRules(("GIF", "PNG", "WEBP"))
 _COST = 10  # Pillow takes about this many times as long for a pixel as FFmpeg does
 
 
@@ -40,6 +42,13 @@ def measure_animation(data: bytes, field: str, max_pixels: int, max_decode_pixel
     return count * image.width * image.height * CHANNELS
 
 
+def look_at_animation(data: bytes, field: str, max_pixels: int, max_decode_pixels: int) -> Look:
+    """As :func:`vllm_custom.media.decoders.video.look_at_video`, for what :func:`is_animation` knows."""
+    image, total = _open(data, field, max_pixels, max_decode_pixels)
+    with _damage_reported(image, field):
+        return Look(image.height, image.width, total / sum(_play(image, field, total)), total)
+
+
 def decode_animation(
     data: bytes,
     field: str,
@@ -47,41 +56,47 @@ def decode_animation(
     max_decode_pixels: int,
     sampling: FrameSampling,
     allocate: Allocate = new_array,
+    background: Colour = WHITE,
 ) -> Video:
     """As :func:`vllm_custom.media.decoders.video.decode_video`, for what :func:`is_animation` knows."""
     image, total = _open(data, field, max_pixels, max_decode_pixels)
+    with _damage_reported(image, field):
+        return _frames(image, field, total, sampling, allocate, background)
+
+
+@contextmanager
+def _damage_reported(image: Image.Image, field: str) -> Iterator[None]:
     try:
-        return _frames(image, field, total, sampling, allocate)
+        yield
     except (InvalidRequestError, MemoryError):
         raise
-    except Exception as error:
-        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise damaged(image, field, error) from error
 
 
 def _open(data: bytes, field: str, max_pixels: int, max_decode_pixels: int) -> tuple[Image.Image, int]:
     """The open file and its number of frames, which are not too many."""
-    image = open_image(data, field, max_pixels)
-    try:
+    image = open_image(data, field, max_pixels, _RULES)
+    with _damage_reported(image, field):
         total = int(getattr(image, "n_frames", 1))
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InvalidRequestError(f"{field}: the {image.format} file is damaged and cannot be decoded") from error
     check_decode_budget(image.size, total, field, max_decode_pixels // _COST)
     return image, total
 
 
-def _frames(image: Image.Image, field: str, total: int, sampling: FrameSampling, allocate: Allocate) -> Video:
+def _frames(
+    image: Image.Image, field: str, total: int, sampling: FrameSampling, allocate: Allocate, background: Colour
+) -> Video:
     # Where a rate is asked for, how long the video lasts decides which frames are taken.
     seconds = sum(_play(image, field, total)) if sampling.fps is not None else 0.0
     wanted = sampling.indices(total, seconds)
-    frames = allocate((len(wanted), image.height, image.width, CHANNELS))
+    width, height = sampling.resized or image.size
+    frames = allocate((len(wanted), height, width, CHANNELS))
     taken = 0
     seconds = 0.0
     for index, duration in enumerate(_play(image, field, total)):
         seconds += duration
         if taken < len(wanted) and index == wanted[taken]:
-            frames[taken] = np.asarray(to_rgb(image))
+            frames[taken] = fit(np.asarray(to_rgb(image, background)), sampling.resized)
             taken += 1
     metadata = {
         "fps": total / seconds,

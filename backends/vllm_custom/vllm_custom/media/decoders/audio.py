@@ -16,10 +16,10 @@ from vllm_custom.media.decoders.containers import open_container
 
 Audio = tuple[npt.NDArray[np.float32], int]
 
-_EXPECTED = "WAV, FLAC, MP3, Ogg, or MP4 or WebM with an audio track"
+_EXPECTED = "WAV, FLAC, MP3, AAC, Ogg, or MP4 or WebM with an audio track"
 # Only audio decoders: FFmpeg would also decode the image on an MP3's cover to learn its size, however large that is.
 OPTIONS = {
-    "format_whitelist": "wav,flac,mp3,ogg,mov,matroska,webm",
+    "format_whitelist": "wav,flac,mp3,aac,ogg,mov,matroska,webm",
     "codec_whitelist": "pcm_u8,pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_alaw,pcm_mulaw,adpcm_ms,"
     "adpcm_ima_wav,flac,mp3,mp3float,vorbis,opus,libopus,aac,alac",
 }

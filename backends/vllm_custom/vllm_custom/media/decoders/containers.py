@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from vllm_custom.errors import InvalidRequestError, UnsupportedError
+from vllm_custom.media.decoders.kinds import kind_of
 
 OPEN_OPTIONS = {"protocol_whitelist": "none"}  # the empty list would mean all
 
@@ -47,5 +48,5 @@ def open_container(
     except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:  # FFmpeg's errors and those of the binding around it
-        message = f"{field}: expected {expected}, got data that cannot be decoded as {kind}"
+        message = f"{field}: expected {expected}, got {kind_of(data) or 'data'} that cannot be decoded as {kind}"
         raise InvalidRequestError(message) from error

@@ -21,11 +21,13 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from vllm_custom.contract.image_formats import KNOWN_FORMATS
 from vllm_custom.errors import BackendError
 from vllm_custom.media.decoders import worker
 from vllm_custom.media.decoders.audio import decode_audio
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.image import FORMATS, decode_image
+from vllm_custom.media.decoders.image import decode_image
+from vllm_custom.media.decoders.job import ImageRules
 from vllm_custom.media.decoders.video import decode_video
 
 _POLL_SECONDS = 1.0
@@ -105,11 +107,12 @@ def _reported() -> Iterator[None]:
 def _load_everything() -> None:
     """Use every reader once: libraries import parts of themselves on first use, and a worker can open no file."""
     image = Image.new("RGB", (16, 16))
-    for name in FORMATS:
+    for name in KNOWN_FORMATS:
         file = io.BytesIO()
-        with contextlib.suppress(KeyError, OSError):  # Pillow can be built without some
+        # Pillow can be built without some, and writes others in other modes, or not at all.
+        with contextlib.suppress(BackendError, KeyError, OSError, ValueError):
             image.save(file, name)
-            decode_image(file.getvalue(), "", 1000)
+            decode_image(file.getvalue(), "", 1000, rules=ImageRules(KNOWN_FORMATS))
     for deep in ("RGBA", "I;16", "P"):
         file = io.BytesIO()
         Image.new(deep, (16, 16)).save(file, "PNG")

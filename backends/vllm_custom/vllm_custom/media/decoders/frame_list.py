@@ -14,7 +14,7 @@ _NUMBER = struct.Struct("<I")
 MAX_FRAMES = 10_000
 
 
-def pack_frames(frames: Sequence[bytes]) -> bytes:
+def pack_frames(frames: Sequence[bytes | bytearray]) -> bytes:
     """One file of encoded images."""
     sizes = b"".join(_NUMBER.pack(len(frame)) for frame in frames)
     return b"".join((_MAGIC, _NUMBER.pack(len(frames)), sizes, *frames))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
 
+Size = tuple[int, int]  # width, height
 # Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
 _SMALLEST_FRAME_PIXELS = 256 * 256
 
 
-def check_decode_budget(size: tuple[int, int], total: int, field: str, max_decode_pixels: int) -> None:
+def check_decode_budget(size: Size, total: int, field: str, max_decode_pixels: int) -> None:
     """Refuse a video of ``total`` frames of ``size`` (width, height) that are more than ``max_decode_pixels`` pixels.
 
     All of them have to be decoded to reach the last one, and a file of few bytes can hold many large ones.
@@ -32,10 +35,19 @@ def check_decode_budget(size: tuple[int, int], total: int, field: str, max_decod
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """At most ``num_frames`` frames, at most ``fps`` per second, spread evenly. None means not requested."""
+    """At most ``num_frames`` frames, at most ``fps`` per second, spread evenly. None means not requested.
+
+    ``asked`` says whether a request or the operator asks for it, and not only the limit of the model.
+    """
 
     num_frames: int | None = None
     fps: float | None = None
+    asked: bool = field(default=False, compare=False)
+
+    @property
+    def resized(self) -> Size | None:
+        """What each frame is resized to; None where it stays as it is."""
+        return None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], field: str) -> FrameSampling:
@@ -80,12 +92,13 @@ class FrameSampling:
             InvalidRequestError: more frames than ``limit`` are asked for.
         """
         if self.num_frames is None and self.fps is None:
-            return FrameSampling(min(default.num_frames or limit, limit), default.fps)
+            asked = default.num_frames is not None or default.fps is not None
+            return FrameSampling(min(default.num_frames or limit, limit), default.fps, asked)
         if self.num_frames is not None and self.num_frames > limit:
             raise InvalidRequestError(
                 f"num_frames: expected at most {limit} (VIDEO_MAX_FRAMES of this model), got {self.num_frames}"
             )
-        return FrameSampling(self.num_frames or limit, self.fps)
+        return FrameSampling(self.num_frames or limit, self.fps, asked=True)
 
     def indices(self, total: int, seconds: float) -> list[int]:
         """The frames to take of a video of ``total`` frames, at least one; the same as vLLM's reader takes."""
@@ -93,3 +106,36 @@ class FrameSampling:
         if self.fps is not None:
             count = min(count, math.floor(seconds * self.fps))
         return [int(index) for index in np.linspace(0, total - 1, max(count, 1), dtype=int)]
+
+
+@dataclass(frozen=True)
+class ChosenFrames(FrameSampling):
+    """Frames that were chosen before, each of them resized to ``size``."""
+
+    chosen: tuple[int, ...] = ()
+    size: Size | None = None
+
+    @property
+    def resized(self) -> Size | None:
+        return self.size
+
+    def indices(self, total: int, seconds: float) -> list[int]:
+        """The same as were chosen; where a file has fewer frames than its header says, the last stands for those."""
+        return [min(index, total - 1) for index in self.chosen]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A video as it is shown: pixels, frames per second, and how many frames there are."""
+
+    height: int
+    width: int
+    rate: float
+    total: int
+
+
+def fit(frame: npt.NDArray[np.uint8], size: Size | None) -> npt.NDArray[np.uint8]:
+    """A frame, [height, width, 3], resized to ``size``, as qwen-vl-utils does; None leaves it as it is."""
+    if size is None or frame.shape[1::-1] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vllm_custom.contract.image_formats import SAFE_FORMATS
+
+Colour = tuple[int, int, int]  # red, green, blue
+WHITE: Colour = (255, 255, 255)
 CHANNELS = 3  # of frames
 IMAGE_BYTES = 4  # a pixel of mode RGB in Pillow's memory, the fourth unused
 SAMPLE_BYTES = 4  # of audio, as float32
-MAX_MESSAGE = 16_384  # bytes
+MAX_MESSAGE = 131_072  # bytes; less than a socket of this kind takes
+MOST_FRAMES = 10_000  # that can be named in a message
 MAX_TEXT = 1000  # characters of an error
 _MAX_SIZE = 1 << 48
 _HIGHEST_RATE = 1_000_000  # in Hz
 _ERRORS = ("", "invalid", "limit", "unsupported", "memory")
 _TEXTS = ("error", "message", "rule", "reader")
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """How images of one model are read.
+
+    Attributes:
+        formats: what is opened, by Pillow's names.
+        background: what shows where an image is transparent.
+    """
+
+    formats: tuple[str, ...] = SAFE_FORMATS
+    background: Colour = WHITE
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,10 @@ class Job:
         rate: samples per second of the result; None keeps the file's.
         num_frames: frames that are taken of a video.
         fps: frames that are taken of each second of it.
+        indices: the frames that are taken of a video, in place of num_frames and fps.
+        sizes: width and height that the image or each frame is resized to, one after the other.
+        images: how images are read; of a video, what shows where its frames are transparent.
+        exact: whether the question is also what the item looks like as it is shown.
         cpu_seconds: time on all cores together, after which the worker ends.
     """
 
@@ -49,6 +72,10 @@ class Job:
     rate: int | None = None
     num_frames: int | None = None
     fps: float | None = None
+    indices: Sequence[int] = ()
+    sizes: Sequence[tuple[int, int]] = ()
+    exact: bool = False
+    images: ImageRules = ImageRules()
     cpu_seconds: int = 0
 
     def to_bytes(self) -> bytes:
@@ -58,7 +85,12 @@ class Job:
     @classmethod
     def parse(cls, message: bytes) -> Job:
         """The opposite of :meth:`to_bytes`."""
-        return cls(**json.loads(message))
+        content = json.loads(message)
+        content["indices"] = tuple(content["indices"])
+        content["sizes"] = tuple(map(tuple, content["sizes"]))
+        images = content["images"]
+        content["images"] = ImageRules(tuple(images["formats"]), tuple(images["background"]))
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -70,7 +102,8 @@ class Answer:
         message: for the client.
         rule: what metrics call the limit.
         size: at most so many bytes will be decoded, where that was the question.
-        shape: of the result: [height, width, 4], [frames, height, width, 3] or [samples].
+        shape: of the result: [height, width, 4], [frames, height, width, 3] or [samples]. Where the question was exact,
+            what the result would be if nothing were resized, and all frames taken.
         rate: samples per second.
         fps: frames per second of the whole video.
         duration: of the whole video, in seconds.
@@ -117,13 +150,24 @@ class Answer:
         """Bytes of the result; 0 for what no worker that works makes of the job."""
         shape = self.shape
         size = math.prod(shape)
+        if job.sizes and list(shape[-3:-1]) != [*job.sizes[-1]][::-1]:
+            return 0
         if job.modality == "audio":
             heard = len(shape) == 1 and 0 < self.rate <= _HIGHEST_RATE and self.rate == (job.rate or self.rate)
             return size * SAMPLE_BYTES if heard else 0
         if job.modality == "image":
             return size if len(shape) == 3 and shape[2] == IMAGE_BYTES else 0
         seen = len(shape) == 4 and shape[3] == CHANNELS and shape[0] <= self.total and self.fps > 0
+        if job.indices and shape[:1] != (len(job.indices),):
+            return 0
         return size if seen else 0
+
+    def looks_possible(self, job: Job) -> bool:
+        """Whether this answers an exact question about the job; nothing of the answer is zero, or beyond the limits."""
+        sides = 3 if job.modality == "image" else 4
+        if len(self.shape) != sides or min(self.shape) < 1 or math.prod(self.shape[-3:-1]) > job.max_pixels:
+            return False
+        return job.modality == "image" or (self.fps > 0 and self.total > 0)
 
 
 def _is_possible(name: str, value: Any) -> bool:

@@ -12,8 +12,8 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.animation import Allocate, Video, new_array
 from vllm_custom.media.decoders.frame_list import unpack_frames
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.image import decode_image, measure_image
-from vllm_custom.media.decoders.job import CHANNELS, IMAGE_BYTES
+from vllm_custom.media.decoders.image import ORDINARY, decode_image, measure_image
+from vllm_custom.media.decoders.job import CHANNELS, IMAGE_BYTES, ImageRules
 
 READER = "jpeg_sequence"  # what vLLM calls it
 _FRAMES_PER_SECOND = 1.0
@@ -24,22 +24,30 @@ def taken_of(sampling: FrameSampling) -> FrameSampling:
     return FrameSampling(sampling.num_frames)
 
 
-def measure_sequence(data: bytes, field: str, max_pixels: int, sampling: FrameSampling) -> int:
+def measure_sequence(
+    data: bytes, field: str, max_pixels: int, sampling: FrameSampling, rules: ImageRules = ORDINARY
+) -> int:
     """How many bytes the frames of :func:`decode_sequence` have, from the header of the first. Raises as it does."""
     frames = _unpacked(data, field)
     taken = taken_of(sampling).indices(len(frames), 0.0)
-    return len(taken) * measure_image(bytes(frames[0]), f"{field}.frames[0]", max_pixels) // IMAGE_BYTES * CHANNELS
+    one = measure_image(bytes(frames[0]), f"{field}.frames[0]", max_pixels, rules) // IMAGE_BYTES * CHANNELS
+    return len(taken) * one
 
 
 def decode_sequence(
-    data: bytes, field: str, max_pixels: int, sampling: FrameSampling, allocate: Allocate = new_array
+    data: bytes,
+    field: str,
+    max_pixels: int,
+    sampling: FrameSampling,
+    allocate: Allocate = new_array,
+    rules: ImageRules = ORDINARY,
 ) -> Video:
     """As :func:`vllm_custom.media.decoders.video.decode_video`, for what ``is_frame_list`` knows."""
     frames = _unpacked(data, field)
     wanted = taken_of(sampling).indices(len(frames), 0.0)
     images = None
     for place, index in enumerate(wanted):
-        image = np.asarray(decode_image(bytes(frames[index]), f"{field}.frames[{index}]", max_pixels))
+        image = np.asarray(decode_image(bytes(frames[index]), f"{field}.frames[{index}]", max_pixels, rules=rules))
         if images is None:
             images = allocate((len(wanted), *image.shape))
         if image.shape != images.shape[1:]:

@@ -19,14 +19,15 @@ from vllm_custom.media.decoders.animation import (
     Video,
     decode_animation,
     is_animation,
+    look_at_animation,
     measure_animation,
     new_array,
 )
 from vllm_custom.media.decoders.containers import open_container
 from vllm_custom.media.decoders.frame_list import is_frame_list
-from vllm_custom.media.decoders.frames import FrameSampling, check_decode_budget
-from vllm_custom.media.decoders.image import check_pixels
-from vllm_custom.media.decoders.job import CHANNELS
+from vllm_custom.media.decoders.frames import FrameSampling, Look, Size, check_decode_budget, fit
+from vllm_custom.media.decoders.image import ORDINARY, check_pixels
+from vllm_custom.media.decoders.job import CHANNELS, ImageRules
 from vllm_custom.media.decoders.sequence import decode_sequence, measure_sequence
 
 if TYPE_CHECKING:
@@ -39,14 +40,29 @@ _UNKNOWN_RATE = 24  # frames a second; what transformers takes where a file does
 _THREADS = 4  # each holds a frame
 
 
-def measure_video(data: bytes, field: str, max_pixels: int, max_decode_pixels: int, sampling: FrameSampling) -> int:
+def measure_video(
+    data: bytes,
+    field: str,
+    max_pixels: int,
+    max_decode_pixels: int,
+    sampling: FrameSampling,
+    rules: ImageRules = ORDINARY,
+) -> int:
     """How many bytes the frames of :func:`decode_video` have at most, from the header alone. Raises as it does."""
     if is_frame_list(data):
-        return measure_sequence(data, field, max_pixels, sampling)
+        return measure_sequence(data, field, max_pixels, sampling, rules)
     if is_animation(data):
         return measure_animation(data, field, max_pixels, max_decode_pixels, sampling)
     with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
         return decoder.measure(sampling)
+
+
+def look_at_video(data: bytes, field: str, max_pixels: int, max_decode_pixels: int) -> Look:
+    """What the video is like as it is shown, for which its first frame is decoded. Raises as :func:`decode_video`."""
+    if is_animation(data):
+        return look_at_animation(data, field, max_pixels, max_decode_pixels)
+    with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
+        return decoder.look()
 
 
 def decode_video(
@@ -56,6 +72,7 @@ def decode_video(
     max_decode_pixels: int,
     sampling: FrameSampling,
     allocate: Allocate = new_array,
+    rules: ImageRules = ORDINARY,
 ) -> Video:
     """The frames that ``sampling`` asks for, uint8 [frames, height, width, 3], and their metadata.
 
@@ -66,15 +83,16 @@ def decode_video(
         max_decode_pixels: pixels of all frames that would have to be decoded to reach the last one taken.
         sampling: how many frames are taken.
         allocate: gives the array that the frames are written to.
+        rules: how frames are read that are images.
 
     Raises:
         InvalidRequestError: not a video, too large (both limits are checked before anything is decoded), or damaged.
         UnsupportedError: PyAV is not installed.
     """
     if is_frame_list(data):
-        return decode_sequence(data, field, max_pixels, sampling, allocate)
+        return decode_sequence(data, field, max_pixels, sampling, allocate, rules)
     if is_animation(data):
-        return decode_animation(data, field, max_pixels, max_decode_pixels, sampling, allocate)
+        return decode_animation(data, field, max_pixels, max_decode_pixels, sampling, allocate, rules.background)
     with _opened(data, field, max_pixels, max_decode_pixels) as decoder:
         return decoder.decode(sampling, allocate)
 
@@ -106,16 +124,24 @@ class _VideoDecoder:
         width, height = self._size
         return len(sampling.indices(total, total / rate)) * width * height * CHANNELS
 
+    def look(self) -> Look:
+        rate, total = self._rate_and_total()
+        for frame in self._shown():
+            height, width, _ = _apply_rotation(frame).shape
+            return Look(height, width, rate, total)
+        raise self._empty()
+
     def decode(self, sampling: FrameSampling, allocate: Allocate) -> Video:
         rate, total = self._rate_and_total()
-        frames, passed = self._frames(sampling.indices(total, total / rate), allocate)
+        size = sampling.resized
+        frames, passed = self._frames(sampling.indices(total, total / rate), size, allocate)
         if passed < total and len(frames) < len(sampling.indices(total, total / rate)) and passed:
             # Packets may hold no frame of their own, or one that is not to be shown.
             total = passed
             self._container.seek(0)
-            frames, _ = self._frames(sampling.indices(total, total / rate), allocate)
+            frames, _ = self._frames(sampling.indices(total, total / rate), size, allocate)
         if not len(frames):
-            raise InvalidRequestError(f"{self._field}: the video has no frame that can be decoded")
+            raise self._empty()
         metadata = {
             "fps": rate,
             "duration": total / rate,
@@ -126,6 +152,9 @@ class _VideoDecoder:
         }
         return frames, metadata
 
+    def _empty(self) -> InvalidRequestError:
+        return InvalidRequestError(f"{self._field}: the video has no frame that can be decoded")
+
     def _rate_and_total(self) -> tuple[float, int]:
         """Frames per second, and how many there are, which are not too many."""
         rate = float(self._stream.average_rate or self._stream.guessed_rate or _UNKNOWN_RATE)
@@ -133,19 +162,22 @@ class _VideoDecoder:
         check_decode_budget(self._size, total, self._field, self._max_decode_pixels)
         return rate, total
 
-    def _frames(self, wanted: list[int], allocate: Allocate) -> tuple[npt.NDArray[np.uint8], int]:
+    def _frames(self, wanted: list[int], size: Size | None, allocate: Allocate) -> tuple[npt.NDArray[np.uint8], int]:
         """The frames at the indices ``wanted``, as far as there are any, and how many were gone through."""
         frames: npt.NDArray[np.uint8] = np.empty((0, 0, 0, CHANNELS), np.uint8)
+        shape: tuple[int, ...] = ()
         taken = passed = 0
         for frame in self._shown():
             if passed == wanted[taken]:
                 image = _apply_rotation(frame)
+                fitted = fit(image, size)
                 if not taken:
-                    frames = allocate((len(wanted), *image.shape))
-                if image.shape != frames.shape[1:]:
+                    shape, frames = image.shape, allocate((len(wanted), *fitted.shape))
+                if image.shape != shape:
                     raise InvalidRequestError(f"{self._field}: the frames of the video differ in size")
-                frames[taken] = image
-                taken += 1
+                while taken < len(wanted) and wanted[taken] == passed:
+                    frames[taken] = fitted
+                    taken += 1
             passed += 1
             if taken == len(wanted):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
@@ -14,10 +15,12 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError, Unsupported
 from vllm_custom.media.decoders.animation import Allocate
 from vllm_custom.media.decoders.audio import decode_audio, measure_audio
 from vllm_custom.media.decoders.confinement import confine, limit_cpu
-from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.image import decode_image, measure_image, set_pixel_limit
-from vllm_custom.media.decoders.job import IMAGE_BYTES, MAX_MESSAGE, MAX_TEXT, Answer, Job
-from vllm_custom.media.decoders.video import decode_video, measure_video
+from vllm_custom.media.decoders.frame_list import is_frame_list
+from vllm_custom.media.decoders.frames import ChosenFrames, FrameSampling
+from vllm_custom.media.decoders.image import decode_image, measure_image, set_pixel_limit, shown_size
+from vllm_custom.media.decoders.job import CHANNELS, IMAGE_BYTES, MAX_MESSAGE, MAX_TEXT, Answer, Job
+from vllm_custom.media.decoders.listed_frames import LISTED_RATE, READER, decode_frame_list, look_at_frame_list
+from vllm_custom.media.decoders.video import decode_video, look_at_video, measure_video
 
 _STRIPE_BYTES = 1 << 20
 
@@ -47,7 +50,9 @@ def work(job: Job, files: list[int]) -> Answer:
     set_pixel_limit(job.max_pixels)
     try:
         data = os.pread(files[0], job.size, 0)
-        return _decode(job, data, files[1]) if job.room else Answer(size=_measure(job, data))
+        if job.room:
+            return _decode(job, data, files[1])
+        return _look(job, data) if job.exact else Answer(size=_measure(job, data))
     except MemoryError:
         return Answer(error="memory")
     except MediaLimitError as error:
@@ -64,15 +69,30 @@ def _text(error: Exception) -> str:
 
 def _measure(job: Job, data: bytes) -> int:
     if job.modality == "image":
-        return measure_image(data, job.field, job.max_pixels)
+        return measure_image(data, job.field, job.max_pixels, job.images)
     if job.modality == "audio":
         return measure_audio(data, job.field, job.max_seconds, job.rate)
-    return measure_video(data, job.field, job.max_pixels, job.max_decode_pixels, FrameSampling(job.num_frames, job.fps))
+    sampling = FrameSampling(job.num_frames, job.fps)
+    return measure_video(data, job.field, job.max_pixels, job.max_decode_pixels, sampling, job.images)
+
+
+def _look(job: Job, data: bytes) -> Answer:
+    """What the item is like as it is shown, and how many bytes it has so."""
+    if job.modality == "image":
+        width, height = shown_size(data, job.field, job.max_pixels, job.images)
+        return Answer(size=width * height * IMAGE_BYTES, shape=(height, width, IMAGE_BYTES))
+    listed = is_frame_list(data)
+    if listed:
+        look = look_at_frame_list(data, job.field, job.max_pixels, job.images)
+    else:
+        look = look_at_video(data, job.field, job.max_pixels, job.max_decode_pixels)
+    shape = (look.total, look.height, look.width, CHANNELS)
+    return Answer(size=math.prod(shape), shape=shape, fps=look.rate, total=look.total, reader=READER if listed else "")
 
 
 def _decode(job: Job, data: bytes, result: int) -> Answer:
     if job.modality == "image":
-        return _put_image(job, decode_image(data, job.field, job.max_pixels), result)
+        return _put_image(job, decode_image(data, job.field, job.max_pixels, job.sizes, job.images), result)
     try:
         memory = mmap.mmap(result, job.room)
     except OSError as error:
@@ -87,8 +107,15 @@ def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
         samples, rate = decode_audio(data, job.field, job.max_seconds, job.rate)
         allocate((samples.nbytes,))[:] = samples.view(np.uint8)
         return Answer(shape=samples.shape, rate=rate)
+    if job.indices and is_frame_list(data):
+        frames = decode_frame_list(data, job.field, job.max_pixels, job.sizes, job.indices, allocate, job.images)
+        return Answer(shape=frames.shape, fps=LISTED_RATE, total=len(frames), reader=READER)
     sampling = FrameSampling(job.num_frames, job.fps)
-    frames, metadata = decode_video(data, job.field, job.max_pixels, job.max_decode_pixels, sampling, allocate)
+    if job.indices:
+        sampling = ChosenFrames(chosen=tuple(job.indices), size=(job.sizes[-1][0], job.sizes[-1][1]))
+    frames, metadata = decode_video(
+        data, job.field, job.max_pixels, job.max_decode_pixels, sampling, allocate, job.images
+    )
     return Answer(
         shape=frames.shape,
         fps=metadata["fps"],

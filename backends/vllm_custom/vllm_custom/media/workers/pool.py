@@ -72,15 +72,15 @@ class DecoderPool:
         self._idle.clear()
         self._forks.close()
 
-    async def measure(self, job: Job, data: bytes | bytearray) -> int:
-        """How many bytes the item will have at most when it is decoded.
+    async def measure(self, job: Job, data: bytes | bytearray) -> Answer:
+        """How many bytes the item will have at most when it is decoded, and what it is like if ``job.exact``.
 
         Raises:
             InvalidRequestError: the item is refused, or its worker had to be ended.
             UnavailableError: no worker can be started.
         """
         async with self._places:
-            return await self._visit(job, data, [], lambda answer: answer.size)
+            return await self._visit(job, data, [], lambda answer: _looked_at(job, answer))
 
     async def decode(self, job: Job, data: bytes | bytearray) -> tuple[Answer, npt.NDArray[np.uint8]]:
         """The item within ``job.room`` bytes: what it is, and its bytes. Raises as :meth:`measure` does."""
@@ -174,6 +174,12 @@ def _or_unavailable(make: Callable[[_T], int], argument: _T) -> int:
         return make(argument)
     except OSError as error:  # too many open files, no memory
         raise UnavailableError(f"media cannot be passed to a decoder process: {error.strerror}") from error
+
+
+def _looked_at(job: Job, answer: Answer) -> Answer:
+    if job.exact and not answer.looks_possible(job):
+        raise ValueError("not an answer: look")
+    return answer
 
 
 def _taken(job: Job, answer: Answer, memory: int) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders import audio
 from vllm_custom.media.decoders.audio import decode_audio
 
-EXPECTED = "expected WAV, FLAC, MP3, Ogg, or MP4 or WebM with an audio track, got data that cannot be decoded as audio"
+EXPECTED = "expected WAV, FLAC, MP3, AAC, Ogg, or MP4 or WebM with an audio track, got"
 TONE = tone()
 
 
@@ -160,7 +160,7 @@ def test_a_cut_off_file_is_refused(file_format: str) -> None:
 
 def test_a_cut_off_video_is_refused() -> None:
     data = film(greys(), audio=tone(rate=48_000))
-    with pytest.raises(InvalidRequestError, match=EXPECTED):
+    with pytest.raises(InvalidRequestError, match="got a truncated MP4 file, without its index, that"):
         decode(data[: len(data) // 2])
 
 

@@ -19,7 +19,7 @@ from vllm_custom.media.decoders.image import decode_image, open_image, set_pixel
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 MAX_PIXELS = 1_000_000
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -53,7 +53,7 @@ def test_every_format_keeps_its_image(image_format: str) -> None:
         (8, (16, 32), (8, 27)),
     ],
 )
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation_is_applied(
     image_format: str, orientation: int, size: tuple[int, int], red: tuple[int, int]
 ) -> None:
@@ -140,9 +140,20 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
         decode(data)
 
 
-@pytest.mark.parametrize("image_format", ["ICO", "PPM", "PCX", "TGA", "PDF", "EPS"])
-def test_formats_off_the_list_are_refused(image_format: str) -> None:
-    with pytest.raises(InvalidRequestError, match=r"expected one of JPEG, .*, got data that is not an image"):
+@pytest.mark.parametrize(
+    ("image_format", "named"),
+    [
+        ("ICO", r"\(IMAGE_FORMATS of this model\), got ICO"),
+        ("PPM", r"\(IMAGE_FORMATS of this model\), got PPM"),
+        ("PCX", r"\(IMAGE_FORMATS of this model\), got PCX"),
+        ("JPEG2000", r"\(IMAGE_FORMATS of this model\), got JPEG2000"),
+        ("TGA", ", got data that is not an image"),
+        ("PDF", ", got PDF"),
+        ("EPS", ", got PostScript"),
+    ],
+)
+def test_formats_off_the_list_are_refused_by_name(image_format: str, named: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"expected one of JPEG, PNG, .*AVIF ?{named}$"):
         decode(encode(halves(), image_format))
 
 

@@ -121,7 +121,7 @@ def test_a_frame_beyond_the_video_is_refused() -> None:
 def test_a_cut_off_gif_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     data = encode(Image.fromarray(noise), "GIF")
-    with pytest.raises(InvalidRequestError, match=r"video\[0\]: the GIF file is damaged"):
+    with pytest.raises(InvalidRequestError, match=r"video\[0\]: the GIF file is truncated"):
         decode(data[: len(data) // 2])
 
 
@@ -187,7 +187,8 @@ def test_what_is_no_video_is_refused(data: bytes) -> None:
 def test_an_image_is_a_video_of_one_frame_where_animations_are_possible() -> None:
     assert len(decode(encode(halves(), "PNG"))[0]) == 1
     with pytest.raises(
-        InvalidRequestError, match=r"video\[0\]: expected MP4 or WebM .* got data that cannot be decoded as video"
+        InvalidRequestError,
+        match=r"video\[0\]: expected MP4 .* got a JPEG image that cannot be decoded as video",
     ):
         decode(encode(halves(), "JPEG"))
 
@@ -336,7 +337,7 @@ def test_an_mp4_that_says_it_has_many_frames_is_refused(mp4: bytes) -> None:
 
 
 def test_a_cut_off_mp4_is_refused(mp4: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"^video\[0\]: .* got data that cannot be decoded as video"):
+    with pytest.raises(InvalidRequestError, match="got a truncated MP4 file, without its index,"):
         decode(mp4[: len(mp4) // 2])
 
 

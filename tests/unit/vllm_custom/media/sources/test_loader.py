@@ -18,7 +18,8 @@ from tests.support.media_servers import MediaServer, NamedAddresses, Write, answ
 from vllm_custom.contract.hosts import HostPattern
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import InvalidRequestError, MediaLimitError
-from vllm_custom.media.loader import MediaElement, MediaLoader
+from vllm_custom.media.elements import MediaElement
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.sources.fetch import Fetcher, FetchLimits
 from vllm_custom.media.sources.policy import MediaPolicy
 
@@ -165,7 +166,7 @@ async def test_the_first_failure_in_order_is_told_and_the_other_fetches_end(
 ) -> None:
     server.answers |= {"/never": drip, "/text": answer(b"<html>not a picture</html>")}
     base = f"http://media.test:{server.port}"
-    with pytest.raises(InvalidRequestError, match=r"image\[1\]: .*not an image"):
+    with pytest.raises(InvalidRequestError, match=r"image\[1\]: .*got an HTML page"):
         await make_loader().load(elements(f"{base}/red.png", f"{base}/text", f"{base}/never", f"{base}/missing"))
     await asyncio.wait_for(server.all_closed.wait(), 5)
 

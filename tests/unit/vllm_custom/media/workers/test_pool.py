@@ -25,7 +25,8 @@ from vllm_custom.media.decoders.audio import decode_audio
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.decoders.image import decode_image
 from vllm_custom.media.decoders.video import decode_video
-from vllm_custom.media.loader import LoadedMedia, MediaElement, MediaLoader
+from vllm_custom.media.elements import LoadedMedia, MediaElement
+from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
 from vllm_custom.media.workers import ForkServer
 
