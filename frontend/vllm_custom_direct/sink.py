@@ -14,7 +14,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _log = logging.getLogger("vllm_custom")
 # vLLM's families that its scheduler feeds, which tells nothing of itself to fronts.
-_SCHEDULERS = re.compile(r"vllm:(external_)?prefix_cache|vllm:prompt_tokens_cached|vllm:(corrupted|watermark)_requests")
+_SCHEDULERS = re.compile(
+    r"vllm:((external_)?prefix_cache|prompt_tokens_cached|estimated_|corrupted_requests|watermark_requests)"
+)
 # prometheus_client's own ends of a histogram's buckets.
 _LAST = float("inf")
 
