@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -150,7 +151,7 @@ class Model:
             version=self._version_dir.name,
             server=os.getppid(),
             clients=self._clients,
-            model_config=args["model_config"],
+            model_config=json.dumps(_lasting(json.loads(args["model_config"])), sort_keys=True),
             version_dir=str(self._version_dir),
             backend_dir=str(backend_dir),
             release=loaded.release,
@@ -172,3 +173,10 @@ class Model:
     def _announce(self, loaded: LoadedBase) -> None:
         log = self._log.log_info if loaded.release else self._log.log_warn
         log(f"[vllm_custom] {loaded.describe()}")
+
+
+def _lasting(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of Triton's configuration when it replaces the instances of a model: guests stay then as well."""
+    kept = {key: value for key, value in model_config.items() if key != "instance_group"}
+    parameters = {key: value for key, value in kept.get("parameters", {}).items() if key != "INSTANCES_REPLACED"}
+    return kept | {"parameters": parameters}
