@@ -1,4 +1,4 @@
-"""What the OpenAI frontend costs, beside `vllm serve` and by itself.
+"""What the ways to OpenAI's API cost, beside `vllm serve`, and the frontend by itself.
 
     python -m benchmarks.openai_frontend streams             the frontend alone, before a gRPC server that only sends
     python -m benchmarks.openai_frontend serving             against `vllm serve`, same model and arguments
@@ -6,7 +6,9 @@
 `streams` opens many streams at a time. The server at the other end of the gRPC connection sends each of them an event
 every --interval-ms, as a model would, and needs no time for it. `direct` is a gRPC client in the frontend's place.
 `serving` starts one server after the other, since both need the machine's cores for the engine; in each pair the other
-one goes first. All processes are of one session: where cores are scarce, Linux does not treat sessions alike.
+one goes first. Ours has two ways to one engine: the frontend over gRPC, and the direct server. The CPU time is that of
+all processes but the engine's. All processes are of one session: where cores are scarce, Linux does not treat sessions
+alike.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import multiprocessing
+import os
 import statistics
 import struct
 import subprocess
@@ -32,10 +36,12 @@ import psutil
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tools.installer import backends, environment, ports
-from tools.installer.paths import DEFAULT_REPOSITORY, FRONTEND_SOURCES
+from tools.installer.paths import BACKEND_SOURCES, DEFAULT_REPOSITORY, FRONTEND_SOURCES
 from tools.installer.server import TritonServer, child_environment
 
 CHAT = "/v1/chat/completions"
+# vLLM's names of its engine's processes.
+_ENGINE = "VLLM::"
 _EVENT = (
     b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,'
     b'"delta":{"content":" word"},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
@@ -58,6 +64,7 @@ class Run:
         return {
             "name": self.name,
             "requests_per_second": len(self.whole) / self.seconds,
+            "events": self.events,
             "events_per_second": self.events / self.seconds,
             "first_p50": statistics.median(self.first) if self.first else None,
             "whole_p50": statistics.median(self.whole),
@@ -139,13 +146,19 @@ def _sender(options: argparse.Namespace) -> Iterator[str]:
         process.join()
 
 
-@contextlib.contextmanager
-def _frontend(triton: str) -> Iterator[tuple[str, int]]:
+def _frontend(triton: str) -> contextlib.AbstractContextManager[tuple[str, int]]:
     """Address and process id of a frontend."""
+    return _started("vllm_custom_frontend", f"--triton={triton}")
+
+
+@contextlib.contextmanager
+def _started(module: str, *arguments: str) -> Iterator[tuple[str, int]]:
+    """Address and process id of an HTTP server of ours."""
     port = ports.choose("127.0.0.1", 0, "--port", set())
     python = str(environment.current().folder / "bin/python")
-    command = [python, "-m", "vllm_custom_frontend", f"--port={port}", f"--triton={triton}", "--no-access-log"]
-    env = {**child_environment(environment.current()), "PYTHONPATH": str(FRONTEND_SOURCES)}
+    command = [python, "-m", module, f"--port={port}", "--no-access-log", *arguments]
+    sources = os.pathsep.join([str(BACKEND_SOURCES / "vllm_custom"), str(FRONTEND_SOURCES)])
+    env = child_environment(environment.current(), {"PYTHONPATH": sources})
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield f"http://127.0.0.1:{port}", process.pid
@@ -243,8 +256,27 @@ def _cpu(pid: int) -> float:
 # Against vllm serve
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to OpenAI's API: its name, its address, and the first of the processes on it."""
+
+    name: str
+    url: str
+    roots: tuple[int, ...]
+
+    def cpu(self) -> float:
+        """Seconds that all processes on it have used, but those of the engine."""
+        total = 0.0
+        for root in self.roots:
+            first = psutil.Process(root)
+            for process in (first, *first.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += 0.0 if process.name().startswith(_ENGINE) else _cpu(process.pid)
+        return total
+
+
 @contextlib.contextmanager
-def _vllm_serve() -> Iterator[str]:
+def _vllm_serve(options: argparse.Namespace) -> Iterator[list[Way]]:
     model = DEFAULT_REPOSITORY / "shapes_vl/1"
     port = ports.choose("127.0.0.1", 0, "--port", set())
     given = json.loads((model / "model.json").read_text())
@@ -256,15 +288,15 @@ def _vllm_serve() -> Iterator[str]:
     env = child_environment(environment.current())
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield [Way("vllm serve", f"http://127.0.0.1:{port}", (process.pid,))]
     finally:
         process.terminate()
         process.wait()
 
 
 @contextlib.contextmanager
-def _triton() -> Iterator[str]:
-    """Triton with the model `m`, and a frontend."""
+def _triton(options: argparse.Namespace) -> Iterator[list[Way]]:
+    """Triton with the model `m`, a frontend, and a direct server on the same engine."""
     with tempfile.TemporaryDirectory() as folder:
         version = Path(folder) / "repository/m/1"
         version.mkdir(parents=True)
@@ -273,13 +305,18 @@ def _triton() -> Iterator[str]:
         arguments = {**_without_lora(given), "model": str(source / given["model"])}
         (version / "model.json").write_text(json.dumps(arguments))
         config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
+        config += 'parameters { key: "SHARE_ENGINE" value: { string_value: "true" } }\n'
         (version.parent / "config.pbtxt").write_text(config)
         found = environment.current()
         assembled = backends.assemble(found, Path(folder) / "backends")
         log = Path(folder) / "log"
         server = TritonServer(version.parents[1], environment=found, backends=assembled, log=log)
-        with server, _frontend(server.grpc_url) as (url, _):
-            yield url
+        direct = _started("vllm_custom_direct", f"--workers={options.workers}")
+        with server, _frontend(server.grpc_url) as (url, pid), direct as (direct_url, direct_pid):
+            yield [
+                Way("triton + frontend", url, (server.pid, pid)),
+                Way("direct", direct_url, (server.pid, direct_pid)),
+            ]
 
 
 def _without_lora(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -288,24 +325,33 @@ def _without_lora(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _serving(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    servers = [("vllm serve", _vllm_serve), ("triton + frontend", _triton)]
-    for name, server in [one for pair in range(options.pairs) for one in servers[:: -1 if pair % 2 else 1]]:
-        with server() as url:
-            asyncio.run(_wait_ready(url))
-            for cell, streamed in (("whole", False), ("streamed", True)):
-                body = {
-                    "model": "m",
-                    "messages": [{"role": "user", "content": "Describe the image."}],
-                    "temperature": 0,
-                    "ignore_eos": True,
-                    "max_tokens": options.tokens,
-                    "stream": streamed,
-                }
-                asyncio.run(_load(name, url, body, options.concurrency, options.concurrency * 2))
-                for _ in range(options.rounds):
-                    run = asyncio.run(_load(name, url, body, options.concurrency, options.requests))
-                    rows.append(run.row() | {"cell": cell})
+    servers = [_vllm_serve, _triton]
+    for server in [one for pair in range(options.pairs) for one in servers[:: -1 if pair % 2 else 1]]:
+        with server(options) as ways:
+            for way in ways:
+                asyncio.run(_wait_ready(way.url))
+            for concurrency, streamed in itertools.product(options.concurrency, (False, True)):
+                cell = f"{'streamed' if streamed else 'whole'}, {concurrency} at a time"
+                for number in range(options.rounds + 1):
+                    for way in ways[:: -1 if number % 2 else 1]:
+                        row = _measured(way, options, concurrency, streamed) | {"cell": cell}
+                        rows += [row] if number else []  # the first one warms up
     return rows
+
+
+def _measured(way: Way, options: argparse.Namespace, concurrency: int, streamed: bool) -> dict[str, Any]:
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Describe the image."}],
+        "temperature": 0,
+        "ignore_eos": True,
+        "max_tokens": options.tokens,
+        "stream": streamed,
+    }
+    before = way.cpu()
+    run = asyncio.run(_load(way.name, way.url, body, concurrency, options.requests))
+    run.cpu_seconds = way.cpu() - before
+    return run.row()
 
 
 def _report(rows: list[dict[str, Any]], group: str, measure: str) -> None:
@@ -318,9 +364,12 @@ def _report(rows: list[dict[str, Any]], group: str, measure: str) -> None:
             first = statistics.median(row["first_p50"] for row in chosen)
             cpu = statistics.median(row["cpu_seconds"] for row in chosen)
             baseline = baseline or median
+            per_event = sorted(1e6 * row["cpu_seconds"] / row["events"] for row in chosen if row["events"])
+            each = f" ({per_event[0]:.0f} to {per_event[-1]:.0f}) us per event" if per_event else ""
+            each = f"{statistics.median(per_event):.0f}{each}" if per_event else ""
             print(
                 f"{group} {value}: {name}: {median:.1f} {measure}, ratio {median / baseline:.2f}, "
-                f"first after {first * 1000:.0f} ms" + (f", frontend's CPU {cpu:.2f} s" if cpu else "")
+                f"first after {first * 1000:.0f} ms" + (f", CPU time {cpu:.2f} s, {each}" if cpu else "")
             )
 
 
@@ -330,7 +379,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--tokens", type=int, default=32, help="events, or tokens, of each request")
     parser.add_argument("--interval-ms", type=float, default=100.0, help="time between a stream's events")
-    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--workers", type=int, default=1, help="processes of the direct server")
     parser.add_argument("--requests", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=3, help="of each start of a server")
     parser.add_argument("--pairs", type=int, default=2, help="for `serving`: how often both servers are started")

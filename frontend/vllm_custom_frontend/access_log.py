@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-import uuid
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -83,7 +83,7 @@ class AccessLog:
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     usable = given.isascii() and given.isprintable() and len(given) <= _MAX_ID_CHARACTERS
-    return given if given and usable else uuid.uuid4().hex
+    return given if given and usable else os.urandom(16).hex()
 
 
 def _one_line(text: str) -> str:

@@ -13,14 +13,12 @@ from vllm_custom_frontend.access_log import entry_of
 from vllm_custom_frontend.endpoint import REFUSALS, Answer, Endpoint
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import Exchange
-from vllm_custom_frontend.metrics import Metrics
+from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.registry import ModelRegistry
 from vllm_custom_frontend.triton import BrokenError, InferCall, LateError, ResponseChunk, TritonError, UnreachableError
+from vllm_custom_frontend.triton_metrics import TritonFailures
 
 _log = logging.getLogger("vllm_custom_frontend")
-# What the application looks at; the rest, keys and cookies above all, ends here.
-_FORWARDED = ("content-type", "traceparent", "tracestate", "x-session-id", "x-data-parallel-rank")
-_MAX_HEADER_CHARACTERS = 4096
 # With it a client says that its request may be done twice (draft-ietf-httpapi-idempotency-key-header).
 _IDEMPOTENCY_KEY = "idempotency-key"
 # When to come again where a model refuses a request and does not say when.
@@ -50,11 +48,13 @@ class Attempt:
 class Forwarder:
     """Carries one request."""
 
-    def __init__(self, exchange: Exchange, registry: ModelRegistry, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(
+        self, exchange: Exchange, registry: ModelRegistry, failures: TritonFailures, timeout_seconds: float
+    ) -> None:
         """``timeout_seconds``: handed to Triton; 0 for none."""
         self._exchange = exchange
         self._registry = registry
-        self._metrics = metrics
+        self._failures = failures
         self._timeout_seconds = timeout_seconds
         self.attempt: Attempt | None = None
 
@@ -90,15 +90,9 @@ class Forwarder:
         await self._relay_refusal(refusal)
 
     def _call(self, endpoint: Endpoint, body: bytes | None) -> InferCall:
-        given = self._exchange.headers
-        headers = {name: given[name] for name in _FORWARDED if name in given}
-        for name, value in headers.items():
-            if len(value) > _MAX_HEADER_CHARACTERS:
-                raise errors.header_too_long(name, _MAX_HEADER_CHARACTERS, len(value))
-        headers.setdefault("content-type", "")  # none at all is the application's to refuse
         scope = self._exchange.scope
         request_id = entry_of(scope).request_id
-        headers["x-request-id"] = request_id
+        headers = forwarded(self._exchange.headers, request_id)
         return InferCall(
             endpoint.model, scope["path"], scope["method"], headers, body, request_id, self._timeout_seconds
         )
@@ -148,7 +142,7 @@ class Forwarder:
     def _note_failure(self, endpoint: Endpoint, error: Exception) -> None:
         request_id = entry_of(self._exchange.scope).request_id
         _log.warning("request %s: %s: %s", request_id, endpoint, errors.shortened(str(error), 2000))
-        self._metrics.failures.labels(endpoint.triton.address).inc()
+        self._failures.note(endpoint.triton.address)
         self._registry.suspect()
 
 

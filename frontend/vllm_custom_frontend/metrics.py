@@ -1,58 +1,73 @@
-"""What the frontend counts, for Prometheus."""
+"""What the HTTP server counts, for Prometheus; of several processes together where they share a folder for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-from vllm_custom_frontend.endpoint import Endpoint
+from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# prometheus_client's own: where it is set, all values are in files below it.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Metrics:
-    """Counters of one frontend."""
+_collector: Any = MultiProcessCollector  # it has no types
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+
+class Metrics:
+    """Counters of requests."""
+
+    def __init__(self, *, several: bool = False, hidden: Callable[[Any], bool] = lambda _: False) -> None:
+        """
+        Args:
+            several: whether the values of several processes are in the folder that FOLDER_VARIABLE names.
+            hidden: which metric families of those are not shown.
+        """
+        self._several = several
+        self._hidden = hidden
+        self.registry = CollectorRegistry()
         labels = ("path", "status")
-        self.requests = Counter("vllm_custom_frontend_requests", "Completed requests.", labels, registry=self._registry)
+        self.requests = Counter("vllm_custom_frontend_requests", "Completed requests.", labels, registry=self.registry)
         self.seconds = Histogram(
             "vllm_custom_frontend_request_seconds",
             "Time from a request's arrival to the last byte of its response, in seconds.",
             ("path",),
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self.open = Gauge("vllm_custom_frontend_open_requests", "Requests in progress.", registry=self._registry)
-        self.failures = Counter(
-            "vllm_custom_frontend_triton_failures",
-            "Calls to a Triton server that failed: no connection, a broken one, or an error.",
-            ("server",),
-            registry=self._registry,
+        self.open = Gauge(
+            "vllm_custom_frontend_open_requests",
+            "Requests in progress.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.disconnects = Counter(
             "vllm_custom_frontend_disconnects",
             "Clients that disconnected before the end of their response.",
-            registry=self._registry,
+            registry=self.registry,
         )
 
-        self.usable = Gauge(
-            "vllm_custom_frontend_endpoint_usable",
-            "Whether a model on a server is usable: 1 or 0.",
-            ("server", "model"),
-            registry=self._registry,
-        )
+    def text(self, collectors: Iterable[Any] = ()) -> bytes:
+        """The exposition format, with what ``collectors`` have to say besides."""
+        shown = CollectorRegistry()
+        if self._several:
+            shown.register(_Shown(_collector(None), self._hidden))
+        else:
+            shown.register(self.registry)
+        for collector in collectors:
+            shown.register(collector)
+        return bytes(generate_latest(shown))
 
-    def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """Set what is known of the endpoints now."""
-        self.usable.clear()
-        for endpoint in endpoints:
-            usable = not endpoint.health.broken
-            self.usable.labels(endpoint.triton.address, endpoint.model.name).set(usable)
 
-    def text(self) -> bytes:
-        """The exposition format."""
-        return bytes(generate_latest(self._registry))
+class _Shown:
+    """Some of the families of a collector."""
+
+    def __init__(self, collector: Any, hidden: Callable[[Any], bool]) -> None:
+        self._collector = collector
+        self._hidden = hidden
+
+    def collect(self) -> Iterator[Any]:
+        return (family for family in self._collector.collect() if not self._hidden(family))

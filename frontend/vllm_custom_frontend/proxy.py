@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,18 +17,21 @@ from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.forwarding import Forwarder
 from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.registry import ModelRegistry
+from vllm_custom_frontend.triton_metrics import EndpointCollector, TritonFailures
+from vllm_custom_frontend.web import Answers
 
 # A proxy's own note for a client that has gone.
 _CLIENT_GONE = 499
 
 
-class Proxy:
+class Proxy(Answers):
     """Two ASGI applications: what models answer, and the list of models."""
 
     def __init__(
         self,
         registry: ModelRegistry,
         metrics: Metrics,
+        failures: TritonFailures,
         limits: BodyLimits,
         *,
         timeout_seconds: float = 0.0,
@@ -35,7 +40,8 @@ class Proxy:
         """
         Args:
             registry: says where models are.
-            metrics: counts.
+            metrics: counts requests.
+            failures: counts failures of servers.
             limits: of bodies.
             timeout_seconds: for a request from when its body is there; 0 for none.
             grace_seconds: beyond it, in which the model itself ends the request and says so; a server that hangs
@@ -43,6 +49,7 @@ class Proxy:
         """
         self._registry = registry
         self._metrics = metrics
+        self._failures = failures
         self._limits = limits
         self._timeout_seconds = timeout_seconds
         self._grace_seconds = grace_seconds
@@ -73,11 +80,19 @@ class Proxy:
         except FrontendError as error:
             await exchange.fail(error)
 
+    async def is_ready(self) -> bool:
+        """Whether some endpoint is fit for requests."""
+        return await self._registry.is_ready()
+
+    def collectors(self) -> Sequence[Any]:
+        """How the endpoints are now."""
+        return [EndpointCollector(self._registry.all_endpoints())]
+
     async def _answer(self, exchange: Exchange) -> None:
         name, body = model_of(in_utf8(await exchange.read(self._limits)))
         endpoints = await self._registry.endpoints(name)
         entry_of(exchange.scope).model = errors.shortened(name or endpoints[0].model.name)
-        forwarder = Forwarder(exchange, self._registry, self._metrics, self._timeout_seconds)
+        forwarder = Forwarder(exchange, self._registry, self._failures, self._timeout_seconds)
         gone = asyncio.ensure_future(exchange.disconnected())
         sending = asyncio.ensure_future(forwarder.forward(endpoints, body))
         limit = self._timeout_seconds + self._grace_seconds if self._timeout_seconds else None

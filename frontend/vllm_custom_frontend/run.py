@@ -1,26 +1,15 @@
-"""Serve the application with uvicorn."""
+"""Run the frontend."""
 
 from __future__ import annotations
 
-import logging
-
-import uvicorn
+from collections.abc import Sequence
 
 from vllm_custom_frontend.app import make_app
 from vllm_custom_frontend.options import Options
+from vllm_custom_frontend.serve import serve
 
 
-def run(options: Options) -> None:
+def run(options: Options, arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT; open requests then have ``drain_seconds`` to end."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    uvicorn.run(
-        make_app(options),
-        host=options.host,
-        port=options.port,
-        log_config=None,
-        access_log=False,  # ours says more
-        timeout_graceful_shutdown=options.drain_seconds,
-        ssl_certfile=options.tls_certificate,
-        ssl_keyfile=options.tls_key,
-        server_header=False,
-    )
+    several = options.workers > 1
+    serve(lambda _: make_app(options), options, "vllm_custom_frontend", arguments, supervised=several)

@@ -14,4 +14,4 @@ def main() -> None:
         from vllm_custom_frontend.run import run
     except ModuleNotFoundError as error:
         sys.exit(f"vllm-custom-frontend needs {error.name}: python3 -m pip install 'vllm_custom[frontend]'")
-    run(given)
+    run(given, sys.argv[1:])

@@ -16,8 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 from tools.installer import environment, ports
-from tools.installer.paths import FRONTEND_SOURCES
+from tools.installer.paths import BACKEND_SOURCES, FRONTEND_SOURCES
+from tools.installer.server import child_environment
 
 HANG_SECONDS = 120
 
@@ -92,6 +95,8 @@ class HttpApi:
 class Frontend(HttpApi):
     """`python -m vllm_custom_frontend` in front of the given Triton servers, as a context manager."""
 
+    module = "vllm_custom_frontend"
+
     def __init__(self, log: Path, *arguments: str, env: dict[str, str] | None = None, tls: Any = None) -> None:
         super().__init__(ports.choose("127.0.0.1", 0, "--port", set()), tls)
         self.log = log
@@ -103,10 +108,10 @@ class Frontend(HttpApi):
         python = environment.current().folder / "bin/python"
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                [str(python), "-m", "vllm_custom_frontend", f"--port={self.port}", *self._arguments],
+                [str(python), "-m", self.module, f"--port={self.port}", *self._arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES), **self._env},
+                env={**self._variables, **self._env},
             )
         deadline = time.monotonic() + HANG_SECONDS
         while not self._answers():
@@ -121,6 +126,10 @@ class Frontend(HttpApi):
         if self.process.poll() is None:
             self.terminate()
             self.wait()
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES)}
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -145,3 +154,28 @@ class Frontend(HttpApi):
             return self.get("/health").status in (200, 503)
         except (OSError, http.client.HTTPException):
             return False
+
+
+class DirectServer(Frontend):
+    """`python -m vllm_custom_direct` on the models of the given tritonserver."""
+
+    module = "vllm_custom_direct"
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve."""
+        return [
+            child for child in psutil.Process(self.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    def is_ready(self) -> bool:
+        """Whether it answers, and all models can be used."""
+        try:
+            return self.get("/health").status == 200
+        except OSError:
+            return False
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        sources = os.pathsep.join([str(BACKEND_SOURCES / "vllm_custom"), str(FRONTEND_SOURCES)])
+        return child_environment(environment.current(), {"PYTHONPATH": sources})

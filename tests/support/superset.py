@@ -34,8 +34,10 @@ def engine_args(repository: Repository, folder: Path) -> dict[str, Any]:
     )
 
 
-def add(repository: Repository, arguments: dict[str, Any], *, files_port: int, media_folder: Path) -> None:
-    """Add the model, which may fetch from 127.0.0.1 at one port and read files of a folder."""
+def add(
+    repository: Repository, arguments: dict[str, Any], *, files_port: int, media_folder: Path, **more: object
+) -> None:
+    """Add the model, which may fetch from 127.0.0.1 at one port and read files of a folder; ``more`` parameters."""
     fingerprint = json.dumps({"fingerprint_mode": "custom", "fingerprint_value": FINGERPRINT})
     parameters: dict[str, object] = {
         "ALLOWED_MEDIA_DOMAINS": f"127.0.0.1:{files_port}, localhost:{files_port}",
@@ -49,6 +51,7 @@ def add(repository: Repository, arguments: dict[str, Any], *, files_port: int, m
         "OPENAI_ARGS": fingerprint,
         "STRUCTURED_COMPILE_SECONDS": COMPILE_SECONDS,
         "LORA_DIR": LORA_FOLDER,
+        **more,
     }
     config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
     config += "".join(parameter(*item) for item in parameters.items())

@@ -120,9 +120,28 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=explanation)
     openai = "also serve OpenAI's API on this port (default: not; 0 takes a free one)"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    parser.add_argument(
+        "--openai-workers", type=_processes, default=1, metavar="N", help="processes that serve it (default: 1)"
+    )
+    parser.add_argument(
+        "--openai-direct",
+        type=_processes,
+        metavar="N",
+        help="serve it from N processes that use the models' engines themselves, past Triton (SHARE_ENGINE)",
+    )
+
+
+def _processes(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
 
 
 def serve(options: argparse.Namespace) -> int:
+    wanted, direct = options.openai_port is not None, options.openai_direct
+    if direct and (not wanted or options.openai_workers > 1):
+        raise BuildError("--openai-direct needs --openai-port, and is the number of processes", "see --help")
     progress = Progress()
     ready = prepare(options, progress)
     triton = server.TritonServer(
@@ -134,10 +153,14 @@ def serve(options: argparse.Namespace) -> int:
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,
         extra=options.extra_args,
+        env={frontend.DIRECT_VARIABLE: str(direct)} if direct else None,
     )
-    wanted = options.openai_port is not None
-    openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url) if wanted else None
-    progress.step("starting tritonserver" + (" and the OpenAI frontend" if openai else ""))
+    openai: frontend.Frontend | None = None
+    if direct:
+        openai = frontend.DirectServer(ready, options.host, options.openai_port, triton, direct)
+    elif wanted:
+        openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url, options.openai_workers)
+    progress.step("starting tritonserver" + (" and the OpenAI server" if openai else ""))
     return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 

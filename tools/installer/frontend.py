@@ -6,20 +6,26 @@ import subprocess
 
 from tools.installer import ports, processes
 from tools.installer.environment import Environment
-from tools.installer.paths import FRONTEND_SOURCES
+from tools.installer.paths import BACKEND_SOURCES, FRONTEND_SOURCES
+from tools.installer.server import TritonServer, child_environment
 
-_MODULE = "vllm_custom_frontend"
+# Tells the models how many direct servers use each of their engines.
+DIRECT_VARIABLE = "VLLM_CUSTOM_OPENAI_DIRECT"
 
 
 class Frontend:
     """`python -m vllm_custom_frontend` for one Triton server. Start it from a thread that lives as long as it does."""
 
-    def __init__(self, environment: Environment, host: str, port: int, triton: str) -> None:
+    # Whether it needs the models of tritonserver to the end of its own requests.
+    ends_first = False
+
+    def __init__(self, environment: Environment, host: str, port: int, triton: str, workers: int = 1) -> None:
         """A port of 0 takes a free one; `triton` is the gRPC address."""
         self._environment = environment
         self.host = host
         self.port = ports.choose(host, port, "--openai-port", set())
         self._triton = triton
+        self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -30,19 +36,28 @@ class Frontend:
 
     @property
     def command(self) -> list[str]:
-        python = str(self._environment.folder / "bin/python")
-        return [python, "-m", _MODULE, f"--host={self.host}", f"--port={self.port}", f"--triton={self._triton}"]
+        several = [f"--workers={self._workers}"] if self._workers > 1 else []
+        return self._command("vllm_custom_frontend", f"--triton={self._triton}", *several)
 
     @property
     def returncode(self) -> int | None:
         """The exit status, None while it runs or has not been started."""
         return self._process.poll() if self._process else None
 
+    def _command(self, module: str, *arguments: str) -> list[str]:
+        python = str(self._environment.folder / "bin/python")
+        return [python, "-m", module, f"--host={self.host}", f"--port={self.port}", *arguments]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Its environment."""
+        return {**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES)}
+
     def start(self) -> None:
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(FRONTEND_SOURCES)},
+            env=self.variables,
             # Its own group: Ctrl-C reaches us alone.
             preexec_fn=processes.end_with_parent(own_group=True),  # noqa: PLW1509 - calls bound before the fork
         )
@@ -51,6 +66,11 @@ class Frontend:
         """Let it drain: no new connections, open requests end."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask, wait, and end it by force if it does not."""
@@ -62,3 +82,24 @@ class Frontend:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class DirectServer(Frontend):
+    """`python -m vllm_custom_direct` on the models of one tritonserver, which has to be started before."""
+
+    ends_first = True
+
+    def __init__(self, environment: Environment, host: str, port: int, server: TritonServer, workers: int) -> None:
+        """A port of 0 takes a free one; `workers` is how many processes serve it."""
+        super().__init__(environment, host, port, server.grpc_url, workers)
+        self._server = server
+
+    @property
+    def command(self) -> list[str]:
+        return self._command("vllm_custom_direct", f"--server={self._server.pid}", f"--workers={self._workers}")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """As the processes of the models have it."""
+        sources = os.pathsep.join([str(BACKEND_SOURCES / "vllm_custom"), str(FRONTEND_SOURCES)])
+        return child_environment(self._environment, {"PYTHONPATH": sources})

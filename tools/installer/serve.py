@@ -50,9 +50,12 @@ class Stopper:
             _say(f"stopping (requests in flight have {DRAIN_SECONDS} s to end; once more stops at once)")
             if self.frontend:
                 self.frontend.ask_to_stop()
-            self.server.ask_to_stop()
+            if not (self.frontend and self.frontend.ends_first):
+                self.server.ask_to_stop()
         elif self._asked == 2:
             self.server.kill()
+            if self.frontend and self.frontend.ends_first:
+                self.frontend.kill()
 
 
 def _say(text: str) -> None:
@@ -89,17 +92,11 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
         server.start()
         if frontend:
             frontend.start()
-        failed = False
         watch = _Watch(server, on_ready)
-        while server.returncode is None:
-            if not stopper.asked:
-                watch.look()
-            if frontend and frontend.returncode is not None and not stopper.asked:
-                failed = True
-                _say("the OpenAI frontend has ended; stopping")
-                server.ask_to_stop()
-                break
-            time.sleep(_POLL_SECONDS)
+        _until_one_ends(stopper, watch)
+        failed = server.returncode is None and not stopper.asked
+        if failed:
+            _say("the OpenAI server has ended; stopping")
         server.stop()
         if frontend:
             frontend.stop()
@@ -114,6 +111,15 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
     if watch.guard.ended:
         _say(f"{HUNG}; the same command starts it again")
     return 1 if failed else _exit_status(server.returncode)
+
+
+def _until_one_ends(stopper: Stopper, watch: _Watch) -> None:
+    """Returns when tritonserver or the OpenAI server has ended."""
+    server, frontend = stopper.server, stopper.frontend
+    while server.returncode is None and (frontend is None or frontend.returncode is None):
+        if not stopper.asked:
+            watch.look()
+        time.sleep(_POLL_SECONDS)
 
 
 def _exit_status(returncode: int | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,12 +15,12 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
 from vllm_custom.engine.host import Share
-from vllm_custom.kernel import model_files
 from vllm_custom.kernel.orphans import guard_against_orphans
+from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
-from vllm_custom.serving.service import ModelFiles, Service, wait_on
+from vllm_custom.serving.service import Service, wait_on
 from vllm_custom.triton.autocomplete import check_response_cache
 from vllm_custom.triton.elements import bound_elements
 from vllm_custom.triton.lost_instances import LostInstances
@@ -50,7 +51,7 @@ class Model:
         guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
-        files = self._files()
+        files = read_files(self._settings, self._version_dir)
         handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
@@ -80,6 +81,7 @@ class Model:
         self._asked = False
         if self._connection is not None:
             self._watch_others(self._connection, pb_utils)
+            host.offer(self._connection.folder, self._offer(args, backend_dir, loaded))
         tuning.set_switch_interval()
         tuning.freeze_gc_heap()
 
@@ -116,20 +118,7 @@ class Model:
 
     def lora_adapters(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
         """multi_lora.json, which may be missing where LORA_DIR is set."""
-        if not model_files.lora_enabled(arguments):
-            return None
-        return engine_args.load_loras(self._version_dir, required=not self._settings.lora_dir)
-
-    def _files(self) -> ModelFiles:
-        arguments = model_files.read_engine_args(self._version_dir)
-        model_files.check_engine_args(arguments, engine.engine_argument_names())
-        engine.check_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser)
-        lora_enabled = model_files.lora_enabled(arguments)
-        return ModelFiles(
-            self._version_dir.name,
-            self._settings.read_chat_template(self._version_dir),
-            self._settings.find_lora_dir(self._version_dir, enable_lora=lora_enabled),
-        )
+        return read_adapters(self._settings, self._version_dir, arguments)
 
     def _started(self, base: type, args: Mapping[str, str], model_config: dict[str, Any]) -> Any:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
@@ -143,13 +132,30 @@ class Model:
     def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any], program: str) -> host.Connection | None:
         """A connection to the engine of all instances; None where this one has an engine of its own."""
         self._fronts = host.fronts_of(model_config, args)
+        guests = host.guests_announced()
+        self._clients = self._fronts + guests
         wanted = self._settings.share_engine
-        if wanted == "false" or (wanted == "auto" and self._fronts == 1):
+        if guests and "SHARE_ENGINE" not in model_config.get("parameters", {}):
+            wanted = "auto"  # whoever starts the server has asked for them
+        if wanted == "false" or (wanted == "auto" and self._clients == 1):
             return None
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
         grace = self._settings.engine_grace_period
         generation = self._settings.instances_replaced
         return host.join(name, args["model_instance_name"], program, grace, generation)
+
+    def _offer(self, args: Mapping[str, str], backend_dir: Path, loaded: LoadedBase) -> host.Offer:
+        """What a process that serves OpenAI's API by itself needs, to serve this model as this one does."""
+        return host.Offer(
+            model=self._settings.model_name,
+            version=self._version_dir.name,
+            server=os.getppid(),
+            clients=self._clients,
+            model_config=json.dumps(_lasting(json.loads(args["model_config"])), sort_keys=True),
+            version_dir=str(self._version_dir),
+            backend_dir=str(backend_dir),
+            release=loaded.release,
+        )
 
     def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
         """Say so when the process of another instance was killed, and end when others have replaced this one."""
@@ -162,8 +168,15 @@ class Model:
         Retirement(connection, lambda: base.running, self._log)
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
-        return engine.attached(self._connection, self._fronts) if self._connection is not None else nullcontext()
+        return engine.attached(self._connection, self._clients) if self._connection is not None else nullcontext()
 
     def _announce(self, loaded: LoadedBase) -> None:
         log = self._log.log_info if loaded.release else self._log.log_warn
         log(f"[vllm_custom] {loaded.describe()}")
+
+
+def _lasting(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of Triton's configuration when it replaces the instances of a model: guests stay then as well."""
+    kept = {key: value for key, value in model_config.items() if key != "instance_group"}
+    parameters = {key: value for key, value in kept.get("parameters", {}).items() if key != "INSTANCES_REPLACED"}
+    return kept | {"parameters": parameters}

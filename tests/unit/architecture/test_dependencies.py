@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
 # The parts themselves, and the module that Triton's Python backend brings.
 OWN = {
     "vllm_custom",
+    "vllm_custom_direct",
     "vllm_custom_frontend",
     "vllm_backend_lib",
     "tools",

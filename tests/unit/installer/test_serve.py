@@ -1,12 +1,15 @@
 """`serve`: which models are loaded, what is printed, what a signal does."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import build
 from tools.installer import serve
+from tools.installer.console import BuildError
 from tools.installer.environment import Environment
-from tools.installer.frontend import Frontend
+from tools.installer.frontend import DirectServer, Frontend
 from tools.installer.paths import DEFAULT_REPOSITORY
 
 
@@ -88,6 +91,7 @@ class FakeFrontend:
     """Notes that it is asked to stop."""
 
     url = "http://127.0.0.1:9000/v1"
+    ends_first = False
 
     def __init__(self, asked: list[str]) -> None:
         self._asked = asked
@@ -121,3 +125,43 @@ def test_how_the_frontend_is_started(environment: Environment, host: str, url: s
     assert {f"--host={host}", f"--port={frontend.port}", "--triton=127.0.0.1:8001"} == set(arguments[2:])
     assert frontend.returncode is None
     frontend.stop()
+
+
+class FakeDirect(FakeFrontend):
+    """One that needs the models to its end."""
+
+    ends_first = True
+
+    def kill(self) -> None:
+        self._asked.append("kill frontend")
+
+
+def test_the_direct_server_drains_before_the_models_do() -> None:
+    server = FakeServer()
+    stopper = serve.Stopper(server, FakeDirect(server.asked))  # type: ignore[arg-type]
+    stopper(2, None)
+    assert server.asked == ["frontend"]
+    stopper(2, None)
+    assert server.asked == ["frontend", "kill", "kill frontend"]
+
+
+def test_how_several_workers_are_started(environment: Environment) -> None:
+    assert "--workers=3" in Frontend(environment, "127.0.0.1", 0, "127.0.0.1:8001", 3).command
+
+
+def test_how_the_direct_server_is_started(environment: Environment) -> None:
+    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001")
+    direct = DirectServer(environment, "127.0.0.1", 0, server, 2)  # type: ignore[arg-type]
+    assert direct.command[1:3] == ["-m", "vllm_custom_direct"]
+    assert set(direct.command[3:]) == {"--host=127.0.0.1", f"--port={direct.port}", "--server=17", "--workers=2"}
+    assert [Path(folder).name for folder in direct.variables["PYTHONPATH"].split(":")] == ["vllm_custom", "frontend"]
+
+
+@pytest.mark.parametrize(
+    "given", [["--openai-direct=2"], ["--openai-port=0", "--openai-direct=2", "--openai-workers=2"]]
+)
+def test_the_direct_server_needs_a_port_and_has_one_number_of_processes(given: list[str]) -> None:
+    options = build.parser().parse_args(["serve", *given])
+    options.extra_args = []
+    with pytest.raises(BuildError, match="--openai-direct needs --openai-port"):
+        options.run(options)

@@ -59,8 +59,17 @@ def load_base(backend_dir: Path, configured: str) -> LoadedBase:
     """
     directory = _directory(backend_dir, configured)
     release = release_name(directory)
-    patches = apply_patches(_patch_dir(backend_dir), release or UNKNOWN, installed_vllm())
+    patches = patch_as(backend_dir, release)
     return LoadedBase(_import_class(directory), directory, release, fingerprint(directory), patches)
+
+
+def patch_as(backend_dir: Path, release: str | None) -> PatchReport:
+    """Patch this process as one that has loaded the base class ``release``, without loading it.
+
+    Raises:
+        ConfigError: VLLM_CUSTOM_DISABLE_PATCHES names a patch that does not exist.
+    """
+    return apply_patches(_patch_dir(backend_dir), release or UNKNOWN, installed_vllm())
 
 
 def _directory(backend_dir: Path, configured: str) -> Path:

@@ -9,7 +9,6 @@ from vllm_custom.openai import OpenAIResponder, OpenAIService, parse_openai_requ
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
-from vllm_custom.request.field_rules import sequences
 from vllm_custom.responses import Responder
 
 
@@ -31,7 +30,7 @@ class OpenAIHandler:
         call = parse_openai_request(rows[0], incoming.parameters, self._rules)
         if call.streamed:
             check_stream(decoupled=self._decoupled)
-        asked = _sequences(call)
+        asked = call.sequences
         self._rules.check("n", asked, "MAX_PROMPTS", "sequences of all prompts together")
         return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=asked)
 
@@ -39,12 +38,3 @@ class OpenAIHandler:
         """vLLM's own application answers."""
         assert isinstance(responder, OpenAIResponder)
         await self._service.serve(call, responder, context.request_id)
-
-
-def _sequences(call: OpenAICall) -> int:
-    """n of each prompt; what a pooling model reads counts as one."""
-    if not isinstance(call.body, dict):
-        return 1
-    prompt = call.body.get("prompt")
-    several = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else [prompt]
-    return sequences(call.body) * len(several)

@@ -1,7 +1,7 @@
 """vLLM's own OpenAI application on the engine that Triton runs, called in process: no port, no HTTP."""
 
-from vllm_custom.openai.envelope import parse_openai_request
-from vllm_custom.openai.response import OpenAIResponder
+from vllm_custom.openai.envelope import OpenAICall, parse_openai_request, read_openai_call
+from vllm_custom.openai.response import HttpReply, OpenAIResponder
 from vllm_custom.openai.service import OpenAIService
 
-__all__ = ["OpenAIResponder", "OpenAIService", "parse_openai_request"]
+__all__ = ["HttpReply", "OpenAICall", "OpenAIResponder", "OpenAIService", "parse_openai_request", "read_openai_call"]

@@ -24,6 +24,20 @@ class Sink(Protocol):
     def body(self, chunk: bytes, *, more: bool) -> None: ...
 
 
+class Kept:
+    """A sink that keeps the response."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.data = b""
+
+    def start(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+
+    def body(self, chunk: bytes, *, more: bool) -> None:
+        self.data += chunk
+
+
 async def call_application(
     application: Application, method: str, path: str, headers: Mapping[str, str], body: bytes, sink: Sink
 ) -> None:
@@ -33,13 +47,79 @@ async def call_application(
     they are cancelled, and the engine would go on generating.
     """
     exchange = _Exchange(body, sink)
-    running = asyncio.ensure_future(application(_scope(method, path, headers), exchange.receive, exchange.send))
+    running = asyncio.ensure_future(application(scope_of(method, path, headers), exchange.receive, exchange.send))
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
         exchange.gone.set()
         await _whatever_comes(_end(running))
         raise
+
+
+async def pass_through(
+    application: Application, scope: Message, body: bytes, receive: Receive, send: Send, seconds: float | None = None
+) -> None:
+    """Run a request that came by ASGI itself; the application hears from ``receive`` when its client has gone.
+
+    Args:
+        application: answers.
+        scope: of the request.
+        body: all of it.
+        receive: of the server, behind the body.
+        send: of the server.
+        seconds: how long it may take; None for as long as it takes.
+
+    Raises:
+        TimeoutError: it took longer. The application has been told that its client has gone, and has ended.
+    """
+    exchange = _PassedThrough(body, receive, send)
+    if seconds is None:
+        await application(scope, exchange.receive, send)
+        return
+    running = asyncio.ensure_future(application(scope, exchange.receive_or_end, exchange.send))
+    try:
+        done, _ = await asyncio.wait([running], timeout=seconds)
+    except asyncio.CancelledError:
+        exchange.gone.set()
+        running.cancel()
+        raise
+    if done:
+        running.result()
+        return
+    exchange.gone.set()
+    await _end(running)
+    raise TimeoutError
+
+
+class _PassedThrough:
+    """The two ends of a request, with its body put back."""
+
+    def __init__(self, body: bytes, receive: Receive, send: Send) -> None:
+        self.gone = asyncio.Event()
+        self._body: bytes | None = body
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await self._receive()
+
+    async def receive_or_end(self) -> Message:
+        if self._body is not None:
+            return await self.receive()
+        waits = [asyncio.ensure_future(self._receive()), asyncio.ensure_future(self.gone.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if not self.gone.is_set():  # what a handler makes of being interrupted is no answer
+            await self._send(message)
 
 
 async def _end(running: asyncio.Future[None]) -> None:
@@ -94,7 +174,8 @@ def _header_text(text: str) -> bytes:
         return quote(text, errors="replace").encode()
 
 
-def _scope(method: str, path: str, headers: Mapping[str, str]) -> Message:
+def scope_of(method: str, path: str, headers: Mapping[str, str]) -> Message:
+    """What an application is told of a request."""
     return {
         "type": "http",
         # Before 2.4 streaming responses listen for the disconnect instead of waiting for an error of send.

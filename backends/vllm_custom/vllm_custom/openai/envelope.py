@@ -12,6 +12,7 @@ from vllm_custom.contract.routes import OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.rules import check_body, check_length
 from vllm_custom.request.context import RequestContext
+from vllm_custom.request.field_rules import sequences
 from vllm_custom.request.json_text import check_size, json_object, parse_json
 from vllm_custom.request.parameters import parse_parameters
 from vllm_custom.request.parse import raw_element
@@ -62,6 +63,15 @@ class OpenAICall:
         """Whether the body asks for server-sent events."""
         return isinstance(self.body, dict) and self.body.get("stream") is True
 
+    @property
+    def sequences(self) -> int:
+        """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one."""
+        if not isinstance(self.body, dict):
+            return 1
+        prompt = self.body.get("prompt")
+        several = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else [prompt]
+        return sequences(self.body) * len(several)
+
     def is_allowed(self, more: Collection[str] = ()) -> bool:
         """Whether the path may be called; ``more`` are those that the model's configuration adds."""
         return self.path in OPENAI_PATHS or self.path in more
@@ -91,9 +101,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_REQUEST}.path", path, "a path such as /v1/chat/completions")
-    body = _body(envelope.get("body"), rules, path)
-    if isinstance(body, dict) and len(raw) > rules.limits["OPENAI_MAX_BODY_BYTES"]:
-        check_length(body, rules)
+    body = _body(envelope.get("body"), rules, path, len(raw))
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
         raise invalid(f"{OPENAI_REQUEST}.method", method, " or ".join(_METHODS))
@@ -111,14 +119,32 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     )
 
 
-def _body(given: Any, rules: ClientRules, path: str) -> dict[str, Any] | str | None:
-    """The body; JSON in a string is read, so that no rule can be passed by."""
+def read_openai_call(
+    method: str, path: str, headers: Mapping[str, str], body: str | None, rules: ClientRules
+) -> OpenAICall:
+    """A request that came by HTTP, read as the envelope of one with the same content.
+
+    Args:
+        method: GET or POST.
+        path: the route.
+        headers: names in lower case.
+        body: text that is JSON, or is not; None for none.
+        rules: what a client may set, and how much of it.
+
+    Raises:
+        InvalidRequestError: as :func:`parse_openai_request`.
+    """
+    return OpenAICall(path, method, _body(body, rules, path, len(body or ""), "body"), _headers(dict(headers)))
+
+
+def _body(given: Any, rules: ClientRules, path: str, size: int, name: str = _BODY) -> dict[str, Any] | str | None:
+    """The body, in a text of ``size`` characters; JSON in a string is read, so that no rule can be passed by."""
     if given is None:
         return None
     if isinstance(given, str):
-        check_size(given, _BODY, rules)
+        check_size(given, name, rules)
         try:
-            given = parse_json(given, _BODY, "JSON", rules)
+            given = parse_json(given, name, "JSON", rules)
         except InvalidRequestError:
             if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given):
                 raise
@@ -126,6 +152,8 @@ def _body(given: Any, rules: ClientRules, path: str) -> dict[str, Any] | str | N
     if not isinstance(given, dict):
         return json.dumps(given)
     check_body(given, rules, path)
+    if size > rules.limits["OPENAI_MAX_BODY_BYTES"]:
+        check_length(given, rules)
     return given
 
 

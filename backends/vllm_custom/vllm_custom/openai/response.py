@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +141,81 @@ class OpenAIResponder(Responder):
             self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
         else:  # part of a JSON document is out: what follows could only make it worse
             self.body(b"", more=False)
+
+
+class HttpReply:
+    """An answer to HTTP while it is sent. Errors go out as :class:`OpenAIResponder` sends them.
+
+    Attributes:
+        ended: whether all of it has been sent.
+        failure: what the request ended with, where its answer is an error, or where the client has gone.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+        before_end: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            receive: of the ASGI server, for what comes behind the body.
+            send: of the ASGI server.
+            before_end: called before the last part: whoever waits for it may send the next request at once.
+        """
+        self._receive = receive
+        self._send = send
+        self._before_end = before_end
+        self._status = 0
+        self._events = False
+        self.ended = False
+        self.failure: BackendError | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        """Wait for the client to go."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self.ended:
+            self.failure = RequestCancelledError("the client has gone")
+        return message
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has gone before the end."""
+        return isinstance(self.failure, RequestCancelledError)
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Pass on what the application sends."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._events = any(
+                name.lower() == b"content-type" and value.startswith(EVENT_STREAM.encode())
+                for name, value in message.get("headers", ())
+            )
+            if self._status >= _FIRST_ERROR and self.failure is None:
+                self.failure = _failure(self._status)
+        elif not message.get("more_body", False):
+            self.ended = True
+            self._before_end()
+        await self._send(message)
+
+    async def answer(self, status: int, document: bytes) -> None:
+        """Send JSON as the whole answer."""
+        headers = {**_error_headers(status), "content-length": str(len(document))}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": document})
+
+    async def fail(self, error: BackendError) -> None:
+        """Send the error, or as the last event where a stream has begun. Does nothing after the end."""
+        if self.ended or self.gone:
+            return
+        self.failure = error
+        status, document = error_document(error)
+        if not self._status:
+            await self.answer(status, document)
+        else:  # of a JSON document, what follows could only make it worse
+            last = b"data: " + document + b"\n\ndata: [DONE]\n\n" if self._events else b""
+            await self.send({"type": "http.response.body", "body": last})
 
 
 def _failure(status: int) -> BackendError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -14,11 +14,11 @@ from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, lis
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
-from vllm_custom.openai.asgi import Application, call_application
+from vllm_custom.openai.asgi import Application, Kept, call_application, pass_through, scope_of
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
-from vllm_custom.openai.response import OpenAIResponder
+from vllm_custom.openai.response import HttpReply, OpenAIResponder
 from vllm_custom.openai.rules import too_long
 from vllm_custom.request.text import text_length
 from vllm_custom.sampling import PromptLogprobs
@@ -43,6 +43,8 @@ OPENAI_ARGUMENTS = frozenset(
         "trust_request_mm_kwargs",
     }
 )
+_OK = 200
+MODELS_PATH = "/v1/models"
 # What the application says of a route that it does not have.
 _NOT_FOUND = b'{"detail":"Not Found"}'
 
@@ -147,12 +149,62 @@ class OpenAIService:
         Raises:
             BackendError: an adapter that cannot be loaded; what vLLM refuses is answered by its application.
         """
-        if self._application is None:
-            raise UnsupportedError("vLLM has no OpenAI application for this model; the server's log says why")
+        application = self._found()
         if not call.is_allowed(self._more_paths):
             stream.start(404, {"content-type": "application/json"})
             stream.body(_NOT_FOUND, more=False)
             return
+        async with self._prepared(call, request_id) as (headers, content):
+            await call_application(application, call.method, call.path, headers, content, stream)
+        if not stream.closed:
+            raise InternalError(f"the application gave no complete response, request id {request_id}")
+
+    async def serve_http(self, call: OpenAICall, reply: HttpReply, request_id: str, seconds: float | None) -> None:
+        """Answer ``call``, which came by HTTP, to its end.
+
+        Args:
+            call: what is asked.
+            reply: to the client.
+            request_id: of the request.
+            seconds: how long the application may take; None for as long as it takes.
+
+        Raises:
+            BackendError: as ``serve``.
+            TimeoutError: the application took longer.
+        """
+        application = self._found()
+        if not call.is_allowed(self._more_paths):
+            await reply.answer(404, _NOT_FOUND)
+            return
+        async with self._prepared(call, request_id) as (headers, content):
+            scope = scope_of(call.method, call.path, headers)
+            await pass_through(application, scope, content, reply.receive, reply.send, seconds)
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """OpenAI's cards of the model and its adapters.
+
+        Raises:
+            BackendError: there is no application, or it does not list them.
+        """
+        kept = Kept()
+        await call_application(self._found(), "GET", MODELS_PATH, {}, b"", kept)
+        if kept.status != _OK:
+            raise InternalError(f"the application answers status {kept.status} instead of a list of its models")
+        cards: list[dict[str, Any]] = msgspec.json.decode(kept.data)["data"]
+        return cards
+
+    async def names(self) -> list[str]:
+        """What requests may call the model: its own name, and those of its adapters."""
+        return [self._model_name, *await self._adapters.names()]
+
+    def _found(self) -> Application:
+        if self._application is None:
+            raise UnsupportedError("vLLM has no OpenAI application for this model; the server's log says why")
+        return self._application
+
+    @contextlib.asynccontextmanager
+    async def _prepared(self, call: OpenAICall, request_id: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:
+        """Headers and body for the application, and what they name: the adapter and the media."""
         headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
         PromptLogprobs.count_together()
         async with contextlib.AsyncExitStack() as stack:
@@ -170,6 +222,4 @@ class OpenAIService:
                 raise too_long(len(content), self._max_body_bytes)
             if call.body is not None:
                 headers["content-length"] = str(len(content))
-            await call_application(self._application, call.method, call.path, headers, content, stream)
-        if not stream.closed:
-            raise InternalError(f"the application gave no complete response, request id {request_id}")
+            yield headers, content

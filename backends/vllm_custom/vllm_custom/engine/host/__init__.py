@@ -2,17 +2,25 @@
 
 from vllm_custom.engine.host.board import Row
 from vllm_custom.engine.host.connection import Connection, HostLostError
-from vllm_custom.engine.host.finding import join
+from vllm_custom.engine.host.finding import join, join_as_guest
 from vllm_custom.engine.host.messages import Fronts
+from vllm_custom.engine.host.offer import Offer, config_of, guests_announced, offer, offer_of, offers
 from vllm_custom.engine.host.sharing import Share, engine_name, fronts_of
 
 __all__ = [
     "Connection",
     "Fronts",
     "HostLostError",
+    "Offer",
     "Row",
     "Share",
+    "config_of",
     "engine_name",
     "fronts_of",
+    "guests_announced",
     "join",
+    "join_as_guest",
+    "offer",
+    "offer_of",
+    "offers",
 ]

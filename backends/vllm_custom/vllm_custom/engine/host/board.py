@@ -38,6 +38,7 @@ class Board:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where there is none."""
+        self.folder = path.parent
         self._descriptor = os.open(path, os.O_RDWR)
         self._map = mmap.mmap(self._descriptor, ROWS * _COLUMNS * _CELL_BYTES)
         self._cells = np.frombuffer(self._map, np.int64).reshape(ROWS, _COLUMNS)

@@ -29,6 +29,7 @@ from vllm_custom.engine.host.messages import (
     encode,
     from_host,
 )
+from vllm_custom.engine.host.offer import leave_config
 from vllm_custom.errors import ConfigError
 
 _ATTACHING = "attach"
@@ -43,21 +44,26 @@ class Connection:
 
     Attributes:
         folder: of the engine.
+        guest: whether the engine may end while this front uses it.
         client: number of this front among the engine's clients, once it is attached.
     """
 
-    def __init__(self, connected: socket.socket, folder: Path, name: str, generation: int = 0) -> None:
+    def __init__(
+        self, connected: socket.socket, folder: Path, name: str, generation: int = 0, *, guest: bool = False
+    ) -> None:
         """
         Args:
             connected: to the host; this owns it from now on.
             folder: of the engine.
             name: of the front.
             generation: the same for all that Triton has started together.
+            guest: whether the engine may end while this front uses it.
 
         Raises:
             OSError: the host has gone.
         """
         self.folder = folder
+        self.guest = guest
         self.client = 0
         self._lost_fronts: list[FrontLost] = []
         self._on_front_lost: Callable[[FrontLost], None] | None = None
@@ -70,7 +76,7 @@ class Connection:
         self._lost = False
         self._on_lost: list[Callable[[], None]] = []
         self._waiting: defaultdict[str, deque[Future[FromHost]]] = defaultdict(deque)
-        connected.sendall(encode(Join(name, generation)))
+        connected.sendall(encode(Join(name, generation, guest)))
         self._thread = threading.Thread(target=self._listen, name="vllm_custom_host", daemon=True)
         self._thread.start()
 
@@ -87,6 +93,9 @@ class Connection:
             raise ConfigError("the engine ended while it was started; its own log says why") from error
         if isinstance(answer, Slot):
             self.client = answer.index
+            if not self.guest:
+                with contextlib.suppress(OSError):  # the engine has gone, which this front will notice
+                    leave_config(self.folder, config)
             return answer
         assert isinstance(answer, Refused)
         raise ConfigError(answer.reason)

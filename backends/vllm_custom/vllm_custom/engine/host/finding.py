@@ -55,6 +55,22 @@ def join(name: folders.EngineName, front: str, program: str, grace_seconds: int,
         time.sleep(_POLL_SECONDS)
 
 
+def join_as_guest(folder: Path, name: str) -> Connection:
+    """Connect a guest to the host of an engine that others have started.
+
+    Args:
+        folder: of the engine.
+        name: of the guest.
+
+    Raises:
+        OSError: there is no such host any more.
+    """
+    connected = _connect(folder)
+    if connected is None:
+        raise FileNotFoundError(folder.name)
+    return Connection(connected, folder, name, guest=True)
+
+
 def _connect(folder: Path) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     try:

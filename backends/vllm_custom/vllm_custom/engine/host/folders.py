@@ -77,18 +77,23 @@ def fingerprint(texts: list[str], folders: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def runtime_folder() -> Path:
-    """The folder of all engines of this user, made where it is missing: in TMPDIR, or in /tmp if its path is too long.
+def runtime_folder(*, make: bool = True) -> Path:
+    """The folder of all engines of this user, in TMPDIR, or in /tmp if its path is too long.
+
+    Args:
+        make: it where it is missing.
 
     Raises:
         ConfigError: it is not this user's alone.
+        OSError: it is missing, and not to be made.
     """
     name = f"vllm_custom_{os.geteuid()}"
     folder = Path(tempfile.gettempdir(), name)
     if len(str(folder)) > _MAX_PARENT_CHARACTERS:
         folder = Path("/tmp", name)  # noqa: S108 - of this user alone, as is looked at below
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    if make:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
     state = folder.lstat()
     if state.st_uid != os.geteuid() or state.st_mode & 0o170777 != 0o40700:
         raise ConfigError(f"the temporary folder (TMPDIR): expected {name} in it to be a folder of mode 0700")

@@ -1,7 +1,8 @@
 """The host: owns an engine, gives its fronts their places, and notices which of them have gone.
 
 No request passes through it. It ends when its last front has left and nobody has come for a while, at once when
-tritonserver has gone, and when the engine has died, which its fronts then see from their connections.
+tritonserver has gone, and when the engine has died, which its fronts then see from their connections. Guests, which
+are fronts that are no instances of Triton, do not keep it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from vllm_custom.engine.host.messages import (
     encode,
     from_front,
 )
+from vllm_custom.engine.host.offer import withdraw
 
 # A pickled configuration of vLLM has about 100 kB.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -83,6 +85,7 @@ class _Front:
         self.name = name
         self.generation = 0
         self.client = 0
+        self.guest = False
         self._writer = writer
 
     def tell(self, message: Message) -> None:
@@ -146,7 +149,8 @@ class Host:
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         front = _Front("?", writer)
-        self._come(front)
+        self._fronts[front] = None
+        self._look_for_instances()  # it counts for one until it says what it is
         orderly = False
         try:
             async for line in reader:
@@ -163,7 +167,8 @@ class Host:
 
     def _answer(self, front: _Front, message: Join | Attach | Number | Serving) -> None:
         if isinstance(message, Join):
-            front.name, front.generation = message.name, message.generation
+            front.name, front.generation, front.guest = message.name, message.generation, message.guest
+            self._look_for_instances()
         elif isinstance(message, Serving):
             self._retire_before(front)
         elif isinstance(message, Attach):
@@ -196,11 +201,19 @@ class Host:
         if front not in self._fronts:  # it has gone while the engine started, and has a place that nobody uses
             return
         front.tell(Slot(client, self._core.addresses(client)))
-        self._census.came()
-        self._tell_census()
+        if not front.guest:
+            self._census.came()
+            self._tell_census()
 
-    def _come(self, front: _Front) -> None:
-        self._fronts[front] = None
+    def _look_for_instances(self) -> None:
+        """Without one the engine stays for a while only, and takes no more guests."""
+        if not all(front.guest for front in self._fronts):
+            self._stay()
+        elif self._grace is None:
+            withdraw(self._board.folder)
+            self._leave_alone(self._grace_seconds)
+
+    def _stay(self) -> None:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
@@ -213,28 +226,32 @@ class Host:
         if front.client and not orderly:
             self._lose(front)
         self._tell_census()
-        if not self._fronts:
-            self._leave_alone(self._grace_seconds)
+        self._look_for_instances()
 
     def _lose(self, front: _Front) -> None:
-        attached = [other for other in self._fronts if other.client]
-        _say(f"the front {front.name} has gone; {len(attached)} are left")
+        instances = self._instances()
+        _say(f"the front {front.name} has gone; {len(instances)} instances are left")
+        if front.guest:  # whoever started it starts it again
+            return
         self._census.lost()
-        for other in attached:
-            other.tell(FrontLost(front.name, other is attached[0]))
+        for other in instances:
+            other.tell(FrontLost(front.name, other is instances[0]))
 
     def _retire_before(self, front: _Front) -> None:
         """Triton may keep the processes of a model that it has replaced, for requests that a killed one had."""
         for other in list(self._fronts):
             if other is front:
                 return
-            if other.generation != front.generation:
+            if other.generation != front.generation and not other.guest:
                 other.tell(Retire())
 
     def _tell_census(self) -> None:
-        attached = [front for front in self._fronts if front.client]
-        if attached:
-            attached[0].tell(self._census.told(len(attached)))
+        if instances := self._instances():
+            instances[0].tell(self._census.told(len(instances)))
+
+    def _instances(self) -> list[_Front]:
+        """Those that use the engine and are no guests."""
+        return [front for front in self._fronts if front.client and not front.guest]
 
     def _leave_alone(self, seconds: float) -> None:
         self._grace = asyncio.get_running_loop().call_later(seconds, self._ending.set)

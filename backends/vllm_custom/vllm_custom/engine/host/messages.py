@@ -19,12 +19,14 @@ class Join(Message, tag="join"):
     """A front has started.
 
     Attributes:
-        name: Triton's name of the instance, for the log.
+        name: Triton's of the instance, for the log.
         generation: the same for all that Triton has started together.
+        guest: it uses the engine while others keep it, and is nobody's instance.
     """
 
     name: str
     generation: int = 0
+    guest: bool = False
 
 
 class Serving(Message, tag="serving"):

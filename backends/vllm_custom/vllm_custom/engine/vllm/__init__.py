@@ -8,7 +8,7 @@ from vllm_custom.engine.vllm.connector import install_connector
 from vllm_custom.engine.vllm.constraints import CompileProcess
 from vllm_custom.engine.vllm.engine import VllmEngine
 from vllm_custom.engine.vllm.host import PROGRAM as HOST_PROGRAM
-from vllm_custom.engine.vllm.host import attached
+from vllm_custom.engine.vllm.host import attached, guest_client
 
 __all__ = [
     "HOST_PROGRAM",
@@ -17,6 +17,7 @@ __all__ = [
     "attached",
     "check_parsers",
     "engine_argument_names",
+    "guest_client",
     "install_connector",
     "prepare_reasoning",
 ]

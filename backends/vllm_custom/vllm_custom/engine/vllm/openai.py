@@ -12,6 +12,8 @@ from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.quiet import quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
 
+_COUNTING_MIDDLEWARE = "PrometheusInstrumentatorMiddleware"
+
 
 async def build_openai_application(
     engine: Any, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
@@ -45,6 +47,9 @@ async def build_openai_application(
     quieten_refusals()
     tasks = await engine.get_supported_tasks()
     application = build_app(args, tasks, engine.model_config)
+    # It counts requests once more, where nobody can see it.
+    kept = [one for one in application.user_middleware if one.cls.__name__ != _COUNTING_MIDDLEWARE]
+    application.user_middleware[:] = kept
     await init_app_state(engine, application.state, args, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)

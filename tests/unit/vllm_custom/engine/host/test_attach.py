@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vllm_custom.engine.host.messages import Slot
-from vllm_custom.engine.vllm.host import attached
+from vllm_custom.engine.host.offer import leave_config
+from vllm_custom.engine.vllm.host import attached, guest_client
 
 
 class Host:
     """The connection of one front."""
+
+    folder: Path
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
@@ -91,3 +95,18 @@ async def test_a_lost_host_is_a_dead_engine(async_llm: Any) -> None:
     await asyncio.to_thread(host.lost)
     assert llm.engine_core.resources.engine_dead
     assert isinstance(await asyncio.wait_for(llm.engine_core.outputs_queue.get(), 10), EngineDeadError)
+
+
+def test_a_guest_uses_the_configuration_that_an_instance_left(
+    async_llm: Any, made: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    names = SimpleNamespace(served_model_name="/models/m/1/weights")
+    leave_config(tmp_path, pickle.dumps(SimpleNamespace(parallel_config=SimpleNamespace(), model_config=names)))
+    host = Host()
+    host.folder = tmp_path
+    guest_client(host, "m", 3, log_stats=False)  # type: ignore[arg-type]
+    (client,) = made
+    assert client["vllm_config"].model_config.served_model_name == "m", "the path of weights is nobody's business"
+    assert client["disable_log_stats"]
+    assert (client["client_count"], client["client_index"]) == (3, 4)
+    assert not host.given["log_stats"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from tests.support.processes import is_gone, wait_until
-from vllm_custom.engine.host import Connection, HostLostError, join
+from vllm_custom.engine.host import Connection, HostLostError, Offer, config_of, join, join_as_guest, offer, offers
 from vllm_custom.engine.host.board import SEQUENCES, Board, Row
 from vllm_custom.engine.host.folders import EngineName, runtime_folder
 from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
@@ -262,3 +263,83 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(setting: Setting, mo
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     with pytest.raises(ConfigError, match="TMPDIR"):
         setting.join()
+
+
+def offered(connection: Connection, server: int) -> Offer:
+    """An offer of the model, made in the name of an instance."""
+    made = Offer("model", "1", server, 2, "{}", "/models/model/1", "/backends/vllm_custom", None)
+    offer(connection.folder, made)
+    return made
+
+
+def guest(setting: Setting, connection: Connection) -> Connection:
+    """One in this process, attached."""
+    found = join_as_guest(connection.folder, "a guest")
+    setting.joined.append(found)
+    attach(found, config_of(connection.folder))
+    return found
+
+
+def test_a_guest_finds_what_is_offered_and_uses_the_engine(setting: Setting) -> None:
+    instance = setting.attach(config=b"0.0")
+    assert list(offers(setting.server)) == []
+    made = offered(instance, setting.server)
+    assert list(offers(setting.server)) == list(offers()) == [(instance.folder, made)]
+    assert list(offers(setting.server + 1)) == []
+    assert guest(setting, instance).client == 2
+    assert setting.noted("start") == ["start 0.0 True 2 3"]
+
+
+def test_a_guest_does_not_keep_the_engine_and_is_not_asked_for_any_more(setting: Setting) -> None:
+    instance = setting.attach(grace=1)
+    offered(instance, setting.server)
+    lost = threading.Event()
+    guest(setting, instance).when_lost(lost.set)
+    instance.leave()
+    wait_until(lambda: list(offers()) == [])
+    assert not is_gone(setting.engine())
+    assert lost.wait(10)
+    wait_until(lambda: is_gone(setting.engine()))
+    with pytest.raises(OSError, match=instance.folder.name):
+        join_as_guest(instance.folder, "late")
+
+
+def test_an_instance_that_comes_again_keeps_the_engine_for_its_guests(setting: Setting) -> None:
+    instance = setting.attach(grace=1)
+    offered(instance, setting.server)
+    other = guest(setting, instance)
+    instance.leave()
+    wait_until(lambda: list(offers()) == [])
+    again = setting.attach("model_0_1", grace=1)
+    made = offered(again, setting.server)
+    time.sleep(1.2)
+    assert not is_gone(setting.engine())
+    assert isinstance(other.number("still there", 1).result(10), Numbered)
+    assert list(offers()) == [(again.folder, made)]
+
+
+def test_a_guest_that_is_killed_is_no_lost_instance(setting: Setting) -> None:
+    lost: list[object] = []
+    instance = setting.attach()
+    instance.when_front_lost(lost.append)
+    board = Board(instance.folder / "board")
+    other = guest(setting, instance)
+    assert Row(board, other.client, SEQUENCES).take(5, 0)
+    other._socket.shutdown(socket.SHUT_RDWR)  # as the kernel does for one that was killed
+    wait_until(lambda: setting.noted("abort")[:1] == ["abort 2"])
+    assert isinstance(instance.number("wait for what was said before", 1).result(10), Numbered)
+    assert lost == []
+    assert board.total(SEQUENCES) == 0
+    board.close()
+
+
+def test_a_guest_is_not_the_one_to_act_for_a_lost_instance(setting: Setting) -> None:
+    told: list[tuple[str, object]] = []
+    first = setting.attach("first")
+    visitor = guest(setting, first)
+    process = front(setting, "other")
+    process.kill()
+    process.communicate()
+    visitor.when_front_lost(lambda news: told.append(("guest", news)))
+    first.when_front_lost(lambda news: told.append(("instance", news)))
+    wait_until(lambda: told == [("instance", FrontLost("other", True))])

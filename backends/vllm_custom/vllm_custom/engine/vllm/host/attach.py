@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from vllm_custom.engine.host import Connection
+from vllm_custom.engine.host import Connection, config_of
 from vllm_custom.runtime.async_utils import call_on
 
 
@@ -54,6 +55,27 @@ def attached(connection: Connection, fronts: int) -> Iterator[None]:
     finally:
         for name, method in own.items():
             setattr(AsyncLLM, name, method)
+
+
+def guest_client(connection: Connection, name: str, fronts: int, *, log_stats: bool) -> Any:
+    """An AsyncLLM that uses an engine which others have started. To be made on its event loop.
+
+    Args:
+        connection: of the guest to the host.
+        name: of the model, for vLLM's metrics.
+        fronts: as those that started it have it.
+        log_stats: whether vLLM counts this client's requests, for Prometheus.
+
+    Raises:
+        ConfigError: the engine has no place left, or has ended.
+        OSError: it has ended.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # Of a process of this user, in a folder for him alone.
+    vllm_config = pickle.loads(config_of(connection.folder))  # noqa: S301
+    vllm_config.model_config.served_model_name = name
+    return _client(connection, fronts, AsyncLLM.from_vllm_config, vllm_config, {"disable_log_stats": not log_stats})
 
 
 def _client(connection: Connection, fronts: int, make: Any, vllm_config: Any, options: dict[str, Any]) -> Any:

@@ -1,0 +1,34 @@
+"""The command line of the direct OpenAI server."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_custom_frontend.options import ServerOptions, add_server_arguments, server_arguments
+
+
+@dataclass(frozen=True)
+class Options(ServerOptions):
+    """What it was told. ``server``: process id of the tritonserver whose models it serves; None for any."""
+
+    server: int | None = None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line; ends the process with a message where it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vllm_custom_direct",
+        description="OpenAI's HTTP API on the engines of a tritonserver of this machine, past Triton. "
+        "Models whose instances share an engine are served (SHARE_ENGINE of config.pbtxt).",
+    )
+    parser.add_argument(
+        "--server",
+        type=int,
+        metavar="PID",
+        help="process id of the tritonserver (default: those of all that this user runs)",
+    )
+    add_server_arguments(parser)
+    given = parser.parse_args(arguments)
+    return Options(**server_arguments(parser, given), server=given.server)

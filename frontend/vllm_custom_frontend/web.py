@@ -1,0 +1,154 @@
+"""The parts of an HTTP server for OpenAI's API that do not depend on what answers: keys, CORS, access log, errors."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vllm_custom_frontend import errors
+from vllm_custom_frontend.access_log import AccessLog
+from vllm_custom_frontend.anthropic import AnthropicErrors
+from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
+from vllm_custom_frontend.options import ServerOptions
+
+# For load balancers and Prometheus, which have no key.
+_OPEN_PATHS = frozenset({"/health", "/metrics"})
+# What a model takes.
+_METHODS = ("GET", "POST")
+
+
+class _Function:
+    """An ASGI function as Starlette's routes take it: as an object, else they would wrap it."""
+
+    def __init__(self, function: ASGIApp) -> None:
+        self._function = function
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._function(scope, receive, send)
+
+
+class ApiKeys:
+    """Middleware that asks for one of several keys."""
+
+    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS and not self._is_known(scope):
+            error = errors.unauthorized()
+            await Response(error.document, error.status, media_type="application/json")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        headers = Request(scope).headers
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")  # as Anthropic's clients send it
+        given = _digest(key.strip())
+        # All of them, always: the time taken says nothing about which one was close.
+        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+class Answers:
+    """What answers requests behind the HTTP server."""
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point for every route that a model answers."""
+        raise NotImplementedError
+
+    async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /v1/models and /v1/models/{id}."""
+        raise NotImplementedError
+
+    async def is_ready(self) -> bool:
+        """Whether some model is fit for requests."""
+        raise NotImplementedError
+
+    def collectors(self) -> Sequence[Any]:
+        """Collectors of prometheus_client for what is known at the moment."""
+        return ()
+
+
+def application(
+    answers: Callable[[], Answers], options: ServerOptions, metrics: Metrics, lifespan: Any, nobody: str
+) -> Starlette:
+    """An ASGI application.
+
+    Args:
+        answers: what answers, once the lifespan has begun.
+        options: keys, origins and log.
+        metrics: counts.
+        lifespan: Starlette's.
+        nobody: what ``/health`` says where nothing is usable.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in _METHODS:
+            raise HTTPException(405, headers={"Allow": ", ".join(_METHODS)})
+        await answers().serve(scope, receive, send)
+
+    async def models(scope: Scope, receive: Receive, send: Send) -> None:
+        await answers().models(scope, receive, send)
+
+    async def health(request: Request) -> Response:
+        ready = await answers().is_ready()
+        return JSONResponse({"status": "ready" if ready else nobody}, 200 if ready else 503)
+
+    async def metrics_endpoint(request: Request) -> Response:
+        return Response(metrics.text(answers().collectors()), headers={"content-type": CONTENT_TYPE})
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/metrics", metrics_endpoint),
+            Route("/v1/models", _Function(models), methods=["GET"]),
+            Route("/v1/models/{model:path}", _Function(models), methods=["GET"]),
+            # Which others there are the model says: its configuration may open more of them.
+            Route("/{path:path}", _Function(serve)),
+        ],
+        middleware=_middleware(options, metrics),
+        exception_handlers={404: _http_error, 405: _http_error},
+        lifespan=lifespan,
+    )
+
+
+def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:
+    chosen = [Middleware(AccessLog, metrics=metrics, access_log=options.access_log)]
+    if options.cors_origins:
+        chosen.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(options.cors_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+    chosen.append(Middleware(AnthropicErrors))
+    if options.api_keys:
+        chosen.append(Middleware(ApiKeys, keys=options.api_keys))
+    return chosen
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What vLLM's server says of routes that it does not have."""
+    status = getattr(error, "status_code", 404)
+    detail = getattr(error, "detail", "Not Found")
+    return JSONResponse({"detail": detail}, status, headers=getattr(error, "headers", None))
