@@ -24,6 +24,8 @@ from vllm_custom.engine.host.folders import EngineName, runtime_folder
 from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
 from vllm_custom.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = "tests.support.fake_core_host"
 # A front in a process of its own: it attaches, says so, and lives until it is told to leave, or is killed.
 FRONT = """
