@@ -45,6 +45,7 @@ INTERNAL = {
     ("contract/config/media.py", "ValueError"),
     ("contract/config/model.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
+    ("engine/vllm/constraints/grammars.py", "NoTextError"),
     ("engine/vllm/constraints/grammars.py", "SlowMaskError"),
     ("engine/vllm/constraints/client.py", "OSError"),
     ("engine/vllm/constraints/client.py", "RefusedConstraintError"),
