@@ -31,6 +31,7 @@ MAKERS = {
     "_refused",
     "_cut_off",
     "_too_long",
+    "too_long",
     "_too_large",
     "_larger_than_measured",
     "_ended",
@@ -38,24 +39,30 @@ MAKERS = {
     "error",
 }
 # Never reach a client or an operator as they are: caught by pydantic, by contract/settings.py, by the fetcher or the
-# decoders' pool itself, what a mapping has to raise, a broken patch file, an unknown base class, and defects, which are
-# internal errors to clients.
+# decoders' pool itself, by Triton's stub, what a mapping has to raise, a broken patch file, an unknown base class, and
+# defects, which are internal errors to clients.
 INTERNAL = {
     ("contract/config/limits.py", "ValueError"),
     ("contract/config/media.py", "ValueError"),
     ("contract/config/model.py", "ValueError"),
     ("engine/vllm/openai.py", "KeyError"),
+    ("engine/vllm/bodies.py", "_explained"),
+    ("engine/vllm/constraints/grammars.py", "NoTextError"),
     ("engine/vllm/constraints/grammars.py", "SlowMaskError"),
     ("engine/vllm/constraints/client.py", "OSError"),
     ("engine/vllm/constraints/client.py", "RefusedConstraintError"),
     ("contract/hosts.py", "ValueError"),
     ("runtime/async_utils.py", "RuntimeError"),
     ("media/decoders/confinement.py", "OSError"),
+    ("media/decoders/frame_list.py", "ValueError"),
     ("media/decoders/job.py", "ValueError"),
     ("media/workers/pool.py", "ValueError"),
+    ("media/sources/bodies.py", "FetchError"),
+    ("media/sources/bodies.py", "zlib.error"),
     ("media/sources/fetch.py", "FetchError"),
     ("media/sources/fetch.py", "TooLargeError"),
     ("serving/life.py", "RuntimeError"),
+    ("triton/elements.py", "ValueError"),
     ("kernel/fail_fast.py", "ValidationError.from_exception_data"),
     ("kernel/json_objects.py", "ValueError"),
     ("base_backend/patches.py", "ImportError"),

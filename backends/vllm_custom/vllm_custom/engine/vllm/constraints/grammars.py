@@ -121,6 +121,8 @@ class GrammarCompilers:
         mask = backend.allocate_token_bitmask(1)
         if min(_seconds_to_fill(grammar, mask) for _ in range(2)) > _MASK_SECONDS:
             raise SlowMaskError(f"its next token takes more than {_MASK_SECONDS} seconds to find")
+        if not mask.any():  # the engine would end the request with an error of its own
+            raise NoTextError("no text satisfies it: there is no token that may come first")
 
 
 def check_constraint(engine: Any, kind: str, value: Any, options: Mapping[str, Any]) -> Verdict:
@@ -145,6 +147,10 @@ def _verdict_of(params: Any, kind: str) -> Verdict:
 
 class SlowMaskError(Exception):
     """A constraint that would hold up everybody at each token."""
+
+
+class NoTextError(Exception):
+    """A constraint like ``root ::= root``, or a schema that refers to itself and to nothing else."""
 
 
 def _seconds_to_fill(grammar: Any, mask: Any) -> float:

@@ -5,11 +5,13 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tools.installer.paths import CHECKOUT
 from vllm_custom.engine.vllm.constraints.grammars import (
     GrammarCompilers,
+    NoTextError,
     SlowMaskError,
     Verdict,
     compiler_facts,
@@ -120,13 +122,11 @@ class SlowBackend:
     def compile_grammar(self, kind: Any, text: str) -> SimpleNamespace:
         return SimpleNamespace(fill_bitmask=lambda mask, index: time.sleep(self.seconds))
 
-    def allocate_token_bitmask(self, count: int) -> list[int]:
-        return [0] * count
+    def allocate_token_bitmask(self, count: int) -> Any:
+        return np.ones(count)
 
 
-@pytest.mark.parametrize("chosen", [True, False])
-def test_a_constraint_whose_tokens_are_slow_to_find_is_refused(vllm: None, chosen: bool) -> None:
-    """The engine's scheduler would look for them, with everybody waiting; whichever of its compilers it took."""
+def compilers_of_shapes() -> GrammarCompilers:
     from transformers import AutoTokenizer
     from vllm.config import StructuredOutputsConfig
 
@@ -136,7 +136,23 @@ def test_a_constraint_whose_tokens_are_slow_to_find_is_refused(vllm: None, chose
         vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend="auto")),
         get_tokenizer=lambda: tokenizer,
     )
-    compilers = GrammarCompilers(compiler_facts(engine))
+    return GrammarCompilers(compiler_facts(engine))
+
+
+@pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated:DeprecationWarning")  # vLLM's own use of xgrammar
+def test_a_constraint_that_no_text_satisfies_is_refused(vllm: None) -> None:
+    """The engine ended such a request with an error: 500 by the OpenAI API, as if the server were broken."""
+    compilers = compilers_of_shapes()
+    for kind, value in (("grammar", "root ::= root"), ("json", '{"$ref": "#"}')):
+        with pytest.raises(NoTextError, match="no text satisfies it"):
+            compilers.compile(kind, value, {})
+    assert compilers.compile("choice", [""], {}).backend == "xgrammar"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_constraint_whose_tokens_are_slow_to_find_is_refused(vllm: None, chosen: bool) -> None:
+    """The engine's scheduler would look for them, with everybody waiting; whichever of its compilers it took."""
+    compilers = compilers_of_shapes()
     quick, slow = SlowBackend(0.0), SlowBackend(0.3)
     compilers._built = {"xgrammar": slow, "guidance": quick} if chosen else {"xgrammar": quick, "guidance": slow}
     with pytest.raises(SlowMaskError, match=r"its next token takes more than 0\.2 seconds to find"):
