@@ -263,14 +263,14 @@ def test_anthropics_client_unchanged(frontend: Frontend) -> None:
     source = {"type": "base64", "media_type": "image/png", "data": data}
     messages = user({"type": "image", "source": source}, text(DESCRIBE))
     asked = {"model": MODEL, "messages": messages, "max_tokens": 60}
-    answer = asking.messages.create(**asked, temperature=0)
+    answer = asking.messages.create(**asked, extra_body={"temperature": 0})
     assert answer.content[0].text == PICTURES[1].answer()
-    with asking.messages.stream(**asked, temperature=0) as stream:
+    with asking.messages.stream(**asked, extra_body={"temperature": 0}) as stream:
         assert "".join(stream.text_stream) == PICTURES[1].answer()
     counted = asking.messages.count_tokens(model=MODEL, messages=messages)
     assert counted.input_tokens == answer.usage.input_tokens
     with pytest.raises(anthropic.BadRequestError) as refused:
-        asking.messages.create(**asked, temperature=7)
+        asking.messages.create(**asked, extra_body={"temperature": 7})
     assert refused.value.body["error"]["type"] == "invalid_request_error"
 
 
