@@ -21,8 +21,8 @@ from vllm_custom.errors import InvalidRequestError, MediaLimitError
 from vllm_custom.media.decoders import video
 from vllm_custom.media.decoders.animation import Video
 from vllm_custom.media.decoders.frame_list import pack_frames
-from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.video import decode_video
+from vllm_custom.media.decoders.frames import ChosenFrames, FrameSampling
+from vllm_custom.media.decoders.video import decode_video, look_at_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -412,3 +412,32 @@ def test_of_many_frames_in_hand_some_are_taken() -> None:
 def test_frames_in_hand_that_are_no_video_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         decode(data)
+
+
+# Frames that were chosen before
+
+
+def chosen(data: bytes, *indices: int, size: tuple[int, int] = (28, 56)) -> Video:
+    return decode_video(data, "video[0]", 1_000_000, 10**9, ChosenFrames(chosen=indices, size=size))
+
+
+@pytest.mark.parametrize("name", ["mp4", "gif"])
+def test_frames_that_were_chosen_are_resized(name: str) -> None:
+    shades = [(grey, grey, grey) for grey in (0, 100, 200)]
+    data = film([np.full((48, 64, 3), shade, np.uint8) for shade in shades]) if name == "mp4" else gif(shades, (64, 48))
+    look = look_at_video(data, "video[0]", 1_000_000, 10**9)
+    assert (look.width, look.height, look.total) == (64, 48, 3)
+    frames, _ = chosen(data, 0, 2)
+    assert frames.shape == (2, 56, 28, 3)
+    assert frames[:, 20, 20, 0].tolist() == pytest.approx([0, 200], abs=4)
+
+
+def test_a_turned_video_is_looked_at_as_it_is_shown() -> None:
+    look = look_at_video(film(greys(), rotation=90), "video[0]", 1_000_000, 10**9)
+    assert (look.width, look.height) == (48, 64)
+
+
+def test_the_last_frame_stands_for_those_that_a_header_promises_in_vain() -> None:
+    data = film(greys(), "webm", "libvpx", drop={7, 8, 9})
+    frames, _ = chosen(data, 0, 6, 8, 9)
+    assert frames[:, 20, 20, 0].tolist() == pytest.approx([0, 170, 170, 170], abs=6)
