@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from vllm_custom.errors import BackendError
 from vllm_custom.guest import HttpRequest
 from vllm_custom_direct.models import Model, Models
 from vllm_custom_frontend import errors
@@ -17,6 +20,7 @@ from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.web import Answers
 
+_log = logging.getLogger("vllm_custom_direct")
 # A proxy's own note for a client that has gone.
 _CLIENT_GONE = 499
 _MODEL_SECONDS = 5
@@ -57,7 +61,8 @@ class DirectAnswers(Answers):
         exchange = Exchange(scope, receive, send)
         wanted = scope.get("path_params", {}).get("model")
         try:
-            cards = {card["id"]: card for model in reversed(self._usable()) for card in reversed(await model.cards())}
+            listed = [card for model in self._usable() for card in await _cards(model)]
+            cards = {card["id"]: card for card in reversed(listed)}
             document: object = {"object": "list", "data": list(reversed(cards.values()))}
             if wanted is not None:
                 document = cards.get(wanted)
@@ -118,3 +123,12 @@ class DirectAnswers(Answers):
         if not usable:
             raise errors.unavailable("no model is ready", _MODEL_SECONDS)
         return usable
+
+
+async def _cards(model: Model) -> list[dict[str, Any]]:
+    """None of a model that cannot list them, which the others do not suffer from."""
+    try:
+        return await model.cards()
+    except BackendError as error:
+        _log.warning("%s: cannot list its models: %s", model.name, error)
+        return []

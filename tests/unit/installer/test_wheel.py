@@ -21,6 +21,9 @@ from tests.support.triton_tree import make_tree
 from tools.installer import backends, commands, environment, into, ports
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 
+# Packages that lie next to vllm_custom in an installation.
+BROUGHT = ("vllm_custom_direct", "vllm_custom_frontend")
+
 pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -76,14 +79,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def test_the_wheel_holds_the_package_and_the_sources_and_nothing_else(wheel: Path) -> None:
     built = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     packages = {source: Path(source).name for source in built["packages"]}
-    assert list(packages.values()) == ["vllm_custom", "vllm_custom_frontend"]
+    assert list(packages.values()) == ["vllm_custom", "vllm_custom_direct", "vllm_custom_frontend"]
     expected = set()
     for source, target in {**packages, **built["force-include"]}.items():
         origin = CHECKOUT / source
         expected |= {f"{target}/{path.relative_to(origin)}" for path in files(origin)} if origin.is_dir() else {target}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
-    assert {"vllm_custom/py.typed", "vllm_custom_frontend/py.typed"} <= expected
+    assert {f"{name}/py.typed" for name in packages.values()} <= expected
 
 
 def files(folder: Path) -> list[Path]:
@@ -144,8 +147,8 @@ def test_it_is_installed_into_a_triton_and_out_of_it_again(
     }
     assert sources(root / "backends/vllm") == sources(BACKEND_SOURCES / "vllm") | copied
     assert sources(root / "backends/vllm_custom") == sources(BACKEND_SOURCES / "vllm_custom")
-    frontend = "vllm_custom_frontend"
-    assert sources(root / "backends/vllm_custom" / frontend) == sources(FRONTEND_SOURCES / frontend)
+    for name in BROUGHT:
+        assert sources(root / "backends/vllm_custom" / name) == sources(FRONTEND_SOURCES / name)
 
     undone = installed.run("vllm-custom", "install", "--into", str(root), "--uninstall")
     assert undone.returncode == 0, undone.stdout + undone.stderr
@@ -155,7 +158,7 @@ def test_it_is_installed_into_a_triton_and_out_of_it_again(
 def sources(folder: Path) -> dict[str, bytes]:
     """What a backend consists of, without what the installation adds."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files(folder)}
-    added = ("version.json", "patches/", "vllm_custom_frontend/")
+    added = ("version.json", "patches/", *(f"{name}/" for name in BROUGHT))
     return {name: text for name, text in found.items() if not name.startswith(added)}
 
 

@@ -135,6 +135,12 @@ async def test_models_are_found_by_name(direct: Any) -> None:
     assert (await server.call("GET", "/v1/models/none")).status == 404
 
 
+async def test_a_model_that_cannot_list_itself_does_not_hide_the_others(direct: Any) -> None:
+    server = await direct({"a": engine(None), "b": engine(answering("of b"))})
+    listed = await server.call("GET", "/v1/models")
+    assert (listed.status, [card["id"] for card in listed.json["data"]]) == (200, ["of b"])
+
+
 async def test_one_model_answers_for_every_name(direct: Any) -> None:
     server = await direct({"m": engine(answering("yes"))})
     assert (await server.post({"model": "other"})).status == 200

@@ -17,6 +17,10 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 _DISCONNECT_GRACE_SECONDS = 5.0
 
 
+class LateError(Exception):
+    """An application did not end in time."""
+
+
 class Sink(Protocol):
     """Where the response goes."""
 
@@ -70,7 +74,7 @@ async def pass_through(
         seconds: how long it may take; None for as long as it takes.
 
     Raises:
-        TimeoutError: it took longer. The application has been told that its client has gone, and has ended.
+        LateError: it took longer. The application has been told that its client has gone, and has ended.
     """
     exchange = _PassedThrough(body, receive, send)
     if seconds is None:
@@ -88,7 +92,7 @@ async def pass_through(
         return
     exchange.gone.set()
     await _end(running)
-    raise TimeoutError
+    raise LateError
 
 
 class _PassedThrough:

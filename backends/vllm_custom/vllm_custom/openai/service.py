@@ -170,7 +170,7 @@ class OpenAIService:
 
         Raises:
             BackendError: as ``serve``.
-            TimeoutError: the application took longer.
+            LateError: the application took longer.
         """
         application = self._found()
         if not call.is_allowed(self._more_paths):

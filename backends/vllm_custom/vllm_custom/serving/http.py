@@ -18,7 +18,7 @@ from vllm_custom.errors import (
     UnavailableError,
 )
 from vllm_custom.openai import HttpReply, OpenAICall, read_openai_call
-from vllm_custom.openai.asgi import Receive, Send
+from vllm_custom.openai.asgi import LateError, Receive, Send
 from vllm_custom.serving.admission import Ticket
 from vllm_custom.serving.common import Common
 
@@ -111,7 +111,7 @@ class HttpRunner:
         left = request.timeout_seconds - (time.monotonic() - arrived) if request.timeout_seconds else None
         try:
             await self._common.openai.serve_http(call, reply, request.request_id, left)
-        except TimeoutError as error:
+        except LateError as error:
             limit = int(request.timeout_seconds * _MICROSECONDS)
             raise DeadlineExceededError(
                 f"timeout: the request did not finish within {limit} microseconds of its arrival"
