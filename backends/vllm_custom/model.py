@@ -28,7 +28,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the engine and the service; whatever this raises becomes Triton's load failure."""
-        from vllm_custom.model import Model
+        from vllm_custom import preflight
+
+        preflight.check(args, Path(pb_utils.get_model_dir()), BACKEND_DIR)
+        from vllm_custom.model import Model  # imports vLLM
 
         self._model = Model(args, BACKEND_DIR, pb_utils, merge=self.merge)
 

@@ -117,7 +117,7 @@ BAD = [
     # Media
     looks("not base64", "image[0]", "base64", image=["%%%"]),
     looks("base64 of no image", "image[1]", "not an image", image=[IMAGE, "aGVsbG8="]),
-    looks("a truncated image", "image[0]", "damaged", image=[IMAGE[: len(IMAGE) // 2]]),
+    looks("a truncated image", "image[0]", "truncated", image=[IMAGE[: len(IMAGE) // 2]]),
     looks("an empty image", "image[0]", "empty", image=[""]),
     looks("a pixel bomb", "image[0]", "144000000", "IMAGE_MAX_PIXELS", image=[huge_png()]),
     looks("an image by http", "image[0]", "http:", "not allowed", image=["http://127.0.0.1/a.png"]),

@@ -261,8 +261,9 @@ def test_other_methods_end_here(frontend: Frontend, path: str) -> None:
 
 
 def test_a_body_over_the_limit_is_refused_on_every_route(frontend: Frontend) -> None:
-    answer = frontend.post("/v1/messages", json.dumps(ask(text="x" * 1024 * 1024)))
-    assert (answer.status, answer.json["error"]["type"]) == (413, "RequestTooLargeError")
+    for path, form in (("/v1/responses", "RequestTooLargeError"), ("/v1/messages", "request_too_large")):
+        answer = frontend.post(path, json.dumps(ask(text="x" * 1024 * 1024)))
+        assert (answer.status, answer.json["error"]["type"]) == (413, form)
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -21,7 +21,6 @@ from vllm_custom.media.decoders.image import set_pixel_limit
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import Service, wait_on
-from vllm_custom.triton.autocomplete import check_response_cache
 from vllm_custom.triton.elements import bound_elements
 from vllm_custom.triton.lost_instances import LostInstances
 from vllm_custom.triton.retirement import Retirement
@@ -31,7 +30,9 @@ class Model:
     """One version of a model on one instance of Triton."""
 
     def __init__(self, args: Mapping[str, str], backend_dir: Path, pb_utils: Any, *, merge: bool = True) -> None:
-        """Load it: check what config.pbtxt and model.json say, start the engine, put the service together.
+        """Load it: check what model.json says, start the engine, put the service together.
+
+        What needs no vLLM has been checked before (preflight.py).
 
         Args:
             args: of Triton's ``initialize``.
@@ -43,7 +44,6 @@ class Model:
             ConfigError: what is wrong with the model's configuration.
         """
         model_config = json.loads(args["model_config"])
-        check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._log = pb_utils.Logger

@@ -2,6 +2,6 @@
 
 from vllm_custom.base_backend.adapter import BaseModelAdapter, host_program
 from vllm_custom.base_backend.extended import Hooks, extended
-from vllm_custom.base_backend.loader import LoadedBase, load_base, patch_as
+from vllm_custom.base_backend.loader import LoadedBase, find_base, load_base, patch_as
 
-__all__ = ["BaseModelAdapter", "Hooks", "LoadedBase", "extended", "host_program", "load_base", "patch_as"]
+__all__ = ["BaseModelAdapter", "Hooks", "LoadedBase", "extended", "find_base", "host_program", "load_base", "patch_as"]

@@ -57,7 +57,7 @@ def load_base(backend_dir: Path, configured: str) -> LoadedBase:
     Raises:
         ConfigError: there is no ``model.py`` with a ``TritonPythonModel``.
     """
-    directory = _directory(backend_dir, configured)
+    directory = find_base(backend_dir, configured)
     release = release_name(directory)
     patches = patch_as(backend_dir, release)
     return LoadedBase(_import_class(directory), directory, release, fingerprint(directory), patches)
@@ -72,7 +72,8 @@ def patch_as(backend_dir: Path, release: str | None) -> PatchReport:
     return apply_patches(_patch_dir(backend_dir), release or UNKNOWN, installed_vllm())
 
 
-def _directory(backend_dir: Path, configured: str) -> Path:
+def find_base(backend_dir: Path, configured: str) -> Path:
+    """The folder of the base's model.py; arguments and errors are those of :func:`load_base`."""
     chosen = configured or os.environ.get(DIRECTORY_VARIABLE, "")
     directory = Path(chosen) if chosen else backend_dir.parent / "vllm"
     if not (directory / "model.py").is_file():

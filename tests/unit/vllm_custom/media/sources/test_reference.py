@@ -6,7 +6,7 @@ import io
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -165,6 +165,7 @@ def test_any_bytes_give_bytes_within_the_limit_or_our_error(element: bytes) -> N
 
 @given(st.binary(max_size=100), st.sampled_from([base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes]))
 def test_what_base64_wrote_is_read_back(data: bytes, encode: object) -> None:
+    assume(not data.startswith(b"data:"))  # a data: URI that was encoded once more is refused as such
     encoded = encode(data)  # type: ignore[operator]
     if encoded:
         assert decode(encoded) == data

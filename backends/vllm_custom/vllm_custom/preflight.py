@@ -1,0 +1,36 @@
+"""What can be wrong with a model before vLLM is imported, which takes seconds: a load that fails does so at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from vllm_custom import engine_args
+from vllm_custom.base_backend import find_base
+from vllm_custom.contract.settings import Settings
+from vllm_custom.kernel import model_files
+from vllm_custom.triton.autocomplete import check_response_cache
+
+
+def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None:
+    """Read config.pbtxt's parameters and the files of the version folder.
+
+    Args:
+        args: of Triton's ``initialize``.
+        version_dir: the folder of model.json.
+        backend_dir: the folder of this backend.
+
+    Raises:
+        ConfigError: names the file, the key and what is expected.
+    """
+    model_config = json.loads(args["model_config"])
+    check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
+    settings = Settings.from_model_config(model_config)
+    arguments = model_files.read_engine_args(version_dir)
+    lora_enabled = model_files.lora_enabled(arguments)
+    settings.read_chat_template(version_dir)
+    settings.find_lora_dir(version_dir, enable_lora=lora_enabled)
+    if lora_enabled:
+        engine_args.load_loras(version_dir, required=not settings.lora_dir)
+    find_base(backend_dir, settings.vllm_backend_dir)
