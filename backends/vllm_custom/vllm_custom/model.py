@@ -165,7 +165,7 @@ class Model:
             is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
             log=self._log,
         )
-        Retirement(connection, lambda: base.running, self._log)
+        Retirement(connection, lambda: base.running, lambda: pb_utils.is_model_ready(model_name=name), self._log)
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._clients) if self._connection is not None else nullcontext()

@@ -1,7 +1,8 @@
 """End a process in whose place Triton has started another one.
 
 Triton ends such a process itself, but not while a request of its model is open; and those that a killed instance had
-are open for ever.
+are open for ever. Where the model is unloaded meanwhile, Triton takes the instance apart, and aborts if its process ends
+at that moment: then the process is left to Triton.
 """
 
 from __future__ import annotations
@@ -23,17 +24,24 @@ class Retirement:
     """For one instance. The host of the engine says when."""
 
     def __init__(
-        self, connection: Connection, running: Callable[[], int], log: Log, end: Callable[[int], object] = os._exit
+        self,
+        connection: Connection,
+        running: Callable[[], int],
+        is_served: Callable[[], bool],
+        log: Log,
+        end: Callable[[int], object] = os._exit,
     ) -> None:
         """
         Args:
             connection: to the host.
             running: how many requests there are.
+            is_served: whether the model is loaded, by its new instances.
             log: of Triton.
             end: ends this process.
         """
         self._connection = connection
         self._running = running
+        self._is_served = is_served
         self._log = log
         self._end = end
         self._begun = False
@@ -48,6 +56,8 @@ class Retirement:
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < _QUIET_SECONDS:
             time.sleep(_POLL_SECONDS)
+            if not self._is_served():
+                return
             if self._running():
                 quiet_since = time.monotonic()
         self._log.log_info("[vllm_custom] an instance that was replaced ends; Triton had kept it")

@@ -49,7 +49,7 @@ def test_it_leaves_and_ends_when_it_has_been_without_requests_for_a_while() -> N
         codes.append(code)
         ended.set()
 
-    given: Any = (host, lambda: running[0], log, end)
+    given: Any = (host, lambda: running[0], lambda: True, log, end)
     retirement.Retirement(*given)
     host.retire()
     time.sleep(0.5)
@@ -63,7 +63,20 @@ def test_it_leaves_and_ends_when_it_has_been_without_requests_for_a_while() -> N
 
 def test_nothing_ends_before() -> None:
     host, ended = Host(), threading.Event()
-    given: Any = (host, lambda: 0, Log(), lambda code: ended.set())
+    given: Any = (host, lambda: 0, lambda: True, Log(), lambda code: ended.set())
     retirement.Retirement(*given)
     assert not ended.wait(0.5)
+    assert not host.left
+
+
+def test_one_whose_model_is_unloaded_meanwhile_is_left_to_triton() -> None:
+    host, ended, served = Host(), threading.Event(), [True]
+    given: Any = (host, lambda: 1, lambda: served[0], Log(), lambda code: ended.set())
+    made = retirement.Retirement(*given)
+    host.retire()
+    served[0] = False
+    time.sleep(0.2)
+    served[0] = True
+    made._running = lambda: 0
+    assert not ended.wait(0.6)
     assert not host.left
