@@ -3,7 +3,8 @@
     python -m benchmarks.null_engine --streams 1 16 64 256 1000
 
 Variants: `merged` is vllm_custom; `unmerged` is vllm_custom with one response per token; `base` is the base class by
-itself, which is the official backend where --base names its folder. All are loaded in one server and take turns.
+itself, which is the official backend where --base names its folder. All are loaded in one server and take turns. With
+--fronts each variant is loaded once for each number of processes that share its engine.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with _server(options) as server, ClientPool(options.client_processes) as clients:
         address = server.grpc_url if options.protocol == "grpc" else server.http_url
-        targets = [Target(name, options.protocol, address, name) for name in options.variants]
+        targets = [Target(name, options.protocol, address, name) for name in _models(options)]
         for target in targets:
             clients.run(target, Cell("warm-up", 4, 8, 8))
         for cell in cells:
@@ -63,7 +64,7 @@ def main() -> None:
                     rows.append(summarise(target.name, cell, records).row() | used)
                     write_json(options.out, rows, interval_ms=options.interval_ms, work_us=options.work_us)
                     time.sleep(0.3)
-    print(table(rows, _COLUMNS, baseline=options.variants[0]))
+    print(table(rows, _COLUMNS, baseline=next(iter(_models(options)))))
 
 
 def _options() -> argparse.Namespace:
@@ -75,11 +76,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests-per-stream", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--fronts", type=int, nargs="+", default=[1], help="instances of a model on one engine")
     parser.add_argument("--base", type=Path, help="the official backend's folder with model.py; else the stand-in")
     parser.add_argument("--protocol", choices=["grpc", "generate"], default="grpc")
     parser.add_argument("--client-processes", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/null_engine.json"))
     return parser.parse_args()
+
+
+def _models(options: argparse.Namespace) -> dict[str, tuple[str, int]]:
+    """Name of each model to its variant and how many fronts it has."""
+    if options.fronts == [1]:
+        return {variant: (variant, 1) for variant in options.variants}
+    return {f"{variant}_{count}": (variant, count) for variant in options.variants for count in options.fronts}
 
 
 @contextlib.contextmanager
@@ -90,8 +99,8 @@ def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
         folder = backends.assemble(found, Path(scratch) / "backends")
         for name in ("null_base", "vllm_custom_unmerged"):
             shutil.copytree(_BACKENDS / name, folder / name)
-        for variant in options.variants:
-            _add_model(Path(scratch) / "models" / variant, VARIANTS[variant], folder / "null_base")
+        for name, (variant, fronts) in _models(options).items():
+            _add_model(Path(scratch) / "models" / name, VARIANTS[variant], fronts, folder / "null_base")
         env = {"NULL_ENGINE_INTERVAL_MS": str(options.interval_ms), "NULL_ENGINE_WORK_US": str(options.work_us)}
         if options.base is not None:
             env["NULL_ENGINE_BASE"] = str(options.base.resolve())
@@ -101,13 +110,13 @@ def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
             yield server
 
 
-def _add_model(folder: Path, backend: str, base: Path) -> None:
+def _add_model(folder: Path, backend: str, fronts: int, base: Path) -> None:
     shapes = DEFAULT_REPOSITORY / "shapes_vl/1"
     arguments = json.loads((shapes / "model.json").read_text())
     kept = {key: value for key, value in arguments.items() if "lora" not in key}
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.json").write_text(json.dumps(kept | {"model": str(shapes / arguments["model"])}))
-    config = f'backend: "{backend}"\ninstance_group [ {{ count: 1, kind: KIND_MODEL }} ]\n'
+    config = f'backend: "{backend}"\ninstance_group [ {{ count: {fronts}, kind: KIND_MODEL }} ]\n'
     if backend != "null_base":
         config += f'parameters {{ key: "VLLM_BACKEND_DIR" value: {{ string_value: "{base}" }} }}\n'
     (folder / "config.pbtxt").write_text(config)
@@ -124,7 +133,8 @@ def _check(records: list[Record], cell: Cell) -> None:
 def _cpu(server: TritonServer) -> dict[str, float]:
     """CPU seconds so far of tritonserver and of the stubs below it."""
     process = psutil.Process(server.pid)
-    times = [child.cpu_times() for child in process.children()]
+    stubs = [child for child in process.children() if "triton_python_backend_stub" in " ".join(child.cmdline())]
+    times = [child.cpu_times() for child in stubs]
     own = process.cpu_times()
     return {"server": own.user + own.system, "stub": sum(each.user + each.system for each in times)}
 
