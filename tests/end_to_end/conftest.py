@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from tests.support import one_process, openai_cases
 from tests.support import superset as superset_model
@@ -22,19 +21,6 @@ from tests.support.vllm_serve_cases import ServeAnswers
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository"]
-
-
-class ByModel(LoadFileScheduling):
-    """Modules that use one model run in one process: those of the shared model together, others each by itself."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        module: str = super()._split_scope(nodeid)
-        return "superset" if "superset" in (self.config.rootpath / module).read_text() else module
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModel:
-    """Where build.py asks for several processes."""
-    return ByModel(config, log)
 
 
 @pytest.fixture(scope="session")
