@@ -1,5 +1,6 @@
 """The fake engine keeps the contract that the real one is asked for in tests/end_to_end/test_engine_contract.py."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -13,6 +14,15 @@ async def test_contract(promise: Any) -> None:
     engine = FakeEngine()
     await promise(engine)
     assert not engine.running
+
+
+def test_every_promise_is_asked() -> None:
+    written = {
+        function
+        for function in vars(engine_contract).values()
+        if inspect.isfunction(function) and list(inspect.signature(function).parameters) == ["engine"]
+    }
+    assert written - set(engine_contract.CONTRACT) == {engine_contract.after_its_death}
 
 
 async def test_death() -> None:
