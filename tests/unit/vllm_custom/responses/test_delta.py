@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support import fakes
 from tests.support.fakes import CompletionOutput, Logprob, RequestOutput
-from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS, OUTPUTS
 from vllm_custom.errors import InternalError
 from vllm_custom.responses import ResponseDelta, check_finite, needs_logprobs
 from vllm_custom.responses.delta import SequenceDelta
@@ -48,6 +48,14 @@ def test_every_output_of_one_sequence() -> None:
             "7": {"logprob": -0.1, "rank": 1, "decoded_token": "x"},
         },
     ]
+
+
+def test_every_output_has_the_type_that_is_declared() -> None:
+    """What has no array of its own in `_array` becomes text."""
+    types = {"TYPE_STRING": np.object_, "TYPE_FP32": np.float32, "TYPE_INT32": np.int32, "TYPE_UINT32": np.uint32}
+    arrays = delta(CompletionOutput(text="x", token_ids=(5,))).arrays(ALL)
+    declared = {row.name: (np.dtype(types[row.data_type]), len(row.dims)) for row in OUTPUTS if row.name in arrays}
+    assert {name: (array.dtype, array.ndim) for name, array in arrays.items()} == declared
 
 
 def test_absent_values_have_their_words() -> None:
