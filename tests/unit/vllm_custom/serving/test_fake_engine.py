@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import engine_contract
 from tests.support.fake_engine import FakeEngine
+from vllm_custom.engine import Engine
 
 
 @pytest.mark.parametrize("promise", engine_contract.CONTRACT, ids=lambda promise: promise.__name__)
@@ -14,6 +15,11 @@ async def test_contract(promise: Any) -> None:
     engine = FakeEngine()
     await promise(engine)
     assert not engine.running
+
+
+def test_nothing_of_the_protocol_is_missing() -> None:
+    asked = {name for name in vars(Engine) if not name.startswith("_")}
+    assert {name for name in asked if not hasattr(FakeEngine(), name)} == set()
 
 
 def test_every_promise_is_asked() -> None:
