@@ -39,6 +39,14 @@ def test_imports_keep_to_the_contracts_of_pyproject() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_every_package_is_described() -> None:
+    page = (CHECKOUT / "docs/architecture.md").read_text(encoding="utf-8")
+    described = page.partition("\n## Packages\n")[2].partition("\n## ")[0]
+    names = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    frontends = {f"frontend/{path.parent.name}" for path in (CHECKOUT / "frontend").glob("*/__init__.py")}
+    assert {name for name in (names - {"__init__.py"}) | frontends if f"`{name}`" not in described} == set()
+
+
 def test_only_one_package_touches_tritons_objects() -> None:
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+from vllm_custom.contract.metrics import METRICS
 from vllm_custom.media.metrics import (
     CacheSizeRecord,
     DecodeRecord,
@@ -17,6 +18,9 @@ from vllm_custom.media.metrics import (
     log_refusals,
 )
 from vllm_custom.media.sources.policy import Refusal
+
+# As they are declared.
+LABELS = {family.name: {label for label, _ in family.labels} for family in METRICS}
 
 
 class MetricFamily:
@@ -32,6 +36,7 @@ class MetricFamily:
 
     def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Any:  # noqa: N802  (the binding's)
         assert (buckets is not None) == (self._kind == self.HISTOGRAM)
+        assert set(labels) == {"model", "version"} | LABELS[self._name]
         key = (self._name, tuple(sorted(labels.items())))
         assert key not in self.values, "the binding makes a metric once"
         self.values[key] = [] if buckets else 0.0

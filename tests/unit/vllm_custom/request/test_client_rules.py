@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import fakes
 from vllm_custom.contract.settings import Settings
+from vllm_custom.contract.specs import Trust
 from vllm_custom.contract.table import VLLM_FIELDS
 from vllm_custom.engine.vllm import prompts
 from vllm_custom.errors import ConfigError, InvalidRequestError
@@ -240,6 +241,7 @@ TOO_MUCH: list[tuple[str, Any, str]] = [
     ("n", "1_000", "MAX_N"),
     ("n", " 129.0 ", "MAX_N"),
     ("n", 16384.0, "MAX_N"),
+    ("best_of", 129, "MAX_N"),
     ("stop", [f"z{i}" for i in range(65)], "MAX_STOP_STRINGS"),
     ("stop", ["a" * 1025], "MAX_STOP_CHARACTERS"),
     ("stop", "a" * 1025, "MAX_STOP_CHARACTERS"),
@@ -249,6 +251,7 @@ TOO_MUCH: list[tuple[str, Any, str]] = [
     ("stop_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("allowed_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("logprob_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
+    ("returned_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("repetition_detection", {"max_pattern_size": 257, "min_count": 2}, "MAX_REPETITION_PATTERN"),
 ]
 NOT_THEIRS = [
@@ -269,6 +272,12 @@ def test_more_than_a_limit_is_refused(name: str, value: Any, limit: str) -> None
     assert limit in refused(lambda: openai({name: value}))
     if isinstance(value, (list, dict)):
         assert refused(lambda: native(**{name: json.dumps(value)})) == told
+
+
+def test_every_limit_of_a_field_is_kept() -> None:
+    """One depends on the prompt's tokens, and is compared later (tests/unit/vllm_custom/sampling)."""
+    declared = {(row.name, limit) for row in VLLM_FIELDS if row.trust is Trust.BOUNDED for limit in row.by}
+    assert declared - {(name, limit) for name, _, limit in TOO_MUCH} == {("prompt_logprobs", "MAX_PROMPT_LOGPROBS")}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is new in a response, and how responses become one."""
 
 import copy
+import dataclasses
 import json
 import math
 from typing import Any
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from tests.support import fakes
 from tests.support.fakes import CompletionOutput, Logprob, RequestOutput
-from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS
+from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS, OUTPUTS
 from vllm_custom.errors import InternalError
 from vllm_custom.responses import ResponseDelta, check_finite, needs_logprobs
+from vllm_custom.responses.delta import SequenceDelta
 from vllm_custom.triton.responses import ResponseBuilder
 
 ALL = frozenset(ADDITIONAL_OUTPUTS)
@@ -46,6 +48,14 @@ def test_every_output_of_one_sequence() -> None:
             "7": {"logprob": -0.1, "rank": 1, "decoded_token": "x"},
         },
     ]
+
+
+def test_every_output_has_the_type_that_is_declared() -> None:
+    """What has no array of its own in `_array` becomes text."""
+    types = {"TYPE_STRING": np.object_, "TYPE_FP32": np.float32, "TYPE_INT32": np.int32, "TYPE_UINT32": np.uint32}
+    arrays = delta(CompletionOutput(text="x", token_ids=(5,))).arrays(ALL)
+    declared = {row.name: (np.dtype(types[row.data_type]), len(row.dims)) for row in OUTPUTS if row.name in arrays}
+    assert {name: (array.dtype, array.ndim) for name, array in arrays.items()} == declared
 
 
 def test_absent_values_have_their_words() -> None:
@@ -216,6 +226,25 @@ def test_any_way_to_merge_gives_the_same_sum(steps: list[RequestOutput], data: s
         assert sequence.cumulative_logprob == (mine[-1].cumulative_logprob if mine else None)
         assert sequence.finish_reason == ("stop" if any(completion.finish_reason for completion in mine) else None)
     assert whole.num_input_tokens == 3
+
+
+def test_nothing_is_lost_when_two_become_one() -> None:
+    """A field that is missing in `add` is missing only where a client reads slowly."""
+    piece = {
+        "text": "a",
+        "num_tokens": 1,
+        "token_ids": [5],
+        "reasoning": "b",
+        "tool_calls": [{"index": 0}],
+        "logprobs": [{"5": {}}],
+        "cumulative_logprob": -1.0,
+        "finish_reason": "stop",
+        "stop_reason": 5,
+    }
+    assert piece.keys() == {field.name for field in dataclasses.fields(SequenceDelta)}
+    made = SequenceDelta()
+    made.add(SequenceDelta(**copy.deepcopy(piece)))
+    assert dataclasses.asdict(made) == piece
 
 
 def test_responses_hold_the_declared_outputs_only() -> None:

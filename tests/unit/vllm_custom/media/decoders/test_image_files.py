@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import struct
 import warnings
 import zlib
@@ -15,6 +17,7 @@ from PIL import Image
 
 from tests.support.decoder_workers import loader
 from tests.support.images import RED, WHITE, encode, halves, png_header
+from tools.installer.paths import CHECKOUT
 from vllm_custom.contract.image_formats import KNOWN_FORMATS, SAFE_FORMATS
 from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import ConfigError, InvalidRequestError
@@ -252,6 +255,18 @@ def test_every_kind_that_vllm_opens_can_be_allowed(vllm: None) -> None:
 
     assert set(KNOWN_FORMATS) == set(ALLOWED_IMAGE_FORMATS)
     assert "AVIF" in SAFE_FORMATS
+
+
+def test_every_kind_has_a_seed_for_the_fuzzer() -> None:
+    folder = CHECKOUT / "tests/fuzz/corpus/image"
+    seeds = [io.BytesIO(path.read_bytes()) for path in folder.iterdir() if not path.name.startswith("found_")]
+    assert {Image.open(seed).format for seed in seeds} == set(SAFE_FORMATS)
+
+
+@pytest.mark.parametrize("page", ["reference.md", "guides/media.md", "guides/media.zh.md"])
+def test_every_kind_is_named_where_people_look(page: str) -> None:
+    (row, *_) = re.findall(r"^\| `image` \|.*", (CHECKOUT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in SAFE_FORMATS if name not in row.upper()] == []
 
 
 def settings(formats: str) -> Settings:
