@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,13 +32,20 @@ SUCCEEDED = f"vllm_custom:requests_success_total{LABELS}"
 REFUSED = f'vllm_custom:requests_failed_total{{code="UNAVAILABLE",model="{MODEL}",version="1"}}'
 ATTACHED, LOST, REPLACED = (f"vllm_custom:fronts{what}{LABELS}" for what in ("", "_lost_total", "_replaced_total"))
 SHORT: dict[str, Any] = {"text_input": "Hello", "max_tokens": 2}
-HELD_TOKENS = 2500
+# Eight seconds.
+HELD_TOKENS = 800
 # A minute.
 LONG: dict[str, Any] = {"text_input": "Hello", "max_tokens": 7000}
 
 
+@pytest.fixture(scope="module")
+def others() -> set[Path]:
+    """Folders that somebody else's engines have, or had when they were killed."""
+    return set(folders(MODEL))
+
+
 @pytest.fixture(scope="module", autouse=True)
-def model(repository: Repository, load: Loads) -> None:
+def model(others: set[Path], repository: Repository, load: Loads) -> None:
     parameters = {"MAX_INFLIGHT_REQUESTS": PLACES, "REPORT_CUSTOM_METRICS": "true", "ENGINE_GRACE_PERIOD": 20}
     config = CONFIG + "".join(parameter(*item) for item in parameters.items())
     repository.add(MODEL, config, repository.shapes_args())
@@ -48,10 +56,10 @@ def value(client: Client, name: str) -> float:
     return client.metrics().get(name, 0)
 
 
-def test_they_share_one_engine_by_default(triton: TritonServer, client: Client) -> None:
+def test_they_share_one_engine_by_default(triton: TritonServer, client: Client, others: set[Path]) -> None:
     assert len(stubs(triton, MODEL)) == FRONTS
     assert len(hosts(HOST)) == 1
-    assert len(folders(MODEL)) == 1
+    assert len(set(folders(MODEL)) - others) == 1
     wait_until(lambda: value(client, ATTACHED) == FRONTS)
     assert (value(client, LOST), value(client, REPLACED)) == (0, 0)
 
@@ -125,7 +133,7 @@ def test_a_killed_front_is_replaced_while_the_others_serve(
     client: Client, triton: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Triton never answers the requests that a killed process had.
-    monkeypatch.setattr("tests.support.client.TIMEOUT_SECONDS", 30)
+    monkeypatch.setattr("tests.support.client.TIMEOUT_SECONDS", 60)
     said: list[str] = []
     healer = Healer(triton.pid, triton.http_url, said.append)
     healer.look()
@@ -190,10 +198,10 @@ def test_a_model_that_is_loaded_again_serves(client: Client, load: Loads) -> Non
     assert [client.generate(MODEL, **SHORT).status for _ in range(2 * FRONTS)] == [200] * 2 * FRONTS
 
 
-def test_nothing_is_left_after_unload(client: Client, triton: TritonServer) -> None:
+def test_nothing_is_left_after_unload(client: Client, triton: TritonServer, others: set[Path]) -> None:
     below = [process for stub in stubs(triton, MODEL) for process in family(stub)]
     below += [process for host in hosts(HOST) for process in family(host)]
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))
     wait_until(lambda: not any(is_alive(process) for process in below))
-    wait_until(lambda: not folders(MODEL))
+    wait_until(lambda: set(folders(MODEL)) <= others)
