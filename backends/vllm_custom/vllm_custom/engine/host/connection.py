@@ -33,6 +33,8 @@ from vllm_custom.engine.host.offer import leave_config
 from vllm_custom.errors import ConfigError
 
 _ATTACHING = "attach"
+# The host closes its end as soon as it has read that a front leaves; one that hangs does not.
+_LEAVE_SECONDS = 5.0
 
 
 class HostLostError(Exception):
@@ -152,6 +154,10 @@ class Connection:
             )  # whatever they hold is to go now
         with contextlib.suppress(OSError):
             self._socket.sendall(encode(Leave()))
+            # Not both ways: where the host writes to this one just then, it would take it for lost.
+            self._socket.shutdown(socket.SHUT_WR)
+        self._thread.join(_LEAVE_SECONDS)
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
