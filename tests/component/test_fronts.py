@@ -21,7 +21,7 @@ from tools.installer.server import TritonServer
 pytestmark = pytest.mark.timeout(400)
 KILLS = pytest.mark.skipif(
     not os.environ.get("VLLM_CUSTOM_TEST_FRONTS"),
-    reason="not run: tritonserver 24.10 itself may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
+    reason="not run: Triton 24.10 may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
 )
 
 MODEL = "fronts"

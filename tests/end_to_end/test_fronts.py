@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from vllm_custom.engine.vllm.host import PROGRAM
 pytestmark = pytest.mark.timeout(600)
 KILLS = pytest.mark.skipif(
     not os.environ.get("VLLM_CUSTOM_TEST_FRONTS"),
-    reason="not run: tritonserver 24.10 itself may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
+    reason="not run: Triton 24.10 may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
 )
 
 MODEL = "fronts"
