@@ -65,7 +65,12 @@ class OpenAICall:
 
     @property
     def sequences(self) -> int:
-        """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one."""
+        """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one.
+
+        A list of models costs no place: frontends ask for it again and again.
+        """
+        if self.method == "GET":
+            return 0
         if not isinstance(self.body, dict):
             return 1
         prompt = self.body.get("prompt")

@@ -59,20 +59,24 @@ class Admission:
         return self._count.total
 
     def enter(self) -> Ticket:
-        """Count a request as one sequence.
+        """A ticket for a request that is not counted before :meth:`Ticket.grow`, as what it asks for is not known yet.
 
         Raises:
-            UnavailableError: there are too many; this one is not counted.
+            UnavailableError: there is no room for a single sequence.
         """
-        self._take(1)
+        total = self._count.total
+        if self._limit and total >= self._limit:
+            raise self._full(total)
         return Ticket(self)
 
     def _take(self, sequences: int) -> None:
         if not self._count.take(sequences, self._limit):
-            raise UnavailableError(
-                f"too many requests: {self._count.total} are under way and MAX_INFLIGHT_REQUESTS is {self._limit}; "
-                "try again later"
-            )
+            raise self._full(self._count.total)
+
+    def _full(self, total: int) -> UnavailableError:
+        return UnavailableError(
+            f"too many requests: {total} are under way and MAX_INFLIGHT_REQUESTS is {self._limit}; try again later"
+        )
 
     def _give_back(self, sequences: int) -> None:
         self._count.give_back(sequences)
@@ -91,23 +95,26 @@ class Ticket:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._lock = threading.Lock()
-        self._held = 1
+        self._held = 0
+        self._left = False
 
     def grow(self, sequences: int) -> None:
-        """The request turns out to ask for ``sequences`` of them.
+        """The request turns out to ask for ``sequences`` of them; 0 where the engine has nothing to do.
 
         Raises:
             InvalidRequestError: more than there may ever be at once.
-            UnavailableError: more than there may be now; the request still holds one.
+            UnavailableError: more than there may be now; the request still holds what it had.
         """
         self._admission._check_possible(sequences)
         with self._lock:
-            if self._held and sequences > self._held:
+            if not self._left and sequences > self._held:
                 self._admission._take(sequences - self._held)
                 self._held = sequences
 
     def leave(self) -> None:
         """The request has its final response. Further calls do nothing."""
         with self._lock:
+            self._left = True
             held, self._held = self._held, 0
-        self._admission._give_back(held)
+        if held:
+            self._admission._give_back(held)

@@ -103,6 +103,8 @@ class HttpRunner:
 
     async def _answer(self, request: HttpRequest, ticket: Ticket, reply: HttpReply) -> None:
         arrived = time.monotonic()
+        if request.method == "POST":  # several may be read at a time
+            ticket.grow(1)
         if len(request.body or b"") > _SHORT_BYTES:
             call = await asyncio.to_thread(self._read, request)
         else:

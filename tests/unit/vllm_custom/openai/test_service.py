@@ -148,7 +148,7 @@ def test_one_row_makes_one_call() -> None:
         ({"messages": [], "n": True}, 1),
         ({"messages": [], "n": -4}, 1),
         ("no JSON", 1),
-        (None, 1),
+        (None, 0),  # a GET
     ],
 )
 def test_a_call_counts_as_n_sequences_of_each_prompt(body: Any, sequences: int) -> None:

@@ -15,19 +15,27 @@ FULL = "too many requests: 2 are under way and MAX_INFLIGHT_REQUESTS is 2; try a
 
 def test_requests_beyond_the_limit_are_refused_and_not_counted() -> None:
     admission = Admission(2)
-    first, _ = admission.enter(), admission.enter()
+    first, _ = entered(admission), entered(admission)
     for _ in range(2):
         with pytest.raises(UnavailableError, match=FULL):
             admission.enter()
     assert admission.inside == 2
     first.leave()
-    admission.enter()
+    entered(admission)
     assert admission.inside == 2
+
+
+def test_what_the_engine_has_nothing_to_do_with_takes_no_place() -> None:
+    admission = Admission(1)
+    for _ in range(3):
+        admission.enter().grow(0)
+    assert admission.inside == 0
+    entered(admission)
 
 
 def test_zero_is_no_limit() -> None:
     admission = Admission(0)
-    tickets = [admission.enter() for _ in range(1000)]
+    tickets = [entered(admission) for _ in range(1000)]
     tickets[0].grow(10**6)
     assert admission.inside == 10**6 + 999
 
@@ -41,7 +49,7 @@ def test_a_request_counts_as_often_as_the_sequences_that_it_asks_for() -> None:
     assert admission.inside == 3
     ticket.grow(2)  # no place is given back before the end
     assert admission.inside == 3
-    admission.enter()
+    entered(admission)
     with pytest.raises(UnavailableError, match="too many requests: 4 are under way and MAX_INFLIGHT_REQUESTS is 4"):
         admission.enter()
     ticket.leave()
@@ -50,7 +58,7 @@ def test_a_request_counts_as_often_as_the_sequences_that_it_asks_for() -> None:
 
 def test_a_request_that_cannot_grow_keeps_its_one_place() -> None:
     admission = Admission(2)
-    first, second = admission.enter(), admission.enter()
+    first, second = entered(admission), entered(admission)
     with pytest.raises(UnavailableError, match=FULL):
         first.grow(2)
     assert admission.inside == 2
@@ -67,12 +75,12 @@ def test_more_sequences_than_there_may_ever_be_are_the_clients_mistake() -> None
     message = r"^n: expected at most 2 sequences in one request, .* \(MAX_INFLIGHT_REQUESTS of this model\), got 3"
     with pytest.raises(InvalidRequestError, match=message):
         admission.enter().grow(3)
-    assert admission.inside == 1
+    assert admission.inside == 0
 
 
 def test_leaving_twice_gives_back_once() -> None:
     admission = Admission(3)
-    left, _ = admission.enter(), admission.enter()
+    left, _ = entered(admission), entered(admission)
     for _ in range(2):
         left.leave()
     assert admission.inside == 1
@@ -87,7 +95,7 @@ def test_places_are_neither_lost_nor_given_twice_by_threads() -> None:
     def work() -> None:
         for round_ in range(300):
             try:
-                ticket = admission.enter()
+                ticket = entered(admission)
             except UnavailableError:
                 continue
             grow(ticket, 1 + round_ % 3)
@@ -101,6 +109,12 @@ def test_places_are_neither_lost_nor_given_twice_by_threads() -> None:
         thread.join()
     assert admission.inside == 0
     assert 1 <= max(most) <= 8
+
+
+def entered(admission: Admission) -> Ticket:
+    ticket = admission.enter()
+    ticket.grow(1)
+    return ticket
 
 
 def grow(ticket: Ticket, sequences: int) -> None:
