@@ -85,6 +85,11 @@ def response(name: str, given: Any = "2+3=", **fields: Any) -> Case:
     return Case(f"response: {name}", RESPONSES, body)
 
 
+# So many are built in a thread.
+MANY: dict[str, Any] = {"ignore_eos": True, "max_tokens": 40}
+LOGPROBS = ["message.output_text.logprobs"]
+
+
 def _chats() -> list[Case]:
     picture_and_question = user(image(), text("Describe the image."))
     turns = [*user("2+3="), {"role": "assistant", "content": "5"}, *user("4+4=")]
@@ -114,6 +119,9 @@ def _chats() -> list[Case]:
         chat("logit_bias", logit_bias={"20": -100}, max_tokens=5),
         chat("logprobs", logprobs=True),
         chat("top_logprobs", picture_and_question, logprobs=True, top_logprobs=3, max_tokens=4),
+        chat("many logprobs", **MANY, logprobs=True, top_logprobs=20),
+        chat("many logprobs of n", **MANY, logprobs=True, top_logprobs=20, n=2, return_token_ids=True),
+        chat("many logprobs and prompt_logprobs", **MANY, logprobs=True, top_logprobs=20, prompt_logprobs=1),
         chat("prompt_logprobs", prompt_logprobs=1, max_tokens=2),
         chat("token ids", return_token_ids=True, max_tokens=4),
         chat("tokens as ids", logprobs=True, top_logprobs=1, return_tokens_as_token_ids=True, max_tokens=3),
@@ -183,6 +191,9 @@ def _completions() -> list[Case]:
         completion("echo", echo=True),
         completion("echo and logprobs", echo=True, logprobs=1, max_tokens=1),
         completion("logprobs", logprobs=2, max_tokens=3),
+        completion("many logprobs", ["2+3=", "4+4="], **MANY, logprobs=20),
+        completion("many logprobs and echo", **MANY, logprobs=20, echo=True, stop=["\n\n\n"]),
+        completion("streamed many logprobs", **MANY, logprobs=20, stream=True),
         completion("prompt_logprobs", prompt_logprobs=0, max_tokens=1),
         completion("n", n=2, temperature=1.0, seed=9, max_tokens=4),
         completion("stop", "Count", stop=["a", "e"], max_tokens=20, ignore_eos=True),
@@ -204,6 +215,8 @@ def _responses() -> list[Case]:
         response("plain"),
         response("instructions", instructions="You add numbers."),
         response("max_output_tokens", "Describe", max_output_tokens=2),
+        response("logprobs", include=LOGPROBS, top_logprobs=2, max_output_tokens=3),
+        response("many logprobs", include=LOGPROBS, top_logprobs=20, ignore_eos=True, max_output_tokens=40),
         response("turns", [*user("2+3="), {"role": "assistant", "content": "5"}, *user("1+1=")]),
         response("a picture", asked),
         response("a schema", text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}),
