@@ -143,6 +143,11 @@ INPUTS: tuple[Hostile, ...] = (
         "a union of thirty types for each of 1,950 items",
         lambda: _openai({"input": _items(1950, text="a")}, "/v1/responses"),
     ),
+    Hostile(
+        "log probabilities",
+        "40,000 of them in one answer",
+        lambda: _openai({"messages": _user("hi"), "max_tokens": 2000, "logprobs": True, "top_logprobs": 20}),
+    ),
     Hostile("wrong tools", "200,000 of them", lambda: _openai({"messages": _user("hi"), "tools": [None] * 200_000})),
     Hostile("wrong choices", "200,000 of them", lambda: _text(guided_choice=json.dumps([1] * 200_000))),
     Hostile("tokenize", "10 MB of text", lambda: _openai({"prompt": "word " * 2_000_000}, "/tokenize")),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
@@ -37,24 +38,38 @@ class _Sequence:
     done: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    asked_logprobs: int | None = None
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
 
     def step(self, request_id: str) -> bool:
         """Make the next token; True after the last one."""
         piece = f" {self.done}"
         self.done += 1
         finished = self.done >= self.max_tokens
+        made = self._logprobs(piece)
         if self.kind is not RequestOutputKind.DELTA:
             self.text += piece
             self.token_ids.append(self.done)
+            self.logprobs += made
+            made = self.logprobs
             piece, tokens = self.text, self.token_ids
         else:
             tokens = [self.done]
         if finished or self.kind is not RequestOutputKind.FINAL_ONLY:
+            logprobs = None if self.asked_logprobs is None else made
+            reason = "length" if finished else None
             completion = CompletionOutput(
-                0, piece, tokens, cumulative_logprob=None, logprobs=None, finish_reason="length" if finished else None
+                0, piece, tokens, cumulative_logprob=None, logprobs=logprobs, finish_reason=reason
             )
             self.collector.put(RequestOutput(request_id, None, self.prompt_token_ids, None, [completion], finished))
         return finished
+
+    def _logprobs(self, piece: str) -> list[dict[int, Logprob]]:
+        """Of the token that was made last, and of as many others as were asked for."""
+        if self.asked_logprobs is None:
+            return []
+        ranks = range(self.asked_logprobs + 1)
+        return [{self.done + rank: Logprob(-0.5 - rank, rank + 1, piece if rank == 0 else "other") for rank in ranks}]
 
 
 class NullEngine(AsyncLLM):  # type: ignore[misc]
@@ -89,7 +104,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         kind = sampling_params.output_kind
         collector = RequestOutputCollector(kind, request_id)
         ids = list(prompt["prompt_token_ids"]) if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt else [0]
-        self._open[request_id] = _Sequence(ids, sampling_params.max_tokens or 16, kind, collector)
+        asked, length = sampling_params.logprobs, sampling_params.max_tokens or 16
+        self._open[request_id] = _Sequence(ids, length, kind, collector, asked_logprobs=asked)
         if self._ticker is None or self._ticker.done():
             self._ticker = asyncio.ensure_future(self._tick())
         try:
