@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import random
@@ -20,7 +21,13 @@ _WORDS = ("red", "green", "blue", "circle", "square", "star", "left", "right", "
 
 @dataclass(frozen=True)
 class Cell:
-    """A point to measure: ``concurrency`` users, who send ``requests`` requests between them."""
+    """A point to measure: ``concurrency`` users, who send ``requests`` requests between them.
+
+    Attributes:
+        image_pixels: of a side; 0 for requests without images.
+        images: of one request.
+        different: so many images there are in all; 0 where none is sent twice.
+    """
 
     name: str
     concurrency: int
@@ -30,13 +37,17 @@ class Cell:
     image_pixels: int = 0
     prompt_words: int = 24
     first_index: int = 0
+    images: int = 1
+    different: int = 0
 
     def job(self, index: int) -> Job:
         """The ``index``-th request: the same for every target, different from the others of the cell."""
         index += self.first_index
         draw = random.Random(index)
         if self.image_pixels:
-            return Job("Describe the image.", self.max_tokens, self.streamed, _picture(index, self.image_pixels))
+            numbers = range(index * self.images, (index + 1) * self.images)
+            images = (_image(number % (self.different or number + 1), self.image_pixels) for number in numbers)
+            return Job("Describe the image.", self.max_tokens, self.streamed, tuple(images))
         words = " ".join(draw.choice(_WORDS) for _ in range(self.prompt_words))
         return Job(f"{index}: {words}", self.max_tokens, self.streamed)
 
@@ -159,7 +170,8 @@ async def _load(pipe: Any, target: Target, cell: Cell, indexes: list[int], users
     return records
 
 
-def _picture(seed: int, pixels: int) -> bytes:
+@functools.lru_cache(maxsize=64)
+def _image(seed: int, pixels: int) -> bytes:
     """A square JPEG of noise in blocks."""
     import io
 

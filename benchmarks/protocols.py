@@ -22,12 +22,12 @@ _TIMEOUT = aiohttp.ClientTimeout(total=600)
 
 @dataclass(frozen=True)
 class Job:
-    """What one request asks for; ``image`` is an encoded picture or None."""
+    """What one request asks for; ``images`` are encoded."""
 
     prompt: str
     max_tokens: int
     streamed: bool
-    image: bytes | None = None
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass
@@ -94,11 +94,12 @@ class OpenAIServer:
             "temperature": 0,
             "ignore_eos": True,
         }
-        if job.image is None:
+        if not job.images:
             path, body["prompt"] = "completions", job.prompt
         else:
-            uri = "data:image/jpeg;base64," + base64.b64encode(job.image).decode()
-            parts = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": job.prompt}]
+            uris = ["data:image/jpeg;base64," + base64.b64encode(image).decode() for image in job.images]
+            parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
+            parts.append({"type": "text", "text": job.prompt})
             path, body["messages"] = "chat/completions", [{"role": "user", "content": parts}]
         record = Record(sent=time.monotonic())
         async with self._session.post(f"{self._url}/{path}", json=body) as response:
@@ -126,8 +127,8 @@ class GenerateEndpoint:
     async def ask(self, job: Job) -> Record:
         body: dict[str, Any] = {"text_input": job.prompt, "stream": job.streamed, "exclude_input_in_output": True}
         body["parameters"] = _sampling(job)
-        if job.image is not None:
-            body["image"] = [base64.b64encode(job.image).decode()]
+        if job.images:
+            body["image"] = [base64.b64encode(image).decode() for image in job.images]
         record = Record(sent=time.monotonic())
         path = "generate_stream" if job.streamed else "generate"
         async with self._session.post(f"{self._url}/{path}", json=body) as response:
@@ -159,8 +160,8 @@ class GrpcStream:
         for name, value in (("stream", job.streamed), ("exclude_input_in_output", True)):
             tensor = grpc_types.InferInput(name, [1], "BOOL")
             inputs.append(tensor.set_data_from_numpy(np.array([value])))
-        if job.image is not None:
-            inputs.append(_bytes_input("image", [base64.b64encode(job.image)]))
+        if job.images:
+            inputs.append(_bytes_input("image", [base64.b64encode(image) for image in job.images]))
         inputs.append(_bytes_input("sampling_parameters", [json.dumps(_sampling(job)).encode()]))
 
         async def one() -> AsyncIterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ CELLS = [
     Cell("text, 16 concurrent, 128 tokens", 16, 96, 128),
     Cell("text, 64 concurrent, 128 tokens, not streamed", 64, 384, 128, streamed=False),
     Cell("448x448 image, 32 concurrent, 32 tokens", 32, 128, 32, image_pixels=448),
+    Cell("text, 1,024 concurrent, 64 tokens", 1024, 4096, 64),
+    Cell("448x448 image, the same 8 again and again", 32, 128, 32, image_pixels=448, different=8),
+    Cell("1024x1024 image, 32 concurrent, 32 tokens", 32, 96, 32, image_pixels=1024),
+    Cell("1024x1024 image, the same 8 again and again", 32, 96, 32, image_pixels=1024, different=8),
+    Cell("12-megapixel JPEG, 16 concurrent, 32 tokens", 16, 32, 32, image_pixels=3456),
+    Cell("8 images of 448x448, 16 concurrent, 32 tokens", 16, 48, 32, image_pixels=448, images=8),
 ]
 _COLUMNS = {
     "req/s": number("requests_per_second", 1),
@@ -50,19 +56,32 @@ def main() -> None:
     failures: list[str] = []
     with ClientPool(options.client_processes) as clients:
         for cell in (_scaled(CELLS[index], options.requests) for index in options.cells):
-            for turn in range(options.rounds):
-                for target in options.target if turn % 2 == 0 else reversed(options.target):
-                    try:
-                        if turn == 0:
-                            clients.run(target, _warm_up(cell, options.warm_up))
-                        rows.append(summarise(target.name, cell, clients.run(target, cell)).row())
-                    except RuntimeError as error:
-                        failures.append(str(error))
-                        print(error, flush=True)
-                    write_json(options.out, rows, failures=failures, cores=os.cpu_count(), machine=platform.platform())
+            for number, (turn, target) in enumerate(_turns(options.target, options.rounds)):
+                try:
+                    if turn == 0:
+                        clients.run(target, _warm_up(cell, options.warm_up))
+                    measured = _unseen(cell, number)
+                    rows.append(summarise(target.name, cell, clients.run(target, measured)).row())
+                except RuntimeError as error:
+                    failures.append(str(error))
+                    print(error, flush=True)
+                write_json(options.out, rows, failures=failures, cores=os.cpu_count(), machine=platform.platform())
     print(table(rows, _COLUMNS, baseline=options.target[0].name))
     if failures:
         raise SystemExit(f"{len(failures)} measurements failed")
+
+
+def _turns(targets: Sequence[Target], rounds: int) -> Iterator[tuple[int, Target]]:
+    """Each round has every target once."""
+    for turn in range(rounds):
+        for target in targets if turn % 2 == 0 else reversed(targets):
+            yield turn, target
+
+
+def _unseen(cell: Cell, number: int) -> Cell:
+    """The cell with images that no measurement before had: targets may be doors of one server, which keeps images."""
+    first = cell.first_index + number * cell.requests if cell.image_pixels and not cell.different else cell.first_index
+    return Cell(**{**vars(cell), "first_index": first})
 
 
 def _scaled(cell: Cell, factor: float) -> Cell:

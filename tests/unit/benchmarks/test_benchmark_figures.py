@@ -31,9 +31,16 @@ def test_the_same_request_for_every_target_and_another_one_next() -> None:
     cell = Cell("c", 1, 2, max_tokens=4)
     assert cell.job(0) == cell.job(0)
     assert cell.job(0) != cell.job(1)
-    pictures = Cell("c", 1, 2, max_tokens=4, image_pixels=32)
-    assert pictures.job(0) == pictures.job(0)
-    assert pictures.job(0).image != pictures.job(1).image
+    images = Cell("c", 1, 2, max_tokens=4, image_pixels=32)
+    assert images.job(0) == images.job(0)
+    assert images.job(0).images != images.job(1).images
+
+
+def test_images_come_again_where_so_many_are_different() -> None:
+    several = Cell("c", 1, 8, max_tokens=4, image_pixels=32, images=3, different=4)
+    sent = [image for index in range(4) for image in several.job(index).images]
+    assert len(sent) == 12
+    assert len(set(sent)) == 4
 
 
 def test_targets_are_named_on_the_command_line() -> None:
