@@ -81,12 +81,25 @@ def _connect(folder: Path) -> socket.socket | None:
     return connection
 
 
+def _remove_deserted(parent: Path) -> None:
+    """Remove the folders of engines that were killed together with what looks after them. Under the lock of all."""
+    for folder in parent.iterdir():
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(folder / folders.CONTROL))
+            except (ConnectionRefusedError, FileNotFoundError):
+                shutil.rmtree(folder, ignore_errors=True)
+            except OSError:  # whatever it is, it is not ours
+                continue
+
+
 def _start(folder: Path, server: int, program: str, grace_seconds: int) -> socket.socket:
     """Start a host for ``folder`` and connect to it: it takes what waits as soon as it has been loaded.
 
     Raises:
         OSError: there can be no folder, or no process.
     """
+    _remove_deserted(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)  # of one that has gone
     try:
         folder.mkdir(mode=0o700)

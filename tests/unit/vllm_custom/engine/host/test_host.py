@@ -253,6 +253,19 @@ def test_whoever_is_killed_fronts_know_that_the_engine_is_gone(setting: Setting,
         assert len(setting.noted("start")) == 2
 
 
+def test_what_a_killed_engine_left_is_removed_by_the_next_that_starts(setting: Setting) -> None:
+    """A living engine's folder stays, whatever its name."""
+    living = setting.attach()
+    deserted = living.folder.parent / "other-1-0123456789"
+    deserted.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(deserted / "control"))
+    (living.folder.parent / "empty-1-0123456789").mkdir()
+    second = setting.join(model="second")
+    assert sorted(living.folder.parent.iterdir()) == sorted([living.folder, second.folder])
+    attach(second)
+
+
 def test_a_folder_that_others_may_enter_is_not_used(setting: Setting) -> None:
     folder = runtime_folder()
     folder.chmod(0o755)
