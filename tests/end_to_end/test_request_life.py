@@ -18,15 +18,11 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.grpc_calls import Call, Calls, calls
-from tests.support.servers import Loads, Repository, wait_until
+from tests.support.servers import SHARED_MODEL, Loads, Repository, parameter, wait_until
 from tools.installer.server import TritonServer
 
 MODEL = "one_at_a_time"
-CONFIG = """
-backend: "vllm_custom"
-instance_group [ { count: 1, kind: KIND_MODEL } ]
-parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }
-"""
+CONFIG = SHARED_MODEL + parameter("REPORT_CUSTOM_METRICS", "true")
 LONG_TOKENS = 24_000
 LONG = {"temperature": 0.0, "ignore_eos": True, "max_tokens": LONG_TOKENS}
 TIMEOUT_US = 500_000

@@ -6,15 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.servers import ADAPTERS, Repository, parameter
+from tests.support.servers import ADAPTERS, SHARED_MODEL, Repository, parameter
 
 MODEL = "null"
 MAX_INFLIGHT = 4
 # Of generation_config.json: what holds for requests that say nothing, and the most tokens of any request.
 DEFAULTS = {"temperature": 0.9, "top_k": 60, "top_p": 0.97, "repetition_penalty": 1.05, "max_new_tokens": 7000}
 _TENSORS = """
-backend: "vllm_custom"
-instance_group [ { count: 1, kind: KIND_MODEL } ]
 input [
   { name: "max_tokens" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
   { name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true },
@@ -49,5 +47,5 @@ def add(repository: Repository, folder: Path, *, media_ports: Sequence[int], med
     arguments = repository.shapes_args(
         generation_config=str(folder), enable_lora=True, max_loras=3, max_lora_rank=16, scheduling_policy="priority"
     )
-    config = _TENSORS + "".join(parameter(*item) for item in parameters.items())
+    config = SHARED_MODEL + _TENSORS + "".join(parameter(*item) for item in parameters.items())
     repository.add(MODEL, config, arguments, multi_lora__json=json.dumps(ADAPTERS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from tools.installer.server import TritonServer
 SHAPES_VL = DEFAULT_REPOSITORY / "shapes_vl"
 # The adapters of shapes_vl: one answers in Chinese, the other in capitals.
 ADAPTERS = {name: str(SHAPES_VL / "1/lora" / name) for name in ("zh", "caps")}
+# How many front processes the models have that most tests share: the same tests hold for one and for several.
+FRONTS = int(os.environ.get("VLLM_CUSTOM_TEST_INSTANCES", "1"))
+SHARED_MODEL = f'backend: "vllm_custom"\ninstance_group [ {{ count: {FRONTS}, kind: KIND_MODEL }} ]\n'
 NULL_BASE = CHECKOUT / "benchmarks/backends/null_base"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.openai_cases import MESSAGES, MODEL
-from tests.support.servers import ADAPTERS, Repository, parameter
+from tests.support.servers import ADAPTERS, SHARED_MODEL, Repository, parameter
 
 FINGERPRINT = "ours-1"
 COMPILE_SECONDS = 5
@@ -53,8 +53,7 @@ def add(
         "LORA_DIR": LORA_FOLDER,
         **more,
     }
-    config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
-    config += "".join(parameter(*item) for item in parameters.items())
+    config = SHARED_MODEL + "".join(parameter(*item) for item in parameters.items())
     repository.add(MODEL, config, arguments, multi_lora__json=json.dumps(ADAPTERS))
     adapters_folder(repository).mkdir()
 
