@@ -14,7 +14,7 @@ from tests.support.client import Client
 from tests.support.media_files import Files
 from tests.support.null_engine import Records
 from tests.support.null_model import MODEL
-from tests.support.servers import wait_until
+from tests.support.servers import FRONTS, wait_until
 from tests.support.shapes import Picture, picture
 from tools.installer.server import TritonServer
 
@@ -116,7 +116,9 @@ def test_what_is_not_allowed_is_refused_and_nobody_is_asked(
 
 
 def test_a_text_stream_goes_on_while_twenty_downloads_are_slow(client: Client, files: Files) -> None:
-    pictures = singles(20_300, 20, side=112)
+    # The limit on downloads at a time is the model's: several front processes share it.
+    count = 20 // FRONTS
+    pictures = singles(20_300, count, side=112)
     slow = [url.replace("/slow", "/slow/slow") for url in files.add(pictures, "slow")]
     body = {"text_input": DESCRIBE_EACH, "image": slow, "max_tokens": 8}
     responses = 0
@@ -136,7 +138,7 @@ def test_a_text_stream_goes_on_while_twenty_downloads_are_slow(client: Client, f
         try:
             wait_until(lambda: responses > 0)
             asked = pool.submit(client.generate, MODEL, **body)
-            wait_until(lambda: files.hits - before == 20)  # all at the same time: none is answered yet
+            wait_until(lambda: files.hits - before == count)  # all at the same time: none is answered yet
             seen = responses
             wait_until(lambda: responses >= seen + 100)
         finally:
@@ -165,6 +167,7 @@ def test_fetches_are_counted(client: Client, files: Files) -> None:
     assert sample(client, "media_fetch_seconds_sum") > 0
 
 
+@pytest.mark.skipif(FRONTS > 1, reason="not run: each of several front processes has a cache of its own")
 def test_an_image_that_comes_again_is_not_decoded_again(client: Client, files: Files) -> None:
     fresh = picture(20_950, (224, 224), count=2)
     (url,) = files.add([fresh], "again")
