@@ -31,9 +31,12 @@ class TritonPythonModel:
         from vllm_custom import preflight
 
         preflight.check(args, Path(pb_utils.get_model_dir()), BACKEND_DIR)
-        from vllm_custom.model import Model  # imports vLLM
+        from vllm_custom.runtime import tuning
 
-        self._model = Model(args, BACKEND_DIR, pb_utils, merge=self.merge)
+        with tuning.without_collections():  # what a start makes stays: going through it again and again takes seconds
+            from vllm_custom.model import Model  # imports vLLM
+
+            self._model = Model(args, BACKEND_DIR, pb_utils, merge=self.merge)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests to the service and return; answers follow through the response senders."""

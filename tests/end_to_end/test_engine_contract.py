@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import one_process
 from tools.installer.paths import CHECKOUT, DEFAULT_REPOSITORY
 
 _SHAPES = DEFAULT_REPOSITORY / "shapes_vl/1"
@@ -21,11 +22,14 @@ async def _ask() -> None:
     import signal
 
     import psutil
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     from tests.support import engine_contract
     from vllm_custom.engine.vllm import VllmEngine
+    from vllm_custom.runtime.tuning import without_collections
+
+    with without_collections():
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
 
     given = json.loads((_SHAPES / "model.json").read_text())
     arguments = {key: value for key, value in given.items() if "lora" not in key}
@@ -52,7 +56,7 @@ def test_the_real_engine_keeps_the_contract() -> None:
     from tests.support import engine_contract
 
     paths = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "backends/vllm_custom")])
-    env = {**os.environ, "PYTHONPATH": paths, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    env = {**os.environ, **one_process.ENVIRONMENT, "PYTHONPATH": paths, "VLLM_CPU_KVCACHE_SPACE": "1"}
     code = "import asyncio; from tests.end_to_end.test_engine_contract import _ask; asyncio.run(_ask())"
     done = subprocess.run(
         [sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -53,6 +53,8 @@ FACTS = ModelFacts(
     pooling_fields={"task": str, "dimensions": int},
     has_chat_template=True,
 )
+# A model that takes no media starts no process to decode them, which takes half a second.
+TEXT_ONLY = replace(FACTS, media_limits={})
 
 
 class EngineError(Exception):

@@ -1,11 +1,17 @@
 """vLLM is imported once, with the warnings of its own dependencies off; the tests' own are errors."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import warnings
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.scheduling import ByWhatIsImported, needs_vllm
+from vllm_custom.runtime.tuning import without_collections
 
 # No test may depend on how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -13,9 +19,14 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests go first, so that no process is left with one at the end."""
+    """What takes long goes first, so that no process is left with it at the end: vLLM's group, then files with slow."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (not needs_vllm(item.path), item.path not in slow))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatIsImported:
+    """Of several processes one imports vLLM."""
+    return ByWhatIsImported(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +34,7 @@ def vllm() -> None:
     """For the few tests that need vLLM's own types."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_collections():
         warnings.simplefilter("ignore")
         for module in (
             "vllm.engine.arg_utils",

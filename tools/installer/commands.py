@@ -206,7 +206,7 @@ def test(options: argparse.Namespace) -> int:
         return testing.run_on_base(ready, progress, options.base, arguments)
     if arguments:
         return testing.run_pytest(ready, progress, arguments)
-    return testing.run(ready, progress, [testing.FAST] if options.fast else testing.LEVELS)
+    return testing.run(ready, progress, fast=options.fast)
 
 
 def _docs_arguments(parser: argparse.ArgumentParser) -> None:

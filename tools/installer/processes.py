@@ -104,12 +104,13 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_with_parent(*, own_group: bool = False) -> Callable[[], None]:
+def end_with_parent(*, own_group: bool = False, adopt: bool = False) -> Callable[[], None]:
     """What a child calls before it starts its program: SIGTERM when the thread that started it is gone.
 
     With `own_group` Ctrl-C does not reach it or its children. A session of its own would do that too, but Linux shares
     the processor out between sessions first (sched_autogroup): an engine that keeps every core busy has then been seen
-    to keep a frontend in another session waiting for 0.2 s at a time.
+    to keep a frontend in another session waiting for 0.2 s at a time. With `adopt` its orphans come to it, not
+    to us.
     """
     parent = os.getpid()
     prctl, setpgid = _libc().prctl, os.setpgid  # looked up before the fork: afterwards only the call itself is safe
@@ -119,6 +120,8 @@ def end_with_parent(*, own_group: bool = False) -> Callable[[], None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if own_group:
             setpgid(0, 0)
+        if adopt:
+            prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it died in between
             os._exit(1)

@@ -1,12 +1,15 @@
 """`test`: the linters, the types and the tests, on the environment's Python."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from tools.installer import official, processes
 from tools.installer.console import BuildError, Progress
@@ -22,6 +25,11 @@ CHECKS = (
 )
 
 
+# A stub that gets no core for a second makes Triton 24.10 give up a load. A test that gets too little fails as well.
+_NICENESS = 5
+_STOP_SECONDS = 60.0
+
+
 @dataclass(frozen=True)
 class Level:
     """Tests that run together, and how."""
@@ -32,33 +40,58 @@ class Level:
 
 _SLOWEST = ("--durations=15", "--durations-min=1")
 _COVERAGE = ("--cov", "--cov-report=term:skip-covered")
-# By files: what a module sets up is set up once. In the order of the folders, slow ones first (tests/unit/conftest.py).
-_PARALLEL = ("-n", "logical", "--dist", "loadfile", "--no-loadscope-reorder")
+# What goes together to one process, and what comes first, says tests/unit/conftest.py.
+_BY_SCHEDULE = "--no-loadscope-reorder"
+# Many unit tests wait.
+_FAST_PROCESSES = min(2 * (os.cpu_count() or 1), 16)
 # One server, and one engine that has all cores: where its stub gets none for a second, Triton 24.10 gives up a load.
-LEVELS = (
-    Level("unit tests", ("tests/unit", "tests/fuzz", *_PARALLEL, *_SLOWEST, *_COVERAGE)),
+SERVER_LEVELS = (
     Level("component tests", ("tests/component", *_SLOWEST)),
     Level("end-to-end tests", ("tests/end_to_end", *_SLOWEST)),
 )
-FAST = Level("unit tests, without slow ones", ("tests/unit", "tests/fuzz", "-m", "not slow", *_PARALLEL, *_SLOWEST))
+UNIT = Level("unit tests", ("tests/unit", "tests/fuzz", "-n", "logical", _BY_SCHEDULE, *_SLOWEST, *_COVERAGE))
+FAST = Level(
+    "unit tests, without slow ones",
+    ("tests/unit", "tests/fuzz", "-m", "not slow", "-n", str(_FAST_PROCESSES), _BY_SCHEDULE, *_SLOWEST),
+)
 # What has to hold on every release of the base backend.
 ANY_BASE = ("tests/component", "tests/end_to_end", "-m", "any_base")
 
 
-def run(environment: Environment, progress: Progress, levels: Sequence[Level] = LEVELS) -> int:
+def run(environment: Environment, progress: Progress, *, fast: bool = False) -> int:
     """The checks and then the tests. Goes on after a failure; returns 0 where all is well."""
     failed = []
     for name, module in CHECKS:
         progress.step(name)
         if _python(environment, module):
             failed.append(name)
-    for level in levels:
-        progress.step(level.name)
-        if _python(environment, ("pytest", *level.arguments)):
-            failed.append(level.name)
+    if fast:
+        progress.step(FAST.name)
+        if _python(environment, ("pytest", *FAST.arguments)):
+            failed.append(FAST.name)
+    else:
+        failed += _all_levels(environment, progress)
     if failed:
         progress.step(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _all_levels(environment: Environment, progress: Progress) -> list[str]:
+    """The names of those that failed. A server's tests leave much of the processor, which unit tests use meanwhile."""
+    progress.step(f"{UNIT.name}, in the background")
+    unit = Background(environment, ("pytest", *UNIT.arguments))
+    failed = []
+    try:
+        for level in SERVER_LEVELS:
+            progress.step(level.name)
+            if _python(environment, ("pytest", *level.arguments), beside=unit):
+                failed.append(level.name)
+        progress.step(UNIT.name)
+        if unit.finish():
+            failed.insert(0, UNIT.name)
+    finally:
+        unit.stop()
+    return failed
 
 
 def run_on_base(environment: Environment, progress: Progress, base: Path, arguments: Sequence[str]) -> int:
@@ -84,15 +117,92 @@ def run_pytest(
     return _python(environment, ("pytest", *arguments), variables)
 
 
-def _python(environment: Environment, module: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+class Background:
+    """A module of Python that has the time which others leave, and says everything at its end."""
+
+    def __init__(self, environment: Environment, module: Sequence[str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been shown
+        self._process = _start(environment, module, None, output=self._said, background=True)
+
+    def family(self) -> set[processes.Process]:
+        """Its process, and all that it has started."""
+        there = processes.snapshot()
+        own = {there[self._process.pid]} if self._process.pid in there else set()
+        return own | processes.family(self._process.pid, there)
+
+    def finish(self) -> int:
+        """Wait for its end, show what it has said. Returns its status. Raises KeyboardInterrupt when told to stop."""
+        try:
+            return _wait(self._process)
+        finally:
+            self._show()
+            processes.end(processes.family(os.getpid(), processes.snapshot()), grace_seconds=5.0)
+
+    def stop(self) -> None:
+        """Let it clean up after itself, if it still runs."""
+        if self._process.poll() is None:
+            family = self.family()
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_SECONDS)
+            processes.end(family | self.family(), grace_seconds=5.0)
+            self._process.wait()
+        self._show()
+
+    def _show(self) -> None:
+        if not self._said.closed:
+            self._said.seek(0)
+            print(self._said.read().decode("utf-8", "replace"), end="", flush=True)
+            self._said.close()
+
+
+def _python(
+    environment: Environment,
+    module: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+    *,
+    beside: Background | None = None,
+) -> int:
     """Run a module, and let it clean up after itself when we are told to stop. Raises KeyboardInterrupt after that."""
     processes.adopt_orphans()
-    process = subprocess.Popen(
+    process = _start(environment, module, variables)
+    try:
+        return _wait(process)
+    finally:
+        left = processes.family(os.getpid(), processes.snapshot()) - (beside.family() if beside else set())
+        processes.end(left, grace_seconds=5.0)
+
+
+def _start(
+    environment: Environment,
+    module: Sequence[str],
+    variables: Mapping[str, str] | None,
+    *,
+    output: IO[bytes] | None = None,
+    background: bool = False,
+) -> subprocess.Popen[bytes]:
+    env = child_environment(environment, variables)
+    # Each of dozens of processes would compile all tests and sources anew.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    end_with_parent = processes.end_with_parent(adopt=background)
+
+    def in_child() -> None:
+        end_with_parent()
+        if background:
+            os.nice(_NICENESS)
+
+    return subprocess.Popen(
         [str(environment.python), "-m", *module],
         cwd=CHECKOUT,
-        env=child_environment(environment, variables),
-        preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
+        env=env,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        preexec_fn=in_child,  # noqa: PLW1509 - system calls only, bound before the fork
     )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its status. What tells us to stop is passed on to it; raises KeyboardInterrupt after its end then."""
     told: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -107,7 +217,6 @@ def _python(environment: Environment, module: Sequence[str], variables: Mapping[
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    processes.end(processes.family(os.getpid(), processes.snapshot()), grace_seconds=5.0)
     if told:
         raise KeyboardInterrupt
     return status

@@ -17,6 +17,7 @@ from vllm_custom.kernel import model_files
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
 from vllm_custom.media.handles import MediaHandles
+from vllm_custom.runtime import tuning
 from vllm_custom.serving.common import Common, ModelFiles
 from vllm_custom.serving.http import HttpRequest as HttpRequest
 from vllm_custom.serving.http import HttpRunner
@@ -120,7 +121,8 @@ class Guests:
         self._widen(settings)
         connection = await asyncio.to_thread(host.join_as_guest, folder, self._name)
         try:
-            return await self._attached(folder, made, connection, settings, files)
+            with tuning.without_collections():  # imports vLLM
+                return await self._attached(folder, made, connection, settings, files)
         except BaseException:
             connection.leave()
             raise

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import build
-from tools.installer import commands, testing
+from tests.support.servers import wait_until
+from tools.installer import commands, processes, testing
+from tools.installer.console import Progress
 from tools.installer.environment import Environment
 
 
@@ -20,7 +22,9 @@ class Runs:
         self.modules: list[Sequence[str]] = []
         self.variables: list[object] = []
 
-    def __call__(self, environment: Environment, module: Sequence[str], variables: object = None) -> int:
+    def __call__(
+        self, environment: Environment, module: Sequence[str], variables: object = None, beside: object = None
+    ) -> int:
         self.modules.append(module)
         if variables:
             self.variables.append(variables)
@@ -32,6 +36,18 @@ def runs(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> Runs:
     """What the command `test` runs, on an environment that is there."""
     made = Runs()
     monkeypatch.setattr(testing, "_python", made)
+
+    class Background(testing.Background):
+        def __init__(self, environment: Environment, module: Sequence[str]) -> None:
+            self._status = made(environment, module)
+
+        def finish(self) -> int:
+            return self._status
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(testing, "Background", Background)
     monkeypatch.setattr(commands, "prepare", lambda options, progress: environment)
     return made
 
@@ -76,7 +92,7 @@ def test_what_holds_on_any_base_runs_on_the_one_that_is_named(runs: Runs, tmp_pa
 def test_a_failure_does_not_hide_the_rest(runs: Runs, failing: dict[str, int]) -> None:
     runs.failing = failing
     assert build.main(["test"]) == 1
-    assert len(runs.modules) == len(testing.CHECKS) + len(testing.LEVELS)
+    assert len(runs.modules) == len(testing.CHECKS) + 1 + len(testing.SERVER_LEVELS)
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -94,3 +110,59 @@ def test_what_runs_is_told_to_stop_and_awaited(environment: Environment, tmp_pat
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "cleaned").exists()
+
+
+def script(environment: Environment, code: str) -> None:
+    """The environment's Python does this in the place of a module."""
+    (environment.folder / "bin/python").write_text(
+        f"#!{sys.executable}\nimport os, signal, subprocess, sys, time\nfrom pathlib import Path\n{code}"
+    )
+
+
+def test_what_runs_in_the_background_says_all_at_its_end(
+    environment: Environment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script(environment, "print('nice', os.nice(0))\nprint('bad', file=sys.stderr)\nsys.exit(3)\n")
+    running = testing.Background(environment, ("pytest",))
+    wait_until(lambda: running._process.poll() is not None)
+    assert capfd.readouterr().out == ""
+    assert running.finish() == 3
+    assert sorted(capfd.readouterr().out.split("\n")) == ["", "bad", f"nice {testing._NICENESS}"]
+    running.stop()
+
+
+def test_others_leave_what_runs_in_the_background_alone(environment: Environment, tmp_path: Path) -> None:
+    """An orphan too, which would have come to us."""
+    orphan = tmp_path / "orphan"
+    parent = "import subprocess; process = subprocess.Popen(['sleep', '60']); "
+    parent += f"print(process.pid, file=open({str(orphan)!r}, 'w'))"
+    script(environment, f"subprocess.run([sys.executable, '-c', {parent!r}])\ntime.sleep(60)\n")
+    running = testing.Background(environment, ("pytest",))
+    try:
+        wait_until(lambda: orphan.exists() and orphan.read_text() != "" and len(running.family()) == 2)
+        script(environment, "subprocess.Popen(['sleep', '60'], start_new_session=True)\n")
+        assert testing._python(environment, ("mypy",), beside=running) == 0
+        assert len([process for process in running.family() if processes.is_alive(process)]) == 2
+        assert {process.pid for process in running.family()} == {running._process.pid, int(orphan.read_text())}
+    finally:
+        family = running.family()
+        running.stop()
+    assert not [process for process in family if processes.is_alive(process)]
+
+
+def test_what_runs_in_the_background_is_stopped_when_we_are(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, clean = tmp_path / "begun", tmp_path / "cleaned"
+    script(
+        environment,
+        "if 'tests/unit' in sys.argv:\n"
+        f"    try:\n        Path({str(begun)!r}).touch()\n        time.sleep(60)\n"
+        f"    except KeyboardInterrupt:\n        Path({str(clean)!r}).touch()\n"
+        f"else:\n    while not os.path.exists({str(begun)!r}):\n        time.sleep(0.01)\n"
+        "    os.kill(os.getppid(), signal.SIGTERM)\n    time.sleep(60)\n",
+    )
+    monkeypatch.setattr(testing, "CHECKS", ())
+    with pytest.raises(KeyboardInterrupt):
+        testing.run(environment, Progress())
+    assert clean.exists()

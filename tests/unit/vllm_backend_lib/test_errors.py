@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 
 import pytest
 from vllm_backend_lib.errors import from_engine_error
@@ -55,8 +56,8 @@ def test_engine_errors_become_ours(error: BaseException, code: str, message: str
     assert "/secret" not in str(explained)
 
 
-def test_errors_of_the_installed_vllm() -> None:
-    exceptions = pytest.importorskip("vllm.exceptions")
+def test_errors_of_the_installed_vllm(vllm: None) -> None:
+    exceptions = importlib.import_module("vllm.exceptions")
     validation = exceptions.VLLMValidationError("top_k is too small", parameter="top_k", value=-5)
     assert str(from_engine_error(validation, "")) == "top_k is too small; got -5"
     overflow = getattr(exceptions, "QueueOverflowError", None)

@@ -12,6 +12,8 @@ from vllm_backend_lib.kernel import errors
 
 from tests.support.standin_fakes import FakeRequest
 
+pytestmark = pytest.mark.usefixtures("vllm")
+
 
 def generate(parameters: str = "{}", **tensors: Any) -> requests.InferenceCall:
     request = FakeRequest(parameters, **tensors)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.support.direct_harness import Direct, answering
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import TEXT_ONLY, FakeEngine
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import make
 
 
 def engine(application: Any) -> FakeEngine:
-    made = FakeEngine()
+    made = FakeEngine(TEXT_ONLY)
     made.application = application
     return made
 

@@ -48,6 +48,24 @@ def test_a_busy_thread_gives_way_sooner() -> None:
         sys.setswitchinterval(before)
 
 
+def test_collections_are_back_after_a_start_and_after_one_that_failed() -> None:
+    assert gc.isenabled()
+    with tuning.without_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(RuntimeError, match="start failed"), tuning.without_collections():
+        raise RuntimeError("the start failed")
+    assert gc.isenabled()
+
+
+def test_a_block_within_a_block_does_not_end_it() -> None:
+    with tuning.without_collections():
+        with tuning.without_collections():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
 class Node:
     """Part of a cycle, which only the garbage collector frees."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support import fakes
-from tests.support.fake_engine import FACTS, FakeEngine
+from tests.support.fake_engine import TEXT_ONLY, FakeEngine
 from tests.support.service_harness import Model
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import Board, make
 from vllm_custom.errors import ConfigError
-
-TEXT_ONLY = dataclasses.replace(FACTS, media_limits={})
 
 
 async def _hang(*_: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support import fakes
-from tests.support.fake_engine import FACTS, DeadError, EngineError, FakeEngine
+from tests.support.fake_engine import TEXT_ONLY, DeadError, EngineError, FakeEngine
 from tests.support.service_harness import Model, Panic, Sender, wait_until
 
-TEXT_ONLY = dataclasses.replace(FACTS, media_limits={})
 CODES = fakes.TritonError
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import FACTS, TEXT_ONLY, FakeEngine
 from tests.support.service_harness import Model
 
 
-def answer(body: Any, **parameters: str) -> tuple[int, dict[str, Any]]:
+def answer(body: Any, facts: Any = TEXT_ONLY, **parameters: str) -> tuple[int, dict[str, Any]]:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         received = await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps({"bytes": len(received["body"])}).encode()})
 
-    engine = FakeEngine()
+    engine = FakeEngine(facts)
     engine.application = application
     with Model(engine, **parameters) as model:
         request = json.dumps({"path": "/v1/chat/completions", "body": body})
@@ -47,7 +47,8 @@ def test_a_body_that_is_too_long_does_not_reach_the_application(body: Any, told:
 
 def test_media_do_not_count() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5000}}
-    status, document = answer({"messages": [{"role": "user", "content": [part]}]}, OPENAI_MAX_BODY_BYTES="1000")
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    status, document = answer(body, FACTS, OPENAI_MAX_BODY_BYTES="1000")
     assert status == 200
     assert document["bytes"] < 300
 
@@ -56,6 +57,7 @@ def test_what_only_looks_like_media_is_counted_before_it_is_written_as_json(monk
     """100 MB of it took the event loop 0.2 s to write."""
     monkeypatch.setattr(msgspec.json, "encode", None)
     part = {"type": "image", "source": {"type": "unknown", "text": "x" * 1000}}
-    status, document = answer({"messages": [{"role": "user", "content": [part]}]}, OPENAI_MAX_BODY_BYTES="1000")
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    status, document = answer(body, FACTS, OPENAI_MAX_BODY_BYTES="1000")
     assert status == 400
     assert "OPENAI_MAX_BODY_BYTES" in document["error"]["message"]

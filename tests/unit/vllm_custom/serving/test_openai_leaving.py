@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import TEXT_ONLY, FakeEngine
 from tests.support.service_harness import Model, Sender, wait_until
 
 CALL = json.dumps({"path": "/v1/chat/completions", "body": {"model": "model"}})
@@ -41,7 +41,7 @@ class Application:
 
 @pytest.mark.parametrize("how", ["timeout", "gone"])
 def test_nothing_runs_on(how: str) -> None:
-    engine, application = FakeEngine(), Application()
+    engine, application = FakeEngine(TEXT_ONLY), Application()
     engine.application = application
     with Model(engine) as model:
         senders = [Sender() for _ in range(20)]

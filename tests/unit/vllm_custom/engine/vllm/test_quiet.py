@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 
 import pytest
@@ -36,6 +37,6 @@ def test_only_defects_are_written(error: Exception, written: bool, caplog: pytes
     assert bool(caplog.records) is written
 
 
-def test_the_module_that_is_meant_is_there() -> None:
-    vllm = pytest.importorskip("vllm.entrypoints.anthropic.api_router")
-    assert vllm.logger.name == LOUD
+@pytest.mark.filterwarnings("ignore")
+def test_the_module_that_is_meant_is_there(vllm: None) -> None:
+    assert importlib.import_module(LOUD).logger.name == LOUD

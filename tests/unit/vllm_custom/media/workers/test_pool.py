@@ -302,8 +302,10 @@ def test_a_set_up_that_cannot_work_is_seen_at_load(monkeypatch: pytest.MonkeyPat
 
 async def test_workers_that_cannot_be_started_make_requests_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     with loader(MEDIA_CONCURRENCY=1) as media:
+        # The worker that waits ends a little later than the fork server, and would take the item with it.
+        gone = [fork_server(media), *workers(media)]
         os.kill(fork_server(media), signal.SIGKILL)
-        await until(lambda: state(fork_server(media)) in ("", "Z"))
+        await until(lambda: all(state(process) in ("", "Z") for process in gone))
         monkeypatch.setattr("vllm_custom.media.workers.forks.get_executable", lambda: b"/no/such/python")
         with pytest.raises(UnavailableError, match="no process that decodes media can be started"):
             await media.load(elements(SMALL))

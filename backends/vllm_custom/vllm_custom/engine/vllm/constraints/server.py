@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import gc
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 
 from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, import_compilers
 from vllm_custom.engine.vllm.constraints.refusals import explain
+from vllm_custom.runtime import tuning
 
 READY = b"r"
 JOB = b"j"
@@ -62,12 +62,12 @@ def read_message(connection: socket.socket) -> bytes:
 
 def serve(control: socket.socket) -> None:
     """Load what the first message says, then fork for each connection that comes, until there are no more."""
-    import_compilers()
-    compilers = GrammarCompilers(read_message(control))
-    # Now, and not in each child: it imports the better part of what a check needs.
-    compilers.warm_up()
-    gc.collect()
-    gc.freeze()
+    with tuning.without_collections():
+        import_compilers()
+        compilers = GrammarCompilers(read_message(control))
+        # Now, and not in each child: it imports the better part of what a check needs.
+        compilers.warm_up()
+        tuning.freeze_gc_heap()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets children by itself
     control.sendall(READY)
     while True:

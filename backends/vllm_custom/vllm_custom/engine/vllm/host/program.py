@@ -11,13 +11,16 @@ from pathlib import Path
 from vllm_custom.engine.host import folders
 from vllm_custom.engine.host.board import Board
 from vllm_custom.engine.host.host import Host
+from vllm_custom.runtime import tuning
 
 
 async def serve(folder: Path, listening: socket.socket, server: int, grace_seconds: float) -> None:
     """The host's life."""
     # Now, while the first front imports it too.
-    from vllm_custom.engine.vllm.host.core import VllmCore
+    with tuning.without_collections():
+        from vllm_custom.engine.vllm.host.core import VllmCore
 
+        tuning.freeze_gc_heap()
     await Host(VllmCore(folder), Board(folder / folders.BOARD), grace_seconds).serve(listening, server)
     os._exit(0)  # a thread may still wait for an engine that was about to start; the guard ends what it started
 
