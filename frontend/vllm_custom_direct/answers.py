@@ -13,7 +13,7 @@ from vllm_custom.guest import HttpRequest
 from vllm_custom_direct.models import Model, Models
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.body import in_utf8, model_of
+from vllm_custom_frontend.body import model_of
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.headers import forwarded
@@ -78,7 +78,7 @@ class DirectAnswers(Answers):
 
     async def _answer(self, exchange: Exchange) -> bool:
         """Whether the client stayed to the end."""
-        body = in_utf8(await exchange.read(self._limits))
+        body = await exchange.read(self._limits)
         name, _ = model_of(body)
         model = await self._model(name)
         entry = entry_of(exchange.scope)

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.body import in_utf8, model_of
+from vllm_custom_frontend.body import model_of
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.forwarding import Forwarder
@@ -89,7 +89,7 @@ class Proxy(Answers):
         return [EndpointCollector(self._registry.all_endpoints())]
 
     async def _answer(self, exchange: Exchange) -> None:
-        name, body = model_of(in_utf8(await exchange.read(self._limits)))
+        name, body = model_of(await exchange.read(self._limits))
         endpoints = await self._registry.endpoints(name)
         entry_of(exchange.scope).model = errors.shortened(name or endpoints[0].model.name)
         forwarder = Forwarder(exchange, self._registry, self._failures, self._timeout_seconds)

@@ -13,6 +13,8 @@ OPENAI_PATHS = frozenset(
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/v1/models",
         "/v1/score",
         "/v1/rerank",
@@ -25,3 +27,5 @@ OPENAI_PATHS = frozenset(
         "/version",
     }
 )
+# Their bodies are forms (multipart/form-data) with a file.
+FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})

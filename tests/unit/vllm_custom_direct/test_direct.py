@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.audio import sound, tone
 from tests.support.direct_harness import Direct, answering
 from tests.support.fake_engine import FakeEngine
+from tests.support.forms import form
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import make
 
@@ -81,6 +83,23 @@ async def test_a_request_reaches_the_application_as_it_was_sent(direct: Any) -> 
         "traceparent": "00-1",
     }
     assert reply.headers["x-request-id"] == "7"
+
+
+async def test_a_form_reaches_the_application_with_its_file(direct: Any) -> None:
+    got: list[bytes] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        got.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    server = await direct({"m": engine(application)}, max_body_values=10)
+    content_type, body = form(sound(tone()), ("model", "m"), ("prompt", "a,b,c,d,e,f,g,h,i,j,k,l"))
+    reply = await server.post(body, "/v1/audio/transcriptions", content_type=content_type)
+    assert reply.status == 200
+    assert b"RIFF" in got[0]
+    reply = await server.post(body, content_type=content_type)
+    assert reply.status == 413, "other routes take no forms"
 
 
 async def test_a_stream_passes_event_by_event(direct: Any) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
-from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
 from vllm_custom.errors import InvalidRequestError, invalid, listing
+from vllm_custom.openai.forms import check_form, without_file
 from vllm_custom.openai.rules import check_body, check_length
 from vllm_custom.request.context import RequestContext
 from vllm_custom.request.field_rules import sequences
@@ -29,6 +30,7 @@ _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
 _REQUEST_ID = "x-request-id"
+_TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
 # The request parameters of Triton that mean something here; everything else stands in the body.
 _PARAMETERS = frozenset({"timeout", "traceparent", "tracestate"})
 
@@ -60,8 +62,9 @@ class OpenAICall:
 
     @property
     def streamed(self) -> bool:
-        """Whether the body asks for server-sent events."""
-        return isinstance(self.body, dict) and self.body.get("stream") is True
+        """Whether the body asks for server-sent events; vLLM takes some words for true, as forms have them."""
+        stream = self.body.get("stream") if isinstance(self.body, dict) else None
+        return stream is True or (isinstance(stream, str) and stream.lower() in _TRUE)
 
     @property
     def sequences(self) -> int:
@@ -151,14 +154,18 @@ def _body(given: Any, rules: ClientRules, path: str, size: int, name: str = _BOD
         try:
             given = parse_json(given, name, "JSON", rules)
         except InvalidRequestError:
-            if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given):
+            if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given) or path in FORM_PATHS:
                 raise
             return str(given)
+    if path in FORM_PATHS and not isinstance(given, dict):
+        raise invalid(name, given, "multipart/form-data with a file, or a JSON object of its fields")
     if not isinstance(given, dict):
         return json.dumps(given)
     check_body(given, rules, path)
+    if path in FORM_PATHS:
+        check_form(given)
     if size > rules.limits["OPENAI_MAX_BODY_BYTES"]:
-        check_length(given, rules)
+        check_length(without_file(given) if path in FORM_PATHS else given, rules)
     return given
 
 

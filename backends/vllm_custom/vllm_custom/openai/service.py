@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_custom.contract.routes import FORM_PATHS
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
@@ -16,6 +17,7 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.asgi import Application, Kept, call_application, pass_through, scope_of
 from vllm_custom.openai.envelope import OpenAICall
+from vllm_custom.openai.forms import form_with_audio
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import HttpReply, OpenAIResponder
@@ -211,6 +213,11 @@ class OpenAIService:
             if call.model != self._model_name:
                 await stack.enter_async_context(self._adapters.use(call.model))
             body: dict[str, Any] | str | bytes | None = call.body
+            if isinstance(body, dict) and call.path in FORM_PATHS:
+                headers["content-type"], content = await stack.enter_async_context(form_with_audio(body, self._media))
+                headers["content-length"] = str(len(content))
+                yield headers, content
+                return
             if isinstance(body, dict):
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
                 # What looks like media and is none has not been counted before. Long texts take long to write as JSON.

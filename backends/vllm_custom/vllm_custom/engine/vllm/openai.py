@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
 from vllm_custom.engine.vllm.quiet import quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
+from vllm_custom.engine.vllm.speech import leave_audio_limits_to_us
 
 _COUNTING_MIDDLEWARE = "PrometheusInstrumentatorMiddleware"
 
@@ -54,7 +55,9 @@ async def build_openai_application(
     await init_app_state(engine, application.state, args, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)
-    return build_long_answers_in_threads(read_bodies_in_threads(application, OPENAI_PATHS), application.state)
+    leave_audio_limits_to_us(application)
+    reading = read_bodies_in_threads(application, OPENAI_PATHS - FORM_PATHS)
+    return build_long_answers_in_threads(reading, application.state)
 
 
 class _LoraRequests(Mapping[str, Any]):
