@@ -52,6 +52,13 @@ class Exchange:
         return Headers(scope=self.scope)
 
     @property
+    def target(self) -> str:
+        """The path, with the query string where there is one."""
+        query = self.scope.get("query_string", b"").decode("latin-1")
+        path: str = self.scope["path"]
+        return f"{path}?{query}" if query else path
+
+    @property
     def has_form(self) -> bool:
         """Whether the body is a form, on a route that takes one."""
         return self.scope["path"] in FORM_PATHS and is_form(self.headers.get("content-type", ""))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
-from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
+from vllm_custom.contract.routes import CANCEL_PATH, FORM_PATHS, OPENAI_PATHS, is_one_of, is_path
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.forms import check_form, without_file
 from vllm_custom.openai.rules import check_body, check_length
@@ -29,6 +29,8 @@ _MOST_HEADER_CHARACTERS = 64 * 1024
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
+_MOST_QUERY_CHARACTERS = 4096
+_RESPONSES_PATH = "/v1/responses"
 _REQUEST_ID = "x-request-id"
 _TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
 # The request parameters of Triton that mean something here; everything else stands in the body.
@@ -40,11 +42,12 @@ class OpenAICall:
     """One call of the application.
 
     Attributes:
-        path: the route, possibly with a query string behind ``query``.
+        path: the route.
         body: the JSON object of the request; None for GET; text where it is not an object, for vLLM to refuse.
         headers: names in lower case.
         timeout: microseconds from the request's arrival, 0 for none.
         size: of the whole input as it was sent, in bytes.
+        query: what follows the path, without the question mark.
     """
 
     path: str
@@ -53,6 +56,7 @@ class OpenAICall:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: int = 0
     size: int = field(default=0, compare=False)
+    query: str = ""
 
     @property
     def model(self) -> str | None:
@@ -63,17 +67,25 @@ class OpenAICall:
     @property
     def streamed(self) -> bool:
         """Whether the body asks for server-sent events; vLLM takes some words for true, as forms have them."""
-        stream = self.body.get("stream") if isinstance(self.body, dict) else None
-        return stream is True or (isinstance(stream, str) and stream.lower() in _TRUE)
+        return self._is_set("stream")
+
+    @property
+    def background(self) -> bool:
+        """Whether the answer comes at once, and the work goes on."""
+        return self._is_set("background") and self.path == _RESPONSES_PATH
 
     @property
     def sequences(self) -> int:
         """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one.
 
-        A list of models costs no place: frontends ask for it again and again.
+        What is only looked up costs no place: frontends ask for lists of models again and again. What runs in the
+        background has a place of its own.
         """
-        if self.method == "GET":
-            return 0
+        return 0 if self.method == "GET" or self.background or is_path(self.path, CANCEL_PATH) else self.all_sequences
+
+    @property
+    def all_sequences(self) -> int:
+        """As :attr:`sequences`, whether they run before the answer or behind it."""
         if not isinstance(self.body, dict):
             return 1
         prompt = self.body.get("prompt")
@@ -82,7 +94,11 @@ class OpenAICall:
 
     def is_allowed(self, more: Collection[str] = ()) -> bool:
         """Whether the path may be called; ``more`` are those that the model's configuration adds."""
-        return self.path in OPENAI_PATHS or self.path in more
+        return is_one_of(self.path, OPENAI_PATHS) or is_one_of(self.path, more)
+
+    def _is_set(self, name: str) -> bool:
+        value = self.body.get(name) if isinstance(self.body, dict) else None
+        return value is True or (isinstance(value, str) and value.lower() in _TRUE)
 
 
 def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules | None = None) -> OpenAICall:
@@ -109,6 +125,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_REQUEST}.path", path, "a path such as /v1/chat/completions")
+    path, query = split_query(path)
     body = _body(envelope.get("body"), rules, path, len(raw))
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
@@ -124,6 +141,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         headers={**(control.trace_headers or {}), **_headers(envelope.get("headers", {}))},
         timeout=control.timeout,
         size=len(raw),
+        query=query,
     )
 
 
@@ -134,7 +152,7 @@ def read_openai_call(
 
     Args:
         method: GET or POST.
-        path: the route.
+        path: the route, with a query string where there is one.
         headers: names in lower case.
         body: text that is JSON, or is not; None for none.
         rules: what a client may set, and how much of it.
@@ -142,7 +160,21 @@ def read_openai_call(
     Raises:
         InvalidRequestError: as :func:`parse_openai_request`.
     """
-    return OpenAICall(path, method, _body(body, rules, path, len(body or ""), "body"), _headers(dict(headers)))
+    path, query = split_query(path)
+    size = len(body or "")
+    return OpenAICall(path, method, _body(body, rules, path, size, "body"), _headers(dict(headers)), query=query)
+
+
+def split_query(path: str) -> tuple[str, str]:
+    """A path, and what follows the question mark behind it.
+
+    Raises:
+        InvalidRequestError: what follows is long, or not what a URL may hold.
+    """
+    path, _, query = path.partition("?")
+    if len(query) > _MOST_QUERY_CHARACTERS or not (query.isascii() and query.isprintable()):
+        raise invalid(f"{OPENAI_REQUEST}.path", query, f"a query of at most {_MOST_QUERY_CHARACTERS} ASCII characters")
+    return path, query
 
 
 def _body(given: Any, rules: ClientRules, path: str, size: int, name: str = _BODY) -> dict[str, Any] | str | None:
