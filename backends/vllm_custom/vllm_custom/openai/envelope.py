@@ -30,6 +30,8 @@ _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
 _MOST_QUERY_CHARACTERS = 4096
+# Envelopes without a body are not longer.
+_SHORT_BYTES = 8192
 _RESPONSES_PATH = "/v1/responses"
 _REQUEST_ID = "x-request-id"
 _TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
@@ -143,6 +145,21 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         size=len(raw),
         query=query,
     )
+
+
+def looks_up(raw: bytes) -> bool:
+    """Whether the envelope only looks something up, or ends work, by a glance: what is long or malformed does not."""
+    if len(raw) > _SHORT_BYTES:
+        return False
+    try:
+        envelope = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(envelope, dict) or envelope.get("body") is not None:
+        return False
+    path = envelope.get("path")
+    ends = isinstance(path, str) and is_path(path.partition("?")[0], CANCEL_PATH)
+    return ends or envelope.get("method", "GET") == "GET"
 
 
 def read_openai_call(

@@ -58,6 +58,11 @@ class Admission:
         """Sequences under way."""
         return self._count.total
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place for a single sequence."""
+        return bool(self._limit) and self._count.total >= self._limit
+
     def enter(self, *, counted: bool = True) -> Ticket:
         """A ticket for a request that is not counted before :meth:`Ticket.grow`, as what it asks for is not known yet.
 
@@ -66,9 +71,8 @@ class Admission:
         Raises:
             UnavailableError: there is no room for a single sequence.
         """
-        total = self._count.total
-        if counted and self._limit and total >= self._limit:
-            raise self._full(total)
+        if counted and self.is_full:
+            raise self._full(self._count.total)
         return Ticket(self)
 
     def hold(self, sequences: int) -> Ticket:

@@ -6,9 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.fake_engine import FakeEngine
 from tests.support.service_harness import Model
 from vllm_custom.engine.background import BEGUN
+from vllm_custom.openai import looks_up
 
 PATH = "/v1/responses"
 
@@ -82,3 +85,35 @@ def test_paths_have_parameters_and_queries() -> None:
         assert status == 400
         assert "openai_request.path: expected a query" in answer
     assert application.asked == [(f"{PATH}/resp_1", b"stream=true&starting_after=2"), (f"{PATH}/resp_1/cancel", b"")]
+
+
+def test_responses_are_looked_up_and_cancelled_at_the_limit() -> None:
+    """Where background work took all places, nobody could cancel it."""
+    application = Application()
+    engine = FakeEngine()
+    engine.application = application
+    with Model(engine, MAX_INFLIGHT_REQUESTS="1") as model:
+        assert ask(model, body={"background": True})[0] == 200
+        assert ask(model, f"{PATH}/resp_1", "GET")[0] == 200
+        assert ask(model, f"{PATH}/resp_1/cancel?x=y")[0] == 200
+        assert ask(model, PATH, "GET", {"input": "x"})[0] == 503
+        assert ask(model, PATH)[0] == 503
+        model.base.event_loop.call_soon_threadsafe(application.end.set)
+        model.settle()
+
+
+@pytest.mark.parametrize(
+    ("envelope", "answer"),
+    [
+        (b'{"path": "/v1/models"}', True),
+        (b'{"path": "/v1/responses/a/cancel", "method": "POST"}', True),
+        (b'{"path": "/v1/completions", "method": "POST"}', False),
+        (b'{"path": "/v1/models", "method": "GET", "body": {}}', False),
+        (b'{"path": "/v1/models", "x": "' + b"x" * 9000 + b'"}', False),
+        (b"[" * 5000, False),
+        (b"[]", False),
+        (b"\xff", False),
+    ],
+)
+def test_what_only_looks_something_up(envelope: bytes, answer: bool) -> None:
+    assert looks_up(envelope) is answer
