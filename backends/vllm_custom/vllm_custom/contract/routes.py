@@ -33,6 +33,7 @@ OPENAI_PATHS = frozenset(
 )
 # Their bodies are forms (multipart/form-data) with a file. Here they are JSON: the fields, and the file as base64.
 FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+RESPONSES_PATH = "/v1/responses"
 RESPONSE_PATH = "/v1/responses/{id}"
 # It ends work, and is no work itself.
 CANCEL_PATH = "/v1/responses/{id}/cancel"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
-from vllm_custom.contract.routes import CANCEL_PATH, FORM_PATHS, OPENAI_PATHS, is_one_of, is_path
+from vllm_custom.contract.routes import CANCEL_PATH, FORM_PATHS, OPENAI_PATHS, RESPONSES_PATH, is_one_of, is_path
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.forms import check_form, without_file
 from vllm_custom.openai.rules import check_body, check_length
@@ -32,7 +32,6 @@ _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection
 _MOST_QUERY_CHARACTERS = 4096
 # Envelopes without a body are not longer.
 _SHORT_BYTES = 8192
-_RESPONSES_PATH = "/v1/responses"
 _REQUEST_ID = "x-request-id"
 _TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
 # The request parameters of Triton that mean something here; everything else stands in the body.
@@ -74,7 +73,7 @@ class OpenAICall:
     @property
     def background(self) -> bool:
         """Whether the answer comes at once, and the work goes on."""
-        return self._is_set("background") and self.path == _RESPONSES_PATH
+        return self._is_set("background") and self.path == RESPONSES_PATH
 
     @property
     def sequences(self) -> int:

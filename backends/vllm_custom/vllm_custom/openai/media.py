@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.elements import LoadedMedia, MediaElement
 from vllm_custom.media.handles import MediaHandles
@@ -150,6 +151,10 @@ def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:
     if kind in VISION_PARTS and kind in part and not (kind == "video" and _is_of_responses(where)):
         yield _in_openai_form(part, vision_element(part, kind, where), where)
         return
+    if isinstance(kind, str) and kind in _MEDIA_KEYS and part.get(kind) is None:
+        if not isinstance(part.get("url"), str):  # vLLM would leave the part out, and answer about nothing
+            raise InvalidRequestError(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
+        part[kind] = {"url": part.pop("url")}
     for key, modality in _MEDIA_KEYS.items():
         holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
         url = holder.get(inner)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from vllm_custom.contract.routes import FORM_PATHS, RESPONSE_PATH
+from vllm_custom.contract.routes import FORM_PATHS, RESPONSE_PATH, RESPONSES_PATH
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.protocol import Engine
@@ -20,6 +20,7 @@ from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.asgi import Application, Kept, call_application, pass_through, scope_of
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.openai.forms import form_with_audio
+from vllm_custom.openai.items import drop_nulls
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import HttpReply, OpenAIResponder
@@ -273,6 +274,8 @@ class OpenAIService:
                 yield headers, content
                 return
             if isinstance(body, dict):
+                if call.path == RESPONSES_PATH:
+                    drop_nulls(body)
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
                 # What looks like media and is none has not been counted before. Long texts take long to write as JSON.
                 if call.size > self._max_body_bytes and (length := text_length(body)) > self._max_body_bytes:
