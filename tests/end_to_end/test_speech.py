@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.audio import sound, tone
+from tests.support.audio import film, greys, sound, tone
 from tests.support.bodies import b64
 from tests.support.client import Client
 from tests.support.forms import send_form
@@ -116,6 +116,15 @@ def test_another_rate_is_converted_by_our_decoder(frontend: Frontend) -> None:
     answer = send_form(frontend, TRANSCRIPTIONS, HIGH, model=MODEL, **ENGLISH)
     assert answer.status == 200, answer.body
     assert answer.json["usage"]["seconds"] == 1
+
+
+@pytest.mark.parametrize(("file_format", "codec"), [("webm", "libvpx"), ("mp4", "libx264")])
+def test_recordings_of_browsers_and_phones_are_taken(file_format: str, codec: str, frontend: Frontend) -> None:
+    """Older versions of vLLM answered 500: their decoder knew a container by the name of its file."""
+    recording = film(greys(), file_format, codec, audio=tone(440, rate=48_000))
+    answer = send_form(frontend, TRANSCRIPTIONS, recording, model=MODEL, **ENGLISH)
+    assert answer.status == 200, answer.body
+    assert 1 <= answer.json["usage"]["seconds"] <= 2
 
 
 def test_triton_clients_send_the_fields_as_json(frontend: Frontend, client: Client) -> None:
