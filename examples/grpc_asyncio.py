@@ -78,7 +78,8 @@ async def main():
         print("tool:", json.loads(calls)[0]["function"]["name"])
 
         questions = ["1+1=", "2+3=", "4+4=", "3+6="]
-        answers = await asyncio.gather(*(whole(client, strings("text_input", text)) for text in questions))
+        alone = flag("exclude_input_in_output")
+        answers = await asyncio.gather(*(whole(client, strings("text_input", text), alone) for text in questions))
         print("batch:", answers)
 
 

@@ -88,7 +88,7 @@ for _, result in client.results():
 
 questions = ["1+1=", "2+3=", "4+4=", "3+6="]
 for question in questions:
-    client.send(strings("text_input", question), name=question)
+    client.send(strings("text_input", question), flag("exclude_input_in_output"), name=question)
 answers = {name: text(result) for name, result in client.results(len(questions))}
 print("batch:", [answers[question] for question in questions])
 client.client.stop_stream()

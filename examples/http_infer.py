@@ -31,6 +31,12 @@ def strings(name, *values):
     return tensor
 
 
+def flag(name):
+    tensor = httpclient.InferInput(name, [1], "BOOL")
+    tensor.set_data_from_numpy(np.array([True]))
+    return tensor
+
+
 def text(result, name="text_output"):
     return result.as_numpy(name)[0].decode()
 
@@ -56,7 +62,11 @@ with httpclient.InferenceServerClient(SERVER, concurrency=4) as client:
 
     questions = ["1+1=", "2+3=", "4+4=", "3+6="]
     begun = [
-        client.async_infer(MODEL, [strings("text_input", question)], parameters={"temperature": 0.0})
+        client.async_infer(
+            MODEL,
+            [strings("text_input", question), flag("exclude_input_in_output")],
+            parameters={"temperature": 0.0},
+        )
         for question in questions
     ]
     print("batch:", [text(request.get_result()) for request in begun])

@@ -60,5 +60,7 @@ print("tool:", json.loads(answer["tool_calls"])[0]["function"]["name"])
 
 # The server batches what comes at the same time.
 with ThreadPoolExecutor(4) as pool:
-    answers = pool.map(lambda text: generate(text_input=text), ["1+1=", "2+3=", "4+4=", "3+6="])
+    answers = pool.map(
+        lambda text: generate(text_input=text, exclude_input_in_output=True), ["1+1=", "2+3=", "4+4=", "3+6="]
+    )
     print("batch:", [answer["text_output"] for answer in answers])

@@ -123,9 +123,11 @@ class Proxy(Answers):
         if wanted is not None:
             endpoints: Sequence[Endpoint] = await self._registry.every_endpoint()
         else:
-            endpoints = await self._registry.endpoints(name)
             if path == RESPONSES_PATH and self._registry.several:
                 wanted = previous_response_of(body)
+            if wanted is not None:
+                await self._registry.settle()
+            endpoints = await self._registry.endpoints(name)
         if wanted is None or response_of(RESPONSE_PATH.format(id=wanted)) is None:
             return endpoints
         return await keepers(wanted, endpoints, self._registry.answer_seconds, complete=self._registry.complete)

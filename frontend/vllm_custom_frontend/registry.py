@@ -105,12 +105,16 @@ class ModelRegistry:
         Raises:
             FrontendError: there is none.
         """
-        await self._used()
-        await self._wait_while(lambda: any(server.is_new for server in self._servers))
+        await self.settle()
         found = [endpoint for endpoints in self._snapshot.models.values() for endpoint in endpoints]
         if not found:
             raise self._not_found(None)
         return sorted(found, key=_rank)
+
+    async def settle(self) -> None:
+        """Wait until all servers have been heard of, as far as they answer in time."""
+        await self._used()
+        await self._wait_while(lambda: any(server.is_new for server in self._servers))
 
     @property
     def several(self) -> bool:

@@ -14,6 +14,7 @@ from tests.support.audio import sound, tone
 from tests.support.direct_harness import Direct, answering
 from tests.support.fake_engine import FakeEngine
 from tests.support.forms import form
+from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import make
 
@@ -232,3 +233,27 @@ async def test_a_defect_tells_nothing_of_itself(direct: Any) -> None:
     assert (reply.status, reply.json["error"]["type"]) == (500, "InternalServerError")
     assert "request id 17" in reply.json["error"]["message"]
     assert "secret" not in reply.body.decode()
+
+
+async def test_background_work_takes_one_place(direct: Any) -> None:
+    """Its request took another, so that the last place could not be had."""
+    end = asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        begun = BEGUN.get()
+        if begun is not None:
+            begun.append(asyncio.ensure_future(end.wait()))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    server = await direct({"m": engine(application)}, {"MAX_INFLIGHT_REQUESTS": "2"})
+    for status in (200, 200, 503):
+        reply = await server.post({"model": "m", "background": True}, "/v1/responses")
+        assert reply.status == status
+    assert (await server.call("GET", "/v1/responses/resp_1")).status == 200
+    assert (await server.post({"model": "m", "input": "x"}, "/v1/responses")).status == 503
+    end.set()
+    (model,) = server.models.usable
+    await until(lambda: model._common.admission.inside == 0)
+    assert (await server.post({"model": "m", "input": "x"}, "/v1/responses")).status == 200

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_custom.errors import InvalidRequestError
 from vllm_custom.media.decoders.frames import FrameSampling
 from vllm_custom.media.elements import LoadedMedia, MediaElement
 from vllm_custom.media.handles import MediaHandles
@@ -20,6 +19,7 @@ from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.vision_options import read_options
 from vllm_custom.media.vision_parts import VISION_PARTS, vision_element
 from vllm_custom.openai.anthropic import image_of_source
+from vllm_custom.openai.spelling import respell
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
@@ -107,10 +107,15 @@ def find_media(body: dict[str, Any]) -> list[BodyMedia]:
     """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
 
     vLLM's caches believe such an id, so a client could put its own image in another one's place.
+
+    Raises:
+        InvalidRequestError: a part without its medium.
     """
     found: list[BodyMedia] = []
     for part, where in _parts(body):
         part.pop("uuid", None)
+        if not _is_of_responses(where):
+            respell(part, where)
         if (image := image_of_source(part, where)) is not None:
             found.append(BodyMedia(*image, "url"))
         else:
@@ -151,10 +156,6 @@ def _media_of(part: dict[str, Any], where: str) -> Iterator[BodyMedia]:
     if kind in VISION_PARTS and kind in part and not (kind == "video" and _is_of_responses(where)):
         yield _in_openai_form(part, vision_element(part, kind, where), where)
         return
-    if isinstance(kind, str) and kind in _MEDIA_KEYS and part.get(kind) is None:
-        if not isinstance(part.get("url"), str):  # vLLM would leave the part out, and answer about nothing
-            raise InvalidRequestError(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
-        part[kind] = {"url": part.pop("url")}
     for key, modality in _MEDIA_KEYS.items():
         holder, inner = (part[key], "url") if isinstance(part.get(key), dict) else (part, key)
         url = holder.get(inner)

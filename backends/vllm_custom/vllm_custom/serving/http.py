@@ -116,6 +116,8 @@ class HttpRunner:
         else:
             call = self._read(request)
         ticket.grow(call.sequences)
+        if call.background:  # its work takes a place of its own
+            ticket.leave()
         left = request.timeout_seconds - (time.monotonic() - arrived) if request.timeout_seconds else None
         try:
             await self._common.openai.serve_http(call, reply, request.request_id, left)

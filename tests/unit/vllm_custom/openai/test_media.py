@@ -103,6 +103,21 @@ def test_a_url_beside_the_type_of_its_part_is_found() -> None:
     assert body["messages"][0]["content"] == [{"type": "image_url", "image_url": {"url": "http://a/1.png"}}]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "http://a/1.png"},
+        {"type": "input_image", "image_url": "http://a/1.png"},
+        {"type": "image", "image_url": {"url": "http://a/1.png"}},
+    ],
+)
+def test_other_spellings_of_an_image_become_vllms(part: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": [dict(part), {"type": "input_text", "text": "x"}]}]}
+    assert [item.element.raw for item in find_media(body)] == [b"http://a/1.png"]
+    image = {"type": "image_url", "image_url": {"url": "http://a/1.png"}}
+    assert body["messages"][0]["content"] == [image, {"type": "text", "text": "x"}]
+
+
 @pytest.mark.parametrize("part", [{}, {"image_url": None}, {"image_url": None, "uuid": "x"}, {"url": 5}])
 def test_a_part_without_its_medium_is_refused(part: dict[str, Any]) -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "image_url", **part}]}]}
