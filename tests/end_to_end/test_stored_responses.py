@@ -89,6 +89,16 @@ def test_the_events_of_a_background_response_are_read_again(library: openai.Open
     assert [event.type for event in again] == [event.type for event in events[2:]]
 
 
+def test_the_events_of_a_cancelled_response_end(library: openai.OpenAI, api: HttpApi) -> None:
+    """They would never, and hold the unloading of the model up."""
+    with library.responses.create(**LONG, background=True, stream=True) as stream:
+        response_id = next(iter(stream)).response.id  # type: ignore[union-attr]
+    library.responses.cancel(response_id)
+    answer = api.get(f"{RESPONSES}/{response_id}?stream=true")
+    assert answer.status == 200
+    assert "response.completed" not in answer.body.decode()
+
+
 def test_background_work_counts_for_the_limit(library: openai.OpenAI) -> None:
     jobs = [library.responses.create(**LONG, background=True) for _ in range(2)]
     with pytest.raises(openai.InternalServerError, match="MAX_INFLIGHT_REQUESTS"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from vllm_custom.engine.background import BEGUN
@@ -29,6 +31,37 @@ def bound_stored_responses(serving: Any, most: int) -> None:
         store.others = [other for other in stores if other is not store]
         setattr(serving, name, store)
     serving.background_tasks = _BackgroundTasks()
+    unknown = serving.responses_background_stream_generator
+    serving.responses_background_stream_generator = functools.partial(_events, serving, unknown)
+
+
+async def _events(
+    serving: Any, unknown: Callable[..., AsyncIterator[Any]], response_id: str, starting_after: int | None = None
+) -> AsyncIterator[Any]:
+    """The events of a background response, to the end of its task: vLLM's own waits for ever where it was cancelled.
+
+    Args:
+        serving: keeps them.
+        unknown: vLLM's own, which says that there are none.
+        response_id: of the response.
+        starting_after: the number of the last event that the client has; None for none.
+    """
+    if response_id not in serving.event_store:
+        async for event in unknown(response_id, starting_after):
+            yield event
+        return
+    events, more = serving.event_store[response_id]
+    index = 0 if starting_after is None else starting_after + 1
+    while True:
+        more.clear()
+        for event in list(events)[index:]:
+            yield event
+            index += 1
+        task = serving.background_tasks.get(response_id)
+        if index >= len(events) and (task is None or task.done()):
+            return
+        if index >= len(events):
+            await more.wait()
 
 
 class _Store(dict[str, Any]):

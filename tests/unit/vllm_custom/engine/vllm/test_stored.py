@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,12 @@ from vllm_custom.engine.vllm.stored import bound_stored_responses
 
 def serving(*, enable_store: bool = False) -> Any:
     stores: dict[str, Any] = {"response_store": {}, "msg_store": {}, "event_store": {}, "background_tasks": {}}
-    return SimpleNamespace(enable_store=enable_store, **stores)
+
+    async def unknown(response_id: str, starting_after: int | None = None) -> AsyncIterator[Any]:
+        raise ValueError(f"unknown {response_id}")
+        yield
+
+    return SimpleNamespace(enable_store=enable_store, responses_background_stream_generator=unknown, **stores)
 
 
 def test_the_oldest_response_is_dropped_from_all_stores() -> None:
@@ -60,3 +67,53 @@ async def test_whoever_asks_is_told_of_background_tasks() -> None:
     assert begun == [task]
     assert made.background_tasks == {"a": task}
     await task
+
+
+async def test_events_end_with_their_task() -> None:
+    """Of a response that was cancelled, vLLM waits for an event that never comes, and the model is never unloaded."""
+    made = serving()
+    bound_stored_responses(made, 1)
+    events, more, cancelled = deque(["a", "b"]), asyncio.Event(), asyncio.Event()
+    made.event_store["r"] = (events, more)
+
+    async def work() -> None:
+        try:
+            await cancelled.wait()
+            events.append("c")
+        finally:
+            more.set()
+
+    task = made.background_tasks["r"] = asyncio.ensure_future(work())
+    reader = made.responses_background_stream_generator
+    readers = [asyncio.ensure_future(_all(reader("r", after))) for after in (None, 0, 1, 7)]
+    await asyncio.sleep(0.01)
+    cancelled.set()
+    assert await asyncio.wait_for(asyncio.gather(*readers), 5) == [["a", "b", "c"], ["b", "c"], ["c"], []]
+    await task
+    del made.background_tasks["r"]
+    assert await _all(reader("r")) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="unknown other"):
+        await _all(reader("other"))
+
+
+async def test_events_of_a_cancelled_task_end() -> None:
+    made = serving()
+    bound_stored_responses(made, 1)
+    more = asyncio.Event()
+    made.event_store["r"] = (deque(["a"]), more)
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            more.set()
+
+    task = made.background_tasks["r"] = asyncio.ensure_future(work())
+    reading = asyncio.ensure_future(_all(made.responses_background_stream_generator("r")))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    assert await asyncio.wait_for(reading, 5) == ["a"]
+
+
+async def _all(events: AsyncIterator[Any]) -> list[Any]:
+    return [event async for event in events]
