@@ -163,7 +163,7 @@ class OpenAIService:
                 [settings.model_name], arguments, adapters, settings.openai_stored_responses
             )
         except Exception as error:
-            if settings.tool_call_parser or settings.openai_args:
+            if settings.tool_call_parser or settings.openai_args or settings.openai_stored_responses:
                 raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error
             log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
         name, more_paths, most = settings.model_name, settings.openai_paths, settings.openai_max_body_bytes

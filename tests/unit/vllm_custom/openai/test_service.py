@@ -337,6 +337,7 @@ async def test_a_model_serves_without_the_application_where_vllm_cannot_build_it
     [
         ({"TOOL_CALL_PARSER": "hermes"}, "no tokenizer"),
         ({"OPENAI_ARGS": '{"response_role": "bot"}'}, "no tokenizer"),
+        ({"OPENAI_STORED_RESPONSES": "5"}, "no tokenizer"),
         ({"OPENAI_ARGS": '{"api_key": "x"}'}, "unknown argument 'api_key'"),
         ({"ENABLE_AUTO_TOOL_CHOICE": "true"}, "needs TOOL_CALL_PARSER"),
     ],

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from vllm_custom.engine.background import BEGUN
+from vllm_custom.errors import UnsupportedError
 
 # vLLM's own switch is an environment variable, which says nothing of a number.
 _DEFAULT = 1000
 _STORES = ("response_store", "msg_store", "event_store")
+_USED = ("enable_store", "background_tasks", "responses_background_stream_generator")
 
 
 def bound_stored_responses(serving: Any, most: int) -> None:
@@ -20,8 +22,13 @@ def bound_stored_responses(serving: Any, most: int) -> None:
     Args:
         serving: None where the model has none.
         most: 0 keeps none, unless VLLM_ENABLE_RESPONSES_API_STORE is set.
+
+    Raises:
+        UnsupportedError: this version of vLLM keeps responses in another way, or not at all, and ``most`` is not 0.
     """
-    if serving is None:
+    if serving is None or not all(hasattr(serving, name) for name in (*_STORES, *_USED)):
+        if most:
+            raise UnsupportedError("OPENAI_STORED_RESPONSES: this model has no Responses API, or another one, in vLLM")
         return
     if not most and serving.enable_store:
         most = _DEFAULT

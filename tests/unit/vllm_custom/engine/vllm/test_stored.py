@@ -12,6 +12,7 @@ import pytest
 
 from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.vllm.stored import bound_stored_responses
+from vllm_custom.errors import UnsupportedError
 
 
 def serving(*, enable_store: bool = False) -> Any:
@@ -54,8 +55,11 @@ def test_how_many_are_kept(most: int, switched_on: bool, kept: int) -> None:
     assert len(made.response_store) == kept
 
 
-def test_models_without_the_responses_api_have_no_store() -> None:
-    bound_stored_responses(None, 5)
+@pytest.mark.parametrize("without", [None, SimpleNamespace(enable_store=True)])
+def test_models_and_versions_without_a_store_refuse_one(without: Any) -> None:
+    bound_stored_responses(without, 0)
+    with pytest.raises(UnsupportedError, match="OPENAI_STORED_RESPONSES"):
+        bound_stored_responses(without, 5)
 
 
 async def test_whoever_asks_is_told_of_background_tasks() -> None:
