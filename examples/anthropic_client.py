@@ -38,7 +38,7 @@ with client.messages.stream(**message([image, QUESTION])) as stream:
         print(text, end="", flush=True)
 print()
 
-# The model needs TOOL_CALL_PARSER.
+# The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
 answer = client.messages.create(**message("Paint it red.", tools=[TOOL], tool_choice={"type": "tool", "name": "paint"}))
 print("tool:", next(block.name for block in answer.content if block.type == "tool_use"))
 

@@ -28,7 +28,7 @@ curl -N "${json[@]}" "${generate}_stream" <<END
 {"text_input": "$question", "image": ["$(base64 -w0 "$IMAGE")"], "temperature": 0, "stream": true}
 END
 
-# The model needs TOOL_CALL_PARSER.
+# The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
 echo "tool: $(curl "${json[@]}" "$OPENAI_BASE_URL/chat/completions" <<END
 {"model": "$MODEL", "messages": [{"role": "user", "content": "Paint it red."}], "max_tokens": 50, "temperature": 0,
  "tool_choice": {"type": "function", "function": {"name": "paint"}},

@@ -66,7 +66,7 @@ async def main():
             print(piece, end="", flush=True)
         print()
 
-        # The model needs TOOL_CALL_PARSER.
+        # The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
         calls = await whole(
             client,
             strings("messages", json.dumps([{"role": "user", "content": "Paint it red."}])),

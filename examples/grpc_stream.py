@@ -79,7 +79,7 @@ for _, result in client.results():
     print(text(result), end="", flush=True)
 print()
 
-# The model needs TOOL_CALL_PARSER.
+# The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
 choice = {"type": "function", "function": {"name": "paint"}}
 messages = json.dumps([{"role": "user", "content": "Paint it red."}])
 client.send(strings("messages", messages), tools=json.dumps([TOOL]), tool_choice=json.dumps(choice), max_tokens=50)

@@ -54,7 +54,7 @@ with httpclient.InferenceServerClient(SERVER, concurrency=4) as client:
     # The host has to be in ALLOWED_MEDIA_DOMAINS of the model.
     print("url:", text(ask(strings("text_input", QUESTION), strings("image", IMAGE_URL))))
 
-    # The model needs TOOL_CALL_PARSER.
+    # The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
     choice = {"type": "function", "function": {"name": "paint"}}
     messages = strings("messages", json.dumps([{"role": "user", "content": "Paint it red."}]))
     result = ask(messages, tools=json.dumps([TOOL]), tool_choice=json.dumps(choice), max_tokens=50)

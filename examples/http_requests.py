@@ -49,7 +49,7 @@ with session.post(url, json=body, stream=True, timeout=120) as response:
             print(event["text_output"], end="", flush=True)
     print()
 
-# The model needs TOOL_CALL_PARSER.
+# The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
 answer = generate(
     messages=json.dumps([{"role": "user", "content": "Paint it red."}]),
     sampling_parameters=json.dumps(

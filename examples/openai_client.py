@@ -39,7 +39,7 @@ for chunk in chat([image, QUESTION], stream=True):
     print(chunk.choices[0].delta.content or "", end="", flush=True)
 print()
 
-# The model needs TOOL_CALL_PARSER.
+# The model needs TOOL_CALL_PARSER and ENABLE_AUTO_TOOL_CHOICE.
 choice = {"type": "function", "function": {"name": "paint"}}
 answer = chat("Paint it red.", tools=[TOOL], tool_choice=choice, max_tokens=50)
 print("tool:", answer.choices[0].message.tool_calls[0].function.name)

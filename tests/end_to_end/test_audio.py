@@ -36,6 +36,7 @@ parameters {{ key: "ALLOWED_MEDIA_DOMAINS" value: {{ string_value: "127.0.0.1:{p
 parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/32" }} }}
 parameters {{ key: "ALLOWED_LOCAL_MEDIA_PATH" value: {{ string_value: "{folder}" }} }}
 parameters {{ key: "TOOL_CALL_PARSER" value: {{ string_value: "hermes" }} }}
+parameters {{ key: "ENABLE_AUTO_TOOL_CHOICE" value: {{ string_value: "true" }} }}
 parameters {{ key: "AUDIO_MAX_SECONDS" value: {{ string_value: "20" }} }}
 """
 
