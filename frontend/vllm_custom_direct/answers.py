@@ -13,11 +13,12 @@ from vllm_custom.guest import HttpRequest
 from vllm_custom_direct.models import Model, Models
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.body import in_utf8, model_of
+from vllm_custom_frontend.body import model_of
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.metrics import Metrics
+from vllm_custom_frontend.routes import response_of
 from vllm_custom_frontend.web import Answers
 
 _log = logging.getLogger("vllm_custom_direct")
@@ -78,15 +79,15 @@ class DirectAnswers(Answers):
 
     async def _answer(self, exchange: Exchange) -> bool:
         """Whether the client stayed to the end."""
-        body = in_utf8(await exchange.read(self._limits))
+        body = await exchange.read(self._limits)
         name, _ = model_of(body)
-        model = await self._model(name)
+        model = await self._keeper(exchange.scope["path"]) or await self._model(name)
         entry = entry_of(exchange.scope)
         entry.model = errors.shortened(name or model.name)
         scope = exchange.scope
         request = HttpRequest(
             scope["method"],
-            scope["path"],
+            exchange.target,
             forwarded(exchange.headers, entry.request_id),
             body or None,
             entry.request_id,
@@ -94,6 +95,17 @@ class DirectAnswers(Answers):
         )
         stayed: bool = await model.runner.serve(request, exchange.receive, exchange.send)
         return stayed
+
+    async def _keeper(self, path: str) -> Model | None:
+        """The model that keeps the stored response which the path names."""
+        wanted = response_of(path)
+        if wanted is None:
+            return None
+        usable = self._usable()
+        for model in usable if len(usable) > 1 else []:
+            if await _keeps(model, wanted):
+                return model
+        return usable[0]
 
     async def _model(self, name: str | None) -> Model:
         """The model of that name, or with an adapter of that name; where there is one only, that one.
@@ -123,6 +135,13 @@ class DirectAnswers(Answers):
         if not usable:
             raise errors.unavailable("no model is ready", _MODEL_SECONDS)
         return usable
+
+
+async def _keeps(model: Model, response_id: str) -> bool:
+    try:
+        return await model.has_response(response_id)
+    except BackendError:
+        return False
 
 
 async def _cards(model: Model) -> list[dict[str, Any]]:

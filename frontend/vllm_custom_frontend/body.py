@@ -20,7 +20,12 @@ class _Body(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw()
 
 
+class _Continuing(msgspec.Struct):
+    previous_response_id: msgspec.Raw = msgspec.Raw()
+
+
 _DECODER = msgspec.json.Decoder(_Body)
+_CONTINUING = msgspec.json.Decoder(_Continuing)
 
 
 class ValueLimit:
@@ -85,6 +90,19 @@ def model_of(body: bytes) -> tuple[str | None, bytes | None]:
     if len(name) > _LONGEST_NAME_BYTES:
         raise errors.unknown_model(name[1:].decode(), [])
     return (json.loads(name) if name.startswith(b'"') else None), body
+
+
+def previous_response_of(body: bytes | None) -> str | None:
+    """The response that a body for /v1/responses continues; None for none.
+
+    Args:
+        body: JSON, as :func:`model_of` gives it.
+    """
+    try:
+        given = bytes(_CONTINUING.decode(body or b"{}").previous_response_id)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return json.loads(given) if given.startswith(b'"') and len(given) <= _LONGEST_NAME_BYTES else None
 
 
 def _read_again(body: bytes) -> tuple[str | None, bytes | None]:

@@ -63,6 +63,10 @@ def no_json_object(reason: str) -> FrontendError:
     return FrontendError(400, "BadRequestError", f"body: expected a JSON object ({shortened(reason, 200)})", "body")
 
 
+def bad_form(expected: str) -> FrontendError:
+    return FrontendError(400, "BadRequestError", f"body: expected multipart/form-data with {expected}", "body")
+
+
 def header_too_long(name: str, limit: int, length: int) -> FrontendError:
     message = f"header {name}: expected at most {limit} characters, got {length}"
     return FrontendError(431, "BadRequestError", message)

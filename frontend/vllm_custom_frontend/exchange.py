@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from vllm_custom_frontend import errors
-from vllm_custom_frontend.body import ValueLimit
+from vllm_custom_frontend.body import ValueLimit, in_utf8
 from vllm_custom_frontend.errors import FrontendError
+from vllm_custom_frontend.forms import form_as_json, is_form
+from vllm_custom_frontend.routes import FORM_PATHS
+
+# What is longer is made JSON beside the event loop.
+_SHORT_BYTES = 256 * 1024
 
 
 class ClientGoneError(Exception):
@@ -45,17 +51,38 @@ class Exchange:
         """Those of the request."""
         return Headers(scope=self.scope)
 
+    @property
+    def target(self) -> str:
+        """The path, with the query string where there is one."""
+        query = self.scope.get("query_string", b"").decode("latin-1")
+        path: str = self.scope["path"]
+        return f"{path}?{query}" if query else path
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the body is a form, on a route that takes one."""
+        return self.scope["path"] in FORM_PATHS and is_form(self.headers.get("content-type", ""))
+
     async def read(self, limits: BodyLimits) -> bytes:
-        """The request's body.
+        """The request's body, in UTF-8; a form as JSON.
 
         Raises:
-            FrontendError: it is larger than allowed; it is read no further.
+            FrontendError: it is larger than allowed, and read no further; it is no Unicode, or no form.
             ClientGoneError: as it says.
         """
+        body = await self._read(limits)
+        if not self.has_form:
+            return in_utf8(body)
+        content_type = self.headers["content-type"]
+        if len(body) <= _SHORT_BYTES:
+            return form_as_json(body, content_type)
+        return await asyncio.to_thread(form_as_json, body, content_type)
+
+    async def _read(self, limits: BodyLimits) -> bytes:
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limits.size:
             raise errors.too_large(limits.size)
-        values = ValueLimit(limits.values)
+        values = None if self.has_form else ValueLimit(limits.values)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -66,7 +93,8 @@ class Exchange:
             size += len(chunk)
             if size > limits.size:
                 raise errors.too_large(limits.size)
-            values.add(chunk)
+            if values is not None:  # the bytes of a file are no values
+                values.add(chunk)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)

@@ -94,7 +94,7 @@ class Forwarder:
         request_id = entry_of(scope).request_id
         headers = forwarded(self._exchange.headers, request_id)
         return InferCall(
-            endpoint.model, scope["path"], scope["method"], headers, body, request_id, self._timeout_seconds
+            endpoint.model, self._exchange.target, scope["method"], headers, body, request_id, self._timeout_seconds
         )
 
     async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:

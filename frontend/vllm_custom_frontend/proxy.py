@@ -11,12 +11,15 @@ from starlette.types import Receive, Scope, Send
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.body import in_utf8, model_of
+from vllm_custom_frontend.body import model_of, previous_response_of
+from vllm_custom_frontend.endpoint import Endpoint
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import BodyLimits, ClientGoneError, Exchange
 from vllm_custom_frontend.forwarding import Forwarder
 from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.registry import ModelRegistry
+from vllm_custom_frontend.routes import RESPONSE_PATH, RESPONSES_PATH, response_of
+from vllm_custom_frontend.stored import keepers
 from vllm_custom_frontend.triton_metrics import EndpointCollector, TritonFailures
 from vllm_custom_frontend.web import Answers
 
@@ -89,8 +92,8 @@ class Proxy(Answers):
         return [EndpointCollector(self._registry.all_endpoints())]
 
     async def _answer(self, exchange: Exchange) -> None:
-        name, body = model_of(in_utf8(await exchange.read(self._limits)))
-        endpoints = await self._registry.endpoints(name)
+        name, body = model_of(await exchange.read(self._limits))
+        endpoints = await self._endpoints(exchange.scope["path"], name, body)
         entry_of(exchange.scope).model = errors.shortened(name or endpoints[0].model.name)
         forwarder = Forwarder(exchange, self._registry, self._failures, self._timeout_seconds)
         gone = asyncio.ensure_future(exchange.disconnected())
@@ -109,6 +112,25 @@ class Proxy(Answers):
             for task in (gone, sending):
                 task.cancel()
             await asyncio.gather(gone, sending, return_exceptions=True)
+
+    async def _endpoints(self, path: str, name: str | None, body: bytes | None) -> Sequence[Endpoint]:
+        """Where the request may go, in order: what names a stored response, to those that keep it.
+
+        Raises:
+            FrontendError: nowhere.
+        """
+        wanted = response_of(path)
+        if wanted is not None:
+            endpoints: Sequence[Endpoint] = await self._registry.every_endpoint()
+        else:
+            if path == RESPONSES_PATH and self._registry.several:
+                wanted = previous_response_of(body)
+            if wanted is not None:
+                await self._registry.settle()
+            endpoints = await self._registry.endpoints(name)
+        if wanted is None or response_of(RESPONSE_PATH.format(id=wanted)) is None:
+            return endpoints
+        return await keepers(wanted, endpoints, self._registry.answer_seconds, complete=self._registry.complete)
 
     def _note_timeout(self, forwarder: Forwarder) -> None:
         if forwarder.attempt is not None:

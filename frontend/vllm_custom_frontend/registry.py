@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vllm_custom_frontend import errors
@@ -99,6 +99,38 @@ class ModelRegistry:
             raise errors.unavailable("no server with this model responds", wait)
         return sorted(usable, key=_rank)
 
+    async def every_endpoint(self) -> list[Endpoint]:
+        """The endpoints of all models, in the order in which they are to be tried.
+
+        Raises:
+            FrontendError: there is none.
+        """
+        await self.settle()
+        found = [endpoint for endpoints in self._snapshot.models.values() for endpoint in endpoints]
+        if not found:
+            raise self._not_found(None)
+        return sorted(found, key=_rank)
+
+    async def settle(self) -> None:
+        """Wait until all servers have been heard of, as far as they answer in time."""
+        await self._used()
+        await self._wait_while(lambda: any(server.is_new for server in self._servers))
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one server."""
+        return len(self._servers) > 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all servers are known."""
+        return all(server.reached and not server.is_new for server in self._servers)
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long a model may take for what needs no engine."""
+        return self._timing.refresh_timeout
+
     async def is_ready(self) -> bool:
         """Whether some endpoint is fit for requests."""
         await self._used()
@@ -125,8 +157,11 @@ class ModelRegistry:
         """Refresh, and wait until ``name`` is found or all calls have ended."""
         if time.monotonic() - self._refreshed_at > self._timing.min_interval:
             self._refresh()
+        await self._wait_while(lambda: not self._is_known(name))
+
+    async def _wait_while(self, condition: Callable[[], bool]) -> None:
         until = time.monotonic() + self._timing.refresh_timeout
-        while (pending := self._pending()) and not self._is_known(name):
+        while (pending := self._pending()) and condition():
             left = until - time.monotonic()
             if left <= 0:
                 return

@@ -5,14 +5,20 @@ They are those of the backend's contract; a test compares the two lists. Which r
 
 from __future__ import annotations
 
+import re
+
 OPENAI_PATHS = frozenset(
     {
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
         "/v1/responses",
+        "/v1/responses/{id}",
+        "/v1/responses/{id}/cancel",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/v1/models",
         "/v1/score",
         "/v1/rerank",
@@ -25,3 +31,21 @@ OPENAI_PATHS = frozenset(
         "/version",
     }
 )
+# Their bodies are forms (multipart/form-data) with a file.
+FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+RESPONSES_PATH = "/v1/responses"
+RESPONSE_PATH = "/v1/responses/{id}"
+_RESPONSE = re.compile(r"/v1/responses/([A-Za-z0-9_.~-]{1,256})(/cancel)?")
+
+
+def route_of(path: str) -> str | None:
+    """The route in OPENAI_PATHS that ``path`` is; None for others."""
+    if found := _RESPONSE.fullmatch(path):
+        return f"{RESPONSE_PATH}{found[2] or ''}"
+    return path if path in OPENAI_PATHS and "{" not in path else None
+
+
+def response_of(path: str) -> str | None:
+    """The id of the stored response that ``path`` names; None for other routes."""
+    found = _RESPONSE.fullmatch(path)
+    return found[1] if found else None

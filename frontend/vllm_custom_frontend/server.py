@@ -39,6 +39,11 @@ class Server:
         found = {task for name, task in self._probes.items() if name not in self.endpoints or self._is_well(name)}
         return found | {self._index} if self._index is not None and self.reached is not False else found
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it may have models that nobody has heard of yet."""
+        return self.reached is None or any(name not in self.endpoints for name in self._probes)
+
     def refresh(self) -> None:
         """Begin a refresh, unless one is under way."""
         if self._index is None:

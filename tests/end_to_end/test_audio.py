@@ -17,6 +17,7 @@ import tritonclient.grpc as grpcclient
 from tests.support.audio import RATE, sound, tone
 from tests.support.bodies import b64, data_uri, text_part, user
 from tests.support.client import Answer, Client
+from tests.support.examples import IMAGE, run_example
 from tests.support.media_files import Files
 from tests.support.servers import Loads, Repository
 from tests.support.shapes import clip, gif, picture
@@ -34,6 +35,8 @@ model_transaction_policy {{ decoupled: false }}
 parameters {{ key: "ALLOWED_MEDIA_DOMAINS" value: {{ string_value: "127.0.0.1:{port}" }} }}
 parameters {{ key: "ALLOWED_MEDIA_NETWORKS" value: {{ string_value: "127.0.0.1/32" }} }}
 parameters {{ key: "ALLOWED_LOCAL_MEDIA_PATH" value: {{ string_value: "{folder}" }} }}
+parameters {{ key: "TOOL_CALL_PARSER" value: {{ string_value: "hermes" }} }}
+parameters {{ key: "ENABLE_AUTO_TOOL_CHOICE" value: {{ string_value: "true" }} }}
 parameters {{ key: "AUDIO_MAX_SECONDS" value: {{ string_value: "20" }} }}
 """
 
@@ -214,3 +217,12 @@ def _raw_bytes(triton: TritonServer, data: bytes) -> str:
         result = connection.infer(MODEL, inputs, parameters={"temperature": 0, "max_tokens": TOKENS})
     text: bytes = result.as_numpy("text_output")[0]
     return text.decode()
+
+
+def test_the_example_of_tritonclient_over_http_runs(triton: TritonServer, files: Files) -> None:
+    """It needs a model with one response for each request. What this one says means nothing."""
+    files.files["/shapes.png"] = IMAGE.read_bytes()
+    printed = run_example("http_infer.py", triton, MODEL, IMAGE_URL=f"{files.url}/shapes.png")
+    assert printed["bytes"] == printed["url"] != ""
+    assert printed["tool"] == "paint"
+    assert printed["batch"].count("', '") == 3

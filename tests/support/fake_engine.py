@@ -269,7 +269,11 @@ class FakeEngine:
         return FakeParsers()
 
     async def openai_application(
-        self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+        self,
+        served_names: Sequence[str],
+        arguments: Mapping[str, Any],
+        adapters: AdaptersInUse,
+        stored_responses: int = 0,
     ) -> Application:
         return self.application or _no_routes
 

@@ -48,7 +48,7 @@ def _merged(events: list[Any]) -> list[Any]:
     lines: dict[Any, list[Any]] = {}
     for event in events:
         choices = event.get("choices") if isinstance(event, dict) else None
-        key = choices[0]["index"] if choices else "-"
+        key = choices[0].get("index", 0) if choices else "-"
         line = lines.setdefault(key, [])
         if not (line and _add(line[-1], event)):
             line.append(event)

@@ -18,6 +18,7 @@ from tools.installer import (
     model_checks,
     official,
     ports,
+    qwen_check,
     target,
     torch_check,
 )
@@ -130,6 +131,7 @@ def _models(options: DoctorOptions, server_library: Path | None, python: str) ->
     yield from model_checks.examine(options.repository, server_library, gpus)
     for model in models_of(options.repository) if options.repository.is_dir() else []:
         if model.is_ours:
+            yield from qwen_check.check(python, model)
             for url in options.media_urls:
                 yield media_check.check(python, model, url)
 

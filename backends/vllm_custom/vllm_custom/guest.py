@@ -68,6 +68,10 @@ class GuestModel:
         """What requests may call it: its own name, and those of its adapters."""
         return await self._common.openai.names()
 
+    async def has_response(self, response_id: str) -> bool:
+        """Whether this process keeps that response of the Responses API."""
+        return await self._common.openai.has_response(response_id)
+
     async def cards(self) -> list[dict[str, Any]]:
         """OpenAI's cards of the model and its adapters."""
         return await self._common.openai.cards()
@@ -110,7 +114,7 @@ class Guests:
             ConfigError: the model cannot be served here.
             OSError: its engine has gone.
         """
-        settings = Settings.from_model_config(json.loads(made.model_config))
+        settings = self._storing_alone(Settings.from_model_config(json.loads(made.model_config)))
         version_dir = Path(made.version_dir)
         if not self._patched:
             await asyncio.to_thread(patch_as, Path(made.backend_dir), made.release)
@@ -144,6 +148,16 @@ class Guests:
                 llm.shutdown()
             raise
         return GuestModel(made, folder, llm, running, common, share)
+
+    def _storing_alone(self, settings: Settings) -> Settings:
+        """Nothing says which of several processes a client's next request reaches."""
+        if self._guests == 1 or not settings.openai_stored_responses:
+            return settings
+        self._sink.Logger.log_warn(
+            f"{settings.model_name}: no responses are stored (OPENAI_STORED_RESPONSES), since {self._guests} processes "
+            "serve requests, each with a store of its own"
+        )
+        return settings.model_copy(update={"openai_stored_responses": 0})
 
     def _widen(self, settings: Settings) -> None:
         """Limits of the process are the largest of its models; each model's own are compared before."""

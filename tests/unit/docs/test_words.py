@@ -17,14 +17,14 @@ PAGES = [
     *sorted(path for path in (CHECKOUT / "docs").rglob("*.md") if path != GLOSSARY),
     *sorted((CHECKOUT / "model_repository").glob("*/README.md")),
     *sorted((CHECKOUT / "model_repository").glob("*/config.pbtxt")),
-    *(CHECKOUT / name / "README.md" for name in ("backends/vllm", "benchmarks", "patches")),
+    *(CHECKOUT / name / "README.md" for name in ("backends/vllm", "benchmarks", "examples", "patches")),
 ]
 MODULES = [
     CHECKOUT / "build.py",
     CHECKOUT / "tools" / "shapes_vl" / "__main__.py",
     *sorted(
         path
-        for folder in ("backends", "frontend", "tools/installer", "patches", "benchmarks")
+        for folder in ("backends", "frontend", "tools/installer", "patches", "benchmarks", "examples")
         for path in (CHECKOUT / folder).rglob("*.py")
     ),
 ]

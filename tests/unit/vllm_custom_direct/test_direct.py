@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.audio import sound, tone
 from tests.support.direct_harness import Direct, answering
 from tests.support.fake_engine import TEXT_ONLY, FakeEngine
+from tests.support.forms import form
+from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import make
 
@@ -81,6 +84,23 @@ async def test_a_request_reaches_the_application_as_it_was_sent(direct: Any) -> 
         "traceparent": "00-1",
     }
     assert reply.headers["x-request-id"] == "7"
+
+
+async def test_a_form_reaches_the_application_with_its_file(direct: Any) -> None:
+    got: list[bytes] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        got.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    server = await direct({"m": engine(application)}, max_body_values=10)
+    content_type, body = form(sound(tone()), ("model", "m"), ("prompt", "a,b,c,d,e,f,g,h,i,j,k,l"))
+    reply = await server.post(body, "/v1/audio/transcriptions", content_type=content_type)
+    assert reply.status == 200
+    assert b"RIFF" in got[0]
+    reply = await server.post(body, content_type=content_type)
+    assert reply.status == 413, "other routes take no forms"
 
 
 async def test_a_stream_passes_event_by_event(direct: Any) -> None:
@@ -213,3 +233,27 @@ async def test_a_defect_tells_nothing_of_itself(direct: Any) -> None:
     assert (reply.status, reply.json["error"]["type"]) == (500, "InternalServerError")
     assert "request id 17" in reply.json["error"]["message"]
     assert "secret" not in reply.body.decode()
+
+
+async def test_background_work_takes_one_place(direct: Any) -> None:
+    """Its request took another, so that the last place could not be had."""
+    end = asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        begun = BEGUN.get()
+        if begun is not None:
+            begun.append(asyncio.ensure_future(end.wait()))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    server = await direct({"m": engine(application)}, {"MAX_INFLIGHT_REQUESTS": "2"})
+    for status in (200, 200, 503):
+        reply = await server.post({"model": "m", "background": True}, "/v1/responses")
+        assert reply.status == status
+    assert (await server.call("GET", "/v1/responses/resp_1")).status == 200
+    assert (await server.post({"model": "m", "input": "x"}, "/v1/responses")).status == 503
+    end.set()
+    (model,) = server.models.usable
+    await until(lambda: model._common.admission.inside == 0)
+    assert (await server.post({"model": "m", "input": "x"}, "/v1/responses")).status == 200

@@ -1,6 +1,7 @@
 """The frontend before servers that hang, break, refuse and come back."""
 
 import asyncio
+import base64
 import json
 import logging
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forms import form
 from tests.support.triton_servers import (
     EVENTS,
     HASTY,
@@ -382,3 +384,17 @@ async def test_limits_of_a_request() -> None:
         long = await client.post({"model": "m"}, traceparent="0" * 5000)
         assert (long.status, long.message) == (431, "header traceparent: expected at most 4096 characters, got 5000")
         assert len((await client.get("/v1/models/" + "x" * 5000)).body) < 1000
+
+
+async def test_a_form_travels_as_json_with_its_file_as_base64() -> None:
+    data = bytes(range(256)) * 2000
+    triton = FakeTriton(m=Model(), other=Model())
+    content_type, body = form(data, ("model", "m"), ("stream", "true"))
+    async with serving(triton), frontend(triton.address, max_body_values=100) as client:
+        answer = await client.post(body, "/v1/audio/transcriptions", content_type=content_type)
+        assert answer.status == 200
+        refused = await client.post(body[:-9], "/v1/audio/translations", content_type=content_type)
+        assert refused.status == 400
+        assert "closing boundary" in refused.message
+    (sent,) = triton.models["m"].asked
+    assert sent["body"] == {"model": "m", "stream": "true", "file": base64.b64encode(data).decode()}

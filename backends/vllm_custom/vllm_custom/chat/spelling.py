@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Keys that say what a part is where it has no type, as vLLM takes it.
-_TELLING_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
+_URL_KEYS = ("image_url", "video_url", "audio_url")
+_TELLING_KEYS = (*_URL_KEYS, "input_audio")
 # The Responses API's parts, by the names that chat completions have for them.
 _OTHER_NAMES = {"input_image": "image_url"}
 
@@ -29,7 +30,13 @@ def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_other(part: Any) -> bool:
-    return isinstance(part, Mapping) and _type(part) != part.get("type")
+    return isinstance(part, Mapping) and (_type(part) != part.get("type") or _has_url_beside(part))
+
+
+def _has_url_beside(part: Mapping[str, Any]) -> bool:
+    """Whether the URL of a part stands beside its type: {"type": "image_url", "url": ...}."""
+    kind = part.get("type")
+    return kind in _URL_KEYS and part.get(kind) is None and isinstance(part.get("url"), str)
 
 
 def _is_nothing(part: Any) -> bool:
@@ -39,7 +46,12 @@ def _is_nothing(part: Any) -> bool:
 
 
 def _part(part: Any) -> Any:
-    return {**part, "type": _type(part)} if _is_other(part) else part
+    if not _is_other(part):
+        return part
+    if _has_url_beside(part):
+        rest = {name: value for name, value in part.items() if name != "url"}
+        return {**rest, part["type"]: {"url": part["url"]}}
+    return {**part, "type": _type(part)}
 
 
 def _type(part: Mapping[str, Any]) -> Any:

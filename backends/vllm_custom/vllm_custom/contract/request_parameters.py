@@ -151,7 +151,8 @@ class RequestParameters(BaseModel):
     )
     media_io_kwargs: JsonObject = request_parameter(
         {},
-        'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}.',
+        'num_frames and fps as vLLM\'s server takes them: {"video": {"num_frames": 8, "fps": 2}}; and what shows where '
+        'images are transparent: {"image": {"rgba_background_color": [0, 0, 0]}}.',
         trust=Trust.BOUNDED,
         by=("VIDEO_MAX_FRAMES",),
         use=Use.PROMPTS,

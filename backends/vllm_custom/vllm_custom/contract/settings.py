@@ -60,7 +60,7 @@ class Settings(ConfigParameters):
             ConfigError: an unknown key or a bad value; names the key, the value and what is allowed.
         """
         given = {key: entry.get("string_value", "") for key, entry in model_config.get("parameters", {}).items()}
-        return cls(
+        made = cls(
             model_name=model_config["name"],
             decoupled=bool(model_config.get("model_transaction_policy", {}).get("decoupled", False)),
             max_batch_size=int(model_config.get("max_batch_size", 0)),
@@ -68,6 +68,17 @@ class Settings(ConfigParameters):
             declared_inputs=frozenset(tensor["name"] for tensor in model_config.get("input", [])),
             **_parse_parameters(given),
         )
+        if made.openai_stored_responses and (number := _instances(model_config)) > 1:
+            raise ConfigError(
+                "config.pbtxt: parameter OPENAI_STORED_RESPONSES: expected 0, since each instance has a store of its "
+                f"own and Triton chooses the instance, got {made.openai_stored_responses} with {number} instances"
+            )
+        return made
+
+
+def _instances(model_config: Mapping[str, Any]) -> int:
+    groups = model_config.get("instance_group", [])
+    return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", []))) for group in groups)
 
 
 def _parse_parameters(given: Mapping[str, str]) -> dict[str, Any]:

@@ -297,6 +297,14 @@ class Engine(Protocol):
         """The parsers that ``arguments``, those of vLLM's server, name. Raises: whatever the engine raises."""
 
     async def openai_application(
-        self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+        self,
+        served_names: Sequence[str],
+        arguments: Mapping[str, Any],
+        adapters: AdaptersInUse,
+        stored_responses: int = 0,
     ) -> Application:
-        """vLLM's OpenAI application on this engine; ``arguments`` are those of its server."""
+        """vLLM's OpenAI application on this engine; ``arguments`` are those of its server.
+
+        It keeps ``stored_responses`` of the Responses API, and puts what it begins in the background for the request
+        of a context into :data:`~vllm_custom.engine.background.BEGUN`.
+        """

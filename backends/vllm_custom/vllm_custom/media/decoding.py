@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.errors import ConfigError, shorten
 from vllm_custom.media.decoders import sequence
 from vllm_custom.media.decoders.frames import FrameSampling
-from vllm_custom.media.decoders.job import WHITE, Answer, Colour, ImageRules, Job
+from vllm_custom.media.decoders.job import COLOUR, WHITE, Answer, Colour, ImageRules, Job, colour_of
 from vllm_custom.media.workers import DecoderPool
 
 
@@ -36,8 +37,11 @@ class Decoder:
         self._pool = pool
 
     def job(self, modality: str, field: str, frames: FrameSampling) -> Job:
-        """What to do with an item; ``frames`` says which frames of a video are taken."""
+        """What to do with an item; ``frames`` says which frames of a video are taken, and what shows through images."""
         settings = self._settings
+        images = self._images
+        if modality == "image" and frames.background is not None:
+            images = replace(images, background=frames.background)
         return Job(
             modality,
             field,
@@ -48,7 +52,7 @@ class Decoder:
             rate=self._audio_rate,
             num_frames=frames.num_frames,
             fps=frames.fps,
-            images=self._images,
+            images=images,
         )
 
     async def decode(
@@ -109,10 +113,9 @@ def background_of(options: Mapping[str, Any]) -> Colour | None:
     value = options.get("rgba_background_color")
     if value is None:
         return None
-    parts = list(value) if isinstance(value, (list, tuple)) else []
-    if len(parts) == 3 and all(type(part) is int and 0 <= part <= 255 for part in parts):
-        return parts[0], parts[1], parts[2]
-    raise ConfigError(
-        "model.json: media_io_kwargs.image.rgba_background_color: expected a list of three whole numbers from 0 to "
-        f"255, got {shorten(value)}"
-    )
+    colour = colour_of(value)
+    if colour is None:
+        raise ConfigError(
+            f"model.json: media_io_kwargs.image.rgba_background_color: expected {COLOUR}, got {shorten(value)}"
+        )
+    return colour

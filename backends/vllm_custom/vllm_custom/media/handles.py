@@ -56,6 +56,11 @@ class MediaHandles:
             RefusedMediaError: ``url`` is not a handle, or one of media that are not loaded yet.
         """
         item = self._items.get(url)
+        if item is None and url.startswith(_PREFIX):
+            raise RefusedMediaError(
+                "this media reference was not resolved by the media rules of the model: images, videos and audio of "
+                "earlier requests (previous_response_id) are not kept; send them again"
+            )
         if item is None or isinstance(item, _LazyMedia):
             raise RefusedMediaError("this media reference was not resolved by the media rules of the model")
         return item

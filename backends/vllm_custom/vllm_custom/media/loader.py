@@ -276,6 +276,8 @@ def _named(
         kind += f"-qwen({name_of(options)})"
     elif kind == "video":
         kind += f"-{frames.num_frames}-{frames.fps}"
+    if element.modality == "image" and frames.background is not None:
+        kind += "-on-{}-{}-{}".format(*frames.background)
     return encoded, f"{kind}-{hashlib.sha256(encoded).hexdigest()}"
 
 

@@ -43,7 +43,13 @@ class Kept:
 
 
 async def call_application(
-    application: Application, method: str, path: str, headers: Mapping[str, str], body: bytes, sink: Sink
+    application: Application,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    sink: Sink,
+    query: str = "",
 ) -> None:
     """Run the request to its end. If this coroutine is cancelled, the application is told that the client has gone.
 
@@ -51,7 +57,9 @@ async def call_application(
     they are cancelled, and the engine would go on generating.
     """
     exchange = _Exchange(body, sink)
-    running = asyncio.ensure_future(application(scope_of(method, path, headers), exchange.receive, exchange.send))
+    running = asyncio.ensure_future(
+        application(scope_of(method, path, headers, query), exchange.receive, exchange.send)
+    )
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -178,7 +186,7 @@ def _header_text(text: str) -> bytes:
         return quote(text, errors="replace").encode()
 
 
-def scope_of(method: str, path: str, headers: Mapping[str, str]) -> Message:
+def scope_of(method: str, path: str, headers: Mapping[str, str], query: str = "") -> Message:
     """What an application is told of a request."""
     return {
         "type": "http",
@@ -189,7 +197,7 @@ def scope_of(method: str, path: str, headers: Mapping[str, str]) -> Message:
         "scheme": "http",
         "path": path,
         "raw_path": quote(path, errors="replace").encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [(_header_text(name), _header_text(value)) for name, value in headers.items()],
         "client": ("triton", 0),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
-from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.contract.routes import CANCEL_PATH, FORM_PATHS, OPENAI_PATHS, RESPONSES_PATH, is_one_of, is_path
 from vllm_custom.errors import InvalidRequestError, invalid, listing
+from vllm_custom.openai.forms import check_form, without_file
 from vllm_custom.openai.rules import check_body, check_length
 from vllm_custom.request.context import RequestContext
 from vllm_custom.request.field_rules import sequences
@@ -28,7 +29,11 @@ _MOST_HEADER_CHARACTERS = 64 * 1024
 _KEYS = frozenset({"path", "method", "headers", "body"})
 # What the body decides by itself, or what belongs to one connection.
 _DROPPED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization", "cookie"})
+_MOST_QUERY_CHARACTERS = 4096
+# Envelopes without a body are not longer.
+_SHORT_BYTES = 8192
 _REQUEST_ID = "x-request-id"
+_TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
 # The request parameters of Triton that mean something here; everything else stands in the body.
 _PARAMETERS = frozenset({"timeout", "traceparent", "tracestate"})
 
@@ -38,11 +43,12 @@ class OpenAICall:
     """One call of the application.
 
     Attributes:
-        path: the route, possibly with a query string behind ``query``.
+        path: the route.
         body: the JSON object of the request; None for GET; text where it is not an object, for vLLM to refuse.
         headers: names in lower case.
         timeout: microseconds from the request's arrival, 0 for none.
         size: of the whole input as it was sent, in bytes.
+        query: what follows the path, without the question mark.
     """
 
     path: str
@@ -51,6 +57,7 @@ class OpenAICall:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: int = 0
     size: int = field(default=0, compare=False)
+    query: str = ""
 
     @property
     def model(self) -> str | None:
@@ -60,17 +67,26 @@ class OpenAICall:
 
     @property
     def streamed(self) -> bool:
-        """Whether the body asks for server-sent events."""
-        return isinstance(self.body, dict) and self.body.get("stream") is True
+        """Whether the body asks for server-sent events; vLLM takes some words for true, as forms have them."""
+        return self._is_set("stream")
+
+    @property
+    def background(self) -> bool:
+        """Whether the answer comes at once, and the work goes on."""
+        return self._is_set("background") and self.path == RESPONSES_PATH
 
     @property
     def sequences(self) -> int:
         """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one.
 
-        A list of models costs no place: frontends ask for it again and again.
+        What is only looked up costs no place: frontends ask for lists of models again and again. What runs in the
+        background has a place of its own.
         """
-        if self.method == "GET":
-            return 0
+        return 0 if self.method == "GET" or self.background or is_path(self.path, CANCEL_PATH) else self.all_sequences
+
+    @property
+    def all_sequences(self) -> int:
+        """As :attr:`sequences`, whether they run before the answer or behind it."""
         if not isinstance(self.body, dict):
             return 1
         prompt = self.body.get("prompt")
@@ -79,7 +95,11 @@ class OpenAICall:
 
     def is_allowed(self, more: Collection[str] = ()) -> bool:
         """Whether the path may be called; ``more`` are those that the model's configuration adds."""
-        return self.path in OPENAI_PATHS or self.path in more
+        return is_one_of(self.path, OPENAI_PATHS) or is_one_of(self.path, more)
+
+    def _is_set(self, name: str) -> bool:
+        value = self.body.get(name) if isinstance(self.body, dict) else None
+        return value is True or (isinstance(value, str) and value.lower() in _TRUE)
 
 
 def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules | None = None) -> OpenAICall:
@@ -106,6 +126,7 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
     path = envelope.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise invalid(f"{OPENAI_REQUEST}.path", path, "a path such as /v1/chat/completions")
+    path, query = split_query(path)
     body = _body(envelope.get("body"), rules, path, len(raw))
     method = envelope.get("method", "GET" if body is None else "POST")
     if method not in _METHODS:
@@ -121,7 +142,23 @@ def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules |
         headers={**(control.trace_headers or {}), **_headers(envelope.get("headers", {}))},
         timeout=control.timeout,
         size=len(raw),
+        query=query,
     )
+
+
+def looks_up(raw: bytes) -> bool:
+    """Whether the envelope only looks something up, or ends work, by a glance: what is long or malformed does not."""
+    if len(raw) > _SHORT_BYTES:
+        return False
+    try:
+        envelope = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(envelope, dict) or envelope.get("body") is not None:
+        return False
+    path = envelope.get("path")
+    ends = isinstance(path, str) and is_path(path.partition("?")[0], CANCEL_PATH)
+    return ends or envelope.get("method", "GET") == "GET"
 
 
 def read_openai_call(
@@ -131,7 +168,7 @@ def read_openai_call(
 
     Args:
         method: GET or POST.
-        path: the route.
+        path: the route, with a query string where there is one.
         headers: names in lower case.
         body: text that is JSON, or is not; None for none.
         rules: what a client may set, and how much of it.
@@ -139,7 +176,21 @@ def read_openai_call(
     Raises:
         InvalidRequestError: as :func:`parse_openai_request`.
     """
-    return OpenAICall(path, method, _body(body, rules, path, len(body or ""), "body"), _headers(dict(headers)))
+    path, query = split_query(path)
+    size = len(body or "")
+    return OpenAICall(path, method, _body(body, rules, path, size, "body"), _headers(dict(headers)), query=query)
+
+
+def split_query(path: str) -> tuple[str, str]:
+    """A path, and what follows the question mark behind it.
+
+    Raises:
+        InvalidRequestError: what follows is long, or not what a URL may hold.
+    """
+    path, _, query = path.partition("?")
+    if len(query) > _MOST_QUERY_CHARACTERS or not (query.isascii() and query.isprintable()):
+        raise invalid(f"{OPENAI_REQUEST}.path", query, f"a query of at most {_MOST_QUERY_CHARACTERS} ASCII characters")
+    return path, query
 
 
 def _body(given: Any, rules: ClientRules, path: str, size: int, name: str = _BODY) -> dict[str, Any] | str | None:
@@ -151,14 +202,18 @@ def _body(given: Any, rules: ClientRules, path: str, size: int, name: str = _BOD
         try:
             given = parse_json(given, name, "JSON", rules)
         except InvalidRequestError:
-            if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given):
+            if len(given) > rules.limits["OPENAI_MAX_BODY_BYTES"] or _is_json(given) or path in FORM_PATHS:
                 raise
             return str(given)
+    if path in FORM_PATHS and not isinstance(given, dict):
+        raise invalid(name, given, "multipart/form-data with a file, or a JSON object of its fields")
     if not isinstance(given, dict):
         return json.dumps(given)
     check_body(given, rules, path)
+    if path in FORM_PATHS:
+        check_form(given)
     if size > rules.limits["OPENAI_MAX_BODY_BYTES"]:
-        check_length(given, rules)
+        check_length(without_file(given) if path in FORM_PATHS else given, rules)
     return given
 
 

@@ -19,6 +19,7 @@ from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.vision_options import read_options
 from vllm_custom.media.vision_parts import VISION_PARTS, vision_element
 from vllm_custom.openai.anthropic import image_of_source
+from vllm_custom.openai.spelling import respell
 
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
@@ -106,10 +107,15 @@ def find_media(body: dict[str, Any]) -> list[BodyMedia]:
     """The media of all messages, in order. Ids that a client gives its media are removed from their parts.
 
     vLLM's caches believe such an id, so a client could put its own image in another one's place.
+
+    Raises:
+        InvalidRequestError: a part without its medium.
     """
     found: list[BodyMedia] = []
     for part, where in _parts(body):
         part.pop("uuid", None)
+        if not _is_of_responses(where):
+            respell(part, where)
         if (image := image_of_source(part, where)) is not None:
             found.append(BodyMedia(*image, "url"))
         else:

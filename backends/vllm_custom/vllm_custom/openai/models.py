@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 
 from vllm_custom.engine.protocol import Adapter
@@ -42,4 +42,5 @@ class RequestAdapters:
             try:
                 yield
             finally:
-                _in_use.reset(token)
+                with suppress(ValueError):  # a request that goes on in the background ends in another context
+                    _in_use.reset(token)

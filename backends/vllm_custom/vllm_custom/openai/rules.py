@@ -24,7 +24,7 @@ _EXTRA_ARGS = ("vllm_xargs", "kv_transfer_params", "ec_transfer_params")
 _TEXT_LISTS = ("documents", "queries", "items", "data_1", "data_2", "text_1", "text_2")
 _PROMPTS = ("prompt", "input")
 # Each, or each element of a list, becomes a prompt or a part of one.
-_TEXTS = (*_PROMPTS, "instructions", "query", *_TEXT_LISTS)
+_TEXTS = (*_PROMPTS, "instructions", "query", "hotwords", *_TEXT_LISTS)
 _MESSAGES = ("messages", "input", "previous_input_messages")
 _CUTTING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
 # What holds schemas: vLLM writes them as JSON on the event loop before anything else looks at them.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
+from vllm_custom.contract.routes import FORM_PATHS, RESPONSE_PATH, RESPONSES_PATH
 from vllm_custom.contract.settings import Settings
+from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
 from vllm_custom.lora import LoraAdapters
@@ -16,6 +19,8 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.asgi import Application, Kept, call_application, pass_through, scope_of
 from vllm_custom.openai.envelope import OpenAICall
+from vllm_custom.openai.forms import form_with_audio
+from vllm_custom.openai.items import drop_nulls
 from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import HttpReply, OpenAIResponder
@@ -82,6 +87,20 @@ def application_arguments(settings: Settings, chat_template: str | None) -> dict
     }
 
 
+class Place(Protocol):
+    """What work has taken."""
+
+    def leave(self) -> None: ...
+
+
+Hold = Callable[[int], Place]
+
+
+async def _close_behind(tasks: Sequence[asyncio.Task[Any]], stack: contextlib.AsyncExitStack) -> None:
+    async with stack:
+        await asyncio.wait(tasks)
+
+
 class OpenAIService:
     """vLLM's application, fed with calls. To be used on the engine's event loop."""
 
@@ -94,6 +113,7 @@ class OpenAIService:
         model_name: str,
         more_paths: Collection[str] = (),
         max_body_bytes: int = 1 << 24,
+        hold: Hold | None = None,
     ) -> None:
         """
         Args:
@@ -104,6 +124,7 @@ class OpenAIService:
             model_name: the model's own name, which wins over an adapter's.
             more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
             max_body_bytes: OPENAI_MAX_BODY_BYTES.
+            hold: takes a place for so many sequences that go on in the background, which is left with its ``leave``.
         """
         self._max_body_bytes = max_body_bytes
         self._application = application
@@ -112,6 +133,8 @@ class OpenAIService:
         self._adapters = adapters
         self._model_name = model_name
         self._more_paths = frozenset(more_paths)
+        self._hold = hold
+        self._jobs: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def build(
@@ -123,6 +146,7 @@ class OpenAIService:
         handles: MediaHandles,
         loras: LoraAdapters,
         log_error: Callable[[str], None],
+        hold: Hold | None = None,
     ) -> OpenAIService:
         """Build vLLM's application as config.pbtxt asks for it; ``chat_template`` is the text of one, or None.
 
@@ -135,13 +159,15 @@ class OpenAIService:
         adapters = RequestAdapters(loras)
         application = None
         try:
-            application = await engine.openai_application([settings.model_name], arguments, adapters)
+            application = await engine.openai_application(
+                [settings.model_name], arguments, adapters, settings.openai_stored_responses
+            )
         except Exception as error:
-            if settings.tool_call_parser or settings.openai_args:
+            if settings.tool_call_parser or settings.openai_args or settings.openai_stored_responses:
                 raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error
             log_error(f"[vllm_custom] vLLM's OpenAI application cannot be built for this model: {error!r}")
         name, more_paths, most = settings.model_name, settings.openai_paths, settings.openai_max_body_bytes
-        return cls(application, media, handles, adapters, name, more_paths, most)
+        return cls(application, media, handles, adapters, name, more_paths, most, hold)
 
     async def serve(self, call: OpenAICall, stream: OpenAIResponder, request_id: str) -> None:
         """Answer ``call`` through ``stream``, to its end.
@@ -154,8 +180,8 @@ class OpenAIService:
             stream.start(404, {"content-type": "application/json"})
             stream.body(_NOT_FOUND, more=False)
             return
-        async with self._prepared(call, request_id) as (headers, content):
-            await call_application(application, call.method, call.path, headers, content, stream)
+        async with self._served(call, request_id) as (headers, content):
+            await call_application(application, call.method, call.path, headers, content, stream, call.query)
         if not stream.closed:
             raise InternalError(f"the application gave no complete response, request id {request_id}")
 
@@ -176,8 +202,8 @@ class OpenAIService:
         if not call.is_allowed(self._more_paths):
             await reply.answer(404, _NOT_FOUND)
             return
-        async with self._prepared(call, request_id) as (headers, content):
-            scope = scope_of(call.method, call.path, headers)
+        async with self._served(call, request_id) as (headers, content):
+            scope = scope_of(call.method, call.path, headers, call.query)
             await pass_through(application, scope, content, reply.receive, reply.send, seconds)
 
     async def cards(self) -> list[dict[str, Any]]:
@@ -193,6 +219,16 @@ class OpenAIService:
         cards: list[dict[str, Any]] = msgspec.json.decode(kept.data)["data"]
         return cards
 
+    async def has_response(self, response_id: str) -> bool:
+        """Whether the application keeps this response of the Responses API.
+
+        Raises:
+            BackendError: there is no application.
+        """
+        kept = Kept()
+        await call_application(self._found(), "GET", RESPONSE_PATH.format(id=response_id), {}, b"", kept)
+        return kept.status == _OK
+
     async def names(self) -> list[str]:
         """What requests may call the model: its own name, and those of its adapters."""
         return [self._model_name, *await self._adapters.names()]
@@ -203,6 +239,27 @@ class OpenAIService:
         return self._application
 
     @contextlib.asynccontextmanager
+    async def _served(self, call: OpenAICall, request_id: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:
+        """As ``_prepared``, for as long as the work of a request lasts, of which some may follow its answer."""
+        if not call.background:
+            async with self._prepared(call, request_id) as prepared:
+                yield prepared
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            if self._hold is not None:
+                stack.callback(self._hold(call.all_sequences).leave)
+            begun: list[asyncio.Task[Any]] = []
+            token = BEGUN.set(begun)
+            try:
+                yield await stack.enter_async_context(self._prepared(call, request_id))
+            finally:
+                BEGUN.reset(token)
+                if begun:
+                    job = asyncio.ensure_future(_close_behind(begun, stack.pop_all()))
+                    self._jobs.add(job)
+                    job.add_done_callback(self._jobs.discard)
+
+    @contextlib.asynccontextmanager
     async def _prepared(self, call: OpenAICall, request_id: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:
         """Headers and body for the application, and what they name: the adapter and the media."""
         headers = {"content-type": "application/json", "x-request-id": request_id, **call.headers}
@@ -211,7 +268,14 @@ class OpenAIService:
             if call.model != self._model_name:
                 await stack.enter_async_context(self._adapters.use(call.model))
             body: dict[str, Any] | str | bytes | None = call.body
+            if isinstance(body, dict) and call.path in FORM_PATHS:
+                headers["content-type"], content = await stack.enter_async_context(form_with_audio(body, self._media))
+                headers["content-length"] = str(len(content))
+                yield headers, content
+                return
             if isinstance(body, dict):
+                if call.path == RESPONSES_PATH:
+                    drop_nulls(body)
                 stack.enter_context(media_by_handle(body, self._media, self._handles))
                 # What looks like media and is none has not been counted before. Long texts take long to write as JSON.
                 if call.size > self._max_body_bytes and (length := text_length(body)) > self._max_body_bytes:

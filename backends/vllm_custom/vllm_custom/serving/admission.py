@@ -58,16 +58,32 @@ class Admission:
         """Sequences under way."""
         return self._count.total
 
-    def enter(self) -> Ticket:
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place for a single sequence."""
+        return bool(self._limit) and self._count.total >= self._limit
+
+    def enter(self, *, counted: bool = True) -> Ticket:
         """A ticket for a request that is not counted before :meth:`Ticket.grow`, as what it asks for is not known yet.
+
+        ``counted`` is false for one that is known to ask for nothing.
 
         Raises:
             UnavailableError: there is no room for a single sequence.
         """
-        total = self._count.total
-        if self._limit and total >= self._limit:
-            raise self._full(total)
+        if counted and self.is_full:
+            raise self._full(self._count.total)
         return Ticket(self)
+
+    def hold(self, sequences: int) -> Ticket:
+        """A ticket for ``sequences``.
+
+        Raises:
+            InvalidRequestError, UnavailableError: as :meth:`Ticket.grow`.
+        """
+        ticket = self.enter()
+        ticket.grow(sequences)
+        return ticket
 
     def _take(self, sequences: int) -> None:
         if not self._count.take(sequences, self._limit):

@@ -85,10 +85,9 @@ class Common:
             log.log_info(f"[vllm_custom] {confinement}")
         self.loras = _loras(engine, files, share)
         self.rules = _rules(engine, settings)
-        self.openai = wait_on(
-            loop,
-            OpenAIService.build(engine, settings, files.chat_template, self.media, handles, self.loras, log.log_error),
-        )
+        self.admission = Admission(settings.max_inflight_requests, share.sequences if share else None)
+        parts = self.media, handles, self.loras, log.log_error, self.admission.hold
+        self.openai = wait_on(loop, OpenAIService.build(engine, settings, files.chat_template, *parts))
         self._checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
         self.constraints = ConstraintCompiler(
             engine,
@@ -103,7 +102,6 @@ class Common:
         else:
             self._checker.close()
         self._counts = RequestMetrics(triton, labels, log.log_error) if settings.report_custom_metrics else None
-        self.admission = Admission(settings.max_inflight_requests, share.sequences if share else None)
         self.health = Health(engine, unload, log.log_error)
 
     def observe(self, error: BackendError | None) -> None:

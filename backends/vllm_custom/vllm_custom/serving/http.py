@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from vllm_custom.contract.routes import CANCEL_PATH, is_path
 from vllm_custom.engine import Engine
 from vllm_custom.errors import (
     BackendError,
@@ -33,7 +34,7 @@ class HttpRequest:
 
     Attributes:
         method: GET or POST.
-        path: the route.
+        path: the route, with a query string where there is one.
         headers: for the application; names in lower case.
         body: UTF-8; None for none.
         request_id: the client's own, or a random one; printable and short.
@@ -46,6 +47,11 @@ class HttpRequest:
     body: bytes | None
     request_id: str
     timeout_seconds: float = 0.0
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether it gives the engine nothing to do, so that it is served at MAX_INFLIGHT_REQUESTS, too."""
+        return self.method == "GET" or is_path(self.path.partition("?")[0], CANCEL_PATH)
 
 
 class HttpRunner:
@@ -75,7 +81,7 @@ class HttpRunner:
         reply = HttpReply(receive, send, leave)
         self.running += 1
         try:
-            ticket = self._admit()
+            ticket = self._admit(request)
             await self._answer(request, ticket, reply)
             if not (reply.ended or reply.gone):
                 raise RuntimeError("the application gave no complete response")
@@ -90,8 +96,8 @@ class HttpRunner:
             self._common.observe(reply.failure)
         return not reply.gone
 
-    def _admit(self) -> Ticket:
-        ticket = self._common.admission.enter()
+    def _admit(self, request: HttpRequest) -> Ticket:
+        ticket = self._common.admission.enter(counted=not request.looks_up)
         try:
             if self._is_leaving():
                 raise UnavailableError(f"model {self._common.settings.model_name} is being unloaded")
@@ -103,13 +109,15 @@ class HttpRunner:
 
     async def _answer(self, request: HttpRequest, ticket: Ticket, reply: HttpReply) -> None:
         arrived = time.monotonic()
-        if request.method == "POST":  # several may be read at a time
+        if not request.looks_up:  # several may be read at a time
             ticket.grow(1)
         if len(request.body or b"") > _SHORT_BYTES:
             call = await asyncio.to_thread(self._read, request)
         else:
             call = self._read(request)
         ticket.grow(call.sequences)
+        if call.background:  # its work takes a place of its own
+            ticket.leave()
         left = request.timeout_seconds - (time.monotonic() - arrived) if request.timeout_seconds else None
         try:
             await self._common.openai.serve_http(call, reply, request.request_id, left)

@@ -73,7 +73,7 @@ class RequestLife:
     def begin(self, request: object) -> None:
         """Admit and read the request, and start to serve it. Called by Triton's execute thread."""
         try:
-            self._admit()
+            self._admit(request)
             incoming = self._with.door.read(request)
             handler = self._with.router.handler(incoming.tensors)
             parsed = handler.parse(incoming)
@@ -112,8 +112,9 @@ class RequestLife:
             call_on(loop, self._cancel)
         call_on(loop, self._with.base.request_finished)
 
-    def _admit(self) -> None:
-        self._ticket = self._with.admission.enter()
+    def _admit(self, request: object) -> None:
+        admission = self._with.admission
+        self._ticket = admission.enter(counted=not (admission.is_full and self._with.door.looks_up(request)))
         if self._with.base.shutting_down:
             raise UnavailableError(f"model {self._with.model_name} is being unloaded")
         self._with.health.check()

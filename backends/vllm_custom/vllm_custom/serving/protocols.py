@@ -48,6 +48,9 @@ class Door(Protocol):
     def read(self, request: object) -> Incoming:
         """Tensors and parameters."""
 
+    def looks_up(self, request: object) -> bool:
+        """Whether it gives the engine nothing to do, so that it is served when there is no place for others."""
+
     def open(
         self,
         request: object,

@@ -10,7 +10,7 @@ import numpy as np
 from vllm_custom.contract.names import OPENAI_REQUEST
 from vllm_custom.errors import BackendError
 from vllm_custom.handlers import Incoming
-from vllm_custom.openai import OpenAIResponder
+from vllm_custom.openai import OpenAIResponder, looks_up
 from vllm_custom.responses import Responder
 from vllm_custom.triton.sender import ResponseStream, SenderPool
 from vllm_custom.triton.tracing import span_of
@@ -43,6 +43,12 @@ class TritonDoor:
             timeout_us=request.timeout(),
             span=span_of(request),
         )
+
+    def looks_up(self, request: Any) -> bool:
+        """Whether it gives the engine nothing to do, by a glance at its openai_request."""
+        found = [tensor for tensor in request.inputs() if tensor.name() == OPENAI_REQUEST]
+        elements = np.asarray(found[0].as_numpy()).reshape(-1) if found else np.array([])
+        return elements.size == 1 and isinstance(elements[0], bytes) and looks_up(elements[0])
 
     def open(
         self,

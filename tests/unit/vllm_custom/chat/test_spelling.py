@@ -17,6 +17,8 @@ from vllm_custom.chat.spelling import as_chat
         ({"input_audio": {"data": "x"}}, {"type": "input_audio", "input_audio": {"data": "x"}}),
         ({"type": "input_image", "image_url": "x"}, {"type": "image_url", "image_url": "x"}),
         ({"type": "image_url", "image_url": "x"}, {"type": "image_url", "image_url": "x"}),
+        ({"type": "image_url", "url": "x"}, {"type": "image_url", "image_url": {"url": "x"}}),
+        ({"type": "image_url", "url": "x", "image_url": "y"}, {"type": "image_url", "url": "x", "image_url": "y"}),
         ({"text": "x"}, {"text": "x"}),
         ({"type": ["image_url"]}, {"type": ["image_url"]}),
         ("x", "x"),

@@ -22,6 +22,15 @@ def settings(parameters: dict[str, str] | None = None, **config: Any) -> Setting
     return Settings.from_model_config({"name": "model", "parameters": entries, **config})
 
 
+def test_a_store_of_responses_needs_one_instance() -> None:
+    config = {"name": "m", "parameters": {"OPENAI_STORED_RESPONSES": {"string_value": "5"}}}
+    assert Settings.from_model_config(config).openai_stored_responses == 5
+    assert Settings.from_model_config({**config, "instance_group": [{"count": 1}]}).openai_stored_responses == 5
+    for group in ({"count": 2}, {"count": 1, "gpus": [0, 1]}):
+        with pytest.raises(ConfigError, match=r"OPENAI_STORED_RESPONSES: expected 0, .* with 2 instances"):
+            Settings.from_model_config({**config, "instance_group": [group]})
+
+
 def test_a_bare_config_has_the_defaults_of_the_table() -> None:
     made = Settings.from_model_config({"name": "model"})
     assert made == Settings(

@@ -85,6 +85,16 @@ async def test_the_frames_that_a_request_asks_for_are_taken(media: MediaLoader) 
     assert len({clip.uuid for clip in clips}) == 3
 
 
+async def test_a_request_chooses_what_shows_through_its_images(media: MediaLoader) -> None:
+    """The cache keeps the two apart."""
+    clear = encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
+    asked = FrameSampling.requested(None, None, {"image": {"rgba_background_color": [1, 2, 3]}})
+    for sampling, colour in ((asked, (1, 2, 3)), (FrameSampling(), (255, 255, 255)), (asked, (1, 2, 3))):
+        (item,) = await media.load(elements(clear), media.frames(sampling))
+        assert item.data.getpixel((0, 0)) == colour
+        assert ("-on-1-2-3-" in item.uuid) is (sampling is asked)
+
+
 async def test_frames_in_hand_are_a_video(media: MediaLoader) -> None:
     """The form that vLLM documents; ``fps`` says how they were made, and all of them are taken."""
     frames = [encode(Image.new("RGB", (16, 8), colour), "JPEG") for colour in COLOURS]

@@ -93,3 +93,33 @@ def test_images_of_anthropics_form_are_found() -> None:
     content: Any = body["messages"][0]["content"]
     assert content[0]["source"] == content[2]["content"][1]["source"] == {"type": "url", "url": "handle"}
     assert content[1] == by_id
+
+
+def test_a_url_beside_the_type_of_its_part_is_found() -> None:
+    """vLLM leaves such a part out, and the model answers about nothing."""
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "http://a/1.png"}]}]}
+    (item,) = find_media(body)
+    assert (item.element.field, item.element.raw) == ("messages[0].content[0].image_url", b"http://a/1.png")
+    assert body["messages"][0]["content"] == [{"type": "image_url", "image_url": {"url": "http://a/1.png"}}]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "http://a/1.png"},
+        {"type": "input_image", "image_url": "http://a/1.png"},
+        {"type": "image", "image_url": {"url": "http://a/1.png"}},
+    ],
+)
+def test_other_spellings_of_an_image_become_vllms(part: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": [dict(part), {"type": "input_text", "text": "x"}]}]}
+    assert [item.element.raw for item in find_media(body)] == [b"http://a/1.png"]
+    image = {"type": "image_url", "image_url": {"url": "http://a/1.png"}}
+    assert body["messages"][0]["content"] == [image, {"type": "text", "text": "x"}]
+
+
+@pytest.mark.parametrize("part", [{}, {"image_url": None}, {"image_url": None, "uuid": "x"}, {"url": 5}])
+def test_a_part_without_its_medium_is_refused(part: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", **part}]}]}
+    with pytest.raises(InvalidRequestError, match=r'^messages\[0\].content\[0\]: expected "image_url": '):
+        find_media(body)

@@ -116,6 +116,13 @@ class ModelParameters(BaseModel):
         parse=_route,
         allowed="a list of paths such as /v1/chat/completions/render",
     )
+    openai_stored_responses: int = config_parameter(
+        0,
+        "For openai_request: how many responses of `/v1/responses` the model keeps, the youngest, for "
+        "`previous_response_id`, `background` and `/v1/responses/{id}`; a client that knows an id can read the "
+        "response. 0: none, and `store` is ignored. Needs one instance, since each has a store of its own.",
+        unit="responses",
+    )
     score_max_documents: int = config_parameter(
         1000, "Elements that the input documents may have; each is a separate prompt for the engine.", minimum=1
     )

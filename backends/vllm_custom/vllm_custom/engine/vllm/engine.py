@@ -171,6 +171,10 @@ class VllmEngine:
         return answers.VllmAnswerParsers(self._llm, arguments)
 
     async def openai_application(
-        self, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+        self,
+        served_names: Sequence[str],
+        arguments: Mapping[str, Any],
+        adapters: AdaptersInUse,
+        stored_responses: int = 0,
     ) -> Application:
-        return await openai.build_openai_application(self._llm, served_names, arguments, adapters)
+        return await openai.build_openai_application(self._llm, served_names, arguments, adapters, stored_responses)

@@ -6,18 +6,24 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_custom.contract.routes import OPENAI_PATHS
+from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
 from vllm_custom.engine.vllm.quiet import quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
+from vllm_custom.engine.vllm.speech import leave_audio_limits_to_us
+from vllm_custom.engine.vllm.stored import bound_stored_responses
 
 _COUNTING_MIDDLEWARE = "PrometheusInstrumentatorMiddleware"
 
 
 async def build_openai_application(
-    engine: Any, served_names: Sequence[str], arguments: Mapping[str, Any], adapters: AdaptersInUse
+    engine: Any,
+    served_names: Sequence[str],
+    arguments: Mapping[str, Any],
+    adapters: AdaptersInUse,
+    stored_responses: int = 0,
 ) -> Application:
     """vLLM's OpenAI application on ``engine``, as ``vllm serve`` builds it; to be called over ASGI.
 
@@ -26,6 +32,7 @@ async def build_openai_application(
         served_names: what requests may call the model; answers carry the first.
         arguments: of vLLM's server, by the names of its command line with underscores.
         adapters: become models of the application, by their own names.
+        stored_responses: how many responses of the Responses API it keeps.
     """
     from types import SimpleNamespace
 
@@ -54,7 +61,10 @@ async def build_openai_application(
     await init_app_state(engine, application.state, args, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)
-    return build_long_answers_in_threads(read_bodies_in_threads(application, OPENAI_PATHS), application.state)
+    leave_audio_limits_to_us(application)
+    bound_stored_responses(getattr(application.state, "openai_serving_responses", None), stored_responses)
+    reading = read_bodies_in_threads(application, OPENAI_PATHS - FORM_PATHS)
+    return build_long_answers_in_threads(reading, application.state)
 
 
 class _LoraRequests(Mapping[str, Any]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from vllm_custom.errors import InvalidRequestError, MediaLimitError, invalid
+from vllm_custom.media.decoders.job import COLOUR, Colour, colour_of
 
 Size = tuple[int, int]  # width, height
 # Small frames cost as much as this one: without it a file of a few bytes could announce billions of them.
 _SMALLEST_FRAME_PIXELS = 256 * 256
+_BACKGROUND = "rgba_background_color"
+_IO_KWARGS = f'{{"video": {{"num_frames": ..., "fps": ...}}, "image": {{"{_BACKGROUND}": ...}}}}'
 
 
 def check_decode_budget(size: Size, total: int, field: str, max_decode_pixels: int) -> None:
@@ -33,16 +36,32 @@ def check_decode_budget(size: Size, total: int, field: str, max_decode_pixels: i
         )
 
 
+def _background(options: Mapping[str, Any]) -> Colour | None:
+    for name in options:
+        if name != _BACKGROUND:
+            raise InvalidRequestError(f"media_io_kwargs.image.{name}: unknown option; expected {_BACKGROUND}")
+    value = options.get(_BACKGROUND)
+    if value is None:
+        return None
+    colour = colour_of(value)
+    if colour is None:
+        raise invalid(f"media_io_kwargs.image.{_BACKGROUND}", value, COLOUR)
+    return colour
+
+
 @dataclass(frozen=True)
 class FrameSampling:
     """At most ``num_frames`` frames, at most ``fps`` per second, spread evenly. None means not requested.
 
-    ``asked`` says whether a request or the operator asks for it, and not only the limit of the model.
+    Attributes:
+        asked: whether a request or the operator asks for it, and not only the limit of the model.
+        background: what the request wants to see where its images are transparent; None leaves it to the model.
     """
 
     num_frames: int | None = None
     fps: float | None = None
     asked: bool = field(default=False, compare=False)
+    background: Colour | None = None
 
     @property
     def resized(self) -> Size | None:
@@ -74,16 +93,17 @@ class FrameSampling:
         """What a request asks for, by parameters of their own or in ``media_io_kwargs`` as vLLM's server takes them.
 
         Raises:
-            InvalidRequestError: anything but options of ``video`` in ``media_io_kwargs``, or an option given twice.
+            InvalidRequestError: another option in ``media_io_kwargs``, or an option given twice.
         """
         for modality, options in media_io_kwargs.items():
-            if modality != "video" or not isinstance(options, Mapping):
-                raise invalid("media_io_kwargs", media_io_kwargs, '{"video": {"num_frames": ..., "fps": ...}}')
+            if modality not in ("video", "image") or not isinstance(options, Mapping):
+                raise invalid("media_io_kwargs", media_io_kwargs, _IO_KWARGS)
         nested = media_io_kwargs.get("video", {})
         plain = {name: value for name, value in (("num_frames", num_frames), ("fps", fps)) if value is not None}
         if twice := sorted(plain.keys() & nested.keys()):
             raise InvalidRequestError(f"{twice[0]}: expected once, got it in media_io_kwargs as well")
-        return cls.parse({**nested, **plain}, "media_io_kwargs.video." if nested else "")
+        made = cls.parse({**nested, **plain}, "media_io_kwargs.video." if nested else "")
+        return replace(made, background=_background(media_io_kwargs.get("image", {})))
 
     def within(self, limit: int, default: FrameSampling) -> FrameSampling:
         """The same with an upper limit; ``default`` is what counts where nothing is asked for.
@@ -93,12 +113,12 @@ class FrameSampling:
         """
         if self.num_frames is None and self.fps is None:
             asked = default.num_frames is not None or default.fps is not None
-            return FrameSampling(min(default.num_frames or limit, limit), default.fps, asked)
+            return FrameSampling(min(default.num_frames or limit, limit), default.fps, asked, self.background)
         if self.num_frames is not None and self.num_frames > limit:
             raise InvalidRequestError(
                 f"num_frames: expected at most {limit} (VIDEO_MAX_FRAMES of this model), got {self.num_frames}"
             )
-        return FrameSampling(self.num_frames or limit, self.fps, asked=True)
+        return FrameSampling(self.num_frames or limit, self.fps, True, self.background)
 
     def indices(self, total: int, seconds: float) -> list[int]:
         """The frames to take of a video of ``total`` frames, at least one; the same as vLLM's reader takes."""

@@ -15,6 +15,7 @@ from vllm_custom.contract.image_formats import SAFE_FORMATS
 
 Colour = tuple[int, int, int]  # red, green, blue
 WHITE: Colour = (255, 255, 255)
+COLOUR = "a list of three whole numbers from 0 to 255"
 CHANNELS = 3  # of frames
 IMAGE_BYTES = 4  # a pixel of mode RGB in Pillow's memory, the fourth unused
 SAMPLE_BYTES = 4  # of audio, as float32
@@ -25,6 +26,14 @@ _MAX_SIZE = 1 << 48
 _HIGHEST_RATE = 1_000_000  # in Hz
 _ERRORS = ("", "invalid", "limit", "unsupported", "memory")
 _TEXTS = ("error", "message", "rule", "reader")
+
+
+def colour_of(value: Any) -> Colour | None:
+    """A colour in JSON; None where it is none."""
+    parts = list(value) if isinstance(value, (list, tuple)) else []
+    if len(parts) == 3 and all(type(part) is int and 0 <= part <= 255 for part in parts):
+        return parts[0], parts[1], parts[2]
+    return None
 
 
 @dataclass(frozen=True)

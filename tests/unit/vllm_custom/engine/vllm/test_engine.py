@@ -381,7 +381,8 @@ async def test_a_key_in_the_servers_environment_is_not_asked_of_clients(monkeypa
     config = SimpleNamespace(structured_outputs_config=None)
     engine: Any = SimpleNamespace(vllm_config=config, log_stats=False, model_config=None, get_supported_tasks=tasks)
     adapters: Any = None
-    monkeypatch.setattr(openai, "read_bodies_in_threads", lambda application, paths: application)
+    for wrapper in ("read_bodies_in_threads", "build_long_answers_in_threads"):
+        monkeypatch.setattr(openai, wrapper, lambda application, _: application)
     application = await openai.build_openai_application(engine, ["m"], {}, adapters)
     names = [middleware.cls.__name__ for middleware in application.user_middleware]
     assert "CORSMiddleware" in names

@@ -38,8 +38,21 @@ def test_both_ways_to_ask(asked: tuple[Any, Any, Any], expected: FrameSampling) 
         ((None, None, {"video": {"fps": float("inf")}}), "media_io_kwargs.video.fps: expected a number greater than 0"),
         ((None, None, {"video": {"fps": float("nan")}}), "media_io_kwargs.video.fps: expected a number greater than 0"),
         ((None, None, {"video": {"backend": "x"}}), "media_io_kwargs.video.backend: unknown option"),
-        ((None, None, {"video": 5}), 'media_io_kwargs: expected {"video": {"num_frames": ..., "fps": ...}}'),
-        ((None, None, {"image": {"image_mode": "RGB"}}), 'media_io_kwargs: expected {"video": {"num_frames": ...'),
+        ((None, None, {"video": 5}), 'media_io_kwargs: expected {"video": {"num_frames": ..., "fps": ...}, "image":'),
+        ((None, None, {"audio": {"audio_backend": "pyav"}}), 'media_io_kwargs: expected {"video": {"num_frames": ...'),
+        ((None, None, {"image": {"image_mode": "RGB"}}), "media_io_kwargs.image.image_mode: unknown option"),
+        (
+            (None, None, {"image": {"rgba_background_color": [0, 0]}}),
+            "media_io_kwargs.image.rgba_background_color: exp",
+        ),
+        (
+            (None, None, {"image": {"rgba_background_color": [0, 0, 256]}}),
+            "media_io_kwargs.image.rgba_background_color",
+        ),
+        (
+            (None, None, {"image": {"rgba_background_color": "black"}}),
+            "media_io_kwargs.image.rgba_background_color: ex",
+        ),
         ((8, None, {"video": {"num_frames": 8}}), "num_frames: expected once, got it in media_io_kwargs as well"),
         ((None, 1.0, {"video": {"fps": 1}}), "fps: expected once, got it in media_io_kwargs as well"),
     ],

@@ -1,0 +1,100 @@
+"""What vLLM keeps of the Responses API: as many responses as config.pbtxt says, where vLLM would keep all for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from vllm_custom.engine.background import BEGUN
+from vllm_custom.errors import UnsupportedError
+
+# vLLM's own switch is an environment variable, which says nothing of a number.
+_DEFAULT = 1000
+_STORES = ("response_store", "msg_store", "event_store")
+_USED = ("enable_store", "background_tasks", "responses_background_stream_generator")
+
+
+def bound_stored_responses(serving: Any, most: int) -> None:
+    """Let ``serving``, vLLM's OpenAIServingResponses, keep at most ``most`` responses, the youngest.
+
+    Args:
+        serving: None where the model has none.
+        most: 0 keeps none, unless VLLM_ENABLE_RESPONSES_API_STORE is set.
+
+    Raises:
+        UnsupportedError: this version of vLLM keeps responses in another way, or not at all, and ``most`` is not 0.
+    """
+    if serving is None or not all(hasattr(serving, name) for name in (*_STORES, *_USED)):
+        if most:
+            raise UnsupportedError("OPENAI_STORED_RESPONSES: this model has no Responses API, or another one, in vLLM")
+        return
+    if not most and serving.enable_store:
+        most = _DEFAULT
+    serving.enable_store = most > 0
+    stores = [_Store(most) for _ in _STORES]
+    for name, store in zip(_STORES, stores, strict=True):
+        store.others = [other for other in stores if other is not store]
+        setattr(serving, name, store)
+    serving.background_tasks = _BackgroundTasks()
+    unknown = serving.responses_background_stream_generator
+    serving.responses_background_stream_generator = functools.partial(_events, serving, unknown)
+
+
+async def _events(
+    serving: Any, unknown: Callable[..., AsyncIterator[Any]], response_id: str, starting_after: int | None = None
+) -> AsyncIterator[Any]:
+    """The events of a background response, to the end of its task: vLLM's own waits for ever where it was cancelled.
+
+    Args:
+        serving: keeps them.
+        unknown: vLLM's own, which says that there are none.
+        response_id: of the response.
+        starting_after: the number of the last event that the client has; None for none.
+    """
+    if response_id not in serving.event_store:
+        async for event in unknown(response_id, starting_after):
+            yield event
+        return
+    events, more = serving.event_store[response_id]
+    index = 0 if starting_after is None else starting_after + 1
+    while True:
+        more.clear()
+        for event in list(events)[index:]:
+            yield event
+            index += 1
+        task = serving.background_tasks.get(response_id)
+        if index >= len(events) and (task is None or task.done()):
+            return
+        if index >= len(events):
+            await more.wait()
+
+
+class _Store(dict[str, Any]):
+    """One of several stores with the same keys: what one of them drops, all drop.
+
+    A response without its messages would continue another conversation than the client means.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.others: list[_Store] = []
+        self._most = most
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self._most:
+            oldest = next(iter(self))
+            for store in (self, *self.others):
+                store.pop(oldest, None)
+
+
+class _BackgroundTasks(dict[str, "asyncio.Task[Any]"]):
+    """Tasks by the ids of their responses; whoever has asked for one is told of it."""
+
+    def __setitem__(self, key: str, task: asyncio.Task[Any]) -> None:
+        super().__setitem__(key, task)
+        begun = BEGUN.get()
+        if begun is not None:
+            begun.append(task)
