@@ -12,15 +12,16 @@ import pytest
 
 from tests.support.audio import sound, tone
 from tests.support.direct_harness import Direct, answering
-from tests.support.fake_engine import TEXT_ONLY, FakeEngine
+from tests.support.fake_engine import FACTS, TEXT_ONLY, FakeEngine
 from tests.support.forms import form
+from vllm_custom.engine import ModelFacts
 from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.host import Share
 from vllm_custom.engine.host.board import make
 
 
-def engine(application: Any) -> FakeEngine:
-    made = FakeEngine(TEXT_ONLY)
+def engine(application: Any, facts: ModelFacts = TEXT_ONLY) -> FakeEngine:
+    made = FakeEngine(facts)
     made.application = application
     return made
 
@@ -94,7 +95,7 @@ async def test_a_form_reaches_the_application_with_its_file(direct: Any) -> None
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    server = await direct({"m": engine(application)}, max_body_values=10)
+    server = await direct({"m": engine(application, FACTS)}, max_body_values=10)
     content_type, body = form(sound(tone()), ("model", "m"), ("prompt", "a,b,c,d,e,f,g,h,i,j,k,l"))
     reply = await server.post(body, "/v1/audio/transcriptions", content_type=content_type)
     assert reply.status == 200
