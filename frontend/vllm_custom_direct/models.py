@@ -68,6 +68,13 @@ class Models:
             folder in self._models and self._models[folder].usable for folder in self._offered
         )
 
+    async def is_model_ready(self, name: str) -> bool | None:
+        """Whether a model, or one with an adapter of this name, can be used; None where there is none."""
+        for model in self.usable:
+            if model.name == name or name in await model.names():
+                return True
+        return False if name in self.offered_names else None
+
     @property
     def settled(self) -> bool:
         """Whether there is a model that can be used, and all others that are offered have been tried."""
