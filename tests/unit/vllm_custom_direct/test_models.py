@@ -67,6 +67,16 @@ async def test_a_model_whose_engine_has_died_is_not_ready_before_anybody_looks()
     world.made[0].is_dead = True
     assert [await world.models.is_model_ready(name) for name in asked] == [False, None, True, None]
     assert not world.models.ready
+    offered, world.offers = world.offers, {Path("b"): offer_of("b")}
+    await world.models.look()
+    assert [await world.models.is_model_ready(name) for name in asked] == [False, None, True, None], "it is expected"
+    assert world.models.offered_names == ["b", "a"]
+    world.offers = offered
+    await world.models.look()
+    assert await world.models.is_model_ready("a")
+    world.offers = {Path("b"): offer_of("b")}
+    await world.models.look()
+    assert await world.models.is_model_ready("a") is None, "it was unloaded"
 
 
 async def test_what_is_not_offered_any_more_is_left() -> None:

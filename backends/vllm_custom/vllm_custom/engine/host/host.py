@@ -97,6 +97,10 @@ class _Front:
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.write(encode(message))
 
+    def hang_up(self) -> None:
+        """It has been told all."""
+        self._writer.close()
+
 
 class Host:
     """For one engine and one event loop."""
@@ -138,6 +142,8 @@ class Host:
         for task in watching:
             task.cancel()
         accepting.close()
+        for front in self._fronts:  # to end an engine that hangs takes a while
+            front.hang_up()
         if not self._left_to_guard:  # tritonserver has gone, and its guard ends the engine quicker
             await self._core.stop()
 
@@ -242,6 +248,8 @@ class Host:
 
     def _go(self, front: _Front, *, orderly: bool) -> None:
         del self._fronts[front]
+        if self._ending.is_set():
+            return
         if front.client:
             self._board.wipe(front.client)
             self._do(self._abort(front))
