@@ -28,7 +28,7 @@ from vllm_custom.serving.engine_watch import EngineWatch, Restart, Tries
 from vllm_custom.serving.health import Health
 from vllm_custom.serving.shares import share_of, with_all_caches
 from vllm_custom.structured_outputs import ConstraintCompiler
-from vllm_custom.triton.engine_metrics import EngineEvent
+from vllm_custom.triton.engine_events import EngineEvent
 from vllm_custom.triton.metrics import RequestMetrics
 
 _START_SECONDS = 600.0

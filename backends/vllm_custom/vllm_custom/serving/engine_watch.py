@@ -13,7 +13,7 @@ from typing import Protocol
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.observability import Log
 from vllm_custom.serving.health import DIED, UNLOADING, Health
-from vllm_custom.triton.engine_metrics import EngineEvent
+from vllm_custom.triton.engine_events import EngineEvent
 
 _LOOK_SECONDS = 0.25
 _STEP_SECONDS = 5.0

@@ -35,7 +35,7 @@ from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
-from vllm_custom.triton.engine_metrics import EngineEvent, EngineMetrics
+from vllm_custom.triton.engine_events import EngineEvent, EngineEventMetrics
 from vllm_custom.triton.front_metrics import FrontMetrics
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import SenderPool
@@ -72,9 +72,9 @@ class Service:
             restart: starts the engine again when it has died; None where nobody does.
         """
         labels = {"model": settings.model_name, "version": files.version}
-        self._engine_metrics: EngineMetrics | None = None
+        self._engine_events: EngineEventMetrics | None = None
         if settings.report_custom_metrics:
-            self._engine_metrics = EngineMetrics(pb_utils, labels, pb_utils.Logger.log_error)
+            self._engine_events = EngineEventMetrics(pb_utils, labels, pb_utils.Logger.log_error)
         unload = functools.partial(pb_utils.unload_model, settings.model_name)
         self._common = common = Common(
             engine,
@@ -126,14 +126,14 @@ class Service:
         self._common.watch.close()
         self._watch.close()
         self._senders.close()
-        for metrics in (self._front_metrics, self._engine_metrics):
+        for metrics in (self._front_metrics, self._engine_events):
             if metrics is not None:
                 metrics.close()
         self._common.close()
 
     def _observe_engine(self, event: EngineEvent) -> None:
-        if self._engine_metrics is not None:
-            self._engine_metrics.observe(event)
+        if self._engine_events is not None:
+            self._engine_events.observe(event)
 
 
 def _parsers(engine: Engine, settings: Settings, log: Log) -> AnswerParsers | None:

@@ -20,7 +20,7 @@ class EngineEvent(Enum):
     FAILED = "failed"
 
 
-class EngineMetrics:
+class EngineEventMetrics:
     """Reports what becomes of the engine of one model."""
 
     def __init__(self, pb_utils: Any, labels: Mapping[str, str], log_error: Callable[[str], None]) -> None:
@@ -31,7 +31,7 @@ class EngineMetrics:
             labels,
             log_error,
             what="[vllm_custom] metrics of the engine",
-            thread="vllm_custom_engine_metrics",
+            thread="vllm_custom_engine_events",
         )
 
     def observe(self, event: EngineEvent) -> None:
