@@ -106,7 +106,7 @@ def test_the_frontend_says_so_with_no_request(triton: TritonServer, frontend: Fr
     stop = threading.Event()
 
     def keep_down() -> None:
-        while not stop.wait(0.02):
+        while not stop.wait(0.1):
             for other in hosts(HOST):
                 if other != host and f" {triton.pid} " in " ".join(other.cmdline()):
                     other.send_signal(signal.SIGSTOP)

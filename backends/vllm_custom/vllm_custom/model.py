@@ -212,13 +212,16 @@ class Model:
 
     def _watch_others(self, connection: host.Connection) -> None:
         """Say so when the process of another instance was killed, and end when others have replaced this one."""
-        pb_utils, name, base = self._pb_utils, self._settings.model_name, BaseModelAdapter(self._base)
-        LostInstances(
-            connection,
-            is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
-            log=self._log,
-        )
-        Retirement(connection, lambda: base.running, lambda: pb_utils.is_model_ready(model_name=name), self._log)
+        base = BaseModelAdapter(self._base)
+        LostInstances(connection, is_wanted=lambda: not base.shutting_down and self._is_loaded(), log=self._log)
+        Retirement(connection, lambda: base.running, self._is_loaded, self._log)
+
+    def _is_loaded(self) -> bool:
+        """Triton 26.06 and later call a model not ready whose engine is being started again."""
+        if self._closing:
+            return False
+        name = self._settings.model_name
+        return not self._service.ready or bool(self._pb_utils.is_model_ready(model_name=name))
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._clients) if self._connection is not None else nullcontext()
