@@ -27,7 +27,13 @@ CONFIG = f"""
 backend: "vllm_custom"
 instance_group [ {{ count: {FRONTS}, kind: KIND_MODEL }} ]
 """
-PARAMETERS = {"REPORT_CUSTOM_METRICS": "true", "ENGINE_GRACE_PERIOD": 2, "MAX_INFLIGHT_REQUESTS": 2 * STREAMS}
+PARAMETERS = {
+    "REPORT_CUSTOM_METRICS": "true",
+    "ENGINE_GRACE_PERIOD": 2,
+    "ENGINE_RESTARTS": 20,
+    "ENGINE_RESTART_BACKOFF_SECONDS": 0,
+    "MAX_INFLIGHT_REQUESTS": 2 * STREAMS,
+}
 SHORT: dict[str, Any] = {"text_input": "Hello", "max_tokens": 2}
 # A minute.
 LONG: dict[str, Any] = {"text_input": "Hello", "max_tokens": 7000}

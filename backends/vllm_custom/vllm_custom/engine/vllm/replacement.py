@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_custom.engine.host import Connection
 from vllm_custom.engine.vllm.host.attach import attach, declare_dead
+from vllm_custom.engine.vllm.requests import on_one_host
 from vllm_custom.errors import ConfigError
 
 
@@ -25,6 +26,8 @@ class EngineReplacement:
         """
         if not hasattr(llm, "engine_core") or not hasattr(llm, "output_handler"):
             raise ConfigError("the engine of this release of vLLM cannot be started again")
+        if not on_one_host(llm):
+            raise ConfigError("an engine over several machines, or one that Ray starts, cannot be started again")
         self._llm = llm
         self._fronts = fronts
 
@@ -61,7 +64,9 @@ class EngineReplacement:
             llm.vllm_config, executor, bool(llm.log_stats), slot.addresses, clients, slot.index
         )
         llm.engine_core = client
-        llm.output_handler = None  # it ended with the old engine; the next request starts another
+        if llm.output_handler is not None:  # it reads from the old engine; the next request starts another
+            llm.output_handler.cancel()
+            llm.output_handler = None
         connection.when_lost(functools.partial(_lose, llm, client))
 
 

@@ -59,13 +59,16 @@ def client() -> Any:
 
 
 def dead_llm(clients: int) -> Any:
-    parallel = SimpleNamespace(_api_process_count=clients, _api_process_rank=0)
+    parallel = SimpleNamespace(
+        _api_process_count=clients, _api_process_rank=0, nnodes=1, distributed_executor_backend="mp"
+    )
     config = SimpleNamespace(parallel_config=parallel, cache_config=SimpleNamespace(num_gpu_blocks=100))
     llm = SimpleNamespace(
         vllm_config=config,
         engine_core=client(),
         output_processor=Processor(),
-        output_handler=object(),
+        output_handler=SimpleNamespace(cancel=lambda: setattr(llm, "ended", True)),
+        ended=False,
         log_stats=True,
         cleared=0,
     )
@@ -105,6 +108,7 @@ async def test_the_next_engine_is_used_in_the_place_of_the_dead_one(
     assert llm.vllm_config.parallel_config._api_process_rank == rank
     assert not llm.engine_core.resources.engine_dead
     assert (llm.output_handler, llm.cleared, llm.output_processor.request_states) == (None, 1, {})
+    assert llm.ended
     assert isinstance(waiting.exception(), EngineDeadError), "vLLM would have it wait for ever"
     host.lost()
     assert llm.engine_core.resources.engine_dead
@@ -123,3 +127,11 @@ async def test_the_end_of_an_engine_that_was_replaced_is_no_news() -> None:
 def test_what_is_no_engine_of_this_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be started again"):
         EngineReplacement(SimpleNamespace(engine=1), 1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("nnodes", 2), ("distributed_executor_backend", "ray")])
+def test_an_engine_over_several_machines_is_refused(name: str, value: object) -> None:
+    llm = dead_llm(1)
+    setattr(llm.vllm_config.parallel_config, name, value)
+    with pytest.raises(ConfigError, match="over several machines"):
+        EngineReplacement(llm, 1)
