@@ -43,6 +43,10 @@ class TritonPythonModel:
         for request in requests:
             self._model.submit(request)
 
+    def is_ready(self) -> bool:
+        """Asked by Triton 26.06 and later for the model's readiness; earlier ones ask nothing."""
+        return self._model.ready
+
     def finalize(self) -> None:
         """Wait for the requests under way, then end everything."""
         self._model.close()

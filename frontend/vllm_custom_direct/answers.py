@@ -77,6 +77,10 @@ class DirectAnswers(Answers):
         """Whether each model that is offered can be used, and there is one."""
         return self._models.ready
 
+    async def readiness(self, name: str | None = None) -> bool | None:
+        """The same, or whether a model, or an adapter, can be used; None where there is none of that name."""
+        return self._models.ready if name is None else await self._models.is_model_ready(name)
+
     async def _answer(self, exchange: Exchange) -> bool:
         """Whether the client stayed to the end."""
         body = await exchange.read(self._limits)

@@ -52,7 +52,8 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
             await asyncio.gather(watch, return_exceptions=True)
             await models.close(_LEAVE_SECONDS)
 
-    return application(lambda: answers, options, metrics, lifespan, "no model is ready, or not all are")
+    nobody = "no model is ready, or not all are"
+    return application(lambda: answers, options, metrics, lifespan, nobody, is_stopping)
 
 
 async def _until_ready(models: Models, is_stopping: Callable[[], bool]) -> None:

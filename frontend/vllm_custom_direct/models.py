@@ -14,6 +14,8 @@ _LOOK_SECONDS = 0.5
 # A model that cannot be attached is tried again, since what is in the way may pass.
 _RETRY_SECONDS = 15.0
 _DRAIN_SECONDS = 30.0
+# So long a model whose engine has died is expected to be offered again.
+_EXPECTED_SECONDS = 600.0
 
 
 class Model(Protocol):
@@ -55,6 +57,7 @@ class Models:
         self._models: dict[Path, Model] = {}
         self._offered: Mapping[Path, Any] = {}
         self._retry_at: dict[Path, float] = {}
+        self._died_at: dict[str, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,6 +72,13 @@ class Models:
             folder in self._models and self._models[folder].usable for folder in self._offered
         )
 
+    async def is_model_ready(self, name: str) -> bool | None:
+        """Whether a model, or one with an adapter of this name, can be used; None where there is none."""
+        for model in self.usable:
+            if model.name == name or name in await model.names():
+                return True
+        return False if name in self.offered_names else None
+
     @property
     def settled(self) -> bool:
         """Whether there is a model that can be used, and all others that are offered have been tried."""
@@ -76,8 +86,10 @@ class Models:
 
     @property
     def offered_names(self) -> list[str]:
-        """Names of the models that are offered, usable here or not."""
-        return list(dict.fromkeys(made.model for made in self._offered.values()))
+        """Names of the models that are offered, usable here or not, and of those whose engine is about to come back."""
+        now = time.monotonic()
+        died = [name for name, at in self._died_at.items() if now - at < _EXPECTED_SECONDS]
+        return list(dict.fromkeys([*(made.model for made in self._offered.values()), *died]))
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -94,6 +106,8 @@ class Models:
         for folder, model in list(self._models.items()):
             if model.is_dead or self._offered.get(folder) != model.offer:
                 del self._models[folder]
+                if model.is_dead:
+                    self._died_at[model.name] = time.monotonic()
                 self._close(model)
         for folder, made in self._offered.items():
             if folder not in self._models and time.monotonic() >= self._retry_at.get(folder, 0.0):
@@ -113,6 +127,7 @@ class Models:
             self._retry_at[folder] = time.monotonic() + _RETRY_SECONDS
             return
         self._retry_at.pop(folder, None)
+        self._died_at.pop(made.model, None)
         _log.info("%s: served after %.1f s", made.model, time.monotonic() - began)
 
     def _close(self, model: Model) -> None:

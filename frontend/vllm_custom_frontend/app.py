@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 
@@ -19,8 +19,18 @@ from vllm_custom_frontend.web import application
 from vllm_custom_frontend.workers import is_worker
 
 
-def make_app(options: Options, timing: Timing = Timing()) -> Starlette:  # noqa: B008 - it is frozen
-    """The frontend as an ASGI application with a lifespan; ``timing``: how often servers are asked."""
+def make_app(
+    options: Options,
+    timing: Timing = Timing(),  # noqa: B008 - it is frozen
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Starlette:
+    """The frontend as an ASGI application with a lifespan.
+
+    Args:
+        options: of the command line.
+        timing: how often servers are asked.
+        is_stopping: whether this process is about to end.
+    """
     metrics = Metrics(several=is_worker())
     failures = TritonFailures(metrics)
 
@@ -41,5 +51,5 @@ def make_app(options: Options, timing: Timing = Timing()) -> Starlette:  # noqa:
             await asyncio.gather(watch, return_exceptions=True)
             await registry.close()
 
-    made = application(lambda: made.state.proxy, options, metrics, lifespan, "no endpoint is usable")
+    made = application(lambda: made.state.proxy, options, metrics, lifespan, "no endpoint is usable", is_stopping)
     return made

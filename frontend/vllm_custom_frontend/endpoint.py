@@ -32,6 +32,8 @@ _UNAVAILABLE = 503
 _TIMED_OUT = 504
 # The parameter of config.pbtxt that an answer 503 names where only the number of requests is in the way.
 _LIMIT = b"MAX_INFLIGHT_REQUESTS"
+# The header of an answer 503 of a model whose engine does not run.
+_ENGINE_STATE = "x-engine-state"
 
 # With these the model says that it has not begun with a request.
 REFUSALS = frozenset({_TOO_MANY_REQUESTS, _UNAVAILABLE})
@@ -48,8 +50,15 @@ class Answer:
     body: bytes
 
     @property
+    def engine_down(self) -> bool:
+        """Whether the model says that its engine does not run."""
+        return self.status == _UNAVAILABLE and _ENGINE_STATE in self.headers
+
+    @property
     def busy(self) -> bool:
         """Whether nothing but the number of requests is in the way."""
+        if self.engine_down:
+            return False
         full = "retry-after" in self.headers or _LIMIT in self.body
         return self.status == _TOO_MANY_REQUESTS or (self.status == _UNAVAILABLE and full)
 
@@ -83,7 +92,9 @@ class Endpoint:
 
         What the client did wrong says nothing of the engine, and neither does a time limit.
         """
-        if answer.busy:
+        if answer.engine_down:
+            self.health.lost()
+        elif answer.busy:
             self.health.busy()
         elif answer.status < _FIRST_ERROR:
             self.health.succeeded()
@@ -118,6 +129,11 @@ class Endpoint:
     def _note_probe(self, answer: Answer) -> None:
         if answer.busy:
             self.health.probed()
+            return
+        if answer.engine_down:
+            if not self.health.broken:
+                _log.warning("%s: its engine does not run", self)
+            self.health.lost()
             return
         if answer.status >= _FIRST_DEFECT:
             _log.warning("%s: status %d instead of a list of its models", self, answer.status)

@@ -65,7 +65,7 @@ class Health:
         self._rests_until = max(self._rests_until, self._clock() + _FIRST_REST_SECONDS)
 
     def lost(self) -> None:
-        """Its server cannot be reached; to find out costs the server nothing, so the next refresh may do so."""
+        """Its server cannot be reached, or its engine does not run; to find out costs nothing, so each refresh may."""
         self.broken = True
 
     def probed(self) -> None:

@@ -25,6 +25,7 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     request_timeout_seconds: float = 0.0
     drain_seconds: int = 30
+    shutdown_delay_seconds: float = 0.0
     tls_certificate: str | None = None
     tls_key: str | None = None
     access_log: bool = True
@@ -75,6 +76,7 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
         "cors_origins": tuple(given.cors_origin),
         "request_timeout_seconds": given.request_timeout,
         "drain_seconds": given.drain_seconds,
+        "shutdown_delay_seconds": given.shutdown_delay,
         "tls_certificate": given.tls_certificate,
         "tls_key": given.tls_key,
         "access_log": not given.no_access_log,
@@ -124,6 +126,14 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         default=30,
         metavar="SECONDS",
         help="time for open requests to finish after SIGTERM (default: 30)",
+    )
+    add(
+        "--shutdown-delay",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="time between SIGTERM, from which on /ready says 503, and the moment from which on no requests are taken, "
+        "for load balancers to notice (default: 0)",
     )
     add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")

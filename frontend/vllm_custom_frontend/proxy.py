@@ -87,6 +87,13 @@ class Proxy(Answers):
         """Whether some endpoint is fit for requests."""
         return await self._registry.is_ready()
 
+    async def readiness(self, name: str | None = None) -> bool | None:
+        """Whether some endpoint is fit for requests, or one of ``name``; None where nobody has that."""
+        snapshot = await self._registry.readiness()
+        if name is None:
+            return snapshot.ready
+        return snapshot.is_ready(name) if snapshot.endpoints(name) else None
+
     def collectors(self) -> Sequence[Any]:
         """How the endpoints are now."""
         return [EndpointCollector(self._registry.all_endpoints())]

@@ -30,6 +30,7 @@ class Timing:
         idle_interval: between two refreshes while none come.
         idle_after: how long after the last request.
         min_interval: between two refreshes for an unknown name.
+        readiness_timeout: how long a question for readiness waits for each call of a refresh.
         grace: that a server has beyond the time limit of a request.
     """
 
@@ -38,6 +39,7 @@ class Timing:
     idle_interval: float = 30.0
     idle_after: float = 30.0
     min_interval: float = 0.2
+    readiness_timeout: float = 1.0
     grace: float = 5.0
 
 
@@ -135,6 +137,19 @@ class ModelRegistry:
         """Whether some endpoint is fit for requests."""
         await self._used()
         return self._snapshot.ready
+
+    async def readiness(self) -> Snapshot:
+        """What there is, as it was at most a refresh ago: who asks whether models are ready may be the only one."""
+        if time.monotonic() - self._refreshed_at > self._timing.interval:
+            self._used_at = time.monotonic()
+            self._refresh()
+            if pending := self._pending():
+                await asyncio.wait(pending, timeout=self._timing.readiness_timeout)
+                # What the index has found is asked next.
+                if pending := self._pending():
+                    await asyncio.wait(pending, timeout=self._timing.readiness_timeout)
+        await self._used()
+        return self._snapshot
 
     def all_endpoints(self) -> list[Endpoint]:
         """Those of every server."""

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from vllm_custom_frontend import workers
 from vllm_custom_frontend.options import ServerOptions
+
+
+class _Server(uvicorn.Server):
+    """Says that it is about to end some time before it takes no more requests."""
+
+    def __init__(self, config: uvicorn.Config, delay_seconds: float) -> None:
+        super().__init__(config)
+        self._delay_seconds = delay_seconds
+        self._stopping = False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is about to end."""
+        return self._stopping or self.should_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the first signal that ends it, wait; on the next one do not."""
+        if self._stopping or not (self._delay_seconds and self.started):
+            super().handle_exit(sig, frame)
+            return
+        self._stopping = True
+        timer = threading.Timer(self._delay_seconds, self._exit)
+        timer.daemon = True
+        timer.start()
+
+    def _exit(self) -> None:
+        self.should_exit = True  # which the server looks at ten times a second
 
 
 def serve(
@@ -38,7 +67,7 @@ def serve(
             sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror}")
         sys.exit(above.run())
     config = uvicorn.Config(
-        make_app(lambda: server.should_exit),
+        make_app(lambda: server.is_stopping),
         host=options.host,
         port=options.port,
         log_config=None,
@@ -48,7 +77,7 @@ def serve(
         ssl_keyfile=options.tls_key,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, options.shutdown_delay_seconds)
     sockets = None
     if workers.is_worker():
         workers.end_with_parent()

@@ -62,6 +62,10 @@ class Snapshot:
         """Whether some endpoint is fit for requests."""
         return any(not endpoint.health.broken for found in self.models.values() for endpoint in found)
 
+    def is_ready(self, name: str) -> bool:
+        """Whether an endpoint of this model, or of this adapter, is fit for requests."""
+        return any(not endpoint.health.broken for endpoint in self.endpoints(name))
+
 
 def _adapters(models: Mapping[str, Sequence[Endpoint]]) -> Iterable[tuple[str, Endpoint]]:
     for model, endpoints in models.items():

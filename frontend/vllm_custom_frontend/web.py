@@ -23,7 +23,8 @@ from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom_frontend.options import ServerOptions
 
 # For load balancers and Prometheus, which have no key.
-_OPEN_PATHS = frozenset({"/health", "/metrics"})
+_OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ready"})
+_READY_PREFIX = "/ready/"
 # What a model takes.
 _METHODS = ("GET", "POST")
 
@@ -46,7 +47,7 @@ class ApiKeys:
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS and not self._is_known(scope):
+        if scope["type"] == "http" and not _is_open(scope["path"]) and not self._is_known(scope):
             error = errors.unauthorized()
             await Response(error.document, error.status, media_type="application/json")(scope, receive, send)
             return
@@ -60,6 +61,10 @@ class ApiKeys:
         given = _digest(key.strip())
         # All of them, always: the time taken says nothing about which one was close.
         return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or path.startswith(_READY_PREFIX)
 
 
 def _digest(key: str) -> bytes:
@@ -81,13 +86,22 @@ class Answers:
         """Whether some model is fit for requests."""
         raise NotImplementedError
 
+    async def readiness(self, name: str | None = None) -> bool | None:
+        """The same as it is now, or of one model or adapter; None where there is none of that name."""
+        raise NotImplementedError
+
     def collectors(self) -> Sequence[Any]:
         """Collectors of prometheus_client for what is known at the moment."""
         return ()
 
 
 def application(
-    answers: Callable[[], Answers], options: ServerOptions, metrics: Metrics, lifespan: Any, nobody: str
+    answers: Callable[[], Answers],
+    options: ServerOptions,
+    metrics: Metrics,
+    lifespan: Any,
+    nobody: str,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """An ASGI application.
 
@@ -96,7 +110,8 @@ def application(
         options: keys, origins and log.
         metrics: counts.
         lifespan: Starlette's.
-        nobody: what ``/health`` says where nothing is usable.
+        nobody: what ``/health`` and ``/ready`` say where nothing is usable.
+        is_stopping: whether this server is about to end, and is to get no more requests.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,12 +126,22 @@ def application(
         ready = await answers().is_ready()
         return JSONResponse({"status": "ready" if ready else nobody}, 200 if ready else 503)
 
+    async def live(request: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    async def ready(request: Request) -> Response:
+        name = request.path_params.get("model")
+        return await _readiness(answers(), name, nobody, stopping=is_stopping())
+
     async def metrics_endpoint(request: Request) -> Response:
         return Response(metrics.text(answers().collectors()), headers={"content-type": CONTENT_TYPE})
 
     return Starlette(
         routes=[
             Route("/health", health),
+            Route("/live", live),
+            Route("/ready", ready),
+            Route("/ready/{model:path}", ready),
             Route("/metrics", metrics_endpoint),
             Route("/v1/models", _Function(models), methods=["GET"]),
             Route("/v1/models/{model:path}", _Function(models), methods=["GET"]),
@@ -127,6 +152,16 @@ def application(
         exception_handlers={404: _http_error, 405: _http_error},
         lifespan=lifespan,
     )
+
+
+async def _readiness(answers: Answers, name: str | None, nobody: str, *, stopping: bool) -> Response:
+    """Of the server, or of the model or adapter ``name``."""
+    ready = False if stopping else await answers.readiness(name)
+    if ready:
+        return JSONResponse({"status": "ready"})
+    if ready is None:
+        return JSONResponse({"status": "there is no such model"}, 404)
+    return JSONResponse({"status": "the server is about to end" if stopping else nobody}, 503)
 
 
 def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:

@@ -95,7 +95,7 @@ class Workers:
         self._reserved = bound_socket(options.host, options.port)
         self.port: int = self._reserved.getsockname()[1]
         self._command = [sys.executable, "-m", module, *arguments, f"--port={self.port}"]
-        self._drain_seconds = options.drain_seconds
+        self._drain_seconds = options.drain_seconds + options.shutdown_delay_seconds
         self._places = [_Place() for _ in range(options.workers)]
         self._stopping = False
         self._failed = False

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from vllm_custom.engine.host.board import Board
 from vllm_custom.engine.host.host import CoreError, Host
 
@@ -47,10 +49,16 @@ class FakeCore:
         assert self._engine is not None
         await asyncio.to_thread(self._engine.wait)
 
+    async def step(self) -> None:
+        """A process that is stopped comes to no end of a step."""
+        assert self._engine is not None
+        while psutil.Process(self._engine.pid).status() == psutil.STATUS_STOPPED:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
     async def stop(self) -> None:
         _note("stop")
         if self._engine is not None:
-            self._engine.terminate()
+            self._engine.kill()
 
 
 def _note(line: str) -> None:
@@ -58,12 +66,12 @@ def _note(line: str) -> None:
         log.write(line + "\n")
 
 
-async def _serve(folder: Path, listening: socket.socket, server: int, grace_seconds: float) -> None:
-    await Host(FakeCore(), Board(folder / "board"), grace_seconds).serve(listening, server)
+async def _serve(folder: Path, listening: socket.socket, server: int, grace: float, stall: float) -> None:
+    await Host(FakeCore(), Board(folder / "board"), grace, stall).serve(listening, server)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    folder, descriptor, server, grace = sys.argv[1:]
+    folder, descriptor, server, grace, stall = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as listening:
-        asyncio.run(_serve(Path(folder), listening, int(server), float(grace)))
+        asyncio.run(_serve(Path(folder), listening, int(server), float(grace), float(stall)))

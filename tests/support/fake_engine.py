@@ -121,6 +121,8 @@ class FakeEngine:
         aborted: requests whose generator was closed before its end.
         adapters: what is loaded.
         adapter_error: raised when an adapter is to be loaded.
+        died: whether it has ended.
+        still: whether no step comes to its end.
     """
 
     facts: ModelFacts = FACTS
@@ -135,6 +137,7 @@ class FakeEngine:
     adapter_error: Exception | None = None
     application: Application | None = None
     died: bool = False
+    still: bool = False
 
     @property
     def is_dead(self) -> bool:
@@ -144,12 +147,24 @@ class FakeEngine:
         """End like an engine process that was killed: what runs fails, and all that comes."""
         self.died = True
 
+    def come_back(self) -> None:
+        """Another engine is in its place, which has no adapters."""
+        self.adapters.clear()
+        self.died = self.still = False
+
     def release(self) -> None:
         """Nothing is held."""
 
     async def check_health(self) -> None:
         if self.died:
             raise UnavailableError("the vLLM engine has died")
+
+    async def step(self) -> None:
+        while self.still and not self.died:  # noqa: ASYNC110  # an engine tells nobody
+            await asyncio.sleep(0.001)
+
+    def end(self) -> None:
+        self.die()
 
     async def run(self, prompt: Mapping[str, Any], params: Params, options: RunOptions) -> AsyncGenerator[Any, None]:
         assert options.request_id not in self.running

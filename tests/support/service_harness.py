@@ -18,6 +18,7 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.contract.table import INPUTS, OUTPUTS
 from vllm_custom.engine.host import Share
 from vllm_custom.media.handles import MediaHandles
+from vllm_custom.serving.engine_watch import Restart
 from vllm_custom.serving.service import ModelFiles, Service
 
 PATIENCE_SECONDS = 30.0
@@ -127,7 +128,14 @@ class Model:
     """A model that serves; leave the context to unload it."""
 
     def __init__(
-        self, engine: FakeEngine, *, decoupled: bool = True, share: Share | None = None, **parameters: str
+        self,
+        engine: FakeEngine,
+        *,
+        decoupled: bool = True,
+        share: Share | None = None,
+        unload: Callable[[str], object] | None = None,
+        restart: Restart | None = None,
+        **parameters: str,
     ) -> None:
         self.engine = engine
         self.base = Base()
@@ -142,8 +150,9 @@ class Model:
                 "input": [{"name": spec.name} for spec in INPUTS],
             }
         )
-        pb_utils = SimpleNamespace(**vars(fakes.pb_utils), Logger=self.log, unload_model=self.unloads.append)
-        self.service = Service(engine, self.base, self.settings, ModelFiles(), MediaHandles(), pb_utils, share=share)
+        pb_utils = SimpleNamespace(**vars(fakes.pb_utils), Logger=self.log, unload_model=unload or self.unloads.append)
+        files, handles = ModelFiles(), MediaHandles()
+        self.service = Service(engine, self.base, self.settings, files, handles, pb_utils, share=share, restart=restart)
         self.admission = self.service.runner._with.admission
 
     def __enter__(self) -> Model:

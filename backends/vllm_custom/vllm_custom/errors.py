@@ -35,6 +35,18 @@ class MediaLimitError(InvalidRequestError):
         self.rule = rule
 
 
+class EngineDownError(UnavailableError):
+    """There is no engine now, and the request has not reached one.
+
+    Attributes:
+        retry_after_seconds: when one is expected; 0 where none is.
+    """
+
+    def __init__(self, message: str = "", retry_after_seconds: int = 0, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class DeadlineExceededError(BackendError):
     """The request's timeout has passed. UNAVAILABLE is what Triton answers when one expires in its own queue."""
 

@@ -79,6 +79,7 @@ class GuestModel:
     async def close(self, seconds: float) -> None:
         """Take no more requests, let those under way end for so long, and leave the engine."""
         self._leaving = True
+        await asyncio.to_thread(self._common.watch.close)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._drained(), seconds)
         self._llm.shutdown()
@@ -142,6 +143,7 @@ class Guests:
             share = Share(connection, self._guests)
             loop, sink = asyncio.get_running_loop(), self._sink
             common = await asyncio.to_thread(Common, running, loop, settings, files, self._handles, sink, share=share)
+            common.watch.start()
         except BaseException:
             compiling.close()
             if llm is not None:

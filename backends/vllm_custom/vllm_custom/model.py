@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,19 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
 from vllm_custom.engine.host import Share
+from vllm_custom.errors import ConfigError
 from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
 from vllm_custom.media.handles import MediaHandles
+from vllm_custom.restarting import EngineRestarter
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import Service, wait_on
 from vllm_custom.triton.elements import bound_elements
 from vllm_custom.triton.lost_instances import LostInstances
 from vllm_custom.triton.retirement import Retirement
+
+_ENGINE_END_SECONDS = 30.0
 
 
 class Model:
@@ -46,6 +52,7 @@ class Model:
         model_config = json.loads(args["model_config"])
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
+        self._pb_utils = pb_utils
         self._log = pb_utils.Logger
         bound_elements(pb_utils, self._settings)
         guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
@@ -56,11 +63,13 @@ class Model:
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
         # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
-        self._connection = self._joined(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
+        self._join = self._joining(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
+        self._connection = self._join() if self._shares else None
         self._share: Share | None = None
         # Its imports take as long as a good part of the engine's start.
         compiling = engine.CompileProcess()
         self._base: Any = None
+        began = time.monotonic()
         try:
             self._base = self._started(extended(loaded.model_class, self), args, model_config)
             base = BaseModelAdapter(self._base)
@@ -68,8 +77,9 @@ class Model:
             files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
             if self._connection is not None:
                 self._share = Share(self._connection, self._fronts)
+            restart = self._restart(base, time.monotonic() - began)
             self._service = Service(
-                running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share
+                running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share, restart=restart
             )
         except BaseException:
             compiling.close()
@@ -78,10 +88,10 @@ class Model:
             if self._connection is not None:
                 self._connection.leave()
             raise
-        self._asked = False
+        self._asked = self._closing = False
+        self._made = self._offer(args, backend_dir, loaded)
         if self._connection is not None:
-            self._watch_others(self._connection, pb_utils)
-            host.offer(self._connection.folder, self._offer(args, backend_dir, loaded))
+            self._join_others(self._connection)
         tuning.set_switch_interval()
         tuning.freeze_gc_heap()
 
@@ -95,12 +105,22 @@ class Model:
         except Exception as error:  # Triton gives no way to answer it; the others are served
             self._log.log_error(f"[vllm_custom] a request cannot be answered: {error!r}")
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests are served. Cheap; from any thread."""
+        return not self._closing and self._service.ready
+
     def close(self) -> None:
         """Let the requests under way end, then the engine and everything around it."""
+        self._closing = True
+        self._service.stop_watching_engine()
         self._base.finalize()
         self._service.close()
         if self._share is not None:
             self._share.close()
+        elif self._connection is not None:  # an engine of this instance's own, which has been started again
+            self._connection.leave()
+            host.wait_until_gone(self._connection.folder, _ENGINE_END_SECONDS)
         # Metric families hold memory that Triton shares with this process: they have to go before the interpreter
         # does, which would otherwise end in a segmentation fault. They hang in cycles with the engine's loggers.
         del self._service
@@ -129,20 +149,53 @@ class Model:
         model.using_decoupled = self._settings.decoupled
         return model
 
-    def _joined(self, args: Mapping[str, str], model_config: Mapping[str, Any], program: str) -> host.Connection | None:
-        """A connection to the engine of all instances; None where this one has an engine of its own."""
+    def _joining(
+        self, args: Mapping[str, str], model_config: Mapping[str, Any], program: str
+    ) -> Callable[[], host.Connection]:
+        """What connects to the host of the engine: that of all instances, or of this one's own once it has died."""
         self._fronts = host.fronts_of(model_config, args)
         guests = host.guests_announced()
         self._clients = self._fronts + guests
         wanted = self._settings.share_engine
         if guests and "SHARE_ENGINE" not in model_config.get("parameters", {}):
             wanted = "auto"  # whoever starts the server has asked for them
-        if wanted == "false" or (wanted == "auto" and self._clients == 1):
+        self._shares = wanted == "true" or (wanted == "auto" and self._clients > 1)
+        instance = args["model_instance_name"]
+        owner = [] if self._shares else [instance]
+        name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser, *owner)
+        grace = self._settings.engine_grace_period if self._shares else 0
+        stall = self._settings.engine_stall_seconds
+        return functools.partial(host.join, name, instance, program, grace, self._settings.instances_replaced, stall)
+
+    def _restart(self, base: BaseModelAdapter, seconds: float) -> EngineRestarter | None:
+        """What starts the engine again, which took ``seconds`` the first time; None where nobody does."""
+        if not self._settings.engine_restarts:
             return None
-        name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser)
-        grace = self._settings.engine_grace_period
-        generation = self._settings.instances_replaced
-        return host.join(name, args["model_instance_name"], program, grace, generation)
+        try:
+            replacement = engine.EngineReplacement(base.engine, self._clients)
+        except ConfigError as error:
+            self._log.log_warn(f"[vllm_custom] ENGINE_RESTARTS: {error}")
+            return None
+        return EngineRestarter(
+            replacement, base.event_loop, self._join, self._adopt, self._is_first_to_note_the_end, seconds
+        )
+
+    def _is_first_to_note_the_end(self) -> bool:
+        return self._share is None or self._share.is_first_to_note_the_end()
+
+    def _adopt(self, connection: host.Connection) -> None:
+        """The engine runs again, behind ``connection``."""
+        before, self._connection = self._connection, connection
+        self._asked = False
+        if before is not None:
+            before.leave()
+        if self._share is not None:
+            self._share.move(connection)
+            self._join_others(connection)
+
+    def _join_others(self, connection: host.Connection) -> None:
+        self._watch_others(connection)
+        host.offer(connection.folder, self._made)
 
     def _offer(self, args: Mapping[str, str], backend_dir: Path, loaded: LoadedBase) -> host.Offer:
         """What a process that serves OpenAI's API by itself needs, to serve this model as this one does."""
@@ -157,15 +210,18 @@ class Model:
             release=loaded.release,
         )
 
-    def _watch_others(self, connection: host.Connection, pb_utils: Any) -> None:
+    def _watch_others(self, connection: host.Connection) -> None:
         """Say so when the process of another instance was killed, and end when others have replaced this one."""
-        name, base = self._settings.model_name, BaseModelAdapter(self._base)
-        LostInstances(
-            connection,
-            is_wanted=lambda: not base.shutting_down and pb_utils.is_model_ready(model_name=name),
-            log=self._log,
-        )
-        Retirement(connection, lambda: base.running, lambda: pb_utils.is_model_ready(model_name=name), self._log)
+        base = BaseModelAdapter(self._base)
+        LostInstances(connection, is_wanted=lambda: not base.shutting_down and self._is_loaded(), log=self._log)
+        Retirement(connection, lambda: base.running, self._is_loaded, self._log)
+
+    def _is_loaded(self) -> bool:
+        """Triton 26.06 and later call a model not ready whose engine is being started again."""
+        if self._closing:
+            return False
+        name = self._settings.model_name
+        return not self._service.ready or bool(self._pb_utils.is_model_ready(model_name=name))
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._clients) if self._connection is not None else nullcontext()

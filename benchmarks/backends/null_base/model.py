@@ -28,6 +28,7 @@ from vllm_custom.base_backend.releases import release_name  # noqa: E402
 apply_patches(_CUSTOM / "patches", release_name(_BASE) or "unknown", installed_vllm())
 
 from vllm.v1.engine.async_llm import AsyncLLM  # noqa: E402
+from vllm.v1.engine.core_client import EngineCoreClient  # noqa: E402
 
 if os.environ.get("NULL_ENGINE_RECORD"):
     NullEngine = importlib.import_module("recording_async_llm").RecordingEngine
@@ -35,6 +36,8 @@ else:
     NullEngine = importlib.import_module("null_async_llm").NullEngine
 AsyncLLM.from_engine_args = NullEngine.from_engine_args
 AsyncLLM.from_vllm_config = NullEngine.from_vllm_config
+# What an engine that is started again is reached by.
+EngineCoreClient.make_async_mp_client = staticmethod(importlib.import_module("null_async_llm").null_client)
 
 _spec = importlib.util.spec_from_file_location("null_base_of", _BASE / "model.py")
 assert _spec is not None

@@ -19,6 +19,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
@@ -72,6 +73,12 @@ class _Sequence:
         return [{self.done + rank: Logprob(-0.5 - rank, rank + 1, piece if rank == 0 else "other") for rank in ranks}]
 
 
+def null_client(*_arguments: Any) -> Any:
+    """Of vLLM's client as much as is told that the host of an engine has gone."""
+    resources = SimpleNamespace(engine_dead=False, output_queue_task=None)
+    return SimpleNamespace(resources=resources, shutdown=lambda: None)
+
+
 class NullEngine(AsyncLLM):  # type: ignore[misc]
     """What a vLLM backend holds in the place of AsyncLLM."""
 
@@ -84,8 +91,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         self.input_processor = InputProcessor(vllm_config, self.renderer)
         self.log_stats = False
         self.log_requests = False
-        # Of vLLM's client as much as is told that the host of a shared engine has gone.
-        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_dead=False, output_queue_task=None))
+        self.engine_core = null_client()
+        self.output_handler: asyncio.Task[None] | None = None
         self._open: dict[str, _Sequence] = {}
         self._ticker: asyncio.Task[None] | None = None
 
@@ -103,6 +110,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         """One output per step and request, as ``sampling_params.output_kind`` asks for them."""
         kind = sampling_params.output_kind
         collector = RequestOutputCollector(kind, request_id)
+        if self.errored:
+            raise EngineDeadError
         ids = list(prompt["prompt_token_ids"]) if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt else [0]
         asked, length = sampling_params.logprobs, sampling_params.max_tokens or 16
         self._open[request_id] = _Sequence(ids, length, kind, collector, asked_logprobs=asked)
@@ -123,6 +132,10 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         while self._open:
             due += INTERVAL_SECONDS
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self.errored:
+                for sequence in self._open.values():
+                    sequence.collector.put(EngineDeadError())
+                return
             for request_id, sequence in list(self._open.items()):
                 if WORK_SECONDS:
                     _spin(WORK_SECONDS)
@@ -142,6 +155,9 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
+
+    async def is_sleeping(self) -> bool:
+        return False
 
     async def reset_mm_cache(self) -> None:
         """There is no cache."""

@@ -1,6 +1,6 @@
 """The host of a null engine that several instances share: each of them counts by itself, limits hold for all together.
 
-Arguments: folder, listening socket, tritonserver's process id, grace in seconds.
+Arguments: folder, listening socket, tritonserver's process id, grace and longest step in seconds.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ class NullCore:
     async def died(self) -> None:
         await asyncio.Event().wait()
 
+    async def step(self) -> None:
+        """There is none."""
+
     async def stop(self) -> None:
         """There is nothing to end."""
 
 
-async def _serve(folder: Path, listening: socket.socket, server: int, grace_seconds: float) -> None:
-    await Host(NullCore(), Board(folder / BOARD), grace_seconds).serve(listening, server)
+async def _serve(folder: Path, listening: socket.socket, server: int, grace: float, stall: float) -> None:
+    await Host(NullCore(), Board(folder / BOARD), grace, stall).serve(listening, server)
     os._exit(0)  # as the host of vLLM's engine ends
 
 
 if __name__ == "__main__":
-    folder, descriptor, server, grace = sys.argv[1:]
+    folder, descriptor, server, grace, stall = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as listening:
-        asyncio.run(_serve(Path(folder), listening, int(server), float(grace)))
+        asyncio.run(_serve(Path(folder), listening, int(server), float(grace), float(stall)))

@@ -26,6 +26,9 @@ class Model:
     def usable(self) -> bool:
         return not self.is_dead
 
+    async def names(self) -> list[str]:
+        return [self.name, f"{self.name}-adapter"]
+
     async def close(self, seconds: float) -> None:
         self.closed = True
 
@@ -54,6 +57,26 @@ async def test_what_is_offered_is_served() -> None:
     assert [model.name for model in world.models.usable] == ["a", "b"]
     assert len(world.made) == 2
     assert world.models.ready
+
+
+async def test_a_model_whose_engine_has_died_is_not_ready_before_anybody_looks() -> None:
+    world = World("a", "b")
+    await world.models.look()
+    asked = ("a", "a-adapter", "b", "c")
+    assert [await world.models.is_model_ready(name) for name in asked] == [True, True, True, None]
+    world.made[0].is_dead = True
+    assert [await world.models.is_model_ready(name) for name in asked] == [False, None, True, None]
+    assert not world.models.ready
+    offered, world.offers = world.offers, {Path("b"): offer_of("b")}
+    await world.models.look()
+    assert [await world.models.is_model_ready(name) for name in asked] == [False, None, True, None], "it is expected"
+    assert world.models.offered_names == ["b", "a"]
+    world.offers = offered
+    await world.models.look()
+    assert await world.models.is_model_ready("a")
+    world.offers = {Path("b"): offer_of("b")}
+    await world.models.look()
+    assert await world.models.is_model_ready("a") is None, "it was unloaded"
 
 
 async def test_what_is_not_offered_any_more_is_left() -> None:

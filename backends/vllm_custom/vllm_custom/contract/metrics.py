@@ -79,4 +79,18 @@ FRONT_METRICS: Final = (
     Family(FRONTS_REPLACED, "COUNTER", "Such processes that have come in the place of lost ones."),
 )
 
-METRICS: Final = REQUEST_METRICS + MEDIA_METRICS + FRONT_METRICS
+ENGINE_UP: Final = "vllm_custom:engine_up"
+ENGINE_DEATHS: Final = "vllm_custom:engine_deaths_total"
+ENGINE_RESTARTS: Final = "vllm_custom:engine_restarts_total"
+ENGINE_METRICS: Final = (
+    Family(ENGINE_UP, "GAUGE", "Whether the engine runs: 1, or 0 where it has died."),
+    Family(ENGINE_DEATHS, "COUNTER", "How often the engine has died, or stood still and was ended."),
+    Family(
+        ENGINE_RESTARTS,
+        "COUNTER",
+        "Tries to start an engine that has died.",
+        labels=(("result", "succeeded, failed"),),
+    ),
+)
+
+METRICS: Final = REQUEST_METRICS + MEDIA_METRICS + FRONT_METRICS + ENGINE_METRICS

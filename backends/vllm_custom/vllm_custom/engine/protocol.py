@@ -212,6 +212,12 @@ class Engine(Protocol):
     async def check_health(self) -> None:
         """Raises: UnavailableError: the engine has died."""
 
+    async def step(self) -> None:
+        """Returns when the engine has come to the end of a step, or has nothing to do."""
+
+    def end(self) -> None:
+        """End an engine that stands still; requests under way fail as when it dies. Blocks; from any thread."""
+
     def run(self, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
         """The outputs for a rendered prompt: RequestOutputs, or one PoolingRequestOutput.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vllm_custom.engine.protocol import Adapter, Engine
-from vllm_custom.errors import InvalidRequestError, NotFoundError, listing
+from vllm_custom.errors import InvalidRequestError, NotFoundError, UnavailableError, listing
 from vllm_custom.lora.folder import FoundAdapter, LoraFolder
 
 _MAX_REASON_CHARACTERS = 300
@@ -83,6 +83,7 @@ class LoraAdapters:
         }
         self._numbers = numbers
         self._own_numbers = itertools.count(len(self._fixed) + 1)
+        self._first_number = self._highest = len(self._fixed) + 1
         self._current: dict[str, _Version] = {}
         self._cleaning: set[asyncio.Task[None]] = set()
 
@@ -126,6 +127,16 @@ class LoraAdapters:
             version.users -= 1
             self._clean_up(version)
 
+    def engine_restarted(self) -> None:
+        """The engine is another one, which has no adapter yet: each is loaded again at its next use."""
+        self._first_number = self._highest + 1  # requests may still hold those that the old engine had
+        for version in (*self._fixed.values(), *self._current.values()):
+            version.loaded, version.loading = False, None
+        current, self._current = self._current, {}
+        for version in current.values():
+            version.retired = True
+            self._clean_up(version)
+
     def close(self) -> None:
         """Remove what was copied. The engine must have stopped."""
         if self._folder is not None:
@@ -145,7 +156,8 @@ class LoraAdapters:
             copy = next(self._own_numbers)
             number = copy
             if self._numbers is not None:  # the same id in each process that finds the same files
-                number = await self._numbers(f"{name}@{found[name].fingerprint}", len(self._fixed) + 1)
+                number = await self._numbers(f"{name}@{found[name].fingerprint}", self._first_number)
+            self._highest = max(self._highest, number)
             version = _Version(name, number, engine_name=f"{name}@{number}", copy=copy, found=found[name])
             return self._current.setdefault(name, version)  # another request may have asked meanwhile
         return self._current[name]
@@ -175,6 +187,8 @@ class LoraAdapters:
         try:
             await self._engine.load_adapter(version.adapter)
         except Exception as error:
+            if isinstance(explained := self._engine.explain(error), UnavailableError):
+                raise explained from error
             raise InvalidRequestError(
                 f"lora_name: the adapter {version.name!r} cannot be loaded by this engine: {_reason(error, version)}"
             ) from error

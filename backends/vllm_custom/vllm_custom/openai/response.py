@@ -15,6 +15,7 @@ from vllm_custom.errors import (
     BackendError,
     DeadlineExceededError,
     EngineDiedError,
+    EngineDownError,
     InternalError,
     InvalidRequestError,
     NotFoundError,
@@ -27,6 +28,8 @@ from vllm_custom.responses import Delta, Responder
 EVENT_STREAM = "text/event-stream"
 _FIRST_ERROR, _FIRST_DEFECT = 400, 500
 _UNAVAILABLE, _RETRY_AFTER_SECONDS = 503, "1"
+# For the frontend, which else takes a model that gives a time for one that has too many requests.
+_ENGINE_STATE, _RESTARTING, _DEAD = "x-engine-state", "restarting", "dead"
 
 # OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
 _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
@@ -135,7 +138,7 @@ class OpenAIResponder(Responder):
         status, document = error_document(error)
         if not self._status or self._head is not None:  # nothing is out yet
             self._buffered.clear()
-            self.start(status, _error_headers(status))
+            self.start(status, _error_headers(status, error))
             self.body(document, more=False)
         elif self._events:
             self.body(b"data: " + document + b"\n\ndata: [DONE]\n\n", more=False)
@@ -198,9 +201,9 @@ class HttpReply:
             self._before_end()
         await self._send(message)
 
-    async def answer(self, status: int, document: bytes) -> None:
-        """Send JSON as the whole answer."""
-        headers = {**_error_headers(status), "content-length": str(len(document))}
+    async def answer(self, status: int, document: bytes, error: BackendError | None = None) -> None:
+        """Send JSON as the whole answer, about ``error`` where it is one of ours."""
+        headers = {**_error_headers(status, error), "content-length": str(len(document))}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         await self.send({"type": "http.response.body", "body": document})
@@ -212,7 +215,7 @@ class HttpReply:
         self.failure = error
         status, document = error_document(error)
         if not self._status:
-            await self.answer(status, document)
+            await self.answer(status, document, error)
         else:  # of a JSON document, what follows could only make it worse
             last = b"data: " + document + b"\n\ndata: [DONE]\n\n" if self._events else b""
             await self.send({"type": "http.response.body", "body": last})
@@ -224,9 +227,13 @@ def _failure(status: int) -> BackendError:
     return next((cls for cls, known, _ in reversed(_STATUS) if known == status), other)(f"HTTP status {status}")
 
 
-def _error_headers(status: int) -> dict[str, str]:
-    waiting = {"retry-after": _RETRY_AFTER_SECONDS} if status == _UNAVAILABLE else {}
-    return {"content-type": "application/json", **waiting}
+def _error_headers(status: int, error: BackendError | None) -> dict[str, str]:
+    found = {"content-type": "application/json"}
+    if isinstance(error, EngineDownError):
+        seconds = error.retry_after_seconds
+        found[_ENGINE_STATE] = _RESTARTING if seconds else _DEAD
+        return found | ({"retry-after": str(seconds)} if seconds else {})
+    return found | ({"retry-after": _RETRY_AFTER_SECONDS} if status == _UNAVAILABLE else {})
 
 
 def error_document(error: BackendError) -> tuple[int, bytes]:

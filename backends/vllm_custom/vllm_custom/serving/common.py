@@ -24,9 +24,11 @@ from vllm_custom.openai import OpenAIService
 from vllm_custom.request import ClientRules, ProcessorBounds
 from vllm_custom.sampling import PromptLogprobs
 from vllm_custom.serving.admission import Admission
+from vllm_custom.serving.engine_watch import EngineWatch, Restart, Tries
 from vllm_custom.serving.health import Health
 from vllm_custom.serving.shares import share_of, with_all_caches
 from vllm_custom.structured_outputs import ConstraintCompiler
+from vllm_custom.triton.engine_events import EngineEvent
 from vllm_custom.triton.metrics import RequestMetrics
 
 _START_SECONDS = 600.0
@@ -62,6 +64,8 @@ class Common:
         *,
         share: Share | None = None,
         unload: Callable[[], None] | None = None,
+        restart: Restart | None = None,
+        observe_engine: Callable[[EngineEvent], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -73,6 +77,8 @@ class Common:
             triton: Triton's module, or what has its ``Logger`` and its ``MetricFamily``.
             share: what this process has in common with others that serve the model; None where it is the only one.
             unload: asks Triton to unload the model when its engine has died; None where that is not wanted.
+            restart: starts the engine again when it has died; None where nobody does.
+            observe_engine: counts what becomes of the engine.
         """
         self._engine = engine
         if share is not None:
@@ -102,15 +108,35 @@ class Common:
         else:
             self._checker.close()
         self._counts = RequestMetrics(triton, labels, log.log_error) if settings.report_custom_metrics else None
-        self.health = Health(engine, unload, log.log_error)
+        self.health = Health(
+            engine,
+            restart_seconds=restart.seconds if restart is not None and unload is None else None,
+            wait_seconds=settings.engine_restart_wait_seconds,
+        )
+        self.watch = EngineWatch(
+            engine,
+            self.health,
+            log,
+            loop=loop,
+            stall_seconds=0.0 if share is not None else settings.engine_stall_seconds,  # its host sees to that
+            unload=unload,
+            restart=restart,
+            tries=Tries(settings.engine_restarts, settings.engine_restart_backoff_seconds),
+            restarted=lambda: wait_on(loop, self._forget_adapters()),
+            observe=observe_engine,
+        )
 
     def observe(self, error: BackendError | None) -> None:
         """Count a request, by the error that it ended with, where REPORT_CUSTOM_METRICS is on."""
         if self._counts is not None:
             self._counts.observe(error)
 
+    async def _forget_adapters(self) -> None:
+        self.loras.engine_restarted()
+
     def close(self) -> None:
         """Let the threads finish. The requests have ended before."""
+        self.watch.close()
         self.media.close()
         self.loras.close()
         self._checker.close()

@@ -1,53 +1,89 @@
-"""Whether the engine lives, and what follows where it does not."""
+"""What requests are told of the engine: that it runs, that it is being started again, or that it has died."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
-from collections.abc import Callable
+import time
 
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import UnavailableError
+from vllm_custom.errors import EngineDownError
 
-_DIED = "the vLLM engine has died; the model has to be loaded again"
-_UNLOADING = "the vLLM engine has died; the model is being unloaded"
+DIED = "the vLLM engine has died; the model has to be loaded again"
+UNLOADING = "the vLLM engine has died; the model is being unloaded"
+_RESTARTING = "the vLLM engine has died and is being started again; try again in {} seconds"
+_POLL_SECONDS = 0.05
 
 
 class Health:
-    """Refuses requests at once where the engine has died. Thread-safe."""
+    """Refuses requests at once where the engine does not run. Thread-safe."""
 
-    def __init__(self, engine: Engine, unload: Callable[[], None] | None, log_error: Callable[[str], None]) -> None:
-        """``unload``: asks Triton to unload the model (ENABLE_VLLM_HEALTH_CHECK); None where that is not wanted."""
+    def __init__(self, engine: Engine, *, restart_seconds: float | None = None, wait_seconds: float = 0.0) -> None:
+        """
+        Args:
+            engine: that runs.
+            restart_seconds: how long it takes to start it again; None where nobody does.
+            wait_seconds: how long a request may wait for that.
+        """
         self._engine = engine
-        self._unload = unload
-        self._log_error = log_error
+        self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
-        self._message = ""
+        self._down = False
+        self._message = DIED
+        self._restart_seconds = restart_seconds
+        self._since = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine runs. Cheap."""
+        return not (self._down or self._engine.is_dead)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether requests may wait for an engine that is being started again."""
+        return self._wait_seconds > 0
 
     def check(self) -> None:
-        """Refuse where the engine has died.
+        """Refuse where the engine does not run.
 
         Raises:
-            UnavailableError: says whether the model is being unloaded.
+            EngineDownError: says what becomes of it.
         """
-        if self._engine.is_dead:
-            raise UnavailableError(self._message or self._found_dead())
+        if not self.ready:
+            raise self._error()
 
-    def _found_dead(self) -> str:
-        """The first look at a dead engine: unload the model where that is wanted and Triton lets us."""
+    async def wait(self) -> None:
+        """Wait for an engine that is being started again, for as long as requests may; else as :meth:`check`.
+
+        Raises:
+            EngineDownError: it does not run by then.
+        """
+        until = time.monotonic() + self._wait_seconds
+        while not self.ready and self._restart_seconds is not None and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        self.check()
+
+    def falls(self, message: str = DIED, restart_seconds: float | None = None) -> None:
+        """The engine has died.
+
+        Args:
+            message: for requests, where it is not started again.
+            restart_seconds: how long that takes; None where it is not.
+        """
         with self._lock:
-            if not self._message:
-                self._message = _DIED
-                self._log_error("[vllm_custom] the vLLM engine has died")
-                if self._unload is not None:
-                    # Triton waits for the requests under way, so that the one which found out must not wait for it.
-                    threading.Thread(target=self._try_unload, name="vllm_custom_unload", daemon=True).start()
-            return self._message
+            self._since = self._since if self._down else time.monotonic()
+            self._down, self._message, self._restart_seconds = True, message, restart_seconds
 
-    def _try_unload(self) -> None:
-        self._message = _UNLOADING
-        try:
-            assert self._unload is not None
-            self._unload()
-        except Exception as error:  # without explicit model control Triton unloads nothing
-            self._message = _DIED
-            self._log_error(f"[vllm_custom] the model cannot be unloaded: {error}")
+    def rises(self, restart_seconds: float) -> None:
+        """The engine runs again; to start it once more would take so long."""
+        with self._lock:
+            self._down, self._restart_seconds = False, restart_seconds
+
+    def _error(self) -> EngineDownError:
+        with self._lock:
+            if self._restart_seconds is None:
+                return EngineDownError(self._message)
+            passed = time.monotonic() - self._since if self._down else 0.0
+            left = max(1, math.ceil(self._restart_seconds - passed))
+            return EngineDownError(_RESTARTING.format(left), left)

@@ -79,6 +79,8 @@ class RequestLife:
             parsed = handler.parse(incoming)
             assert self._ticket is not None
             self._ticket.grow(parsed.sequences)
+            if not parsed.sequences:  # what says how the model is waits for nothing
+                self._with.health.check()
             self.responder.additional_outputs = parsed.additional_outputs
             self._context = self._context.traced(parsed.trace_headers)
             self._start(handler, parsed)
@@ -117,7 +119,8 @@ class RequestLife:
         self._ticket = admission.enter(counted=not (admission.is_full and self._with.door.looks_up(request)))
         if self._with.base.shutting_down:
             raise UnavailableError(f"model {self._with.model_name} is being unloaded")
-        self._with.health.check()
+        if not self._with.health.may_wait:
+            self._with.health.check()
 
     def _start(self, handler: Handler, parsed: Parsed) -> None:
         work = self._serve(handler, parsed)
@@ -137,6 +140,7 @@ class RequestLife:
         timer = self._timer(parsed.timeout_us)
         try:
             self._with.watch.watch(self.responder, lambda: call_on(loop, gone))
+            await self._with.health.wait()
             await handler.run(parsed.call, self.responder, self._context)
             if not self.responder.closed:
                 raise RuntimeError("the handler gave no final response")

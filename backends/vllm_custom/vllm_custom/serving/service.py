@@ -29,11 +29,13 @@ from vllm_custom.sampling import SamplingBuilder
 from vllm_custom.serving.common import Common
 from vllm_custom.serving.common import ModelFiles as ModelFiles
 from vllm_custom.serving.common import wait_on as wait_on
+from vllm_custom.serving.engine_watch import Restart
 from vllm_custom.serving.life import Surroundings
 from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
+from vllm_custom.triton.engine_events import EngineEvent, EngineEventMetrics
 from vllm_custom.triton.front_metrics import FrontMetrics
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import SenderPool
@@ -55,6 +57,7 @@ class Service:
         *,
         merge: bool = True,
         share: Share | None = None,
+        restart: Restart | None = None,
     ) -> None:
         """
         Args:
@@ -66,7 +69,12 @@ class Service:
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
             share: what this process has in common with others that serve the model; None where it is the only one.
+            restart: starts the engine again when it has died; None where nobody does.
         """
+        labels = {"model": settings.model_name, "version": files.version}
+        self._engine_events: EngineEventMetrics | None = None
+        if settings.report_custom_metrics:
+            self._engine_events = EngineEventMetrics(pb_utils, labels, pb_utils.Logger.log_error)
         unload = functools.partial(pb_utils.unload_model, settings.model_name)
         self._common = common = Common(
             engine,
@@ -77,13 +85,14 @@ class Service:
             pb_utils,
             share=share,
             unload=unload if settings.enable_vllm_health_check else None,
+            restart=restart,
+            observe_engine=self._observe_engine,
         )
         log = common.log
         rows = RowReader(engine, common.settings, common.rules)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         self._front_metrics: FrontMetrics | None = None
         if settings.report_custom_metrics and share is not None:
-            labels = {"model": settings.model_name, "version": files.version}
             self._front_metrics = FrontMetrics(pb_utils, labels, log.log_error)
             share.when_fronts_change(self._front_metrics.observe)
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
@@ -101,14 +110,30 @@ class Service:
             observe=common.observe,
         )
         self.runner = Runner(surroundings)
+        common.watch.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine runs. Cheap; from any thread."""
+        return self._common.health.ready
+
+    def stop_watching_engine(self) -> None:
+        """The engine is about to be ended."""
+        self._common.watch.close()
 
     def close(self) -> None:
         """Let the threads finish. The base has drained its requests before."""
+        self._common.watch.close()
         self._watch.close()
         self._senders.close()
-        if self._front_metrics is not None:
-            self._front_metrics.close()
+        for metrics in (self._front_metrics, self._engine_events):
+            if metrics is not None:
+                metrics.close()
         self._common.close()
+
+    def _observe_engine(self, event: EngineEvent) -> None:
+        if self._engine_events is not None:
+            self._engine_events.observe(event)
 
 
 def _parsers(engine: Engine, settings: Settings, log: Log) -> AnswerParsers | None:

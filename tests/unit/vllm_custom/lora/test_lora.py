@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import FakeEngine
+from tests.support.fake_engine import DeadError, FakeEngine
 from vllm_custom.engine import Adapter
 from vllm_custom.errors import BackendError, InvalidRequestError, NotFoundError, UnavailableError
 from vllm_custom.lora import LoraAdapters, LoraFolder
@@ -273,3 +273,43 @@ async def test_weights_that_come_back_under_their_id_have_a_copy_of_their_own(tm
     assert files(before.path) == []
     assert "adapter_model.safetensors" in files(after.path)
     folder.adapters.close()
+
+
+async def test_an_engine_that_was_started_again_has_every_adapter_loaded_again(tmp_path: Path) -> None:
+    """Under ids that no request before has had: one may still hold an adapter of the engine that has died."""
+    asked: list[tuple[str, int]] = []
+
+    async def number(key: str, at_least: int) -> int:
+        asked.append((key.partition("@")[0], at_least))
+        return at_least
+
+    folder = Folder(tmp_path)
+    folder.adapters = LoraAdapters(
+        folder.engine,
+        {"zh": "/a/zh"},
+        enabled=True,
+        folder=LoraFolder(tmp_path, clock=folder.clock),
+        numbers=number,
+    )
+    folder.write("a", "one")
+    async with AsyncExitStack() as stack:
+        before = await stack.enter_async_context(folder.adapters.use("a"))
+        assert (await used(folder.adapters, "zh")).number == 1
+        folder.engine.come_back()
+        folder.adapters.engine_restarted()
+        assert files(before.path), "a request still has it"
+        assert (await used(folder.adapters, "zh")).number == 1
+        assert await folder.use("a") == (before.number + 1, "one")
+        assert [adapter.number for adapter in folder.engine.adapters] == [1, before.number + 1]
+    await folder.settle()
+    assert files(before.path) == []
+    assert [adapter.number for adapter in folder.engine.adapters] == [1, before.number + 1], "nothing was removed"
+    assert asked == [("a", 2), ("a", 3)]
+    folder.adapters.close()
+
+
+async def test_an_engine_that_dies_is_no_fault_of_the_adapter() -> None:
+    engine = FakeEngine()
+    engine.adapter_error = DeadError()
+    with pytest.raises(UnavailableError, match="engine has died"):
+        await used(LoraAdapters(engine, PATHS, enabled=True), "zh")

@@ -182,8 +182,8 @@ def test_a_dead_engine_is_unloaded_where_that_is_wanted() -> None:
 
 def test_a_dead_engine_that_cannot_be_unloaded_is_not_said_to_be() -> None:
     """Seen before: without explicit model control the model was "being unloaded" for ever."""
-    with Model(FakeEngine(TEXT_ONLY, died=True), ENABLE_VLLM_HEALTH_CHECK="true") as model:
-        model.service.runner._with.health._unload = _raising(RuntimeError("explicit model load / unload not allowed"))
+    refuses = _raising(RuntimeError("explicit model load / unload not allowed"))
+    with Model(FakeEngine(TEXT_ONLY, died=True), unload=refuses, ENABLE_VLLM_HEALTH_CHECK="true") as model:
         assert code(model.submit().wait()) == CODES.UNAVAILABLE
         wait_until(lambda: any("cannot be unloaded" in line for line in model.log.lines))
         assert model.submit().wait().error.message() == ("the vLLM engine has died; the model has to be loaded again")

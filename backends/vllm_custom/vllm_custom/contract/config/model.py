@@ -42,7 +42,8 @@ class ModelParameters(BaseModel):
     )
     enable_vllm_health_check: bool = config_parameter(
         False,
-        "Check the engine's health before each batch of requests; unload the model when it has died.",
+        "Watch the engine, and unload the model when it has died, in place of starting the engine again. Triton "
+        "unloads only with --model-control-mode=explicit; elsewhere the log says so, and ENGINE_RESTARTS holds.",
         official=True,
     )
     vllm_backend_dir: str = config_parameter(
@@ -61,6 +62,29 @@ class ModelParameters(BaseModel):
     engine_grace_period: int = config_parameter(
         30,
         "How long a shared engine stays when its last instance has ended, so that one that is loaded then finds it.",
+        unit="seconds",
+    )
+    engine_restarts: int = config_parameter(
+        3,
+        "How often within an hour an engine that has died is started again. Meanwhile requests are answered "
+        "UNAVAILABLE (OpenAI: 503 with Retry-After). 0: never; the model then has to be loaded again.",
+    )
+    engine_restart_backoff_seconds: int = config_parameter(
+        5,
+        "Time before the second try to start the engine again within an hour; it doubles with each further one. The "
+        "first try comes at once.",
+        unit="seconds",
+    )
+    engine_restart_wait_seconds: int = config_parameter(
+        0,
+        "How long a request to the model may wait for an engine that is being started again, before it is answered "
+        "UNAVAILABLE.",
+        unit="seconds",
+    )
+    engine_stall_seconds: int = config_parameter(
+        600,
+        "An engine that has not come to the end of a step for so long counts as dead, and is ended. Longer than the "
+        "longest step, a first one that compiles included. 0: no limit.",
         unit="seconds",
     )
     exit_on_lost_instance: bool = config_parameter(

@@ -22,6 +22,8 @@ _CELL_BYTES = 8
 SEQUENCES, DECODED_BYTES, FILE_BYTES, CACHE_BYTES = range(4)
 # Since when somebody waits for a column, beside it.
 _WAITING = 8
+# In the row of the host, which counts nothing.
+_HOST, _END = 0, 15
 
 
 def make(path: Path) -> None:
@@ -67,6 +69,13 @@ class Board:
         with self._lock:
             self._cells[row, column] = max(int(self._cells[row, column]) + amount, 0)
 
+    def is_first_to_note_the_end(self) -> bool:
+        """Whether no other process of this board has asked this before."""
+        with self.alone() as cells:
+            noted = bool(cells[_HOST, _END])
+            cells[_HOST, _END] = 1
+            return not noted
+
     @contextmanager
     def alone(self) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
         """The cells, which no other thread or process has meanwhile. The kernel takes the lock back from the dead."""
@@ -85,18 +94,27 @@ class Row:
         self._board = board
         self._row = row
         self._column = column
+        self._place = threading.Lock()  # board and row belong together
 
     @property
     def total(self) -> int:
         """Of all fronts."""
         return self._board.total(self._column)
 
+    def move(self, board: Board, row: int) -> None:
+        """Count on another board from now on, what is counted here included."""
+        with self._place:
+            with self._board.alone() as cells:
+                amount = int(cells[self._row, self._column])
+            board.add(row, self._column, amount)
+            self._board, self._row = board, row
+
     def take(self, amount: int, limit: int) -> bool:
         """Count ``amount``, if all fronts together then have at most ``limit``; 0 is no limit."""
         if not limit:
-            self._board.add(self._row, self._column, amount)
+            self._add(amount)
             return True
-        with self._board.alone() as cells:
+        with self._place, self._board.alone() as cells:
             column = cells[:, self._column]
             if int(column.sum()) + amount > limit:
                 return False
@@ -105,7 +123,7 @@ class Row:
 
     def take_in_turn(self, amount: int, limit: int) -> bool:
         """The same, but not before a front that waits for longer. One that gets nothing waits from then on."""
-        with self._board.alone() as cells:
+        with self._place, self._board.alone() as cells:
             column, waiting = cells[:, self._column], cells[:, self._column + _WAITING]
             since = int(waiting[self._row])
             earlier = waiting[(waiting > 0) & (waiting < since)] if since else waiting[waiting > 0]
@@ -118,15 +136,19 @@ class Row:
 
     def stop_waiting(self) -> None:
         """Nobody waits here any more."""
-        with self._board.alone() as cells:
+        with self._place, self._board.alone() as cells:
             cells[self._row, self._column + _WAITING] = 0
 
     def give_back(self, amount: int) -> None:
         """The counterpart of ``take``."""
-        self._board.add(self._row, self._column, -amount)
+        self._add(-amount)
 
     def set(self, amount: int) -> int:
         """Count ``amount`` in place of what was counted here. The total of all fronts."""
-        with self._board.alone() as cells:
+        with self._place, self._board.alone() as cells:
             cells[self._row, self._column] = amount
             return int(cells[:, self._column].sum())
+
+    def _add(self, amount: int) -> None:
+        with self._place:
+            self._board.add(self._row, self._column, amount)

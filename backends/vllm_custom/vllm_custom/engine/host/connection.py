@@ -48,6 +48,7 @@ class Connection:
         folder: of the engine.
         guest: whether the engine may end while this front uses it.
         client: number of this front among the engine's clients, once it is attached.
+        started: whether this front has started the host.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Connection:
         self.folder = folder
         self.guest = guest
         self.client = 0
+        self.started = False
         self._lost_fronts: list[FrontLost] = []
         self._on_front_lost: Callable[[FrontLost], None] | None = None
         self._census: list[Fronts] = []

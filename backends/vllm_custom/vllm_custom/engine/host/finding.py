@@ -23,7 +23,14 @@ _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
-def join(name: folders.EngineName, front: str, program: str, grace_seconds: int, generation: int = 0) -> Connection:
+def join(
+    name: folders.EngineName,
+    front: str,
+    program: str,
+    grace_seconds: int,
+    generation: int = 0,
+    stall_seconds: int = 0,
+) -> Connection:
     """Connect a front to the host of its engine, which is started where there is none.
 
     Args:
@@ -32,6 +39,7 @@ def join(name: folders.EngineName, front: str, program: str, grace_seconds: int,
         program: the module that is the host.
         grace_seconds: how long the engine stays when its last front has left.
         generation: the same for all fronts that Triton has started together.
+        stall_seconds: an engine that stands still for so long is ended; 0 for never.
 
     Raises:
         ConfigError: there is no host to be had.
@@ -41,14 +49,17 @@ def join(name: folders.EngineName, front: str, program: str, grace_seconds: int,
         try:
             with folders.locked() as parent:
                 folder = parent / name.folder
-                connected = _connect(folder) or _start(folder, name.server, program, grace_seconds)
+                found = _connect(folder)
+                connected = found or _start(folder, name.server, program, grace_seconds, stall_seconds)
         except OSError as error:
             raise ConfigError(
                 f"the process for the engine that all instances share cannot be started: {error.strerror} "
                 "(its sockets are in the temporary folder, TMPDIR)"
             ) from error
         with contextlib.suppress(OSError):  # it has just ended
-            return Connection(connected, folder, front, generation)
+            connection = Connection(connected, folder, front, generation)
+            connection.started = found is None
+            return connection
         connected.close()
         if time.monotonic() > deadline:
             raise ConfigError("the host of the engine ends again and again; the server's log says why")
@@ -69,6 +80,13 @@ def join_as_guest(folder: Path, name: str) -> Connection:
     if connected is None:
         raise FileNotFoundError(folder.name)
     return Connection(connected, folder, name, guest=True)
+
+
+def wait_until_gone(folder: Path, seconds: float) -> None:
+    """Wait for the end of a host that nobody uses any more, and of its engine."""
+    deadline = time.monotonic() + seconds
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def _connect(folder: Path) -> socket.socket | None:
@@ -93,7 +111,7 @@ def _remove_deserted(parent: Path) -> None:
                 continue
 
 
-def _start(folder: Path, server: int, program: str, grace_seconds: int) -> socket.socket:
+def _start(folder: Path, server: int, program: str, grace_seconds: int, stall_seconds: int) -> socket.socket:
     """Start a host for ``folder`` and connect to it: it takes what waits as soon as it has been loaded.
 
     Raises:
@@ -109,7 +127,8 @@ def _start(folder: Path, server: int, program: str, grace_seconds: int) -> socke
             listening.listen(_BACKLOG)
             descriptor = listening.fileno()
             python = os.fsdecode(get_executable())
-            host = [python, "-m", program, str(folder), str(descriptor), str(server), str(grace_seconds)]
+            numbers = [str(number) for number in (descriptor, server, grace_seconds, stall_seconds)]
+            host = [python, "-m", program, str(folder), *numbers]
             command = [python, "-I", "-S", guard.__file__, str(folder), guard.identity(folder), str(descriptor), *host]
             started = subprocess.Popen(
                 command,

@@ -43,6 +43,7 @@ from vllm_custom.engine.host.offer import withdraw
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 _FIRST_FRONT_SECONDS = 10.0
 _LOOK_SECONDS = 0.3
+_STEP_SECONDS = 5.0
 # What a front has sent may reach the engine after the news of its end.
 _ABORT_AGAIN_SECONDS = (0.0, 0.5, 2.0)
 
@@ -74,6 +75,9 @@ class Core(Protocol):
     async def died(self) -> None:
         """Returns when a process of the engine that runs has ended by itself."""
 
+    async def step(self) -> None:
+        """Returns when the engine, which runs, has come to the end of a step, or has nothing to do."""
+
     async def stop(self) -> None:
         """End the engine, also one that is about to start."""
 
@@ -93,20 +97,26 @@ class _Front:
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.write(encode(message))
 
+    def hang_up(self) -> None:
+        """It has been told all."""
+        self._writer.close()
+
 
 class Host:
     """For one engine and one event loop."""
 
-    def __init__(self, core: Core, board: Board, grace_seconds: float) -> None:
+    def __init__(self, core: Core, board: Board, grace_seconds: float, stall_seconds: float = 0.0) -> None:
         """
         Args:
             core: not started yet.
             board: of the fronts.
             grace_seconds: how long the engine stays without a front.
+            stall_seconds: an engine that stands still for so long counts as dead; 0 for never.
         """
         self._core = core
         self._board = board
         self._grace_seconds = grace_seconds
+        self._stall_seconds = stall_seconds
         self._fronts: dict[_Front, None] = {}
         self._clients: Iterator[int] = itertools.count(1)
         self._census = Census()
@@ -126,11 +136,14 @@ class Host:
         """
         self._leave_alone(max(self._grace_seconds, _FIRST_FRONT_SECONDS))
         accepting = await asyncio.start_unix_server(self._meet, sock=listening, limit=_MAX_LINE_BYTES)
-        watching = [asyncio.create_task(watch) for watch in (self._when_dead(), self._when_alone(server))]
+        watches = (self._when_dead(), self._when_still(), self._when_alone(server))
+        watching = [asyncio.create_task(watch) for watch in watches]
         await self._ending.wait()
         for task in watching:
             task.cancel()
         accepting.close()
+        for front in self._fronts:  # to end an engine that hangs takes a while
+            front.hang_up()
         if not self._left_to_guard:  # tritonserver has gone, and its guard ends the engine quicker
             await self._core.stop()
 
@@ -138,6 +151,21 @@ class Host:
         await self._core.died()
         _say("a process of the engine has ended")
         self._ending.set()
+
+    async def _when_still(self) -> None:
+        """The engine answers between two steps only."""
+        while self._stall_seconds:
+            await asyncio.sleep(min(_STEP_SECONDS, self._stall_seconds))
+            if self._starting is None or not self._starting.done():
+                continue
+            try:
+                await asyncio.wait_for(self._core.step(), self._stall_seconds)
+            except asyncio.TimeoutError:
+                _say(f"the engine stands still: no step has ended within {self._stall_seconds:g} seconds")
+                self._ending.set()
+                return
+            except Exception:  # it has died, which others notice
+                return
 
     async def _when_alone(self, server: int) -> None:
         """The processes above have to be looked for: not every kernel tells."""
@@ -220,6 +248,8 @@ class Host:
 
     def _go(self, front: _Front, *, orderly: bool) -> None:
         del self._fronts[front]
+        if self._ending.is_set():
+            return
         if front.client:
             self._board.wipe(front.client)
             self._do(self._abort(front))

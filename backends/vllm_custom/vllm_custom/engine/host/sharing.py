@@ -70,10 +70,30 @@ class Share:
         self.fronts = fronts
         self._connection = connection
         self._board = Board(connection.folder / folders.BOARD)
+        self._left: list[Board] = []
+        self._on_fronts: Callable[[Fronts], None] | None = None
         self.sequences = self._row(SEQUENCES)
         self.decoded_bytes = self._row(DECODED_BYTES)
         self.file_bytes = self._row(FILE_BYTES)
         self.cache_bytes = self._row(CACHE_BYTES)
+
+    def move(self, connection: Connection) -> None:
+        """The engine has been started again, by another host.
+
+        Args:
+            connection: to it, attached.
+        """
+        board, before = Board(connection.folder / folders.BOARD), self._board
+        for row in (self.sequences, self.decoded_bytes, self.file_bytes, self.cache_bytes):
+            row.move(board, connection.client)
+        self._connection, self._board = connection, board
+        if self._on_fronts is not None:
+            connection.when_fronts_change(self._on_fronts)
+        self._left.append(before)  # threads may still look at it
+
+    def is_first_to_note_the_end(self) -> bool:
+        """Whether no other front has asked this of this engine before: one counts its end for all."""
+        return self._board.is_first_to_note_the_end()
 
     async def number(self, key: str, at_least: int) -> int:
         """The same number for all fronts that ask for ``key``.
@@ -84,18 +104,21 @@ class Share:
         try:
             answer = await asyncio.wrap_future(self._connection.number(key, at_least))
         except HostLostError as error:
-            raise UnavailableError("the vLLM engine has died; the model has to be loaded again") from error
+            raise UnavailableError("the vLLM engine has died; try again") from error
         assert isinstance(answer, Numbered)
         return answer.number
 
     def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
         """Have ``call`` called, from another thread, with news of all fronts that are to be counted here."""
+        self._on_fronts = call
         self._connection.when_fronts_change(call)
 
     def close(self) -> None:
         """The front ends; nothing of it is asked any more."""
         self._connection.leave()
-        self._board.close()
+        self._on_fronts = None
+        for board in (*self._left, self._board):
+            board.close()
 
     def _row(self, column: int) -> Row:
         return Row(self._board, self._connection.client, column)

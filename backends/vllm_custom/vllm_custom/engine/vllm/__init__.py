@@ -9,10 +9,12 @@ from vllm_custom.engine.vllm.constraints import CompileProcess
 from vllm_custom.engine.vllm.engine import VllmEngine
 from vllm_custom.engine.vllm.host import PROGRAM as HOST_PROGRAM
 from vllm_custom.engine.vllm.host import attached, guest_client
+from vllm_custom.engine.vllm.replacement import EngineReplacement
 
 __all__ = [
     "HOST_PROGRAM",
     "CompileProcess",
+    "EngineReplacement",
     "VllmEngine",
     "attached",
     "check_parsers",

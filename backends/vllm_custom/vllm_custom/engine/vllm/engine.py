@@ -22,7 +22,7 @@ from vllm_custom.engine.protocol import (
 )
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
-from vllm_custom.errors import BackendError, UnavailableError
+from vllm_custom.errors import BackendError, EngineDiedError, UnavailableError
 from vllm_custom.kernel import engine_errors
 
 
@@ -86,7 +86,13 @@ class VllmEngine:
         try:
             await self._llm.check_health()
         except Exception as error:  # whatever it is, the engine is not well
-            raise engine_errors.explain(error) or UnavailableError("the vLLM engine is not healthy") from error
+            raise self.explain(error) or UnavailableError("the vLLM engine is not healthy") from error
+
+    async def step(self) -> None:
+        await self._llm.is_sleeping()  # it is asked between two steps
+
+    def end(self) -> None:
+        self._llm.engine_core.shutdown()
 
     def run(self, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
         return requests.run(self._llm, prompt, params, options)
@@ -95,7 +101,10 @@ class VllmEngine:
         return requests.has_failed(output)
 
     def explain(self, error: BaseException) -> BackendError | None:
-        return engine_errors.explain(error)
+        explained = engine_errors.explain(error)
+        if isinstance(explained, EngineDiedError):  # what becomes of the engine is not this request's concern
+            return EngineDiedError("the vLLM engine has died while it had this request")
+        return explained
 
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
         return await prompts.render_text(self._llm, prompt)

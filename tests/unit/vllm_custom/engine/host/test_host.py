@@ -18,7 +18,17 @@ import psutil
 import pytest
 
 from tests.support.processes import is_gone, wait_until
-from vllm_custom.engine.host import Connection, HostLostError, Offer, config_of, join, join_as_guest, offer, offers
+from vllm_custom.engine.host import (
+    Connection,
+    HostLostError,
+    Offer,
+    Share,
+    config_of,
+    join,
+    join_as_guest,
+    offer,
+    offers,
+)
 from vllm_custom.engine.host.board import SEQUENCES, Board, Row
 from vllm_custom.engine.host.folders import EngineName, runtime_folder
 from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
@@ -358,3 +368,49 @@ def test_a_guest_is_not_the_one_to_act_for_a_lost_instance(setting: Setting) -> 
     visitor.when_front_lost(lambda news: told.append(("guest", news)))
     first.when_front_lost(lambda news: told.append(("instance", news)))
     wait_until(lambda: told == [("instance", FrontLost("other", True))])
+
+
+def test_an_engine_that_stands_still_is_ended(setting: Setting) -> None:
+    connection = join(setting.name(), "model_0_0", PROGRAM, 1, stall_seconds=1)
+    setting.joined.append(connection)
+    attach(connection)
+    gone = threading.Event()
+    connection.when_lost(gone.set)
+    os.kill(setting.engine(), signal.SIGSTOP)
+    assert gone.wait(20)
+    wait_until(lambda: is_gone(setting.engine()))
+
+
+def test_one_that_steps_is_not(setting: Setting) -> None:
+    connection = join(setting.name(), "model_0_0", PROGRAM, 1, stall_seconds=1)
+    setting.joined.append(connection)
+    attach(connection)
+    time.sleep(2.5)  # two looks
+    assert isinstance(connection.number("still there", 1).result(10), Numbered)
+
+
+def test_fronts_whose_engine_has_died_share_the_next_one_and_keep_their_counts(setting: Setting) -> None:
+    """One of them starts the host; what each had counted is counted there, and one notes the death for all."""
+    fronts = [setting.attach(f"model_0_{number}") for number in range(2)]
+    shares = [Share(front, 2) for front in fronts]
+    assert shares[0].sequences.take(3, 0)
+    assert shares[1].sequences.take(1, 0)
+    gone = [threading.Event() for _ in fronts]
+    for front, event in zip(fronts, gone, strict=True):
+        front.when_lost(event.set)
+    os.kill(setting.engine(), signal.SIGKILL)
+    assert all(event.wait(20) for event in gone)
+    assert sorted(share.is_first_to_note_the_end() for share in shares) == [False, True]
+    with ThreadPoolExecutor(2) as pool:
+        again = list(pool.map(lambda number: setting.attach(f"model_0_{number}"), range(2)))
+    assert len(setting.noted("start")) == 2
+    assert sorted(front.started for front in again) == [False, True]
+    for share, front in zip(shares, again, strict=True):
+        share.move(front)
+    assert shares[1].sequences.total == 4
+    shares[0].sequences.give_back(3)
+    assert not shares[1].sequences.take(2, 2)
+    assert shares[1].sequences.take(1, 2)
+    assert [share.is_first_to_note_the_end() for share in shares] == [True, False], "of the new engine"
+    for share in shares:
+        share.close()

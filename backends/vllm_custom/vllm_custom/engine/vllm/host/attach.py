@@ -11,6 +11,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from vllm_custom.engine.host import Connection, config_of
+from vllm_custom.engine.host.messages import Slot
 from vllm_custom.runtime.async_utils import call_on
 
 
@@ -79,26 +80,34 @@ def guest_client(connection: Connection, name: str, fronts: int, *, log_stats: b
 
 
 def _client(connection: Connection, fronts: int, make: Any, vllm_config: Any, options: dict[str, Any]) -> Any:
-    from vllm.transformers_utils.config import maybe_register_config_serialize_by_value
-
     parallel = vllm_config.parallel_config
     # Several clients: vLLM then keeps no cache of which the engine and one client hold a half each.
     clients = parallel._api_process_count = max(fronts, 2)
-    parallel._api_process_rank = -1
-    maybe_register_config_serialize_by_value()
-    slot = connection.attach(
-        bytes(ForkingPickler.dumps(vllm_config)),
-        log_stats=bool(options.get("stat_loggers")) or not options.get("disable_log_stats", False),
-        fronts=fronts,
-        environment=dict(os.environ),
-    )
-    parallel._api_process_rank = slot.index % clients
+    log_stats = bool(options.get("stat_loggers")) or not options.get("disable_log_stats", False)
+    slot = attach(connection, vllm_config, fronts, log_stats=log_stats)
     llm = make(vllm_config, client_addresses=slot.addresses, client_count=clients, client_index=slot.index, **options)
-    connection.when_lost(functools.partial(_declare_dead, llm))
+    connection.when_lost(functools.partial(declare_dead, llm))
     return llm
 
 
-def _declare_dead(llm: Any) -> None:
+def attach(connection: Connection, vllm_config: Any, fronts: int, *, log_stats: bool) -> Slot:
+    """Take a place among the clients of the host's engine, which is started where there is none. Blocks.
+
+    Raises:
+        ConfigError: it did not start, or has no place left.
+    """
+    from vllm.transformers_utils.config import maybe_register_config_serialize_by_value
+
+    parallel = vllm_config.parallel_config
+    parallel._api_process_rank = -1 if parallel._api_process_count > 1 else 0
+    maybe_register_config_serialize_by_value()
+    config = bytes(ForkingPickler.dumps(vllm_config))
+    slot = connection.attach(config, log_stats=log_stats, fronts=fronts, environment=dict(os.environ))
+    parallel._api_process_rank = slot.index % parallel._api_process_count
+    return slot
+
+
+def declare_dead(llm: Any) -> None:
     """What the client does when its engine says that it dies; one that was killed says nothing."""
     from vllm.v1.engine.exceptions import EngineDeadError
 

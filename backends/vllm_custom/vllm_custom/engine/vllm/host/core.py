@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,6 +72,10 @@ class VllmCore:
         calls = (self._client._call_utility_async("abort_client", client, engine=engine) for engine in engines)
         return sum(await asyncio.gather(*calls))
 
+    async def step(self) -> None:
+        calls = (self._client._call_utility_async("is_sleeping", engine=engine) for engine in self._client.core_engines)
+        await asyncio.gather(*calls)
+
     async def died(self) -> None:
         await self._up.wait()
         processes = list(self._manager.processes)
@@ -105,7 +110,8 @@ class VllmCore:
         self._stats_address = addresses.frontend_stats_publish_address
 
     def _address(self, direction: str, client: int) -> str:
-        return f"ipc://{self._folder / f'{direction}{client}'}"
+        # Of another host than the one before in this folder, whose engine may still be about to end.
+        return f"ipc://{self._folder / f'{os.getpid():x}{direction}{client}'}"
 
     async def _drain(self) -> None:
         with contextlib.suppress(Exception):  # the engine has died
