@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.triton_servers import FakeTriton, Model, Reply, frontend, hang, serving
+from tests.support.triton_servers import FakeTriton, Model, Reply, frontend, hang, serving, until
 
 RESPONSES = "/v1/responses"
 
@@ -25,6 +25,17 @@ def keeping(name: str, *ids: str) -> Model:
     return Model(serve=serve)
 
 
+async def find_all(client: Any, count: int) -> None:
+    """Wait until the frontend knows so many models of servers: it serves as soon as it knows one."""
+
+    async def known() -> bool:
+        lines = (await client.get("/metrics")).body.decode().splitlines()
+        usable = [line for line in lines if line.startswith("vllm_custom_frontend_endpoint_usable{")]
+        return sum(float(line.rpartition(" ")[2]) for line in usable) == count
+
+    await until(known)
+
+
 @pytest.mark.parametrize(("wanted", "keeper"), [("a1", "first"), ("b1", "second"), ("c1", "third")])
 async def test_a_stored_response_comes_from_the_server_that_keeps_it(wanted: str, keeper: str) -> None:
     first, second = (
@@ -32,6 +43,7 @@ async def test_a_stored_response_comes_from_the_server_that_keeps_it(wanted: str
         FakeTriton(m=keeping("second", "b1"), o=keeping("third", "c1")),
     )
     async with serving(first, second), frontend(first.address, second.address) as client:
+        await find_all(client, 3)
         got = await client.get(f"{RESPONSES}/{wanted}?stream=false&starting_after=3")
         assert got.json == {
             "by": keeper,
@@ -45,6 +57,7 @@ async def test_a_stored_response_comes_from_the_server_that_keeps_it(wanted: str
 async def test_what_continues_a_response_goes_where_it_is() -> None:
     first, second = FakeTriton(m=keeping("first", "a1")), FakeTriton(m=keeping("second", "b1"))
     async with serving(first, second), frontend(first.address, second.address) as client:
+        await find_all(client, 2)
         for wanted, keeper in (("a1", "first"), ("b1", "second")):
             answer = await client.post({"model": "m", "previous_response_id": wanted}, RESPONSES)
             assert answer.json["by"] == keeper
