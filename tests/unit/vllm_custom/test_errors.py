@@ -37,6 +37,7 @@ MAKERS = {
     "_ended",
     "self._too_many",
     "self._full",
+    "self._error",
     "self._empty",
     "_no_image",
     "damaged",
