@@ -97,8 +97,9 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting
         yield made
         for connection in made.joined:
             connection.leave()
+        # The host ends its engine. Where the server is killed first its guard does, three seconds later.
+        wait_until(lambda: not list(folder.iterdir()))
         server.kill()
-    wait_until(lambda: not list(folder.iterdir()))
     folder.rmdir()
     for process in (int(line.split()[1]) for line in made.noted("pid")):
         wait_until(lambda process=process: is_gone(process))
