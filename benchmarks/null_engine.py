@@ -3,8 +3,9 @@
     python -m benchmarks.null_engine --streams 1 16 64 256 1000
 
 Variants: `merged` is vllm_custom; `unmerged` is vllm_custom with one response per token; `base` is the base class by
-itself, which is the official backend where --base names its folder. All are loaded in one server and take turns. With
---fronts each variant is loaded once for each number of processes that share its engine.
+itself, which is the official backend where --base names its folder; `reporting` is `merged` with REPORT_CUSTOM_METRICS,
+and then the engine feeds vLLM's Prometheus logger in all variants, as vLLM's own engine does. All are loaded in one
+server and take turns. With --fronts each variant is loaded once for each number of processes that share its engine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
 _BACKENDS = Path(__file__).parent / "backends"
-VARIANTS = {"merged": "vllm_custom", "unmerged": "vllm_custom_unmerged", "base": "null_base"}
+VARIANTS = {
+    "merged": "vllm_custom",
+    "unmerged": "vllm_custom_unmerged",
+    "base": "null_base",
+    "reporting": "vllm_custom",
+}
 _COLUMNS = {
     "tokens/s": number("tokens_per_second"),
     "chunks/s": number("chunks_per_second"),
@@ -75,7 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work-us", type=float, default=0.0, help="time the event loop spends on each token besides")
     parser.add_argument("--requests-per-stream", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS)[:3])
     parser.add_argument("--fronts", type=int, nargs="+", default=[1], help="instances of a model on one engine")
     parser.add_argument("--base", type=Path, help="the official backend's folder with model.py; else the stand-in")
     parser.add_argument("--protocol", choices=["grpc", "generate"], default="grpc")
@@ -100,8 +106,10 @@ def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
         for name in ("null_base", "vllm_custom_unmerged"):
             shutil.copytree(_BACKENDS / name, folder / name)
         for name, (variant, fronts) in _models(options).items():
-            _add_model(Path(scratch) / "models" / name, VARIANTS[variant], fronts, folder / "null_base")
+            _add_model(Path(scratch) / "models" / name, variant, fronts, folder / "null_base")
         env = {"NULL_ENGINE_INTERVAL_MS": str(options.interval_ms), "NULL_ENGINE_WORK_US": str(options.work_us)}
+        if "reporting" in options.variants:
+            env["NULL_ENGINE_STATS"] = "1"
         if options.base is not None:
             env["NULL_ENGINE_BASE"] = str(options.base.resolve())
         log = options.out.parent / "null_engine_server.log"
@@ -110,7 +118,8 @@ def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
             yield server
 
 
-def _add_model(folder: Path, backend: str, fronts: int, base: Path) -> None:
+def _add_model(folder: Path, variant: str, fronts: int, base: Path) -> None:
+    backend = VARIANTS[variant]
     shapes = DEFAULT_REPOSITORY / "shapes_vl/1"
     arguments = json.loads((shapes / "model.json").read_text())
     kept = {key: value for key, value in arguments.items() if "lora" not in key}
@@ -119,6 +128,8 @@ def _add_model(folder: Path, backend: str, fronts: int, base: Path) -> None:
     config = f'backend: "{backend}"\ninstance_group [ {{ count: {fronts}, kind: KIND_MODEL }} ]\n'
     if backend != "null_base":
         config += f'parameters {{ key: "VLLM_BACKEND_DIR" value: {{ string_value: "{base}" }} }}\n'
+    if variant == "reporting":
+        config += 'parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }\n'
     (folder / "config.pbtxt").write_text(config)
 
 

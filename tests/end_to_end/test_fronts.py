@@ -48,6 +48,8 @@ FIRST_TOKENS = f"vllm:time_to_first_token_seconds_count{LABELS}"
 GENERATED_EACH = f"vllm:request_generation_tokens_sum{LABELS}"
 SUCCEEDED = f"vllm_custom:requests_success_total{LABELS}"
 ATTACHED, LOST, REPLACED = (f"vllm_custom:fronts{what}{LABELS}" for what in ("", "_lost_total", "_replaced_total"))
+# Histograms are reported at this interval, and a little more.
+HISTOGRAMS_SECONDS = 4.0
 ENDED = re.compile(r"ended (\d+) requests of the front")
 
 
@@ -98,6 +100,7 @@ def test_a_seed_gives_the_same_text_whichever_front_samples(client: Client) -> N
 
 def test_metrics_count_each_request_once_whichever_front_serves_it(client: Client) -> None:
     wait_until(functools.partial(is_idle, client, GENERATED))
+    time.sleep(HISTOGRAMS_SECONDS)
     before = client.metrics()
     requests, tokens = 12 * FRONTS, 7
     body = SUM | {"max_tokens": tokens, "ignore_eos": True, "return_num_input_tokens": True}
@@ -113,9 +116,27 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
         FIRST_TOKENS: requests,
     }
     wait_until(functools.partial(is_idle, client, GENERATED))
+    time.sleep(HISTOGRAMS_SECONDS)
     after = client.metrics()
     assert {name: after[name] - before.get(name, 0) for name in expected} == expected
     assert after[ATTACHED] == FRONTS
+
+
+def test_gauges_of_the_engine_are_the_models(client: Client) -> None:
+    """Whichever front the scheduler tells, and whichever was told before it."""
+    running = [f"{name}{LABELS}" for name in ("vllm:num_requests_running", "vllm_custom:sequences_in_flight")]
+
+    def all_are(count: int) -> bool:
+        found = client.metrics()
+        return [found[name] for name in running] == [count, count]
+
+    wait_until(lambda: all_are(0))
+    for _ in range(2):
+        with ExitStack() as stack, ThreadPoolExecutor(PLACES) as pool:
+            opened = pool.map(lambda _: stack.enter_context(client.open_stream(MODEL, **LONG)), range(PLACES))
+            assert [event for event in map(next, opened) if "error" in event] == []
+            wait_until(lambda: all_are(PLACES))
+        wait_until(lambda: all_are(0))
 
 
 def test_the_limit_on_requests_is_the_models(client: Client) -> None:

@@ -101,14 +101,18 @@ class Client:
 
     def metrics(self) -> dict[str, float]:
         """Every sample of the metrics endpoint, `name{labels}` -> value."""
+        lines = self.metrics_text().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def metrics_text(self) -> str:
+        """What the metrics endpoint says."""
         connection = http.client.HTTPConnection(self._metrics.netloc, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("GET", self._metrics.path)
-            lines = connection.getresponse().read().decode().splitlines()
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
-        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
 
     def _post(self, path: str, body: dict[str, Any]) -> Answer:
         status, payload = self._exchange("POST", path, json.dumps(body))

@@ -26,6 +26,7 @@ REASONS = frozenset(
         "installs packages",
         "needs a media server of this name",
         "needs a model with audio input",
+        "needs Prometheus",
         "needs an older openai than the tests",
         "needs the installed wheel",
         "needs weights of another model",

@@ -24,6 +24,7 @@ from vllm_custom.engine.protocol import (
     RefusedConstraintError,
     Verdict,
 )
+from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.errors import (
     BackendError,
@@ -138,6 +139,7 @@ class FakeEngine:
     application: Application | None = None
     died: bool = False
     still: bool = False
+    counted: Statistics | None = None
 
     @property
     def is_dead(self) -> bool:
@@ -151,6 +153,10 @@ class FakeEngine:
         """Another engine is in its place, which has no adapters."""
         self.adapters.clear()
         self.died = self.still = False
+
+    @property
+    def statistics(self) -> Statistics | None:
+        return self.counted
 
     def release(self) -> None:
         """Nothing is held."""

@@ -77,6 +77,8 @@ class Model:
             files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
             if self._connection is not None:
                 self._share = Share(self._connection, self._fronts)
+                if self._settings.report_custom_metrics:
+                    wait_on(base.event_loop, running.report_scheduler())
             restart = self._restart(base, time.monotonic() - began)
             self._service = Service(
                 running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share, restart=restart
@@ -143,6 +145,8 @@ class Model:
     def _started(self, base: type, args: Mapping[str, str], model_config: dict[str, Any]) -> Any:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
+        # All of vLLM's metrics are reported here (triton/engine_metrics.py); the base has eight of them.
+        model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
         model: Any = base()
         with tuning.fast_event_loops(), self._engine_of_others():
             model.initialize({**args, "model_config": json.dumps(model_config)})

@@ -18,14 +18,20 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.metrics.loggers import StatLoggerManager
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
 
 INTERVAL_SECONDS = float(os.environ.get("NULL_ENGINE_INTERVAL_MS", "10")) / 1000
 # What vLLM's output processor would cost the event loop per token; 0 leaves it out.
 WORK_SECONDS = float(os.environ.get("NULL_ENGINE_WORK_US", "0")) / 1_000_000
+
+# Whether vLLM's loggers are told of each step, as by vLLM's own engine.
+STATISTICS = os.environ.get("NULL_ENGINE_STATS") == "1"
 
 
 @dataclass
@@ -89,7 +95,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         self.observability_config = vllm_config.observability_config
         self.renderer = renderer_from_config(vllm_config)
         self.input_processor = InputProcessor(vllm_config, self.renderer)
-        self.log_stats = False
+        self.log_stats = STATISTICS
+        self.logger_manager: Any = StatLoggerManager(vllm_config, enable_default_loggers=False) if STATISTICS else None
         self.log_requests = False
         self.engine_core = null_client()
         self.output_handler: asyncio.Task[None] | None = None
@@ -136,11 +143,24 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
                 for sequence in self._open.values():
                     sequence.collector.put(EngineDeadError())
                 return
+            finished = 0
             for request_id, sequence in list(self._open.items()):
                 if WORK_SECONDS:
                     _spin(WORK_SECONDS)
                 if sequence.step(request_id):
                     self._open.pop(request_id, None)
+                    finished += 1
+            if self.logger_manager is not None:
+                self._tell(len(self._open) + finished, finished)
+
+    def _tell(self, tokens: int, finished: int) -> None:
+        """One step of the engine, as vLLM's loggers are told of it."""
+        stats = IterationStats()
+        stats.num_generation_tokens = tokens
+        stats.inter_token_latencies_iter = [INTERVAL_SECONDS] * tokens
+        done = FinishedRequestStats(FinishReason.LENGTH, num_prompt_tokens=8, num_generation_tokens=64, e2e_latency=1.0)
+        stats.finished_requests = [done] * finished
+        self.logger_manager.record(SchedulerStats(num_running_reqs=len(self._open)), stats)
 
     @property
     def is_running(self) -> bool:

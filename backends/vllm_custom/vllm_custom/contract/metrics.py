@@ -23,6 +23,30 @@ REQUEST_METRICS: Final = (
     ),
 )
 
+SEQUENCES_IN_FLIGHT: Final = "vllm_custom:sequences_in_flight"
+REQUEST_SECONDS: Final = "vllm_custom:request_seconds"
+RESPONSES: Final = "vllm_custom:responses_total"
+RESPONSE_PIECES: Final = "vllm_custom:response_pieces_total"
+SERVICE_METRICS: Final = (
+    Family(
+        SEQUENCES_IN_FLIGHT,
+        "GAUGE",
+        "Sequences in progress, as MAX_INFLIGHT_REQUESTS counts them; a request has `n` of them.",
+    ),
+    Family(
+        REQUEST_SECONDS,
+        "HISTOGRAM",
+        "Time from a request's arrival to its final response, in seconds, fetching and decoding of media included.",
+        _SECONDS,
+    ),
+    Family(RESPONSES, "COUNTER", "Responses sent; a stream has several."),
+    Family(
+        RESPONSE_PIECES,
+        "COUNTER",
+        "Pieces of output in these responses; what waits of a stream is merged into one response.",
+    ),
+)
+
 FETCHES: Final = "vllm_custom:media_fetches_total"
 REFUSALS: Final = "vllm_custom:media_refusals_total"
 FETCHED_BYTES: Final = "vllm_custom:media_fetched_bytes_total"
@@ -93,4 +117,4 @@ ENGINE_METRICS: Final = (
     ),
 )
 
-METRICS: Final = REQUEST_METRICS + MEDIA_METRICS + FRONT_METRICS + ENGINE_METRICS
+METRICS: Final = REQUEST_METRICS + SERVICE_METRICS + MEDIA_METRICS + FRONT_METRICS + ENGINE_METRICS

@@ -94,8 +94,9 @@ from the version folder.
 _METRICS = """
 ## Metrics
 
-With `REPORT_CUSTOM_METRICS`, Triton's metrics endpoint has vLLM's metrics under vLLM's names, and these, all with the
-labels `model` and `version`. Triton 24.10 counts a request that was answered with an error as a success; these do not.
+With `REPORT_CUSTOM_METRICS`, Triton's metrics endpoint has all of vLLM's metrics under vLLM's names
+([metrics](guides/metrics.md)), and these, all with the labels `model` and `version`. Triton 24.10 counts a request that
+was answered with an error as a success; these do not.
 """
 
 

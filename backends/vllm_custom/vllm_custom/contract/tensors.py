@@ -32,6 +32,7 @@ from vllm_custom.contract.names import (
     PROMPT_LOGPROBS,
     QUERIES,
     REASONING,
+    REQUEST_METRICS,
     RETURN_PREFIX,
     SAMPLING_PARAMETERS,
     SCORES,
@@ -182,6 +183,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     ),
     TensorSpec("return_output_ids", "TYPE_BOOL", (1,), "Ask for the output output_ids."),
     TensorSpec("return_prompt_logprobs", "TYPE_BOOL", (1,), "Ask for the output prompt_logprobs."),
+    TensorSpec("return_request_metrics", "TYPE_BOOL", (1,), "Ask for the output request_metrics."),
 )
 
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -232,6 +234,15 @@ OUTPUTS: tuple[TensorSpec, ...] = (
         (1,),
         "JSON: a list with one object per prompt token (null for the first), as in logprobs; null when the parameter "
         "prompt_logprobs was not set, and in a stream after the response that held them.",
+    ),
+    TensorSpec(
+        REQUEST_METRICS,
+        "TYPE_STRING",
+        (1,),
+        "JSON: what the request took in the engine: queue_seconds, prefill_seconds, first_token_seconds and "
+        "last_token_seconds (both since its arrival at the engine), cached_tokens of the prompt, and with speculative "
+        "decoding and vLLM's per_request_spec_decode_metrics mean_acceptance_length and draft_acceptance_rate. With n "
+        "above 1 only cached_tokens; null in a stream before its last response.",
     ),
     TensorSpec(
         EMBEDDING,

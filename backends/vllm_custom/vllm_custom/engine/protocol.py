@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.embeds import EmbedsLayout
+from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.errors import BackendError
 
@@ -205,6 +206,10 @@ class Engine(Protocol):
     @property
     def is_dead(self) -> bool:
         """Whether the engine has died. Cheap; from any thread."""
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """What it counts; None where it counts nothing."""
 
     def release(self) -> None:
         """Let go of the engine, which has been shut down: tracebacks that libraries keep may hold this object."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm_custom.chat import RenderedPrompt
-from vllm_custom.contract.names import OUTPUT_IDS
+from vllm_custom.contract.names import OUTPUT_IDS, REQUEST_METRICS
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.answers import Answers, AnswerTaker
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream
@@ -121,6 +121,7 @@ class _Running:
             self.sequences,
             logprobs=not needs_logprobs(self.call.sampling, asked),
             token_ids=OUTPUT_IDS in asked,
+            figures=REQUEST_METRICS in asked,
         )
         if self.taker is not None:
             take = self.taker.piece if self.call.stream else self.taker.whole

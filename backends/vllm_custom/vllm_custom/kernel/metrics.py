@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 
@@ -48,12 +48,14 @@ class MetricReporter:
         self._what = what
         self._families: dict[str, Any] = {}  # a metric dies with its family
         self._metrics: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
+        self._kinds = pb_utils.MetricFamily
+        self._off = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=thread)
-        self._executor.submit(self._register, pb_utils)
+        self._executor.submit(self._register)
 
-    def submit(self, report: Callable[..., None], *arguments: Any) -> None:
+    def submit(self, report: Callable[..., None], *arguments: Any) -> Future[None]:
         """Have ``report`` called with ``arguments`` on the thread; returns at once."""
-        self._executor.submit(self._run, report, arguments)
+        return self._executor.submit(self._run, report, arguments)
 
     def metric(self, family: str, **labels: str) -> Any:
         """Triton's metric with these labels, which is made once. For reports."""
@@ -64,26 +66,40 @@ class MetricReporter:
             self._metrics[key] = self._families[family].Metric(labels=self._labels | labels, **buckets)
         return self._metrics[key]
 
+    def declare(self, family: Family) -> None:
+        """Register one more family, where there is none of this name. For reports."""
+        if family.name not in self._families:
+            self._specs[family.name] = family
+            self._register()
+
+    def renew(self, family: str) -> None:
+        """Begin a family anew, without its series: Triton removes none of them by itself. For reports."""
+        self._metrics = {key: metric for key, metric in self._metrics.items() if key[0] != family}
+        del self._families[family]
+        self._register()
+
     def close(self) -> None:
         """Report what waits, end the thread, and let go of Triton's objects, which must not outlive its memory."""
         self._executor.shutdown(wait=True)
         self._metrics.clear()
         self._families.clear()
 
-    def _register(self, pb_utils: Any) -> None:
-        kinds = pb_utils.MetricFamily
+    def _register(self) -> None:
+        """Make the families that there are not yet."""
         try:
-            self._families = {
-                name: kinds(name=name, description=spec.description, kind=getattr(kinds, spec.kind))
-                for name, spec in self._specs.items()
-            }
+            for name, spec in self._specs.items():
+                if name not in self._families:
+                    kind = getattr(self._kinds, spec.kind)
+                    self._families[name] = self._kinds(name=name, description=spec.description, kind=kind)
         except Exception as error:  # tritonserver runs with its metrics off
+            self._off = True
             self._log_error(f"{self._what} are unavailable: {error}")
 
     def _run(self, report: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if not self._families:
+        if self._off:
             return
         try:
             report(*arguments)
         except Exception as error:  # the next report may succeed
-            self._log_error(f"{self._what} cannot be reported: {error}")
+            if not self._off:
+                self._log_error(f"{self._what} cannot be reported: {error}")

@@ -19,6 +19,7 @@ from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.openai.asgi import Application, Kept, call_application, pass_through, scope_of
 from vllm_custom.openai.envelope import OpenAICall
+from vllm_custom.openai.figures import with_figures
 from vllm_custom.openai.forms import form_with_audio
 from vllm_custom.openai.items import drop_nulls
 from vllm_custom.openai.media import media_by_handle
@@ -175,7 +176,7 @@ class OpenAIService:
         Raises:
             BackendError: an adapter that cannot be loaded; what vLLM refuses is answered by its application.
         """
-        application = self._found()
+        application = self._found(call)
         if not call.is_allowed(self._more_paths):
             stream.start(404, {"content-type": "application/json"})
             stream.body(_NOT_FOUND, more=False)
@@ -198,7 +199,7 @@ class OpenAIService:
             BackendError: as ``serve``.
             LateError: the application took longer.
         """
-        application = self._found()
+        application = self._found(call)
         if not call.is_allowed(self._more_paths):
             await reply.answer(404, _NOT_FOUND)
             return
@@ -233,10 +234,10 @@ class OpenAIService:
         """What requests may call the model: its own name, and those of its adapters."""
         return [self._model_name, *await self._adapters.names()]
 
-    def _found(self) -> Application:
+    def _found(self, call: OpenAICall | None = None) -> Application:
         if self._application is None:
             raise UnsupportedError("vLLM has no OpenAI application for this model; the server's log says why")
-        return self._application
+        return with_figures(self._application) if call is not None and not call.streamed else self._application
 
     @contextlib.asynccontextmanager
     async def _served(self, call: OpenAICall, request_id: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:

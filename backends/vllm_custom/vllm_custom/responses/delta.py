@@ -17,10 +17,12 @@ from vllm_custom.contract.names import (
     OUTPUT_IDS,
     PROMPT_LOGPROBS,
     REASONING,
+    REQUEST_METRICS,
     TEXT_OUTPUT,
     TOOL_CALLS,
 )
 from vllm_custom.contract.tensors import ADDITIONAL_OUTPUTS, NO_TOKEN
+from vllm_custom.engine.figures import Figures, figures_of
 from vllm_custom.kernel.numbers import PlainLogprobs, json_sum, plain_logprobs
 from vllm_custom.kernel.tensors import text_array
 
@@ -62,14 +64,16 @@ class ResponseDelta:
     num_input_tokens: int
     sequences: list[SequenceDelta] = field(default_factory=list)
     prompt_logprobs: Any = None
+    figures: Figures | None = None
 
     @classmethod
     def from_output(
-        cls, output: Any, sequences: int, *, logprobs: bool = True, token_ids: bool = True
+        cls, output: Any, sequences: int, *, logprobs: bool = True, token_ids: bool = True, figures: bool = False
     ) -> ResponseDelta:
         """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n).
 
         ``logprobs``: false where vLLM was asked for them only to add them up. ``token_ids``: false where nobody asks.
+        ``figures``: whether somebody asks what the request took.
         """
         delta = cls(len(output.prompt_token_ids or ()), [SequenceDelta() for _ in range(sequences)])
         for completion in output.outputs:
@@ -84,6 +88,7 @@ class ResponseDelta:
             )
         # A stream has them once; vLLM sends an empty list with the pieces that follow.
         delta.prompt_logprobs = output.prompt_logprobs or None
+        delta.figures = figures_of(output, sequences) if figures and output.finished else None
         return delta
 
     def add(self, later: ResponseDelta) -> None:
@@ -91,6 +96,7 @@ class ResponseDelta:
         for mine, theirs in zip(self.sequences, later.sequences, strict=True):
             mine.add(theirs)
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.figures = later.figures or self.figures
 
     def prepend(self, prompt: str) -> None:
         """Put the prompt before each sequence's text (the official backend's default for raw prompts)."""
@@ -119,6 +125,8 @@ class ResponseDelta:
             return text_array(_json(item.logprobs) for item in self.sequences)
         if name == PROMPT_LOGPROBS:
             return text_array([_json(plain_logprobs(self.prompt_logprobs))])
+        if name == REQUEST_METRICS:
+            return text_array([json.dumps(self.figures and self.figures.known())])
         return text_array(str(getattr(item, name)) for item in self.sequences)  # finish_reason and stop_reason
 
 

@@ -34,7 +34,7 @@ _CANCEL_AGAIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What all requests of a model share; ``observe`` is told how each of them ended."""
+    """What all requests of a model share; ``observe`` is told how each ended, and after how many seconds."""
 
     model_name: str
     base: Base
@@ -45,7 +45,7 @@ class Surroundings:
     health: Health
     watch: Watch
     log: Log
-    observe: Callable[[BackendError | None], None]
+    observe: Callable[[BackendError | None, float], None]
 
 
 class RequestLife:
@@ -108,7 +108,7 @@ class RequestLife:
     def after_final(self, error: BackendError | None) -> None:
         """The final response has been sent, or could not be: work that still runs is for nobody."""
         with contextlib.suppress(Exception):
-            self._with.observe(error)
+            self._with.observe(error, time.monotonic() - self._context.arrived_at)
         loop = self._with.base.event_loop
         if self._task is not None and not self._task.done():
             call_on(loop, self._cancel)

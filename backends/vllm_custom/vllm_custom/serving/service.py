@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_custom.chat import PromptBuilder
@@ -10,6 +11,7 @@ from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
 from vllm_custom.engine.answers import AnswerParsers
 from vllm_custom.engine.host import Share
+from vllm_custom.errors import BackendError
 from vllm_custom.handlers import (
     Answers,
     EngineCalls,
@@ -36,9 +38,12 @@ from vllm_custom.serving.runner import Runner
 from vllm_custom.triton.cancellation import CancellationWatcher
 from vllm_custom.triton.door import TritonDoor
 from vllm_custom.triton.engine_events import EngineEvent, EngineEventMetrics
+from vllm_custom.triton.engine_metrics import EngineMetrics, Source
+from vllm_custom.triton.engine_source import EngineSource
 from vllm_custom.triton.front_metrics import FrontMetrics
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import SenderPool
+from vllm_custom.triton.tally import Tally
 
 _SENDER_THREADS = 2
 
@@ -91,11 +96,8 @@ class Service:
         log = common.log
         rows = RowReader(engine, common.settings, common.rules)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
-        self._front_metrics: FrontMetrics | None = None
-        if settings.report_custom_metrics and share is not None:
-            self._front_metrics = FrontMetrics(pb_utils, labels, log.log_error)
-            share.when_fronts_change(self._front_metrics.observe)
-        self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge)
+        tally = Tally(lambda: common.admission.inside)
+        self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge, note=tally.sent)
         self._watch = CancellationWatcher()
         surroundings = Surroundings(
             model_name=settings.model_name,
@@ -107,9 +109,12 @@ class Service:
             health=common.health,
             watch=self._watch,
             log=log,
-            observe=common.observe,
+            observe=functools.partial(_observe, common, tally),
         )
         self.runner = Runner(surroundings)
+        self._metrics: list[FrontMetrics | EngineMetrics] = []
+        if settings.report_custom_metrics:
+            self._metrics = _metrics(engine, tally, share, pb_utils, labels, log)
         common.watch.start()
 
     @property
@@ -126,7 +131,7 @@ class Service:
         self._common.watch.close()
         self._watch.close()
         self._senders.close()
-        for metrics in (self._front_metrics, self._engine_events):
+        for metrics in (*self._metrics, self._engine_events):
             if metrics is not None:
                 metrics.close()
         self._common.close()
@@ -134,6 +139,26 @@ class Service:
     def _observe_engine(self, event: EngineEvent) -> None:
         if self._engine_events is not None:
             self._engine_events.observe(event)
+
+
+def _observe(common: Common, tally: Tally, error: BackendError | None, seconds: float) -> None:
+    tally.ended(seconds)
+    common.observe(error)
+
+
+def _metrics(
+    engine: Engine, tally: Tally, share: Share | None, pb_utils: Any, labels: Mapping[str, str], log: Log
+) -> list[FrontMetrics | EngineMetrics]:
+    """What REPORT_CUSTOM_METRICS adds for this door: figures of the engine, of responses, and of fronts."""
+    sources: list[Source] = [tally]
+    if engine.statistics is not None:
+        sources.append(EngineSource(engine.statistics, share.newest if share is not None else None))
+    found: list[FrontMetrics | EngineMetrics] = [EngineMetrics(pb_utils, labels, sources, log.log_error)]
+    if share is not None:
+        fronts = FrontMetrics(pb_utils, labels, log.log_error)
+        share.when_fronts_change(fronts.observe)
+        found.append(fronts)
+    return found
 
 
 def _parsers(engine: Engine, settings: Settings, log: Log) -> AnswerParsers | None:

@@ -21,6 +21,10 @@ from vllm_custom.responses import Delta
 from vllm_custom.triton.responses import ResponseBuilder
 
 
+def _ignore(pieces: int) -> None:
+    """Nobody counts."""
+
+
 class ResponseStream:
     """The responses of one request. ``push``, ``finish`` and ``fail`` may be called from any thread; none blocks."""
 
@@ -104,8 +108,13 @@ class ResponseStream:
         self._pending.clear()
         return taken
 
-    def send_next(self, builder: ResponseBuilder, log: Log, *, merge: bool = True) -> bool:
-        """Send what is pending, as one response (an error after it, as another). True if more is to be sent."""
+    def send_next(
+        self, builder: ResponseBuilder, log: Log, *, merge: bool = True, note: Callable[[int], None] = _ignore
+    ) -> bool:
+        """Send what is pending, as one response (an error after it, as another). True if more is to be sent.
+
+        ``note`` is told how many pieces the response has.
+        """
         with self._lock:
             taken = self._take(merge=merge)
             closing = self._closed and not self._pending
@@ -118,6 +127,7 @@ class ResponseStream:
                 rows = _merged(taken)
                 response = builder.outputs([row.arrays(self.additional_outputs) for row in rows])
                 self._sender.send(response, builder.final_flag if closing and error is None else 0)
+                note(len(taken))
             if error is not None:
                 self._sender.send(builder.error(error), builder.final_flag)
         except BaseException as problem:
@@ -159,11 +169,27 @@ class ResponseStream:
 class SenderPool:
     """Threads that send; one stream is served by one thread at a time, so its responses keep their order."""
 
-    def __init__(self, builder: ResponseBuilder, log: Log, threads: int, *, merge: bool = True) -> None:
-        """``merge``: send the deltas of one stream that wait as one response; else each as its own."""
+    def __init__(
+        self,
+        builder: ResponseBuilder,
+        log: Log,
+        threads: int,
+        *,
+        merge: bool = True,
+        note: Callable[[int], None] = _ignore,
+    ) -> None:
+        """
+        Args:
+            builder: makes the responses.
+            log: of Triton.
+            threads: how many send.
+            merge: send the deltas of one stream that wait as one response; else each as its own.
+            note: is told of each response how many pieces it has.
+        """
         self._builder = builder
         self._log = log
         self._merge = merge
+        self._note = note
         self._first: deque[ResponseStream] = deque()
         self._later: deque[ResponseStream] = deque()
         # One True for each stream in the two, False to end a thread. C code throughout: the event loop never waits.
@@ -198,7 +224,7 @@ class SenderPool:
             stream = self._first.popleft()
         except IndexError:
             stream = self._later.popleft()
-        if stream.send_next(self._builder, self._log, merge=self._merge):
+        if stream.send_next(self._builder, self._log, merge=self._merge, note=self._note):
             self.schedule(stream, first=False)
 
 

@@ -58,6 +58,15 @@ def test_every_output_has_the_type_that_is_declared() -> None:
     assert {name: (array.dtype, array.ndim) for name, array in arrays.items()} == declared
 
 
+def test_what_a_request_took_comes_with_its_last_response() -> None:
+    running, last = RequestOutput([CompletionOutput()]), RequestOutput([CompletionOutput()], finished=True)
+    last.num_cached_tokens = 8  # type: ignore[attr-defined]
+    pieces = [ResponseDelta.from_output(output, 1, figures=True) for output in (running, last)]
+    assert [piece.arrays(ALL)["request_metrics"].tolist() for piece in pieces] == [[b"null"], [b'{"cached_tokens": 8}']]
+    pieces[0].add(pieces[1])
+    assert pieces[0].arrays(ALL)["request_metrics"].tolist() == [b'{"cached_tokens": 8}']
+
+
 def test_absent_values_have_their_words() -> None:
     arrays = delta(CompletionOutput(text="x")).arrays(ALL)
     assert arrays["finish_reason"].tolist() == [b"None"]

@@ -20,6 +20,10 @@ ROWS = 128
 _COLUMNS = 16
 _CELL_BYTES = 8
 SEQUENCES, DECODED_BYTES, FILE_BYTES, CACHE_BYTES = range(4)
+# When a front was last told how the engine is, in nanoseconds.
+HEARD = 4
+# When a front last said so on the metrics endpoint.
+SAID = 5
 # Since when somebody waits for a column, beside it.
 _WAITING = 8
 # In the row of the host, which counts nothing.

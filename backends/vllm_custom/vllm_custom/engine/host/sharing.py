@@ -13,6 +13,7 @@ from vllm_custom.engine.host import folders
 from vllm_custom.engine.host.board import CACHE_BYTES, DECODED_BYTES, FILE_BYTES, SEQUENCES, Board, Row
 from vllm_custom.engine.host.connection import Connection, HostLostError
 from vllm_custom.engine.host.messages import Fronts, Numbered
+from vllm_custom.engine.host.newest import Newest
 from vllm_custom.errors import ConfigError, UnavailableError
 
 _STARTED_FROM = ("model.json", "multi_lora.json")
@@ -76,6 +77,7 @@ class Share:
         self.decoded_bytes = self._row(DECODED_BYTES)
         self.file_bytes = self._row(FILE_BYTES)
         self.cache_bytes = self._row(CACHE_BYTES)
+        self.newest = Newest(self._board, connection.client)
 
     def move(self, connection: Connection) -> None:
         """The engine has been started again, by another host.

@@ -20,8 +20,11 @@ from vllm_custom.engine.protocol import (
     PairScoring,
     RunOptions,
 )
+from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
+from vllm_custom.engine.vllm.host.reporting import report_scheduler
+from vllm_custom.engine.vllm.statistics import VllmStatistics
 from vllm_custom.errors import BackendError, EngineDiedError, UnavailableError
 from vllm_custom.kernel import engine_errors
 
@@ -34,6 +37,7 @@ class VllmEngine:
         self._llm = llm
         self._compiling = compiling
         self._facts = facts
+        self._statistics = VllmStatistics.of(llm)
 
     @classmethod
     async def attach(cls, llm: Any, compiling: constraints.CompileProcess | None = None) -> VllmEngine:
@@ -78,6 +82,14 @@ class VllmEngine:
     @property
     def is_dead(self) -> bool:
         return bool(self._llm.errored)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        return self._statistics
+
+    async def report_scheduler(self) -> None:
+        """This client of a shared engine reports how the scheduler is: let the engine core tell it."""
+        await report_scheduler(self._llm)
 
     def release(self) -> None:
         self._llm = None
@@ -186,4 +198,6 @@ class VllmEngine:
         adapters: AdaptersInUse,
         stored_responses: int = 0,
     ) -> Application:
+        if self._facts.generates:
+            requests.note_figures(self._llm)
         return await openai.build_openai_application(self._llm, served_names, arguments, adapters, stored_responses)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_custom.engine.host import Connection
 from vllm_custom.engine.vllm.host.attach import attach, declare_dead
+from vllm_custom.engine.vllm.host.reporting import report_scheduler_again
 from vllm_custom.engine.vllm.requests import on_one_host
 from vllm_custom.errors import ConfigError
 
@@ -68,6 +69,7 @@ class EngineReplacement:
             llm.output_handler.cancel()
             llm.output_handler = None
         connection.when_lost(functools.partial(_lose, llm, client))
+        await report_scheduler_again(llm)
 
 
 def forget_requests(llm: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
+from vllm_custom.engine.figures import NOTED, Figures, figures_of
 from vllm_custom.engine.protocol import Adapter, CheckPrompt, RunOptions
 
 
@@ -51,6 +52,26 @@ def guard_prompts(llm: Any, check: CheckPrompt) -> None:
         return cast(AsyncGenerator[Any, None], generate(prompt, sampling_params, *args, **kwargs))
 
     llm.generate = guarded
+
+
+def note_figures(llm: Any) -> None:
+    """Let ``llm.generate`` say what each request took, where somebody has asked for that (NOTED)."""
+    generate = llm.generate
+
+    def noting(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        outputs = generate(prompt, sampling_params, *args, **kwargs)
+        noted = NOTED.get()
+        return outputs if noted is None else _noted(outputs, noted, getattr(sampling_params, "n", 1))
+
+    llm.generate = noting
+
+
+async def _noted(outputs: AsyncGenerator[Any, None], noted: list[Figures], sequences: int) -> AsyncGenerator[Any, None]:
+    async with aclosing(outputs):
+        async for output in outputs:
+            if output.finished:
+                noted.append(figures_of(output, sequences))
+            yield output
 
 
 def lora_request(adapter: Adapter) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from vllm_custom.engine.host.board import DECODED_BYTES, SEQUENCES, Board, Row, make
+from vllm_custom.engine.host.newest import Newest
+from vllm_custom.engine.statistics import Turn
 
 
 @pytest.fixture
@@ -138,3 +140,15 @@ def test_processes_that_are_killed_take_no_place_with_them(board: Board, tmp_pat
     assert max(int(most) for most, _ in ended) <= LIMIT
     assert board.total(SEQUENCES) == 0
     assert Row(board, 1, SEQUENCES).take(LIMIT, LIMIT)
+
+
+def test_who_was_told_last_of_the_engine_says_how_it_is(board: Board) -> None:
+    first, second = Newest(board, 1), Newest(board, 2)
+    assert {first.turn(0), second.turn(0), first.turn(0)} == {Turn.MINE}, "nobody was told: both say the same"
+    assert first.turn(5) is Turn.MINE
+    assert second.turn(4) is Turn.NOT_MINE
+    assert second.turn(6) is Turn.TAKEN_OVER
+    assert first.turn(7) is Turn.TAKEN_OVER, "the other has said something else, whoever was told first"
+    assert second.turn(6) is Turn.NOT_MINE
+    board.wipe(1)
+    assert second.turn(6) is Turn.MINE, "the other has gone"

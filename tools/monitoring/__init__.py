@@ -1,0 +1,1 @@
+"""What is in deploy/monitoring: made, checked and drawn from these modules."""
