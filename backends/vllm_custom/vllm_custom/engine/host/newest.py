@@ -17,18 +17,23 @@ class Newest:
         self._board = board
         self._row = row
 
+    def move(self, board: Board, row: int) -> None:
+        """The fronts count on another board now."""
+        self._board, self._row = board, row
+
     def turn(self, heard_ns: int) -> Turn:
         """Whether this front is to say how the engine is. If so, that is noted as said now.
 
         ``heard_ns``: when it was last told, by the machine's monotonic clock; 0 for never.
         """
-        with self._board.alone() as cells:
+        board, row = self._board, self._row
+        with board.alone() as cells:
             heard, said = cells[:, HEARD], cells[:, SAID]
-            heard[self._row] = heard_ns
+            heard[row] = heard_ns
             if heard_ns < int(heard.max()):
                 return Turn.NOT_MINE
-            others = int(np.delete(said, self._row).max())
+            others = int(np.delete(said, row).max())
             # Before anybody was told, all say the same.
-            mine = Turn.TAKEN_OVER if heard_ns and others > int(said[self._row]) else Turn.MINE
-            said[self._row] = time.monotonic_ns()
+            mine = Turn.TAKEN_OVER if heard_ns and others > int(said[row]) else Turn.MINE
+            said[row] = time.monotonic_ns()
             return mine

@@ -88,6 +88,7 @@ class Share:
         board, before = Board(connection.folder / folders.BOARD), self._board
         for row in (self.sequences, self.decoded_bytes, self.file_bytes, self.cache_bytes):
             row.move(board, connection.client)
+        self.newest.move(board, connection.client)
         self._connection, self._board = connection, board
         if self._on_fronts is not None:
             connection.when_fronts_change(self._on_fronts)

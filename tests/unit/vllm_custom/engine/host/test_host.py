@@ -32,6 +32,7 @@ from vllm_custom.engine.host import (
 from vllm_custom.engine.host.board import SEQUENCES, Board, Row
 from vllm_custom.engine.host.folders import EngineName, runtime_folder
 from vllm_custom.engine.host.messages import FrontLost, Fronts, Numbered
+from vllm_custom.engine.statistics import Turn
 from vllm_custom.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -413,5 +414,6 @@ def test_fronts_whose_engine_has_died_share_the_next_one_and_keep_their_counts(s
     assert not shares[1].sequences.take(2, 2)
     assert shares[1].sequences.take(1, 2)
     assert [share.is_first_to_note_the_end() for share in shares] == [True, False], "of the new engine"
+    assert [share.newest.turn(told) for share, told in zip(shares, (2, 1), strict=True)] == [Turn.MINE, Turn.NOT_MINE]
     for share in shares:
         share.close()
