@@ -19,7 +19,7 @@ def respell(part: dict[str, Any], where: str) -> None:
         where: its place, for messages.
 
     Raises:
-        InvalidRequestError: a part for a URL has none: vLLM would leave it out, and answer about nothing.
+        InvalidRequestError: a part for a URL has null in its place: vLLM would leave it out, and answer about nothing.
     """
     kind = part.get("type")
     if not isinstance(kind, str):
@@ -31,7 +31,10 @@ def respell(part: dict[str, Any], where: str) -> None:
         return
     value = part.get(kind)
     if value is None:
-        value = part.pop("url", None)
+        value = part.get("url")
         if not isinstance(value, str):
+            if kind not in part:  # vLLM refuses it
+                return
             raise InvalidRequestError(f'{where}: expected "{kind}": {{"url": "..."}} with a string')
+        del part["url"]
     part[kind] = {"url": value} if isinstance(value, str) else value
