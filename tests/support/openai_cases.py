@@ -120,7 +120,7 @@ def _chats() -> list[Case]:
         chat("logprobs", logprobs=True),
         chat("top_logprobs", picture_and_question, logprobs=True, top_logprobs=3, max_tokens=4),
         chat("many logprobs", **MANY, logprobs=True, top_logprobs=20),
-        chat("many logprobs of n", **MANY, logprobs=True, top_logprobs=20, n=2, return_token_ids=True),
+        chat("many logprobs of n", **MANY, logprobs=True, top_logprobs=20, n=2, temperature=1.0, seed=5),
         chat("many logprobs and prompt_logprobs", **MANY, logprobs=True, top_logprobs=20, prompt_logprobs=1),
         chat("prompt_logprobs", prompt_logprobs=1, max_tokens=2),
         chat("token ids", return_token_ids=True, max_tokens=4),
