@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from .series import SeriesHolders, keep_for_ever
 
 
 class Family(NamedTuple):
@@ -50,7 +53,10 @@ class MetricReporter:
         self._metrics: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
         self._kinds = pb_utils.MetricFamily
         self._off = False
+        self._holders = SeriesHolders.of_server(pb_utils, thread, self._labels)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=thread)
+        if self._holders is not None:
+            self._executor.submit(self._holders.join)
         self._executor.submit(self._register)
 
     def submit(self, report: Callable[..., None], *arguments: Any) -> Future[None]:
@@ -72,17 +78,32 @@ class MetricReporter:
             self._specs[family.name] = family
             self._register()
 
-    def renew(self, family: str) -> None:
-        """Begin a family anew, without its series: Triton removes none of them by itself. For reports."""
-        self._metrics = {key: metric for key, metric in self._metrics.items() if key[0] != family}
-        del self._families[family]
-        self._register()
+    def renew(self, family: str) -> bool:
+        """Begin a family anew, without its series: Triton removes none of them by itself. For reports.
+
+        Returns:
+            Whether that was done: not while another process has the series too.
+        """
+        with self._deleting() as alone:
+            if alone:
+                self._metrics = {key: metric for key, metric in self._metrics.items() if key[0] != family}
+                del self._families[family]
+        if alone:
+            self._register()
+        return alone
 
     def close(self) -> None:
         """Report what waits, end the thread, and let go of Triton's objects, which must not outlive its memory."""
         self._executor.shutdown(wait=True)
-        self._metrics.clear()
-        self._families.clear()
+        with self._deleting(leave=True) as alone:
+            if not alone:
+                keep_for_ever([*self._metrics.values(), *self._families.values()])
+            self._metrics.clear()
+            self._families.clear()
+
+    def _deleting(self, *, leave: bool = False) -> contextlib.AbstractContextManager[bool]:
+        """Whether this process may delete series."""
+        return contextlib.nullcontext(True) if self._holders is None else self._holders.deleting(leave=leave)
 
     def _register(self) -> None:
         """Make the families that there are not yet."""

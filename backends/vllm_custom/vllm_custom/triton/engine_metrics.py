@@ -77,8 +77,8 @@ class EngineMetrics:
     def _report_often(self) -> None:
         for source in self._sources:
             for sample in source.gauges():
-                self._make_room(sample)
-                self._metric(sample).set(sample.value)
+                if self._make_room(sample):
+                    self._metric(sample).set(sample.value)
             self._add(source.counters())
 
     def _report_histograms(self) -> None:
@@ -100,10 +100,15 @@ class EngineMetrics:
         self._reporter.declare(Family(sample.family, sample.kind, sample.description))
         return self._reporter.metric(sample.family, **dict(sample.labels))
 
-    def _make_room(self, sample: Sample) -> None:
-        """Triton keeps each series of a gauge as long as the family, and labels of vLLM's may change all the time."""
+    def _make_room(self, sample: Sample) -> bool:
+        """Triton keeps each series of a gauge as long as the family, and labels of vLLM's may change all the time.
+
+        Whether this one can be reported: not if there are many, and other instances have them too.
+        """
         series = self._series.setdefault(sample.family, set())
         if len(series) >= _MOST_SERIES and sample.labels not in series:
+            if not self._reporter.renew(sample.family):
+                return False
             series.clear()
-            self._reporter.renew(sample.family)
         series.add(sample.labels)
+        return True
