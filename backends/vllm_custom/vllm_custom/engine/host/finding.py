@@ -46,23 +46,27 @@ def join(
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
+        problem = "ends again and again; the server's log says why"
         try:
             with folders.locked() as parent:
                 folder = parent / name.folder
                 found = _connect(folder)
                 connected = found or _start(folder, name.server, program, grace_seconds, stall_seconds)
+        except BlockingIOError:
+            problem = "takes no connections"
         except OSError as error:
             raise ConfigError(
                 f"the process for the engine that all instances share cannot be started: {error.strerror} "
                 "(its sockets are in the temporary folder, TMPDIR)"
             ) from error
-        with contextlib.suppress(OSError):  # it has just ended
-            connection = Connection(connected, folder, front, generation)
-            connection.started = found is None
-            return connection
-        connected.close()
+        else:
+            with contextlib.suppress(OSError):  # it has just ended
+                connection = Connection(connected, folder, front, generation)
+                connection.started = found is None
+                return connection
+            connected.close()
         if time.monotonic() > deadline:
-            raise ConfigError("the host of the engine ends again and again; the server's log says why")
+            raise ConfigError(f"the host of the engine {problem}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -90,12 +94,22 @@ def wait_until_gone(folder: Path, seconds: float) -> None:
 
 
 def _connect(folder: Path) -> socket.socket | None:
+    """None where there is no host.
+
+    Raises:
+        BlockingIOError: it does not take what waits already. To wait for it would hold up everybody else as well.
+    """
     connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
     try:
         connection.connect(str(folder / folders.CONTROL))
+    except BlockingIOError:
+        connection.close()
+        raise
     except OSError:  # there is none, or it has gone
         connection.close()
         return None
+    connection.setblocking(True)
     return connection
 
 
@@ -103,11 +117,12 @@ def _remove_deserted(parent: Path) -> None:
     """Remove the folders of engines that were killed together with what looks after them. Under the lock of all."""
     for folder in parent.iterdir():
         with socket.socket(socket.AF_UNIX) as connection:
+            connection.setblocking(False)
             try:
                 connection.connect(str(folder / folders.CONTROL))
             except (ConnectionRefusedError, FileNotFoundError):
                 shutil.rmtree(folder, ignore_errors=True)
-            except OSError:  # whatever it is, it is not ours
+            except OSError:  # it lives, or is not ours
                 continue
 
 

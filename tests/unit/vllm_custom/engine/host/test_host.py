@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -276,6 +277,32 @@ def test_what_a_killed_engine_left_is_removed_by_the_next_that_starts(setting: S
     second = setting.join(model="second")
     assert sorted(living.folder.parent.iterdir()) == sorted([living.folder, second.folder])
     attach(second)
+
+
+def test_a_host_that_takes_no_connections_holds_up_nobody_else(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is stopped, with as many waiting as the kernel keeps."""
+    monkeypatch.setattr("vllm_custom.engine.host.finding._PATIENCE_SECONDS", 0.5)
+    stopped = setting.attach()
+    host = psutil.Process(setting.engine()).parent()
+    assert host is not None
+    host.suspend()
+    waiting: list[socket.socket] = []
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect(str(stopped.folder / "control"))
+        with pytest.raises(ConfigError, match="the host of the engine takes no connections"):
+            setting.join("model_0_1")
+        attach(setting.join(model="second"))
+        assert stopped.folder.is_dir()
+    finally:
+        host.resume()
+        for each in waiting:
+            each.close()
 
 
 def test_a_folder_that_others_may_enter_is_not_used(setting: Setting) -> None:
