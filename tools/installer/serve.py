@@ -14,7 +14,7 @@ from tools.installer.frontend import Frontend
 from tools.installer.healing import healer_of
 from tools.installer.load_guard import LoadGuard
 from tools.installer.paths import CHECKOUT, COMMAND, DEFAULT_REPOSITORY, IS_PACKAGED, PROGRAM
-from tools.installer.server import DRAIN_SECONDS, HUNG, TritonServer
+from tools.installer.server import DRAIN_SECONDS, END_SECONDS, HUNG, TritonServer
 
 DEFAULT_MODEL = "shapes_vl"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -39,14 +39,24 @@ class Stopper:
     server: TritonServer
     frontend: Frontend | None = None
     _asked: int = field(default=0, init=False)
+    _asked_at: float = field(default=0.0, init=False)
 
     @property
     def asked(self) -> bool:
         return self._asked > 0
 
+    @property
+    def has_to_act(self) -> bool:
+        """Whether there is nothing more to wait for in peace: the server has been asked, or should have been by now."""
+        if not self.asked:
+            return False
+        first = self.frontend if self.frontend and self.frontend.ends_first else None
+        return first is None or time.monotonic() - self._asked_at >= END_SECONDS
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self._asked += 1
         if self._asked == 1:
+            self._asked_at = time.monotonic()
             _say(f"stopping (requests in flight have {DRAIN_SECONDS} s to end; once more stops at once)")
             if self.frontend:
                 self.frontend.ask_to_stop()
@@ -97,7 +107,11 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
         failed = server.returncode is None and not stopper.asked
         if failed:
             _say("the OpenAI server has ended; stopping")
+        if stopper.has_to_act and frontend and frontend.ends_first:
+            frontend.kill()
         server.stop()
+        if server.was_ended_by_force:
+            _say("tritonserver did not end by itself, and was ended by force")
         if frontend:
             frontend.stop()
         # Whatever else came to us as an orphan: nothing of this server may outlive the command.
@@ -114,9 +128,11 @@ def run(server: TritonServer, on_ready: Callable[[TritonServer], None], frontend
 
 
 def _until_one_ends(stopper: Stopper, watch: _Watch) -> None:
-    """Returns when tritonserver or the OpenAI server has ended."""
+    """Returns when tritonserver or the OpenAI server has ended, or has to be ended."""
     server, frontend = stopper.server, stopper.frontend
     while server.returncode is None and (frontend is None or frontend.returncode is None):
+        if stopper.has_to_act:
+            return
         if not stopper.asked:
             watch.look()
         time.sleep(_POLL_SECONDS)

@@ -21,6 +21,8 @@ from tools.installer.paths import BACKENDS
 
 # tritonserver waits this long for requests in flight before it gives up on them.
 DRAIN_SECONDS = 30
+# One that has not ended so long after it was told to hangs: Triton 24.10 may crash as it ends, and stand still in that.
+END_SECONDS = DRAIN_SECONDS + 30.0
 _POLL_SECONDS = 0.1
 HUNG = "the load of a model hung (the machine may be too busy), and its process was ended"
 # What a model that was killed leaves behind ends by itself, a little later than tritonserver.
@@ -100,6 +102,8 @@ class TritonServer:
         self._shared_memory_prefix = f"vllm_custom_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._family: set[processes.Process] = set()
+        self._asked_to_stop = False
+        self.was_ended_by_force = False
 
     # --- where it is -------------------------------------------------------------------------------------------------
 
@@ -194,7 +198,8 @@ class TritonServer:
 
         One that is still loading would finish that first, and has nothing to drain: it is ended at once.
         """
-        if self._process and self._process.poll() is None:
+        if self._process and self._process.poll() is None and not self._asked_to_stop:
+            self._asked_to_stop = True
             self._look_at_family()
             self._process.send_signal(signal.SIGTERM if self.is_live() else signal.SIGKILL)
 
@@ -205,14 +210,19 @@ class TritonServer:
             self._process.kill()
             processes.end(self._family, grace_seconds=0)
 
-    def stop(self, timeout: float = DRAIN_SECONDS + 30.0) -> list[int]:
-        """Drain, then make sure that nothing is left. Returns the ids of processes that had to be ended for it."""
+    def stop(self, timeout: float | None = None) -> list[int]:
+        """Drain, then make sure that nothing is left. Returns the ids of processes that had to be ended for it.
+
+        Args:
+            timeout: seconds until tritonserver is ended by force; default: END_SECONDS.
+        """
         if self._process is None:
             return []
         self.ask_to_stop()
         try:
-            self._process.wait(timeout)
+            self._process.wait(END_SECONDS if timeout is None else timeout)
         except subprocess.TimeoutExpired:
+            self.was_ended_by_force = True
             self._look_at_family()
             self._process.kill()
             self._process.wait()
@@ -240,6 +250,7 @@ class TritonServer:
         except HungLoadError as error:
             print(f"{error}; starting again", file=sys.stderr, flush=True)
             self._process = None
+            self._asked_to_stop = False
             return self._begun()
 
     def __exit__(

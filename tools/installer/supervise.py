@@ -1,6 +1,7 @@
 """`supervise`: tritonserver as the first process of a container runs it.
 
-Signals are passed on, orphans are reaped, and instances whose process was killed are replaced.
+Signals are passed on, orphans are reaped, and instances whose process was killed are replaced. One that hangs as it
+ends is ended by force.
 """
 
 import contextlib
@@ -12,10 +13,14 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from tools.installer import triton_options
 from tools.installer.healing import healer_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _POLL_SECONDS = 0.2
+# After tritonserver's own time for requests to end, whose default is 30 s.
+_GRACE_SECONDS = 30.0
+_DRAIN_SECONDS = "30"
 
 
 def run(command: Sequence[str]) -> int:
@@ -25,20 +30,33 @@ def run(command: Sequence[str]) -> int:
         command: the program and its options.
     """
     process = subprocess.Popen(command)
+    told_at: list[float] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        told_at.append(time.monotonic())
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
 
     for number in _SIGNALS:
         signal.signal(number, pass_on)
     healer = healer_of(process.pid, command[1:], _say)
+    patience = _patience(command)
     while process.poll() is None:
-        if healer is not None:
+        if told_at and time.monotonic() - told_at[0] >= patience:
+            _say(f"tritonserver has not ended within {patience:.0f} s, and is ended by force")
+            process.kill()
+            process.wait()
+        elif healer is not None and not told_at:
             healer.look()
         _reap_others(process.pid)
         time.sleep(_POLL_SECONDS)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _patience(command: Sequence[str]) -> float:
+    """Seconds from the first signal to force."""
+    given = triton_options.value(command, "exit-timeout-secs", _DRAIN_SECONDS)
+    return float(given if given.isdecimal() else _DRAIN_SECONDS) + _GRACE_SECONDS
 
 
 def _reap_others(server: int) -> None:

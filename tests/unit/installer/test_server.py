@@ -1,37 +1,16 @@
-"""The command line and the environment of tritonserver; a shell script stands in for it where it has to run."""
+"""The command line and the environment of tritonserver; a small program stands in for it where it has to run."""
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support import fake_triton as fake
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.server import ServerError, TritonServer, child_environment
-
-# Answers as tritonserver does, with one child that nobody stops; drains on SIGTERM.
-FAKE = """#!{python}
-import http.server, os, signal, subprocess, sys, threading
-flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-print("started", flush=True)
-if "fail" in flags:
-    sys.exit("error: creating server: failed to load all models")
-child = subprocess.Popen(["setsid", "sleep", "60"])
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-    def log_message(self, *args):
-        pass
-server = http.server.HTTPServer((flags["http-address"], int(flags["http-port"])), Answer)
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-signal.signal(signal.SIGINT, lambda *_: os._exit(99))
-server.serve_forever()
-print("drained", flush=True)
-"""
 
 
 @pytest.fixture
@@ -51,7 +30,7 @@ def nobody_ends_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake_triton(environment: Environment) -> Environment:
-    (environment.triton / "bin/tritonserver").write_text(FAKE.format(python=sys.executable))
+    (environment.triton / "bin/tritonserver").write_text(fake.program())
     return environment
 
 
