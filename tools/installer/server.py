@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from tools.installer import ports, processes, triton_log, triton_options
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.load_guard import LoadGuard
-from tools.installer.paths import BACKENDS
+from tools.installer.paths import BACKEND_SOURCES, BACKENDS
 
 # tritonserver waits this long for requests in flight before it gives up on them.
 DRAIN_SECONDS = 30
@@ -27,6 +28,7 @@ _POLL_SECONDS = 0.1
 HUNG = "the load of a model hung (the machine may be too busy), and its process was ended"
 # What a model that was killed leaves behind ends by itself, a little later than tritonserver.
 _ORPHANS_SECONDS = 10.0
+_LEFTOVERS = BACKEND_SOURCES / "vllm_custom/vllm_custom/kernel/leftovers.py"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 
@@ -60,6 +62,14 @@ def child_environment(environment: Environment, overrides: Mapping[str, str] | N
             # vLLM compiles a little even with enforce_eager (log probabilities): without a compiler its engine dies.
             env.setdefault("TORCHDYNAMO_DISABLE", "1")
     return {**env, **(overrides or {})}
+
+
+def _remove_abandoned_memory() -> None:
+    """What guards that were ended by force have noted of shared memory, by the backend's own rules."""
+    if (spec := importlib.util.spec_from_file_location("leftovers", _LEFTOVERS)) and spec.loader:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.remove_abandoned()
 
 
 class TritonServer:
@@ -238,6 +248,7 @@ class TritonServer:
         left = processes.end(self._family, grace_seconds=5.0, wait_seconds=_ORPHANS_SECONDS)
         for region in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
             region.unlink(missing_ok=True)
+        _remove_abandoned_memory()
         return left
 
     def log_text(self) -> str:

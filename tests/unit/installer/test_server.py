@@ -100,12 +100,15 @@ def test_children_get_the_environments_python_and_a_utf8_locale(
 
 
 def test_started_drained_and_cleaned_up(fake_triton: Environment, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    abandoned = Path(f"/dev/shm/vllm_custom_held_{os.getpid()}")
+    abandoned.touch()
     it = server(fake_triton, folders, tmp_path).start().wait_ready(20)
     assert os.getpgid(it.pid) == it.pid, "a group of its own: Ctrl-C must not reach it"
     assert os.getsid(it.pid) == os.getsid(0), "Linux may give another session less of the processor"
     left = it.stop(10)
     assert it.returncode == 0
     assert "drained" in it.log_text()
+    assert not abandoned.exists(), "what guards noted that were killed is looked at"
     assert len(left) == 1, "the child in another session is found and ended"
     assert it.stop() == []
 

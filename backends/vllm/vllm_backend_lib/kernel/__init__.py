@@ -8,6 +8,7 @@ from vllm_custom.kernel import engine_errors as engine_errors
 from vllm_custom.kernel import errors as errors
 from vllm_custom.kernel import fields as fields
 from vllm_custom.kernel import json_objects as json_objects
+from vllm_custom.kernel import leftovers as leftovers
 from vllm_custom.kernel import metrics as metrics
 from vllm_custom.kernel import model_files as model_files
 from vllm_custom.kernel import numbers as numbers

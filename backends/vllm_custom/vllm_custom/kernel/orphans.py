@@ -4,7 +4,7 @@ vLLM's processes do not notice that the stub has gone without finalizing: becaus
 of life for a second, or because Linux did for want of memory. They would keep the device's memory for good. Nor can
 the stub be relied on to end with a tritonserver that was killed: threads that do not end may keep it.
 So the stub leads a process group of its own, into which everything that it starts is born, and one small process of
-that group ends the group once the stub has gone or has lost its parent.
+that group ends the group once the stub has gone or has lost its parent, and removes the shared memory that it leaves.
 
 Run as a program, with the process ids of the stub and of its parent as arguments, this file is that small process.
 With the argument ``end`` it has a tritonserver end that goes on without the stub and does not know it.
@@ -13,6 +13,7 @@ With the argument ``end`` it has a tritonserver end that goes on without the stu
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _POLL_SECONDS = 0.5
 # For those that are about to end by themselves, as they are when the stub has finalized.
@@ -67,16 +68,6 @@ class _Process(NamedTuple):
         return cls(state, int(parent), int(group))
 
 
-def _others(group: int) -> bool:
-    """Whether any process of the group but this one is alive."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has gone meanwhile
-            process = _Process.read(folder)
-            if process.group == group and process.state != "Z" and folder.name != str(os.getpid()):
-                return True
-    return False
-
-
 def _is_child(stub: int, server: int) -> bool:
     """Whether the stub still is the child of the server; init or another process adopts it when that has died."""
     try:
@@ -99,16 +90,31 @@ def _is_lost(stub: int, server: int) -> bool:
     return True
 
 
+def _leftovers() -> Any:
+    """The module beside this file, which is no package here."""
+    spec = importlib.util.spec_from_file_location("leftovers", Path(__file__).with_name("leftovers.py"))
+    if spec is None or spec.loader is None:
+        raise ImportError("leftovers")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
+    # Linux hangs up on a group that has lost its parent while one of its processes is stopped.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    leftovers = _leftovers()
     stub, server = (int(argument) for argument in sys.argv[1:3])
+    leftovers.remove_abandoned()
+    held = leftovers.Held(stub)
     while os.getppid() == stub and _is_child(stub, server):
+        held.look()
         time.sleep(_POLL_SECONDS)
     if _END in sys.argv[3:] and _is_lost(stub, server):
         with contextlib.suppress(ProcessLookupError):
             os.kill(server, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while _others(stub) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
+    leftovers.end_others(stub, _GRACE_SECONDS)
+    held.remove()
     os.killpg(stub, signal.SIGKILL)
 
 

@@ -1,23 +1,25 @@
 """The process above an engine's host: whatever ends the host, nothing of it outlives it.
 
 It starts the host in a process group of its own, into which vLLM's processes are born. Once the host is no more, it
-removes the engine's folder and ends what is left of the group. Run as a program by its path; standard library only.
+removes the engine's folder, ends what is left of the group, and removes the shared memory that it leaves. Run as a
+program by its path; standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
 # For those that are about to end by themselves, and for Python's resource tracker, which removes shared memory.
 _GRACE_SECONDS = 3.0
 
@@ -53,27 +55,34 @@ def remove(folder: Path, known_as: str) -> None:
         folder.parent.rmdir()
 
 
-def _others_live() -> bool:
-    """Whether any process of this group but this one is alive."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has gone meanwhile
-            # The name stands in brackets and may itself hold brackets and spaces.
-            state, _, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(group) == os.getpid() and state != "Z" and stat.parent.name != str(os.getpid()):
-                return True
-    return False
+def _leftovers() -> Any:
+    """The kernel's module, which is in no package here."""
+    path = Path(__file__).parents[2] / "kernel/leftovers.py"
+    spec = importlib.util.spec_from_file_location("leftovers", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("leftovers")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main() -> None:
     folder, known_as, descriptor, *command = sys.argv[1:]
     host = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[int(descriptor)])
     os.close(int(descriptor))  # or fronts could still connect to a host that has gone
-    host.wait()
+    # Linux hangs up on a group that has lost its parent while one of its processes is stopped.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    leftovers = _leftovers()
+    leftovers.remove_abandoned()
+    held = leftovers.Held(os.getpgrp())
+    while host.poll() is None:
+        held.look()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            host.wait(_LOOK_SECONDS)
     remove(Path(folder), known_as)
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while _others_live() and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
     if os.getpgrp() == os.getpid():
+        leftovers.end_others(os.getpid(), _GRACE_SECONDS)
+        held.remove()
         os.killpg(os.getpid(), signal.SIGKILL)
 
 
