@@ -1,6 +1,7 @@
 """The commands of build.py: what each is called, takes and does."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,6 +132,13 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _gib(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
 def _processes(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -242,7 +250,7 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     url = "check whether the models of --model-repository would fetch it, and whether its host can be reached"
     parser.add_argument("--media-url", nargs="+", default=[], metavar="URL", help=url)
     memory = "of each GPU (default: as nvidia-smi says), to plan for another machine"
-    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help=memory)
+    parser.add_argument("--gpu-memory", type=_gib, metavar="GIB", help=memory)
     tree = "check this installation of Triton, as `install --into` does"
     parser.add_argument("--triton", type=Path, metavar="FOLDER", help=tree)
     upstream = "only compare this release of the official backend with what vllm_custom relies on"

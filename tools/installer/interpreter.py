@@ -51,7 +51,10 @@ def ask(path: str) -> Interpreter | None:
         result = subprocess.run([path, "-I", "-c", _ASK], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    facts = json.loads(result.stdout)
+    try:
+        facts = json.loads(result.stdout)
+    except ValueError:  # another program
+        return None
     return Interpreter(
         path=Path(facts["path"]),
         version=facts["version"],

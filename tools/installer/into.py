@@ -9,14 +9,13 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.installer import backends, official, target
-from tools.installer.checks import failed, table
+from tools.installer import backends, official, target, transaction
+from tools.installer.checks import Check, Status, failed, table
 from tools.installer.console import BuildError
 from tools.installer.paths import BACKEND_SOURCES, IS_PACKAGED, PATCHES, PROGRAM
 from tools.installer.triton_tree import TritonTree
@@ -43,20 +42,27 @@ class InstallOptions:
 def install(options: InstallOptions, say: Reporter = print) -> int:
     """Check, then add the folders. 1, with nothing changed, where a check fails."""
     tree = TritonTree.of(options.root)
-    _refuse_foreign(tree)
-    _refuse_changes(tree)
+    with transaction.locked(tree.backends):
+        _recover(tree, options, say)
+        _refuse_foreign(tree)
+        _refuse_changes(tree)
+        return _install(tree, options, say)
+
+
+def _install(tree: TritonTree, options: InstallOptions, say: Reporter) -> int:
     source = TritonTree.of(options.backend_from) if options.backend_from else None
     names = _wanted(tree, source, options.backends)
     interpreter = target.ask(options.python)
     base = _base(tree, source, names, stand_in=options.stand_in)
-    checks = target.examine(tree, interpreter, base)
+    folders = [NAME, *([target.BASE] if options.stand_in else []), *names]
+    checks = [_folder_check(tree, [source.backends / name for name in names] if source else [])]
+    checks += target.examine(tree, interpreter, base)
     if source:
         checks += target.examine_backends(tree, source, [name for name in names if not _ours(tree, name)])
     say(table(checks))
     if failed(checks):
         say(f"\n{failed(checks)} of {len(checks)} checks failed: nothing was changed")
         return 1
-    folders = [NAME, *([target.BASE] if options.stand_in else []), *names]
     for name in folders:
         origin = source.backends / name if source and name in names else _SOURCES
         say(f"{'would add' if options.dry_run else 'adding'} {tree.backends / name} (from {origin})")
@@ -73,14 +79,41 @@ def install(options: InstallOptions, say: Reporter = print) -> int:
 def uninstall(options: InstallOptions, say: Reporter = print) -> int:
     """Take away what `install` has added. Raises BuildError where it was changed since."""
     tree = TritonTree.of(options.root)
-    if _installed(tree) is None:
-        raise BuildError(f"{tree.backends} has no {NAME} that was installed by {PROGRAM}", "check the folder")
-    _refuse_changes(tree)
-    for name in _folders(tree):
-        say(f"{'would remove' if options.dry_run else 'removing'} {tree.backends / name}")
-    if not options.dry_run:
-        _remove(tree)
+    with transaction.locked(tree.backends):
+        recovered = _recover(tree, options, say)
+        manifest = _installed(tree)
+        if manifest is None:
+            if recovered:
+                return 0
+            raise BuildError(f"{tree.backends} has no {NAME} that was installed by {PROGRAM}", "check the folder")
+        _refuse_changes(tree)
+        if problem := transaction.problem_of(tree.backends, manifest["folders"], []):
+            raise problem
+        for name in manifest["folders"]:
+            say(f"{'would remove' if options.dry_run else 'removing'} {tree.backends / name}")
+        if not options.dry_run:
+            transaction.exchange(tree.backends, manifest["folders"], [], mtime_ns=manifest["backends_mtime_ns"])
     return 0
+
+
+def _recover(tree: TritonTree, options: InstallOptions, say: Reporter) -> bool:
+    """Whether an earlier run was stopped in the middle, which is undone now."""
+    if not transaction.is_unfinished(tree.backends):
+        return False
+    if options.dry_run:
+        say("an earlier run was stopped in the middle: without --dry-run, what it left would be undone first")
+    else:
+        say("an earlier run was stopped in the middle: undoing what it left")
+        transaction.recover(tree.backends)
+    return True
+
+
+def _folder_check(tree: TritonTree, copied: Sequence[Path]) -> Check:
+    """Whether the folders can be put there."""
+    problem = transaction.problem_of(tree.backends, _folders(tree), [*copied, BACKEND_SOURCES])
+    if problem:
+        return Check("folder", Status.FAIL, problem.problem, problem.fix)
+    return Check("folder", Status.OK, f"{tree.backends} can be changed")
 
 
 def _refuse_changes(tree: TritonTree) -> None:
@@ -92,10 +125,10 @@ def _refuse_changes(tree: TritonTree) -> None:
 
 
 def _refuse_foreign(tree: TritonTree) -> None:
-    if (tree.backends / NAME).exists() and _installed(tree) is None:
-        raise BuildError(
-            f"{tree.backends / NAME} exists, and {PROGRAM} did not install it", "move it away, or remove it by hand"
-        )
+    folder = tree.backends / NAME
+    if os.path.lexists(folder) and (folder.is_symlink() or _installed(tree) is None):
+        what = "is a link" if folder.is_symlink() else "exists"
+        raise BuildError(f"{folder} {what}, and {PROGRAM} did not install it", "move it away, or remove it by hand")
 
 
 def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) -> list[str]:
@@ -108,7 +141,7 @@ def _wanted(tree: TritonTree, source: TritonTree | None, chosen: Sequence[str]) 
         return list(chosen)
     have = {path.name for path in tree.backends.iterdir() if not _ours(tree, path.name)}
     found = sorted(path.name for path in source.backends.iterdir() if path.is_dir() and path.name not in have)
-    found = [name for name in found if name != NAME]
+    found = [name for name in found if name != NAME and not name.startswith(".")]
     if not found:
         raise BuildError(f"{source.backends} has no backend that {tree.backends} lacks", "omit --backend-from")
     return found
@@ -122,7 +155,7 @@ def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, 
             raise BuildError(f"{source.backends} brings a backend {target.BASE}", "omit --stand-in")
         return source.backends / target.BASE
     if stand_in:
-        if there.exists() and not _ours(tree, target.BASE):
+        if os.path.lexists(there) and not _ours(tree, target.BASE):
             raise BuildError(f"{there} exists already", "omit --stand-in: vllm_custom builds on the existing backend")
         return BACKEND_SOURCES / target.BASE
     if _ours(tree, target.BASE):
@@ -137,9 +170,8 @@ def _add(
     """All folders are made beside their places, then put there; whatever fails, an earlier installation stays."""
     earlier = _installed(tree)
     original_time = earlier["backends_mtime_ns"] if earlier else tree.backends.stat().st_mtime_ns
-    staging = tree.backends / f".{NAME}-{uuid.uuid4().hex[:8]}"
-    try:
-        staging.mkdir()
+
+    def make(staging: Path) -> None:
         for name in folders:
             if source and name in copied:
                 shutil.copytree(source.backends / name, staging / name, symlinks=True)
@@ -152,45 +184,36 @@ def _add(
             "backends_mtime_ns": original_time,
         }
         (staging / NAME / VERSION_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-        _exchange(tree.backends, staging, _folders(tree), folders)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
-
-def _exchange(backends_folder: Path, staging: Path, earlier: Sequence[str], folders: Sequence[str]) -> None:
-    """Put ``folders`` of ``staging`` in the places of ``earlier`` ones: all of them, or none."""
-    aside = staging / ".earlier"
-    aside.mkdir()
-    leaving = [(backends_folder / name, aside / name) for name in earlier if (backends_folder / name).exists()]
-    arriving = [(staging / name, backends_folder / name) for name in folders]
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for origin, place in [*leaving, *arriving]:
-            origin.rename(place)
-            moved.append((origin, place))
-    except BaseException:
-        for origin, place in reversed(moved):
-            place.rename(origin)
-        raise
-
-
-def _remove(tree: TritonTree) -> None:
-    manifest = _installed(tree)
-    if manifest is None:
-        return
-    # The one with the list goes last: what is stopped in the middle can be done again.
-    for name in sorted(manifest["folders"], key=lambda name: name == NAME):
-        if (tree.backends / name).exists():
-            shutil.rmtree(tree.backends / name)
-    os.utime(tree.backends, ns=(tree.backends.stat().st_atime_ns, manifest["backends_mtime_ns"]))
+    transaction.exchange(tree.backends, _folders(tree), folders, make)
 
 
 def _installed(tree: TritonTree) -> dict[str, Any] | None:
+    """version.json. Raises BuildError where it cannot be what was written."""
     file = tree.backends / NAME / VERSION_FILE
     if not file.is_file():
         return None
-    loaded: dict[str, Any] = json.loads(file.read_text())
-    return loaded
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        loaded = None
+    if _is_manifest(loaded):
+        manifest: dict[str, Any] = loaded
+        return manifest
+    stand_in = f"{tree.backends / target.BASE} if it came with --stand-in"
+    fix = f"remove {file.parent} by hand, and {stand_in}; then install again"
+    raise BuildError(f"{file} is damaged: it does not say what was installed", fix)
+
+
+def _is_manifest(loaded: Any) -> bool:
+    """Whether it names files, and folders below one folder."""
+    if not isinstance(loaded, dict):
+        return False
+    folders, files, time = (loaded.get(key) for key in ("folders", "files", "backends_mtime_ns"))
+    if not isinstance(folders, list) or NAME not in folders or not isinstance(files, dict):
+        return False
+    plain = all(isinstance(name, str) and Path(name).name == name and name not in ("", "..") for name in folders)
+    return plain and isinstance(time, int)
 
 
 def _folders(tree: TritonTree) -> list[str]:

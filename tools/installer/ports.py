@@ -9,6 +9,7 @@ from tools.installer.console import BuildError
 # Below Linux's ephemeral range (32768 on), so that no outgoing connection takes a port between choice and use.
 _RANGE = range(20_000, 32_000)
 _TRIES = 200
+_HIGHEST = 65_535
 
 
 def is_free(host: str, port: int) -> bool:
@@ -28,6 +29,8 @@ def is_free(host: str, port: int) -> bool:
 
 def choose(host: str, wanted: int, flag: str, taken: set[int]) -> int:
     """The wanted port, checked; or a free one for 0. `taken` grows by what is handed out."""
+    if not 0 <= wanted <= _HIGHEST:
+        raise BuildError(f"{flag}: expected a port from 0 to {_HIGHEST}, got {wanted}", "0 takes a free one")
     if wanted:
         if wanted in taken:
             raise BuildError(f"port {wanted} is given twice", f"choose another one with {flag}")

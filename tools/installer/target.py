@@ -1,6 +1,7 @@
 """May vllm_custom go into this installation of Triton? The checks of `install --into`; none changes anything."""
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -62,9 +63,12 @@ def ask(python: str) -> Interpreter:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{python} does not run: {error}", "give --python the one that Triton's stub uses") from error
-    facts = json.loads(result.stdout)
-    site = Path(facts["site"]) if facts["site"] else None
-    return Interpreter(facts["path"], facts["python"], facts["packages"], site)
+    try:
+        facts = json.loads(result.stdout)
+        site = Path(facts["site"]) if facts["site"] else None
+        return Interpreter(facts["path"], facts["python"], facts["packages"], site)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BuildError(f"{python} is no Python", "give --python the one that Triton's stub uses") from error
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -180,7 +184,7 @@ def examine_backends(tree: TritonTree, source: TritonTree, names: Sequence[str])
             have = sorted(path.name for path in source.backends.iterdir() if path.is_dir())
             problem = f"{source.backends} has no such backend"
             checks.append(Check(name, Status.FAIL, problem, f"choose among {', '.join(have)}"))
-        elif (tree.backends / name).exists():
+        elif os.path.lexists(tree.backends / name):
             problem = f"{tree.backends / name} exists already"
             checks.append(Check(name, Status.FAIL, problem, "remove it, or remove this backend from --backends"))
         else:

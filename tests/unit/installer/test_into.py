@@ -112,8 +112,9 @@ class TestInstall:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(backends, "copy_source", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(BuildError, match="No space left") as caught:
             into.install(options(root), print)
+        assert caught.value.fix == "free some space on its disk"
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}
 
     def test_an_exchange_that_fails_in_the_middle_leaves_the_earlier_one(
@@ -132,7 +133,7 @@ class TestInstall:
 
         failed: list[bool] = []
         monkeypatch.setattr(Path, "rename", refuse)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(BuildError, match="Input/output error"):
             into.install(options(root), print)
         assert failed == [True]
         assert {name: value[2] for name, value in snapshot(root).items()} == {n: v[2] for n, v in before.items()}

@@ -43,3 +43,9 @@ def test_a_port_given_twice_is_refused() -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(BuildError, match=r"cannot listen on 192\.0\.2\.1"):
         ports.is_free("192.0.2.1", 8000)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_number_that_is_no_port_is_named(port: int) -> None:
+    with pytest.raises(BuildError, match=f"--http-port: expected a port from 0 to 65535, got {port}"):
+        ports.choose("127.0.0.1", port, "--http-port", set())
