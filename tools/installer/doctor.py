@@ -128,8 +128,10 @@ def _models(options: DoctorOptions, server_library: Path | None, python: str) ->
         return
     given = options.gpu_memory_gib
     gpus = [int(given * machine.GIB)] * _MOST_GPUS if given else machine.nvidia_memory_bytes()
-    yield from model_checks.examine(options.repository, server_library, gpus)
-    for model in models_of(options.repository) if options.repository.is_dir() else []:
+    backend = TritonTree.of(options.triton).backends / "vllm_custom" if server_library and options.triton else None
+    models = models_of(options.repository, python, backend) if options.repository.is_dir() else []
+    yield from model_checks.examine(options.repository, server_library, gpus, models)
+    for model in models:
         if model.is_ours:
             yield from qwen_check.check(python, model)
             for url in options.media_urls:

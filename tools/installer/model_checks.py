@@ -25,28 +25,65 @@ _MEDIA_KEYS = (
 _ALLOWANCES = ("ALLOWED_MEDIA_DOMAINS", "ALLOWED_MEDIA_NETWORKS", "ALLOWED_LOCAL_MEDIA_PATH")
 
 
-def examine(repository: Path, server_library: Path | None, gpu_bytes: Sequence[int]) -> list[Check]:
+def examine(
+    repository: Path, server_library: Path | None, gpu_bytes: Sequence[int], models: Sequence[Model] | None = None
+) -> list[Check]:
     """All models of a repository.
 
     Args:
         repository: the folder of models.
         server_library: libtritonserver of the server that is to serve them, None where it is not known.
         gpu_bytes: memory of each GPU; empty without GPUs.
+        models: of the repository; None to read them here.
     """
     if not repository.is_dir():
         fix = "give --model-repository the folder that holds the models' folders"
         return [Check("model repository", Status.FAIL, f"{repository} does not exist", fix)]
-    models = list(models_of(repository))
+    models = models_of(repository) if models is None else models
+    others = list(_no_models(repository))
     if not models:
         fix = "a model is a folder with config.pbtxt and a folder 1"
-        return [Check("model repository", Status.FAIL, f"{repository} contains no model", fix)]
+        return [Check("model repository", Status.FAIL, f"{repository} contains no model", fix), *others]
     checks = [Check("model repository", Status.OK, f"{len(models)} models in {repository}")]
     if any(model.is_ensemble for model in models):
         checks.append(ensemble_check(server_library))
     for model in models:
+        checks += _load_checks(model)
         if model.is_ours:
             checks += examine_model(model, gpu_bytes)
-    return checks
+    return [*checks, *others]
+
+
+def _no_models(repository: Path) -> Checks:
+    """What lies in a repository and is no model, which Triton tries to load nevertheless."""
+    for path in sorted(repository.iterdir()):
+        if path.name.startswith(".") or (path / "config.pbtxt").is_file():
+            continue
+        if path.is_symlink() and not path.exists():
+            yield Check(
+                path.name, Status.FAIL, f"a link to {path.readlink()}, which does not exist", "replace or remove it"
+            )
+        elif path.is_dir() and (any(path.glob("*/model.json")) or not any(path.iterdir())):
+            fix = 'write one, at least backend: "vllm_custom"; or move the folder away'
+            yield Check(path.name, Status.FAIL, "a folder without config.pbtxt", fix)
+        elif path.is_dir():
+            fix = "right where its backend completes it, as ONNX Runtime's does"
+            yield Check(path.name, Status.WARN, "a folder without config.pbtxt", fix)
+
+
+def _load_checks(model: Model) -> Checks:
+    """What Triton and the backend themselves say of the model's files, before an engine starts."""
+    found = model.inspection
+    if found.problem:
+        fix = "correct it there (protobuf's text format)"
+        if "cannot be read without" in found.problem:
+            fix = "install (build.py install), or give --python one that has protobuf"
+        yield Check(f"{model.name}: config.pbtxt", Status.FAIL, found.problem, fix)
+    elif model.is_ours and model.version_folder is None:
+        fix = "make a folder 1 with model.json in it"
+        yield Check(f"{model.name}: version", Status.FAIL, "the model has no version folder", fix)
+    elif found.refused:
+        yield Check(f"{model.name}: load", Status.FAIL, found.refused, "correct it: the model would not load")
 
 
 def ensemble_check(server_library: Path | None) -> Check:

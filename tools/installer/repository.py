@@ -2,17 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-_FIELD = re.compile(r"^\s*(backend|platform|name)\s*:\s*[\"']([^\"']*)[\"']", re.MULTILINE)
-_PARAMETER = re.compile(
-    r"key\s*:\s*[\"'](?P<key>[^\"']+)[\"']\s*,?\s*value\s*:?\s*\{\s*string_value\s*:\s*[\"'](?P<value>[^\"']*)[\"']"
-)
-_COMMENT = re.compile(r"#.*$", re.MULTILINE)
+from tools.installer.inspection import Inspection, inspect
 
 
 @dataclass(frozen=True)
@@ -20,31 +16,30 @@ class Model:
     """One model: a folder with config.pbtxt."""
 
     folder: Path
+    inspection: Inspection
+
+    @classmethod
+    def of(cls, folder: Path) -> "Model":
+        """One model, read with this Python."""
+        return cls(folder, inspect([folder])[0])
 
     @property
     def name(self) -> str:
         return self.folder.name
 
-    @cached_property
-    def config_text(self) -> str:
-        return _COMMENT.sub("", (self.folder / "config.pbtxt").read_text(encoding="utf-8"))
-
-    @cached_property
-    def fields(self) -> dict[str, str]:
-        """backend and platform, as far as they are given."""
-        return dict(_FIELD.findall(self.config_text))
-
-    @cached_property
+    @property
     def parameters(self) -> dict[str, str]:
-        return {match["key"]: match["value"] for match in _PARAMETER.finditer(self.config_text)}
+        """Those of config.pbtxt."""
+        given: dict[str, dict[str, str]] = self.inspection.config.get("parameters", {})
+        return {key: value.get("string_value", "") for key, value in given.items()}
 
     @property
     def is_ensemble(self) -> bool:
-        return self.fields.get("platform") == "ensemble"
+        return self.inspection.config.get("platform") == "ensemble"
 
     @property
     def is_ours(self) -> bool:
-        return self.fields.get("backend") in ("vllm_custom", "vllm")
+        return self.inspection.config.get("backend") in ("vllm_custom", "vllm")
 
     @cached_property
     def version_folder(self) -> Path | None:
@@ -88,7 +83,8 @@ class Model:
         return self.hf_config
 
 
-def models_of(repository: Path) -> Iterator[Model]:
-    for folder in sorted(repository.iterdir()):
-        if (folder / "config.pbtxt").is_file():
-            yield Model(folder)
+def models_of(repository: Path, python: Path | str = sys.executable, backend: Path | None = None) -> list[Model]:
+    """Every folder with a config.pbtxt; the arguments are those of :func:`inspect`."""
+    folders = [path for path in sorted(repository.iterdir()) if (path / "config.pbtxt").is_file()]
+    found = inspect(folders, python, *([backend] if backend else [])) if folders else []
+    return [Model(folder, inspection) for folder, inspection in zip(folders, found, strict=True)]

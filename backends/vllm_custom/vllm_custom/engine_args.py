@@ -1,7 +1,9 @@
-"""Relative paths in model.json and multi_lora.json, which start at the version folder."""
+"""model.json and multi_lora.json before vLLM sees them: their keys, and paths, which start at the version folder."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,40 @@ _PATH_ARGUMENTS = (
     "generation_config",
     "allowed_local_media_path",
 )
+
+# Where vLLM declares its engine arguments, and the class that has all of them.
+_DECLARED_IN = "engine/arg_utils.py"
+_DECLARED_BY = "AsyncEngineArgs"
+
+
+def names_in_source() -> set[str]:
+    """Every key that model.json may hold, read in vLLM's source: to import it takes seconds.
+
+    Empty where vLLM is not installed, or declares them in another way.
+    """
+    spec = importlib.util.find_spec("vllm")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        try:
+            source = ast.parse((Path(folder) / _DECLARED_IN).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        return _fields({node.name: node for node in source.body if isinstance(node, ast.ClassDef)}, _DECLARED_BY)
+    return set()
+
+
+def _fields(classes: dict[str, ast.ClassDef], name: str) -> set[str]:
+    """Of a dataclass and those it inherits from; empty where one of these is not known."""
+    if name not in classes:
+        return set()
+    inherited = [_fields(classes, ast.unparse(base)) for base in classes[name].bases]
+    own = {
+        node.target.id
+        for node in classes[name].body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and "ClassVar" not in ast.unparse(node.annotation)
+    }
+    return own.union(*inherited) if all(inherited) else set()
 
 
 def resolve_paths(arguments: dict[str, Any], version_dir: Path) -> dict[str, Any]:

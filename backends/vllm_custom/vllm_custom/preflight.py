@@ -1,4 +1,7 @@
-"""What can be wrong with a model before vLLM is imported, which takes seconds: a load that fails does so at once."""
+"""What can be wrong with a model before vLLM is imported, which takes seconds: a load that fails does so at once.
+
+`build.py doctor` asks the same of models that nobody loads.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,8 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
     check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
     settings = Settings.from_model_config(model_config)
     arguments = model_files.read_engine_args(version_dir)
+    if known := engine_args.names_in_source():
+        model_files.check_engine_args(arguments, known)
     lora_enabled = model_files.lora_enabled(arguments)
     settings.read_chat_template(version_dir)
     settings.find_lora_dir(version_dir, enable_lora=lora_enabled)

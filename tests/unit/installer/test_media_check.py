@@ -24,7 +24,7 @@ def listener() -> Iterator[int]:
 def check(folder: Path, url: str, **parameters: str) -> Check:
     lines = [f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in parameters.items()]
     (folder / "config.pbtxt").write_text("\n".join(['backend: "vllm_custom"', *lines]))
-    return media_check.check(sys.executable, Model(folder), url)
+    return media_check.check(sys.executable, Model.of(folder), url)
 
 
 def test_a_host_that_is_not_allowed(tmp_path: Path) -> None:

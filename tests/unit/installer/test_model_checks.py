@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tools.installer import environment, kv_cache, model_checks, weights
+from tools.installer import environment, inspection, inspection_program, kv_cache, model_checks, weights
+from tools.installer import repository as repository_module
 from tools.installer.checks import Check, Status
+from tools.installer.inspection import Inspection
 from tools.installer.kv_cache import GIB
-from tools.installer.paths import DEFAULT_REPOSITORY
+from tools.installer.paths import BACKEND_SOURCES, DEFAULT_REPOSITORY
 from tools.installer.repository import Model
 
 SHAPES = DEFAULT_REPOSITORY / "shapes_vl/1/weights"
@@ -28,6 +30,18 @@ QWEN3 = {
     "max_position_embeddings": 40960,
     "torch_dtype": "bfloat16",
 }
+
+
+@pytest.fixture(autouse=True)
+def _inspected_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which has been started already."""
+
+    def inspect(folders: list[Path], *_: object) -> list[Inspection]:
+        backend = BACKEND_SOURCES / "vllm_custom"
+        found = (inspection_program.inspect(path, inspection.version_of(path), backend) for path in folders)
+        return [Inspection(**answer) for answer in found]
+
+    monkeypatch.setattr(repository_module, "inspect", inspect)
 
 
 @pytest.fixture
@@ -94,15 +108,94 @@ class TestRepository:
         (repository / "m/config.pbtxt").write_text('backend: "onnxruntime"\n')
         assert [check.name for check in model_checks.examine(repository, None, [])] == ["model repository"]
 
+    def test_config_pbtxt_is_read_as_protobuf_reads_it(self, repository: Path) -> None:
+        """Expressions lost escaped quotes, what follows `#` in a string, and strings in several pieces."""
+        (repository / "m/config.pbtxt").write_text(
+            'backend: "vllm" "_custom"  # in two pieces\n'
+            'parameters { key: "A" value { string_value: "a \\"b\\" # c" } }\n'
+            "parameters [ { key: 'B' value { string_value: 'it\\'s' } },\n"
+            "  { key: 'C' value { string_value: '\\x41' } } ]\n"
+        )
+        model = Model.of(repository / "m")
+        assert model.is_ours
+        assert model.parameters == {"A": 'a "b" # c', "B": "it's", "C": "A"}
+
     def test_config_pbtxt_is_read_as_people_write_it(self, repository: Path) -> None:
         (repository / "m/config.pbtxt").write_text(
             "# backend: \"python\"\n  backend : 'vllm_custom'\n"
             'parameters { key: "A" value: { string_value: "1" } }\n'
             "parameters: {\n  key: 'B',\n  value: {\n    string_value: 'x, y'\n  }\n}\n"
         )
-        model = Model(repository / "m")
+        model = Model.of(repository / "m")
         assert model.is_ours
         assert model.parameters == {"A": "1", "B": "x, y"}
+
+
+class TestLoad:
+    """What a load would refuse: each of these models was called well, and did not load."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "parameters", "words"),
+        [
+            ({"dtpye": "half"}, {}, "unknown engine argument 'dtpye'"),
+            ({}, {"IMAGE_MAX_PIXEL": "5"}, "unknown parameter 'IMAGE_MAX_PIXEL'"),
+            ({}, {"IMAGE_MAX_PIXELS": "-5"}, "parameter IMAGE_MAX_PIXELS: expected"),
+            ({}, {"MEDIA_MAX_BYTES": "abc"}, "parameter MEDIA_MAX_BYTES: expected"),
+            ({}, {"LORA_DIR": "adapters"}, "LORA_DIR needs enable_lora"),
+            ({"enable_lora": True}, {"LORA_DIR": "adapters"}, "LORA_DIR: expected a folder"),
+            ({"enable_lora": True}, {}, "multi_lora.json is missing"),
+            ({"enable_lora": "perhaps"}, {}, "enable_lora: expected true or false"),
+        ],
+    )
+    def test_what_a_load_refuses_fails(
+        self, repository: Path, arguments: dict[str, Any], parameters: dict[str, str], words: str
+    ) -> None:
+        lines = [
+            f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+        ]
+        (repository / "m/config.pbtxt").write_text(CONFIG + "\n".join(lines))
+        write_args(repository, {"model": "weights"} | arguments)
+        check = find(repository, "m: load")
+        assert (check.status, words in check.found) == (Status.FAIL, True), check.found
+
+    @pytest.mark.parametrize("adapter", ["nowhere", "./nowhere", "empty", "dangling"])
+    def test_adapters_that_are_not_there(self, repository: Path, adapter: str) -> None:
+        write_args(repository, {"model": "weights", "enable_lora": True})
+        (repository / "m/1/empty").mkdir()
+        (repository / "m/1/dangling").symlink_to("gone")
+        (repository / "m/1/multi_lora.json").write_text(json.dumps({"a": f"{repository}/m/1/{adapter}"}))
+        assert "no adapter_config.json" in find(repository, "m: load").found
+
+    def test_a_good_model_has_no_such_finding(self, repository: Path) -> None:
+        names = [check.name for check in model_checks.examine(repository, None, [])]
+        assert "m: load" not in names
+        assert "m: config.pbtxt" not in names
+
+    @pytest.mark.parametrize("text", ['backend: "vllm_custom" {{{', 'backand: "vllm_custom"', "backend: 5"])
+    def test_a_config_that_does_not_parse(self, repository: Path, text: str) -> None:
+        (repository / "m/config.pbtxt").write_text(text)
+        check = find(repository, "m: config.pbtxt")
+        assert check.status is Status.FAIL
+        assert check.found.startswith("1:"), "line and column"
+
+    def test_a_model_without_a_version(self, repository: Path) -> None:
+        (repository / "m/1").rename(repository / "m/first")
+        assert find(repository, "m: version").status is Status.FAIL
+
+    def test_what_is_no_model_is_named(self, repository: Path) -> None:
+        """Triton tries to load each of them. They were not mentioned."""
+        (repository / "empty").mkdir()
+        (repository / "bare/1").mkdir(parents=True)
+        (repository / "bare/1/model.json").write_text("{}")
+        (repository / "onnx/1").mkdir(parents=True)
+        (repository / "gone").symlink_to("nowhere")
+        (repository / ".git").mkdir()
+        found = {check.name: check.status for check in model_checks.examine(repository, None, [])}
+        assert {name: found[name] for name in ("empty", "bare", "gone")} == dict.fromkeys(
+            ("empty", "bare", "gone"), Status.FAIL
+        )
+        assert found["onnx"] is Status.WARN
+        assert ".git" not in found
 
 
 class TestEnsembles:

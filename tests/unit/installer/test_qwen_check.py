@@ -29,7 +29,7 @@ def check(folder: Path, family: str, *, has_package: bool = False, **parameters:
     (model / "config.pbtxt").write_text("\n".join(['backend: "vllm_custom"', *lines]))
     (model / "1/model.json").write_text(json.dumps({"model": "weights"}))
     (weights / "config.json").write_text(json.dumps({"model_type": family}))
-    return list(qwen_check.check(python(folder, has_package=has_package), Model(model)))
+    return list(qwen_check.check(python(folder, has_package=has_package), Model.of(model)))
 
 
 @pytest.mark.parametrize("family", qwen_check.FAMILIES)
@@ -56,7 +56,7 @@ def test_other_models_do_not_need_it(tmp_path: Path) -> None:
 def test_the_question_is_one_that_python_understands(tmp_path: Path) -> None:
     """This environment has the package."""
     check(tmp_path, "qwen2_vl")
-    (found,) = qwen_check.check(sys.executable, Model(tmp_path / "model"))
+    (found,) = qwen_check.check(sys.executable, Model.of(tmp_path / "model"))
     assert found.status is Status.OK
 
 

@@ -39,6 +39,7 @@ def test_a_good_model_passes(tmp_path: Path) -> None:
     ("engine_args", "options", "words"),
     [
         (None, {}, "model.json is missing"),
+        ({"model": "x", "dtpye": "half"}, {}, "unknown engine argument 'dtpye'.*dtype"),
         ({"model": "x", "enable_lora": "perhaps"}, {}, "enable_lora: expected true or false"),
         ({"model": "x", "enable_lora": True}, {}, "multi_lora.json is missing"),
         ({"model": "x"}, {"IMAGE_MAX_PIXEL": "5"}, "IMAGE_MAX_PIXELS"),

@@ -20,6 +20,7 @@ from vllm_custom.engine.vllm import (
     prompts,
     requests,
 )
+from vllm_custom.engine_args import names_in_source
 from vllm_custom.errors import (
     BackendError,
     ConfigError,
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("vllm")
 
 def test_engine_arguments_are_those_of_the_installed_vllm() -> None:
     assert {"model", "max_model_len", "enable_lora", "limit_mm_per_prompt"} <= set(engine_argument_names())
+    assert names_in_source() == set(engine_argument_names()), "as they are read without importing vLLM"
 
 
 def test_a_parser_for_reasoning_goes_with_constraints_in_model_json() -> None:
