@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from vllm_custom.contract.names import (
@@ -92,8 +93,12 @@ def split_batch(tensors: Tensors) -> list[Tensors]:
     """The rows of a batched request (max_batch_size > 0): each tensor loses its first dimension.
 
     Raises:
-        InvalidRequestError: the tensors do not agree on the number of rows, or have none.
+        InvalidRequestError: the tensors do not agree on the number of rows, or have none; or one of BYTES has no
+            shape but that of the batch, as Triton 24.10 gives it where a client's shape has 2^40 rows.
     """
+    for name, array in tensors.items():
+        if array.ndim < 2 and array.dtype == np.object_:
+            raise InvalidRequestError(f"{name}: expected a batch size and a shape, got the shape {list(array.shape)}")
     sizes = {name: array.shape[0] for name, array in tensors.items()}
     if len(set(sizes.values())) > 1:
         raise InvalidRequestError(f"the inputs have different batch sizes: {sizes}")

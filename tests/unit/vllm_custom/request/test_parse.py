@@ -161,6 +161,14 @@ def test_a_batch_without_common_rows_is_refused(tensors: Any, message: str) -> N
         split_batch(tensors)
 
 
+def test_a_tensor_without_the_shape_of_a_row_is_refused() -> None:
+    """Triton 24.10 lets a shape of 2^40 rows through; the answer was an internal error."""
+    with pytest.raises(
+        InvalidRequestError, match=r"text_input: expected a batch size and a shape, got the shape \[1\]"
+    ):
+        split_batch({"text_input": text("a")})
+
+
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(lambda value: value.encode("utf-8", "replace"))))
 def test_any_bytes_as_messages_or_parameters_give_a_call_or_our_error(content: bytes) -> None:
     for tensors in ({"messages": text(content)}, {"text_input": text("x"), "sampling_parameters": text(content)}):
