@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.installer import inspection_program
-from tools.installer.paths import BACKEND_SOURCES
+from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
 
 _SECONDS = 300
 _LIBRARY = "protobuf"
@@ -51,11 +51,16 @@ def inspect(
 
 def _ask(python: str, folders: Sequence[Path], backend: Path) -> tuple[list[Inspection] | None, str]:
     """The answers of one Python, or else its last word."""
-    asked = {"models": [[str(folder.absolute()), version_of(folder)] for folder in folders], "backend": str(backend)}
-    command = [python, inspection_program.__file__, json.dumps(asked)]
-    env = {**os.environ, "PYTHONPATH": str(BACKEND_SOURCES / "vllm_custom"), "PYTHONDONTWRITEBYTECODE": "1"}
+    models = [[str(folder.absolute()), version_of(folder)] for folder in folders]
+    asked = {"models": models, "backend": str(backend.absolute())}
+    # As a module, since Python puts the folder of a program in front of its own modules.
+    command = [python, "-m", inspection_program.__name__, json.dumps(asked)]
+    sources = os.pathsep.join([str(CHECKOUT), str(BACKEND_SOURCES / "vllm_custom")])
+    env = {**os.environ, "PYTHONPATH": sources, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        result = subprocess.run(
+            command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
         return [Inspection(**answer) for answer in json.loads(result.stdout)], ""
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"{python} does not run: {error}"

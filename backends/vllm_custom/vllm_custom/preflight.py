@@ -13,6 +13,9 @@ from vllm_custom import engine_args
 from vllm_custom.base_backend import find_base
 from vllm_custom.contract.settings import Settings
 from vllm_custom.kernel import model_files
+from vllm_custom.media.budget import check_budgets
+from vllm_custom.media.sources.tls import client_context
+from vllm_custom.openai.service import application_arguments
 from vllm_custom.triton.autocomplete import check_response_cache
 
 
@@ -30,6 +33,9 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
     model_config = json.loads(args["model_config"])
     check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
     settings = Settings.from_model_config(model_config)
+    check_budgets(settings)
+    client_context(settings)
+    application_arguments(settings, None)
     arguments = model_files.read_engine_args(version_dir)
     if known := engine_args.names_in_source():
         model_files.check_engine_args(arguments, known)

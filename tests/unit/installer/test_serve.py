@@ -165,3 +165,16 @@ def test_the_direct_server_needs_a_port_and_has_one_number_of_processes(given: l
     options.extra_args = []
     with pytest.raises(BuildError, match="--openai-direct needs --openai-port"):
         options.run(options)
+
+
+def test_how_long_the_requests_of_the_direct_server_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeServer()
+    plain = serve.Stopper(server)  # type: ignore[arg-type]
+    direct = serve.Stopper(server, FakeDirect(server.asked))  # type: ignore[arg-type]
+    for stopper in (plain, direct):
+        assert not stopper.has_to_act
+        stopper(2, None)
+    assert plain.has_to_act
+    assert not direct.has_to_act, "tritonserver is asked once the direct server has ended"
+    monkeypatch.setattr(serve, "END_SECONDS", 0.0)
+    assert direct.has_to_act

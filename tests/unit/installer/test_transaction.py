@@ -175,7 +175,7 @@ def not_mine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
 
 
 @pytest.mark.parametrize(

@@ -15,5 +15,6 @@ from vllm_custom.kernel import numbers as numbers
 from vllm_custom.kernel import official_tensors as official_tensors
 from vllm_custom.kernel import orphans as orphans
 from vllm_custom.kernel import sampling as sampling
+from vllm_custom.kernel import series as series
 from vllm_custom.kernel import tensors as tensors
 from vllm_custom.kernel import text as text

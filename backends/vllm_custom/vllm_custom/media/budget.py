@@ -7,9 +7,19 @@ from collections import deque
 from types import TracebackType
 from typing import Protocol
 
-from vllm_custom.errors import MediaLimitError
+from vllm_custom.contract.settings import Settings
+from vllm_custom.errors import ConfigError, MediaLimitError
 
 _LOOK_AGAIN_SECONDS = 0.005
+
+
+def check_budgets(settings: Settings) -> None:
+    """Raises ConfigError where a request may need more bytes than there are for all requests."""
+    if settings.media_inflight_bytes < settings.media_request_bytes:
+        raise ConfigError(
+            "config.pbtxt: parameter MEDIA_INFLIGHT_BYTES: expected at least MEDIA_REQUEST_BYTES "
+            f"({settings.media_request_bytes}), got {settings.media_inflight_bytes}"
+        )
 
 
 class ByteBudget:

@@ -17,7 +17,7 @@ import aiohttp
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.vision import VisionOptions, VisionRules
 from vllm_custom.errors import ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
-from vllm_custom.media.budget import FileBytes, SharedBytes, budget_of
+from vllm_custom.media.budget import FileBytes, SharedBytes, budget_of, check_budgets
 from vllm_custom.media.cache import MediaCache
 from vllm_custom.media.decoders.frame_list import pack_frames
 from vllm_custom.media.decoders.frames import FrameSampling
@@ -80,11 +80,7 @@ class MediaLoader:
             ConfigError: a request may need more bytes than there are for all requests, or QWEN_VL_UTILS is set for a
                 model without such rules.
         """
-        if settings.media_inflight_bytes < settings.media_request_bytes:
-            raise ConfigError(
-                "config.pbtxt: parameter MEDIA_INFLIGHT_BYTES: expected at least MEDIA_REQUEST_BYTES "
-                f"({settings.media_request_bytes}), got {settings.media_inflight_bytes}"
-            )
+        check_budgets(settings)
         self._settings = settings
         self._sizing = Sizing(settings, vision)
         self._limits = limits

@@ -125,7 +125,7 @@ def test_what_stays_when_all_were_killed_goes_at_the_next_start(stub: Stub) -> N
 
 def test_what_is_in_use_or_has_another_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = SharedMemory(create=True, size=16)
-    name = used._name.strip("/")  # type: ignore[attr-defined]
+    name = used.name.strip("/")
     other = FOLDER / f"another_{os.getpid()}"
     other.write_text("")
     record = FOLDER / f"vllm_custom_held_{os.getpid()}"
