@@ -12,6 +12,8 @@ from vllm_custom_frontend.endpoint import Endpoint
 from vllm_custom_frontend.triton import BrokenError, LateError, TritonClient, UnreachableError
 
 _log = logging.getLogger("vllm_custom_frontend")
+# A question for what is loaded and unloaded has the server look through its repository.
+_CHANGING_SECONDS = 0.5
 
 
 class Server:
@@ -22,15 +24,19 @@ class Server:
     Attributes:
         endpoints: by the model's name; those of a server that cannot be reached stay known, as broken.
         reached: whether the last refresh reached the server; None before the first has ended.
+        known: whether all its models were heard of at some time.
     """
 
     def __init__(self, triton: TritonClient, on_change: Callable[[], None], refresh_timeout: float) -> None:
         self.triton = triton
         self.endpoints: dict[str, Endpoint] = {}
         self.reached: bool | None = None
+        self.known = False
         self._on_change = on_change
         self._refresh_timeout = refresh_timeout
         self._index: asyncio.Task[None] | None = None
+        self._changing: asyncio.Task[set[str]] | None = None
+        self._changing_at = float("-inf")
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -49,9 +55,21 @@ class Server:
         if self._index is None:
             self._index = self._begin(self._refresh(), self._index_ended)
 
+    async def is_changing(self, name: str) -> bool:
+        """Whether a model of this name is being loaded or unloaded, as far as the server says so."""
+        now = time.monotonic()
+        if self._changing is None or now - self._changing_at > _CHANGING_SECONDS:
+            self._changing_at = now
+            self._changing = asyncio.ensure_future(self.triton.changing_models(self._refresh_timeout))
+        try:
+            return name in await asyncio.shield(self._changing)
+        except (UnreachableError, BrokenError, LateError):
+            return False
+
     async def close(self) -> None:
         """End all refreshes."""
-        tasks = [task for task in (self._index, *self._probes.values()) if task is not None]
+        calls: list[asyncio.Task[Any] | None] = [self._index, self._changing, *self._probes.values()]
+        tasks = [task for task in calls if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -66,6 +84,7 @@ class Server:
             if not done.cancelled():
                 if (error := done.exception()) is not None:
                     _log.error("%s: the refresh of its models failed", self.triton.address, exc_info=error)
+                self.known = self.known or (bool(self.reached) and not self.is_new)
                 self._on_change()
 
         task = asyncio.ensure_future(work)
