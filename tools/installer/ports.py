@@ -9,6 +9,7 @@ from tools.installer.console import BuildError
 # Below Linux's ephemeral range (32768 on), so that no outgoing connection takes a port between choice and use.
 _RANGE = range(20_000, 32_000)
 _TRIES = 200
+_LAST = 65_535
 
 
 def is_free(host: str, port: int) -> bool:
@@ -28,6 +29,12 @@ def is_free(host: str, port: int) -> bool:
 
 def choose(host: str, wanted: int, flag: str, taken: set[int]) -> int:
     """The wanted port, checked; or a free one for 0. `taken` grows by what is handed out."""
+    if not host:
+        raise BuildError("no address to listen on is given", "give one with --host (0.0.0.0 and :: are all addresses)")
+    if not 0 <= wanted <= _LAST:
+        raise BuildError(
+            f"port {wanted} does not exist", f"give one from 1 to {_LAST} with {flag} (0 takes a free one)"
+        )
     if wanted:
         if wanted in taken:
             raise BuildError(f"port {wanted} is given twice", f"choose another one with {flag}")

@@ -43,3 +43,16 @@ def test_a_port_given_twice_is_refused() -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(BuildError, match=r"cannot listen on 192\.0\.2\.1"):
         ports.is_free("192.0.2.1", 8000)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 10**9])
+def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
+    with pytest.raises(BuildError, match=f"port {port} does not exist") as caught:
+        ports.choose(HOST, port, "--openai-port", set())
+    assert "--openai-port" in caught.value.fix
+
+
+def test_an_empty_address_is_refused() -> None:
+    """It would have been all of this machine's."""
+    with pytest.raises(BuildError, match="no address to listen on"):
+        ports.choose("", 0, "--http-port", set())
