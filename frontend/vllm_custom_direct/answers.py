@@ -127,9 +127,9 @@ class DirectAnswers(Answers):
             found = [model for model in usable if model.name == first]
         if found:
             return min(found, key=lambda model: model.runner.running)
-        if name in self._models.offered_names:
+        if name in self._models.offered_names or name in self._models.leaving_names:
             raise errors.unavailable("the model is not ready", _MODEL_SECONDS)
-        names = [listed for model in usable for listed in await model.names()]
+        names = [model.name for model in usable]
         raise errors.unknown_model(name, names) if name else errors.model_required(names)
 
     def _usable(self) -> list[Model]:

@@ -226,7 +226,7 @@ class ModelRegistry:
             return errors.unavailable("no model with openai_request is ready")
         if not name:
             return errors.model_required(list(self._snapshot.models))
-        return errors.unknown_model(name, self._snapshot.names)
+        return errors.unknown_model(name, list(self._snapshot.models))
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool, int]:

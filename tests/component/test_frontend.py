@@ -185,9 +185,12 @@ def test_models_are_those_of_the_repository_and_what_they_list(frontend: Fronten
     assert (unknown.status, unknown.json["error"]["param"]) == (404, "model")
 
 
-def test_a_single_model_answers_for_every_name(frontend: Frontend) -> None:
-    for body in ({"model": "nobody"}, {"model": "echo-adapter"}, {}):
+def test_a_single_model_answers_for_its_names_and_for_none(frontend: Frontend) -> None:
+    for body in ({"model": "echo"}, {"model": "echo-adapter"}, {}):
         assert frontend.post(CHAT, body).json["asked"]["body"] == body
+    for stream in (False, True):
+        nobody = frontend.post(CHAT, {"model": "nobody", "stream": stream})
+        assert (nobody.status, nobody.json["error"]["type"]) == (404, "NotFoundError")
 
 
 def test_what_is_no_json_reaches_the_model_as_text(frontend: Frontend) -> None:
