@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add_server_arguments(parser)
     parser.add_argument("--triton-ca", metavar="FILE", help="use TLS to Triton, with this certificate authority (PEM)")
     given = parser.parse_args(arguments)
+    if given.triton_ca:
+        _check_file(parser, "--triton-ca", given.triton_ca)
     triton = tuple(given.triton or ["127.0.0.1:8001"])
     return Options(**server_arguments(parser, given), triton=triton, triton_ca=given.triton_ca)
 
@@ -77,6 +80,8 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
         parser.error(str(error))
     if bool(given.tls_certificate) != bool(given.tls_key):
         parser.error("--tls-certificate and --tls-key must be given together")
+    if given.tls_certificate:
+        _check_tls(parser, given.tls_certificate, given.tls_key)
     return {
         "host": given.host,
         "port": given.port,
@@ -97,6 +102,25 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
         "access_log": not given.no_access_log,
         "workers": given.workers,
     }
+
+
+def _check_tls(parser: argparse.ArgumentParser, certificate: str, key: str) -> None:
+    """Ends the process where a server could not use them."""
+    for flag, file in (("--tls-certificate", certificate), ("--tls-key", key)):
+        _check_file(parser, flag, file)
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        expected = "expected a certificate in PEM and its key without a password"
+        parser.error(f"--tls-certificate, --tls-key: {expected} ({reason})")
+
+
+def _check_file(parser: argparse.ArgumentParser, flag: str, file: str) -> None:
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        parser.error(f"{flag}: {file} cannot be read: {error.strerror}")
 
 
 def _add_limits(add: Callable[..., object]) -> None:

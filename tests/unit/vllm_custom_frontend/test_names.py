@@ -74,7 +74,7 @@ async def test_until_all_servers_are_known_no_model_is_unknown() -> None:
     """In the first moments a model of another server was answered 404."""
     slow, quick = FakeTriton(later=Model()), FakeTriton(m=Model())
     slow.index_hangs = True
-    short = replace(QUICK, refresh_timeout=0.3)
+    short = replace(QUICK, refresh_timeout=0.6)
     async with serving(slow, quick), frontend(slow.address, quick.address, timing=short) as client:
         assert (await client.post({"model": "m"})).status == 200
         assert await kind(client, model="later") == (503, "ServiceUnavailableError")

@@ -72,6 +72,19 @@ def test_the_connection_is_pinged_no_more_often_than_triton_allows() -> None:
     assert dict(CONNECTION_OPTIONS)["grpc.keepalive_time_ms"] > 1.05 * TRITON_MIN_PING_INTERVAL_MS
 
 
+def test_files_for_tls_are_looked_at_before_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, missing = tmp_path / "text.pem", tmp_path / "missing.pem"
+    text.write_text("no certificate")
+    for arguments, message in (
+        ([f"--tls-certificate={text}", f"--tls-key={missing}"], f"--tls-key: {missing} cannot be read: No such file"),
+        ([f"--tls-certificate={text}", f"--tls-key={text}"], "expected a certificate in PEM and its key"),
+        ([f"--triton-ca={missing}"], f"--triton-ca: {missing} cannot be read: No such file"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(arguments)
+        assert message in capsys.readouterr().err
+
+
 def test_ipv6_addresses() -> None:
     assert parse(["--host=[::1]", "--triton=[::1]:8001"]).host == "::1"
 
