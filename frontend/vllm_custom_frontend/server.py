@@ -13,7 +13,7 @@ from vllm_custom_frontend.triton import BrokenError, LateError, TritonClient, Un
 
 _log = logging.getLogger("vllm_custom_frontend")
 # A question for what is loaded and unloaded has the server look through its repository.
-_CHANGING_SECONDS = 0.5
+_PRESENT_SECONDS = 0.5
 
 
 class Server:
@@ -35,8 +35,10 @@ class Server:
         self._on_change = on_change
         self._refresh_timeout = refresh_timeout
         self._index: asyncio.Task[None] | None = None
-        self._changing: asyncio.Task[set[str]] | None = None
-        self._changing_at = float("-inf")
+        self._present: asyncio.Task[set[str]] | None = None
+        self._present_at = float("-inf")
+        # Models without openai_request.
+        self._others: set[str] = set()
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -56,19 +58,19 @@ class Server:
             self._index = self._begin(self._refresh(), self._index_ended)
 
     async def is_changing(self, name: str) -> bool:
-        """Whether a model of this name is being loaded or unloaded, as far as the server says so."""
+        """Whether a model of this name is being loaded or unloaded, or was loaded a moment ago."""
         now = time.monotonic()
-        if self._changing is None or now - self._changing_at > _CHANGING_SECONDS:
-            self._changing_at = now
-            self._changing = asyncio.ensure_future(self.triton.changing_models(self._refresh_timeout))
+        if self._present is None or now - self._present_at > _PRESENT_SECONDS:
+            self._present_at = now
+            self._present = asyncio.ensure_future(self.triton.present_models(self._refresh_timeout))
         try:
-            return name in await asyncio.shield(self._changing)
+            return name in await asyncio.shield(self._present) and name not in self._others
         except (UnreachableError, BrokenError, LateError):
             return False
 
     async def close(self) -> None:
         """End all refreshes."""
-        calls: list[asyncio.Task[Any] | None] = [self._index, self._changing, *self._probes.values()]
+        calls: list[asyncio.Task[Any] | None] = [self._index, self._present, *self._probes.values()]
         tasks = [task for task in calls if task is not None]
         for task in tasks:
             task.cancel()
@@ -107,6 +109,7 @@ class Server:
             return
         self.reached = True
         self.endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name in names}
+        self._others.intersection_update(names)
         for name in names:
             resting = name in self.endpoints and self.endpoints[name].health.resting
             if name not in self._probes and not resting:
@@ -128,6 +131,7 @@ class Server:
             return
         if model is None:
             self.endpoints.pop(name, None)
+            self._others.add(name)
             return
         endpoint = self.endpoints.get(name) or Endpoint(self.triton, model)
         endpoint.model = model

@@ -58,11 +58,12 @@ def reply(status: int = 200, *parts: str, error: str = "", **headers: str) -> Be
 
 @dataclass
 class Model:
-    """What a model lists, and what it does with a request; ``probe`` replaces the list."""
+    """What a model lists, and what it does with a request; ``probe`` replaces the list, ``other`` its input."""
 
     adapters: tuple[str, ...] = ()
     serve: Behaviour = field(default_factory=reply)
     probe: Behaviour | None = None
+    other: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -103,7 +104,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         metadata = service_pb2.ModelMetadataResponse(name=request.name)
-        metadata.inputs.add(name="openai_request", datatype="BYTES").shape.extend([1])
+        named = "other" if self.models[request.name].other else "openai_request"
+        metadata.inputs.add(name=named, datatype="BYTES").shape.extend([1])
         return metadata
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802

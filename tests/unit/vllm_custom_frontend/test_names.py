@@ -46,7 +46,13 @@ async def test_the_only_model_gets_what_names_none(body: dict[str, Any]) -> None
         assert (await client.post(body)).status == 400
 
 
-@pytest.mark.parametrize("state", ["LOADING", "UNLOADING"])
+async def test_a_model_of_another_kind_is_unknown() -> None:
+    triton = FakeTriton(m=Model(), resnet=Model(other=True))
+    async with serving(triton), frontend(triton.address) as client:
+        assert await kind(client, model="resnet") == (404, "NotFoundError")
+
+
+@pytest.mark.parametrize("state", ["LOADING", "UNLOADING", "READY"])
 async def test_a_model_that_comes_or_goes_is_503(state: str) -> None:
     triton = FakeTriton(m=Model())
     triton.states["next"] = state
