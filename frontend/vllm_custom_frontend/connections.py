@@ -87,6 +87,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._received += len(data)
         super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
         if self._in_head and self._received > self.limits.header_bytes:
             self._refuse(errors.headers_too_long(self.limits.header_bytes))
         elif self._is_idle() and self._timer is None and self.timeout_keep_alive_task is None:

@@ -66,6 +66,8 @@ def serve(
         supervised: whether another process above starts this one again where it ends.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not options.access_log:
+        logging.getLogger(f"{_log.name}.access").setLevel(logging.WARNING)  # also of what is refused before a request
     if not (workers.is_worker() or options.api_keys or is_this_machine_only(options.host)):
         _log.warning("%s can be reached from other machines, and no keys are asked for (--api-key-file)", options.host)
     if supervised and not workers.is_worker():

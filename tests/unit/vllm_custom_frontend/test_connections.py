@@ -108,6 +108,16 @@ async def test_headers_beyond_the_limits_are_refused_before_a_key_is_asked_for(h
             assert await other.status() == 200
 
 
+async def test_headers_beyond_both_limits_are_refused_once() -> None:
+    line = b"x: " + b"y" * 77 + b"\r\n"
+    async with server(max_header_bytes=8192, max_headers=100) as client, wire(client) as one:
+        for part in (b"GET /live HTTP/1.1\r\n", line * 98, line * 5):
+            await one.send(part)
+            await asyncio.sleep(0.2)  # so that the server reads each by itself
+        assert (await one.answer())[0] == 431
+        assert await one.rest() == b""
+
+
 async def test_endless_headers_take_no_memory() -> None:
     """400 MiB of header lines were all kept, from a client that has no key."""
     async with server() as client, wire(client) as one:
