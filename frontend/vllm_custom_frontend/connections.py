@@ -83,11 +83,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self.transport.is_closing():
+        if self._is_ended():
             return
         self._received += len(data)
         super().data_received(data)
-        if self._refused or self.transport.is_closing():
+        if self._is_ended():
             return
         if self._in_head and self._received > self.limits.header_bytes:
             self._refuse(errors.headers_too_long(self.limits.header_bytes))
@@ -143,8 +143,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def _fits(self) -> bool:
         return len(self.url) + self._size <= self.limits.header_bytes
 
+    def _is_ended(self) -> bool:
+        return self._refused or self.transport.is_closing()
+
     def _is_idle(self) -> bool:
-        return not self._in_message and (self.cycle is None or self.cycle.response_complete)
+        return not self._in_message and _is_answered(self.cycle)
 
     def _start_timer(self, seconds: float) -> None:
         if seconds:
@@ -163,7 +166,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if self._in_head and self.cycle is not None and not self.cycle.response_complete:
+        if self._in_head and not _is_answered(self.cycle):
             self._start_timer(seconds)  # the answer to an earlier request is under way
         elif self._in_head:
             self._refuse(errors.late_headers(seconds))
@@ -181,6 +184,11 @@ class LimitedProtocol(HttpToolsProtocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in head)
         self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + document)
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+def _is_answered(cycle: RequestResponseCycle | None) -> bool:
+    """Whether no answer is under way; uvicorn has None before the first request, and does not say so."""
+    return cycle is None or cycle.response_complete
 
 
 def limited(limits: ConnectionLimits) -> type[LimitedProtocol]:
