@@ -112,27 +112,25 @@ class DirectAnswers(Answers):
         return usable[0]
 
     async def _model(self, name: str | None) -> Model:
-        """The model of that name, or with an adapter of that name; where there is one only, that one.
-
-        It answers itself for names that it does not have.
+        """The model of that name, or with an adapter of that name; without a name the only one there is.
 
         Raises:
             FrontendError: there is none.
         """
         usable = self._usable()
         found = [model for model in usable if model.name == name]
-        if not found and len(usable) == 1 == len(self._models.offered_names):
+        if not name and len(usable) == 1 == len(self._models.offered_names):
             return usable[0]
-        if not found and name is not None:
+        if not found and name:
             known = [(model, await model.names()) for model in usable]
             first = next((model.name for model, names in known if name in names), None)
             found = [model for model in usable if model.name == first]
         if found:
             return min(found, key=lambda model: model.runner.running)
-        if name in self._models.offered_names:
+        if name in self._models.offered_names or name in self._models.leaving_names:
             raise errors.unavailable("the model is not ready", _MODEL_SECONDS)
-        names = [listed for model in usable for listed in await model.names()]
-        raise errors.model_required(names) if name is None else errors.unknown_model(name, names)
+        names = [model.name for model in usable]
+        raise errors.unknown_model(name, names) if name else errors.model_required(names)
 
     def _usable(self) -> list[Model]:
         usable = self._models.usable

@@ -37,7 +37,7 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
     guard_against_orphans(_log.warning)
     guests = Guests(f"OpenAI server, process {os.getpid()}", options.workers, sink)
     models = Models(functools.partial(offers, options.server), guests.attach)
-    limits = BodyLimits(options.max_body_bytes, options.max_body_values)
+    limits = BodyLimits(options.max_body_bytes, options.max_body_values, options.body_timeout_seconds)
     answers = DirectAnswers(models, metrics, limits, options.request_timeout_seconds)
 
     @contextlib.asynccontextmanager

@@ -58,7 +58,7 @@ class Models:
         self._offered: Mapping[Path, Any] = {}
         self._retry_at: dict[Path, float] = {}
         self._died_at: dict[str, float] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], str] = {}
 
     @property
     def usable(self) -> list[Model]:
@@ -90,6 +90,11 @@ class Models:
         now = time.monotonic()
         died = [name for name, at in self._died_at.items() if now - at < _EXPECTED_SECONDS]
         return list(dict.fromkeys([*(made.model for made in self._offered.values()), *died]))
+
+    @property
+    def leaving_names(self) -> list[str]:
+        """Names of the models that are being unloaded, while their requests end."""
+        return list(self._closing.values())
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -133,5 +138,5 @@ class Models:
     def _close(self, model: Model) -> None:
         _log.info("%s: %s", model.name, "its engine has gone" if model.is_dead else "not offered any more")
         task = asyncio.ensure_future(model.close(_DRAIN_SECONDS))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = model.name
+        task.add_done_callback(self._closing.pop)

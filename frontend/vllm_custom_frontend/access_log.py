@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_custom_frontend.errors import shortened
 from vllm_custom_frontend.metrics import Metrics
-from vllm_custom_frontend.routes import route_of
+from vllm_custom_frontend.routes import label_of
 
 _log = logging.getLogger("vllm_custom_frontend.access")
 _KEY = "vllm_custom_frontend.access_log_entry"
@@ -70,7 +70,7 @@ class AccessLog:
 
     def _end(self, entry: AccessLogEntry, scope: Scope) -> None:
         seconds = time.monotonic() - entry.began
-        path = route_of(scope["path"]) or _OTHER
+        path = label_of(scope["path"]) or _OTHER
         self._metrics.requests.labels(path, str(entry.status)).inc()
         self._metrics.seconds.labels(path).observe(seconds)
         if self._access_log:

@@ -38,7 +38,7 @@ def make_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tritons = [TritonClient(address, options.triton_ca) for address in options.triton]
         registry = app.state.registry = ModelRegistry(tritons, timing)
-        limits = BodyLimits(options.max_body_bytes, options.max_body_values)
+        limits = BodyLimits(options.max_body_bytes, options.max_body_values, options.body_timeout_seconds)
         timeout = options.request_timeout_seconds
         app.state.proxy = Proxy(
             registry, metrics, failures, limits, timeout_seconds=timeout, grace_seconds=timing.grace

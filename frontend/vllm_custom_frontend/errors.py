@@ -18,16 +18,25 @@ class FrontendError(Exception):
         kind: OpenAI's error type.
         param: the field of the body that is wrong, if it is one.
         retry_after_seconds: when the same request may succeed; 0 where nothing says so.
+        closes: whether the connection is of no more use.
     """
 
     def __init__(
-        self, status: int, kind: str, message: str, param: str | None = None, retry_after_seconds: int = 0
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        param: str | None = None,
+        retry_after_seconds: int = 0,
+        *,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+        self.closes = closes
 
     @property
     def document(self) -> bytes:
@@ -38,7 +47,8 @@ class FrontendError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """What the answer has beside its content type."""
-        return {"retry-after": str(self.retry_after_seconds)} if self.retry_after_seconds else {}
+        again = {"retry-after": str(self.retry_after_seconds)} if self.retry_after_seconds else {}
+        return {**again, "connection": "close"} if self.closes else again
 
 
 def unauthorized() -> FrontendError:
@@ -70,6 +80,25 @@ def bad_form(expected: str) -> FrontendError:
 def header_too_long(name: str, limit: int, length: int) -> FrontendError:
     message = f"header {name}: expected at most {limit} characters, got {length}"
     return FrontendError(431, "BadRequestError", message)
+
+
+def headers_too_long(limit: int) -> FrontendError:
+    message = f"headers: expected at most {limit} bytes with the request line (--max-header-kib), got more"
+    return FrontendError(431, "BadRequestError", message)
+
+
+def too_many_headers(limit: int) -> FrontendError:
+    return FrontendError(431, "BadRequestError", f"headers: expected at most {limit} (--max-headers), got more")
+
+
+def late_headers(seconds: float) -> FrontendError:
+    message = f"the request's headers did not arrive within {seconds:g} seconds (--header-timeout)"
+    return FrontendError(408, "TimeoutError", message)
+
+
+def late_body(seconds: float) -> FrontendError:
+    message = f"the request's body did not arrive within {seconds:g} seconds (--body-timeout)"
+    return FrontendError(408, "TimeoutError", message, closes=True)
 
 
 def not_unicode(encoding: str, byte: int, position: int) -> FrontendError:

@@ -25,10 +25,11 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What a request's body may have at most."""
+    """What a request's body may have at most: bytes, JSON values, and seconds until it is there (0 for any)."""
 
     size: int
     values: int
+    seconds: float = 0.0
 
 
 @dataclass
@@ -67,10 +68,14 @@ class Exchange:
         """The request's body, in UTF-8; a form as JSON.
 
         Raises:
-            FrontendError: it is larger than allowed, and read no further; it is no Unicode, or no form.
+            FrontendError: it is larger than allowed, and read no further; it takes too long; it is no Unicode, or no
+                form.
             ClientGoneError: as it says.
         """
-        body = await self._read(limits)
+        try:
+            body = await asyncio.wait_for(self._read(limits), limits.seconds or None)
+        except asyncio.TimeoutError:
+            raise errors.late_body(limits.seconds) from None
         if not self.has_form:
             return in_utf8(body)
         content_type = self.headers["content-type"]

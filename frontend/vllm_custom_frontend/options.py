@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_KEYS_VARIABLE = "VLLM_CUSTOM_API_KEYS"
+from vllm_custom_frontend.keys import KEYS_VARIABLE, api_keys
+
+_LAST_PORT = 65_535
+# Of any number of an option.
+_LARGEST = 1_000_000_000
+_KIBIBYTE = 1024
 _MEBIBYTE = 1024 * 1024
 
 
@@ -22,6 +27,11 @@ class ServerOptions:
     api_keys: frozenset[str] = frozenset()
     max_body_bytes: int = 64 * _MEBIBYTE
     max_body_values: int = 1_000_000
+    max_header_bytes: int = 64 * _KIBIBYTE
+    max_headers: int = 256
+    header_timeout_seconds: float = 30.0
+    body_timeout_seconds: float = 300.0
+    keep_alive_seconds: int = 5
     cors_origins: tuple[str, ...] = ()
     request_timeout_seconds: float = 0.0
     drain_seconds: int = 30
@@ -49,12 +59,15 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--triton",
         action="append",
+        type=_triton_address,
         metavar="HOST:PORT",
         help="gRPC address of a Triton server; repeat it for several (default: 127.0.0.1:8001)",
     )
     add_server_arguments(parser)
     parser.add_argument("--triton-ca", metavar="FILE", help="use TLS to Triton, with this certificate authority (PEM)")
     given = parser.parse_args(arguments)
+    if given.triton_ca:
+        _check_file(parser, "--triton-ca", given.triton_ca)
     triton = tuple(given.triton or ["127.0.0.1:8001"])
     return Options(**server_arguments(parser, given), triton=triton, triton_ca=given.triton_ca)
 
@@ -62,17 +75,24 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace) -> dict[str, Any]:
     """The fields of :class:`ServerOptions`; ends the process with a message where something is wrong."""
     try:
-        keys = _api_keys(given.api_key, given.api_key_file)
-    except OSError as error:
-        parser.error(f"--api-key-file: cannot be read: {error.strerror}")
+        keys = api_keys(given.api_key, given.api_key_file)
+    except ValueError as error:
+        parser.error(str(error))
     if bool(given.tls_certificate) != bool(given.tls_key):
         parser.error("--tls-certificate and --tls-key must be given together")
+    if given.tls_certificate:
+        _check_tls(parser, given.tls_certificate, given.tls_key)
     return {
         "host": given.host,
         "port": given.port,
         "api_keys": keys,
         "max_body_bytes": given.max_body_mib * _MEBIBYTE,
         "max_body_values": given.max_body_values,
+        "max_header_bytes": given.max_header_kib * _KIBIBYTE,
+        "max_headers": given.max_headers,
+        "header_timeout_seconds": given.header_timeout,
+        "body_timeout_seconds": given.body_timeout,
+        "keep_alive_seconds": given.keep_alive,
         "cors_origins": tuple(given.cors_origin),
         "request_timeout_seconds": given.request_timeout,
         "drain_seconds": given.drain_seconds,
@@ -84,20 +104,71 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
     }
 
 
-def _api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
-    listed = os.environ.get(_KEYS_VARIABLE, "").split(",")
-    return frozenset(key.strip() for key in (*given, *lines, *listed) if key.strip())
+def _check_tls(parser: argparse.ArgumentParser, certificate: str, key: str) -> None:
+    """Ends the process where a server could not use them."""
+    for flag, file in (("--tls-certificate", certificate), ("--tls-key", key)):
+        _check_file(parser, flag, file)
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        expected = "expected a certificate in PEM and its key without a password"
+        parser.error(f"--tls-certificate, --tls-key: {expected} ({reason})")
+
+
+def _check_file(parser: argparse.ArgumentParser, flag: str, file: str) -> None:
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        parser.error(f"{flag}: {file} cannot be read: {error.strerror}")
+
+
+def _add_limits(add: Callable[..., object]) -> None:
+    add(
+        "--max-header-kib",
+        type=_positive,
+        default=64,
+        metavar="KIB",
+        help="largest request line and headers together (default: 64)",
+    )
+    add("--max-headers", type=_positive, default=256, metavar="N", help="most request headers (default: 256)")
+    add(
+        "--header-timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time for the headers of a request, from the connection or the request's first byte (default: 30)",
+    )
+    add(
+        "--body-timeout",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="time for the body of a request (default: 300)",
+    )
+    add(
+        "--keep-alive",
+        type=_positive,
+        default=5,
+        metavar="SECONDS",
+        help="time that a connection stays open between two requests (default: 5)",
+    )
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of :class:`ServerOptions`."""
     add = parser.add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
+    add(
+        "--host",
+        type=_address,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1)",
+    )
     add("--port", type=_port, default=9000, metavar="PORT", help="default: 9000")
-    keys = f"a key that clients send as `Authorization: Bearer KEY`; ${_KEYS_VARIABLE} may hold more, with commas"
+    keys = f"a key that clients send as `Authorization: Bearer KEY`; ${KEYS_VARIABLE} may hold more, with commas"
     add("--api-key", action="append", default=[], metavar="KEY", help=keys)
-    add("--api-key-file", type=Path, metavar="FILE", help="a file with one key per line")
+    add("--api-key-file", type=Path, metavar="FILE", help="a file with one key per line; # begins a comment line")
     add("--max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request body (default: 64)")
     add(
         "--max-body-values",
@@ -106,6 +177,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most JSON values in a request body, such as token ids; commas in texts count (default: 1000000)",
     )
+    _add_limits(add)
     add(
         "--cors-origin",
         action="append",
@@ -141,22 +213,51 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=_positive, default=1, metavar="N", help="processes that share the port (default: 1)")
 
 
+def _address(text: str) -> str:
+    """An empty one would mean all addresses of this machine."""
+    address = text.strip()
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    if not address:
+        raise argparse.ArgumentTypeError("expected an address, got none (0.0.0.0 and :: mean all of this machine's)")
+    return address
+
+
+def _triton_address(text: str) -> str:
+    host, colon, port = text.strip().rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT with a port from 1 to {_LAST_PORT}, got {text!r}")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise argparse.ArgumentTypeError(f"expected an IPv6 address in brackets, as [::1]:8001, got {text!r}")
+    return f"{host}:{port}"
+
+
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 65536:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text}")
+    value = _whole(text)
+    if value is None or not 0 <= value <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to {_LAST_PORT}, got {text!r}")
     return value
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    value = _whole(text)
+    if value is None or not 1 <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {_LARGEST}, got {text!r}")
     return value
 
 
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 for none, got {text}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0, for none, to {_LARGEST}, got {text!r}")
     return value

@@ -89,7 +89,7 @@ class Proxy(Answers):
 
     async def readiness(self, name: str | None = None) -> bool | None:
         """Whether some endpoint is fit for requests, or one of ``name``; None where nobody has that."""
-        snapshot = await self._registry.readiness()
+        snapshot = await self._registry.current()
         if name is None:
             return snapshot.ready
         return snapshot.is_ready(name) if snapshot.endpoints(name) else None

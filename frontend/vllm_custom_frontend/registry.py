@@ -53,6 +53,8 @@ class ModelRegistry:
         self._warned: set[str] = set()
         self._wanted = asyncio.Event()
         self._refreshed_at = self._used_at = float("-inf")
+        # Calls under way that somebody has waited for as long as it makes sense.
+        self._slow: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
         """Refresh again and again, until cancelled."""
@@ -73,28 +75,29 @@ class ModelRegistry:
         Raises:
             FrontendError: no server can be reached.
         """
-        await self._used()
+        snapshot = await self.current()
         if not self._reached():
             raise errors.unavailable(_UNREACHABLE)
-        return list(self._snapshot.cards().values())
+        return list(snapshot.cards().values())
 
     async def endpoints(self, name: str | None) -> list[Endpoint]:
         """The endpoints that serve ``name``, in the order in which they are to be tried; none that hangs.
 
-        Where only one model is served it gets every request: it answers itself for names that it does not have.
+        Where only one model is served it gets the requests that name none.
 
         Raises:
             FrontendError: nobody serves the model, no server can be reached, or all that serve it hang.
         """
+        name = name or None
         await self._used()
         if not self._snapshot.endpoints(name):
             await self._refresh_for(name)
         snapshot = self._snapshot
         found = snapshot.endpoints(name)
-        if not found and len(snapshot.models) == 1:
+        if not found and name is None and len(snapshot.models) == 1:
             (found,) = snapshot.models.values()
         if not found:
-            raise self._not_found(name)
+            raise await self._missing(name)
         usable = [endpoint for endpoint in found if not endpoint.health.hung]
         if not usable:
             wait = max(1, math.ceil(min(endpoint.health.rest_seconds for endpoint in found)))
@@ -138,16 +141,15 @@ class ModelRegistry:
         await self._used()
         return self._snapshot.ready
 
-    async def readiness(self) -> Snapshot:
-        """What there is, as it was at most a refresh ago: who asks whether models are ready may be the only one."""
+    async def current(self) -> Snapshot:
+        """What there is, as it was at most a refresh ago: who asks may be the only one."""
         if time.monotonic() - self._refreshed_at > self._timing.interval:
             self._used_at = time.monotonic()
             self._refresh()
-            if pending := self._pending():
-                await asyncio.wait(pending, timeout=self._timing.readiness_timeout)
-                # What the index has found is asked next.
-                if pending := self._pending():
-                    await asyncio.wait(pending, timeout=self._timing.readiness_timeout)
+            for _ in range(2):  # what the index has found is asked next
+                if pending := self._pending() - self._slow:
+                    _, slow = await asyncio.wait(pending, timeout=self._timing.readiness_timeout)
+                    self._slow = {task for task in self._slow | slow if not task.done()}
         await self._used()
         return self._snapshot
 
@@ -207,14 +209,24 @@ class ModelRegistry:
                 self._warned.add(name)
                 _log.warning("the name %s is ambiguous: it means %s", errors.shortened(name), meaning)
 
+    async def _missing(self, name: str | None) -> errors.FrontendError:
+        """What to say of a name that nobody serves: it may be about to be served, or to go."""
+        if name and self._reached():
+            states = await asyncio.gather(*(server.is_changing(name) for server in self._servers if server.reached))
+            if any(states):
+                return errors.unavailable("the model is being loaded or unloaded")
+        return self._not_found(name)
+
     def _not_found(self, name: str | None) -> errors.FrontendError:
         if not self._reached():
             return errors.unavailable(_UNREACHABLE)
+        if name and not all(server.known for server in self._servers):
+            return errors.unavailable("no server that is known has this model, and not all are known yet")
         if not self._snapshot.models:
             return errors.unavailable("no model with openai_request is ready")
-        if name is None:
+        if not name:
             return errors.model_required(list(self._snapshot.models))
-        return errors.unknown_model(name, self._snapshot.names)
+        return errors.unknown_model(name, list(self._snapshot.models))
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool, int]:

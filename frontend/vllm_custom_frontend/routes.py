@@ -31,6 +31,12 @@ OPENAI_PATHS = frozenset(
         "/version",
     }
 )
+# For load balancers and Prometheus, which have no key.
+OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ready"})
+READY_PREFIX = "/ready/"
+_READY_PATH = "/ready/{model}"
+_MODELS_PREFIX = "/v1/models/"
+_MODEL_PATH = "/v1/models/{model}"
 # Their bodies are forms (multipart/form-data) with a file.
 FORM_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 RESPONSES_PATH = "/v1/responses"
@@ -43,6 +49,15 @@ def route_of(path: str) -> str | None:
     if found := _RESPONSE.fullmatch(path):
         return f"{RESPONSE_PATH}{found[2] or ''}"
     return path if path in OPENAI_PATHS and "{" not in path else None
+
+
+def label_of(path: str) -> str | None:
+    """What ``path`` is in the metrics: as :func:`route_of`, and the frontend's own routes; None for others."""
+    if path in OPEN_PATHS:
+        return path
+    if path.startswith(READY_PREFIX):
+        return _READY_PATH
+    return _MODEL_PATH if path.startswith(_MODELS_PREFIX) else route_of(path)
 
 
 def response_of(path: str) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import resource
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +14,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from vllm_custom_frontend import workers
+from vllm_custom_frontend.connections import ConnectionLimits, limited
+from vllm_custom_frontend.keys import is_this_machine_only
 from vllm_custom_frontend.options import ServerOptions
+
+_log = logging.getLogger("vllm_custom_frontend")
 
 
 class _Server(uvicorn.Server):
@@ -60,23 +66,18 @@ def serve(
         supervised: whether another process above starts this one again where it ends.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not options.access_log:
+        logging.getLogger(f"{_log.name}.access").setLevel(logging.WARNING)  # also of what is refused before a request
+    if not (workers.is_worker() or options.api_keys or is_this_machine_only(options.host)):
+        _log.warning("%s can be reached from other machines, and no keys are asked for (--api-key-file)", options.host)
     if supervised and not workers.is_worker():
         try:
             above = workers.Workers(module, arguments, options)
         except OSError as error:
             sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror}")
         sys.exit(above.run())
-    config = uvicorn.Config(
-        make_app(lambda: server.is_stopping),
-        host=options.host,
-        port=options.port,
-        log_config=None,
-        access_log=False,  # ours says more
-        timeout_graceful_shutdown=options.drain_seconds,
-        ssl_certfile=options.tls_certificate,
-        ssl_keyfile=options.tls_key,
-        server_header=False,
-    )
+    _take_all_descriptors()
+    config = config_of(make_app(lambda: server.is_stopping), options)
     server = _Server(config, options.shutdown_delay_seconds)
     sockets = None
     if workers.is_worker():
@@ -85,3 +86,30 @@ def serve(
     server.run(sockets)
     if not server.started:  # as uvicorn.run
         sys.exit(3)
+
+
+def config_of(app: ASGIApp, options: ServerOptions) -> uvicorn.Config:
+    """How uvicorn serves ``app``."""
+    limits = ConnectionLimits(
+        options.max_header_bytes, options.max_headers, options.header_timeout_seconds, options.body_timeout_seconds
+    )
+    return uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        http=limited(limits),
+        log_config=None,
+        access_log=False,  # ours says more
+        timeout_keep_alive=options.keep_alive_seconds,
+        timeout_graceful_shutdown=options.drain_seconds,
+        ssl_certfile=options.tls_certificate,
+        ssl_keyfile=options.tls_key,
+        server_header=False,
+    )
+
+
+def _take_all_descriptors() -> None:
+    """Each connection needs one, and the usual limit of 1024 is low for that; the process may raise it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

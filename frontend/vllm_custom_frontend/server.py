@@ -12,6 +12,8 @@ from vllm_custom_frontend.endpoint import Endpoint
 from vllm_custom_frontend.triton import BrokenError, LateError, TritonClient, UnreachableError
 
 _log = logging.getLogger("vllm_custom_frontend")
+# A question for what is loaded and unloaded has the server look through its repository.
+_PRESENT_SECONDS = 0.5
 
 
 class Server:
@@ -22,15 +24,21 @@ class Server:
     Attributes:
         endpoints: by the model's name; those of a server that cannot be reached stay known, as broken.
         reached: whether the last refresh reached the server; None before the first has ended.
+        known: whether all its models were heard of at some time.
     """
 
     def __init__(self, triton: TritonClient, on_change: Callable[[], None], refresh_timeout: float) -> None:
         self.triton = triton
         self.endpoints: dict[str, Endpoint] = {}
         self.reached: bool | None = None
+        self.known = False
         self._on_change = on_change
         self._refresh_timeout = refresh_timeout
         self._index: asyncio.Task[None] | None = None
+        self._present: asyncio.Task[set[str]] | None = None
+        self._present_at = float("-inf")
+        # Models without openai_request.
+        self._others: set[str] = set()
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -49,9 +57,21 @@ class Server:
         if self._index is None:
             self._index = self._begin(self._refresh(), self._index_ended)
 
+    async def is_changing(self, name: str) -> bool:
+        """Whether a model of this name is being loaded or unloaded, or was loaded a moment ago."""
+        now = time.monotonic()
+        if self._present is None or now - self._present_at > _PRESENT_SECONDS:
+            self._present_at = now
+            self._present = asyncio.ensure_future(self.triton.present_models(self._refresh_timeout))
+        try:
+            return name in await asyncio.shield(self._present) and name not in self._others
+        except (UnreachableError, BrokenError, LateError):
+            return False
+
     async def close(self) -> None:
         """End all refreshes."""
-        tasks = [task for task in (self._index, *self._probes.values()) if task is not None]
+        calls: list[asyncio.Task[Any] | None] = [self._index, self._present, *self._probes.values()]
+        tasks = [task for task in calls if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -66,6 +86,7 @@ class Server:
             if not done.cancelled():
                 if (error := done.exception()) is not None:
                     _log.error("%s: the refresh of its models failed", self.triton.address, exc_info=error)
+                self.known = self.known or (bool(self.reached) and not self.is_new)
                 self._on_change()
 
         task = asyncio.ensure_future(work)
@@ -88,6 +109,7 @@ class Server:
             return
         self.reached = True
         self.endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name in names}
+        self._others.intersection_update(names)
         for name in names:
             resting = name in self.endpoints and self.endpoints[name].health.resting
             if name not in self._probes and not resting:
@@ -109,6 +131,7 @@ class Server:
             return
         if model is None:
             self.endpoints.pop(name, None)
+            self._others.add(name)
             return
         endpoint = self.endpoints.get(name) or Endpoint(self.triton, model)
         endpoint.model = model

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 _INPUT = "openai_request"
 _READY = "READY"
+_PRESENT = frozenset({_READY, "LOADING", "UNLOADING"})
 _MICROSECONDS = 1_000_000
 _UNLIMITED = -1
 # How long a stream that has failed may take to end.
@@ -119,6 +120,16 @@ class TritonClient:
             request = service_pb2.RepositoryIndexRequest(ready=True)
             index = await self._stub.RepositoryIndex(request, timeout=seconds)
         return list(dict.fromkeys(model.name for model in index.models if model.state == _READY))
+
+    async def present_models(self, seconds: float) -> set[str]:
+        """The names of the models that are ready, being loaded or being unloaded.
+
+        Raises:
+            UnreachableError, BrokenError, LateError: as they say.
+        """
+        async with self._connection():
+            index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=seconds)
+        return {model.name for model in index.models if model.state in _PRESENT}
 
     async def describe(self, name: str, seconds: float) -> ServedModel | None:
         """The model as calls need it; None where it takes no openai_request.

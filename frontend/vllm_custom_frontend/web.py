@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +17,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import AccessLog
 from vllm_custom_frontend.anthropic import AnthropicErrors
+from vllm_custom_frontend.keys import KeyRing
 from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom_frontend.options import ServerOptions
+from vllm_custom_frontend.routes import OPEN_PATHS, READY_PREFIX
+from vllm_custom_frontend.rules import TrailingSlashes, VaryOnce, WholeAnswers
 
-# For load balancers and Prometheus, which have no key.
-_OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ready"})
-_READY_PREFIX = "/ready/"
 # What a model takes.
 _METHODS = ("GET", "POST")
 
@@ -44,7 +42,7 @@ class ApiKeys:
 
     def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._ring = KeyRing(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]) and not self._is_known(scope):
@@ -54,21 +52,15 @@ class ApiKeys:
         await self._app(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        headers = Request(scope).headers
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = headers.get("x-api-key", "")  # as Anthropic's clients send it
-        given = _digest(key.strip())
-        # All of them, always: the time taken says nothing about which one was close.
-        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+        headers = dict(scope["headers"])
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")  # as Anthropic's clients send it
+        return self._ring.has(key)
 
 
 def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_READY_PREFIX)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return path in OPEN_PATHS or path.startswith(READY_PREFIX)
 
 
 class Answers:
@@ -138,13 +130,13 @@ def application(
 
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/live", live),
-            Route("/ready", ready),
-            Route("/ready/{model:path}", ready),
-            Route("/metrics", metrics_endpoint),
-            Route("/v1/models", _Function(models), methods=["GET"]),
-            Route("/v1/models/{model:path}", _Function(models), methods=["GET"]),
+            *_own("/health", health),
+            *_own("/live", live),
+            *_own("/ready", ready),
+            *_own("/ready/{model:path}", ready),
+            *_own("/metrics", metrics_endpoint),
+            *_own("/v1/models", _Function(models), "GET"),
+            *_own("/v1/models/{model:path}", _Function(models), "GET"),
             # Which others there are the model says: its configuration may open more of them.
             Route("/{path:path}", _Function(serve)),
         ],
@@ -152,6 +144,16 @@ def application(
         exception_handlers={404: _http_error, 405: _http_error},
         lifespan=lifespan,
     )
+
+
+def _own(path: str, endpoint: Any, *methods: str) -> list[Route]:
+    """A route that no model answers, whatever the method is."""
+    served = methods or ("GET", "HEAD")
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        raise HTTPException(405, headers={"Allow": ", ".join(served)})
+
+    return [Route(path, endpoint, methods=list(served)), Route(path, _Function(refuse))]
 
 
 async def _readiness(answers: Answers, name: str | None, nobody: str, *, stopping: bool) -> Response:
@@ -165,7 +167,11 @@ async def _readiness(answers: Answers, name: str | None, nobody: str, *, stoppin
 
 
 def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:
-    chosen = [Middleware(AccessLog, metrics=metrics, access_log=options.access_log)]
+    chosen = [
+        Middleware(TrailingSlashes),
+        Middleware(AccessLog, metrics=metrics, access_log=options.access_log),
+        Middleware(VaryOnce),
+    ]
     if options.cors_origins:
         chosen.append(
             Middleware(
@@ -176,7 +182,7 @@ def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:
                 expose_headers=["x-request-id", "retry-after"],
             )
         )
-    chosen.append(Middleware(AnthropicErrors))
+    chosen += [Middleware(AnthropicErrors), Middleware(WholeAnswers)]
     if options.api_keys:
         chosen.append(Middleware(ApiKeys, keys=options.api_keys))
     return chosen

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +186,12 @@ def test_models_are_those_of_the_repository_and_what_they_list(frontend: Fronten
     assert (unknown.status, unknown.json["error"]["param"]) == (404, "model")
 
 
-def test_a_single_model_answers_for_every_name(frontend: Frontend) -> None:
-    for body in ({"model": "nobody"}, {"model": "echo-adapter"}, {}):
+def test_a_single_model_answers_for_its_names_and_for_none(frontend: Frontend) -> None:
+    for body in ({"model": "echo"}, {"model": "echo-adapter"}, {}):
         assert frontend.post(CHAT, body).json["asked"]["body"] == body
+    for stream in (False, True):
+        nobody = frontend.post(CHAT, {"model": "nobody", "stream": stream})
+        assert (nobody.status, nobody.json["error"]["type"]) == (404, "NotFoundError")
 
 
 def test_what_is_no_json_reaches_the_model_as_text(frontend: Frontend) -> None:
@@ -209,6 +213,37 @@ def test_of_several_models_the_body_names_one(frontend: Frontend, client: Client
     finally:
         client.unload("second")
     wait_until(lambda: not client.is_ready("second"))
+    wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
+
+
+def test_a_model_is_503_while_it_is_loaded_and_unloaded(
+    frontend: Frontend, client: Client, repository: Repository
+) -> None:
+    body = {"model": "slow"}
+
+    def statuses(last: int) -> list[int]:
+        """Of requests one after the other, each once where it repeats, up to the one that ends so."""
+        seen = [frontend.post(CHAT, body).status]
+        deadline = time.monotonic() + 60
+        while seen[-1] != last:
+            assert time.monotonic() < deadline, seen
+            status = frontend.post(CHAT, body).status
+            seen += [status] if status != seen[-1] else []
+        return seen
+
+    repository.add("slow", CONFIG, None, model__py=MODEL.replace("self.name =", "time.sleep(3); self.name ="))
+    assert frontend.post(CHAT, body).status == 404
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(client.load, "slow")
+        assert statuses(200) in ([503, 200], [404, 503, 200])
+        assert loaded.result().status == 200
+        stream = json.dumps({**body, "events": 20, "pause": 0.2})
+        with frontend.open("POST", CHAT, stream) as response:
+            assert response.status == 200
+            pool.submit(client.unload, "slow").result()
+            assert statuses(503) in ([503], [200, 503])
+            assert response.read().endswith(b"data: [DONE]\n\n")
+        assert statuses(404) in ([404], [503, 404])
     wait_until(lambda: len(frontend.get("/v1/models").json["data"]) == 2)
 
 

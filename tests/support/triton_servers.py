@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from vllm_custom_frontend.app import make_app
 from vllm_custom_frontend.options import Options
 from vllm_custom_frontend.registry import Timing
+from vllm_custom_frontend.serve import config_of
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -57,11 +58,12 @@ def reply(status: int = 200, *parts: str, error: str = "", **headers: str) -> Be
 
 @dataclass
 class Model:
-    """What a model lists, and what it does with a request; ``probe`` replaces the list."""
+    """What a model lists, and what it does with a request; ``probe`` replaces the list, ``other`` its input."""
 
     adapters: tuple[str, ...] = ()
     serve: Behaviour = field(default_factory=reply)
     probe: Behaviour | None = None
+    other: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,6 +73,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, **models: Model) -> None:
         self.models = models
         self.index_hangs = False
+        # Of other models, which are not ready.
+        self.states: dict[str, str] = {}
         self.probes: Counter[str] = Counter()
         self.address = ""
         self._server: Any = None
@@ -94,11 +98,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         index = service_pb2.RepositoryIndexResponse()
         for name in self.models:
             index.models.add(name=name, version="1", state="READY")
+        for name, state in self.states.items() if not request.ready else ():
+            index.models.add(name=name, version="1", state=state)
         return index
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         metadata = service_pb2.ModelMetadataResponse(name=request.name)
-        metadata.inputs.add(name="openai_request", datatype="BYTES").shape.extend([1])
+        named = "other" if self.models[request.name].other else "openai_request"
+        metadata.inputs.add(name=named, datatype="BYTES").shape.extend([1])
         return metadata
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -195,12 +202,17 @@ class Answer:
 
 
 class FrontendClient:
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, server: uvicorn.Server) -> None:
         self._session = session
         self._url = url
+        self.server = server
 
-    async def get(self, path: str) -> Answer:
-        return await self._call("GET", path)
+    @property
+    def port(self) -> int:
+        return int(self._url.rpartition(":")[2])
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self._call("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
     async def post(self, body: Any, path: str = CHAT, **headers: str) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -216,16 +228,15 @@ class FrontendClient:
 @contextlib.asynccontextmanager
 async def frontend(*addresses: str, timing: Timing = QUICK, **options: Any) -> AsyncIterator[FrontendClient]:
     """The frontend, served by uvicorn in this event loop, and a client of it."""
-    app = make_app(Options(triton=addresses, access_log=False, **options), timing)
-    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1, loop="asyncio")
-    server = uvicorn.Server(config)
+    given = Options(**{"triton": addresses, "access_log": False, "port": 0, "drain_seconds": 1, **options})
+    server = uvicorn.Server(config_of(make_app(given, timing), given))
     task = asyncio.ensure_future(server.serve())
     try:
         while not server.started:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-            yield FrontendClient(session, f"http://127.0.0.1:{port}")
+            yield FrontendClient(session, f"http://127.0.0.1:{port}", server)
     finally:
         server.should_exit = True
         await task

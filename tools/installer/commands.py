@@ -150,13 +150,14 @@ def serve(options: argparse.Namespace) -> int:
     wanted, direct = options.openai_port is not None, options.openai_direct
     if direct and (not wanted or options.openai_workers > 1):
         raise BuildError("--openai-direct needs --openai-port, and is the number of processes", "see --help")
+    host = options.host.strip().strip("[]")
     progress = Progress()
     ready = prepare(options, progress)
     triton = server.TritonServer(
         options.model_repository,
         environment=ready,
         models=serving.models_of(options.model_repository, options.extra_args),
-        host=options.host,
+        host=host,
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         metrics_port=options.metrics_port,
@@ -165,9 +166,10 @@ def serve(options: argparse.Namespace) -> int:
     )
     openai: frontend.Frontend | None = None
     if direct:
-        openai = frontend.DirectServer(ready, options.host, options.openai_port, triton, direct)
+        openai = frontend.DirectServer(ready, host, options.openai_port, triton, direct)
     elif wanted:
-        openai = frontend.Frontend(ready, options.host, options.openai_port, triton.grpc_url, options.openai_workers)
+        workers, port = options.openai_workers, options.openai_port
+        openai = frontend.Frontend(ready, host, port, triton.grpc_url, workers, triton.ports)
     progress.step("starting tritonserver" + (" and the OpenAI server" if openai else ""))
     return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Collection
 
 from tools.installer import ports, processes
 from tools.installer.environment import Environment
@@ -19,11 +20,19 @@ class Frontend:
     # Whether it needs the models of tritonserver to the end of its own requests.
     ends_first = False
 
-    def __init__(self, environment: Environment, host: str, port: int, triton: str, workers: int = 1) -> None:
-        """A port of 0 takes a free one; `triton` is the gRPC address."""
+    def __init__(
+        self,
+        environment: Environment,
+        host: str,
+        port: int,
+        triton: str,
+        workers: int = 1,
+        taken: Collection[int] = (),
+    ) -> None:
+        """A port of 0 takes a free one; `triton` is the gRPC address, and `taken` are ports that others will have."""
         self._environment = environment
         self.host = host
-        self.port = ports.choose(host, port, "--openai-port", set())
+        self.port = ports.choose(host, port, "--openai-port", set(taken))
         self._triton = triton
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +100,7 @@ class DirectServer(Frontend):
 
     def __init__(self, environment: Environment, host: str, port: int, server: TritonServer, workers: int) -> None:
         """A port of 0 takes a free one; `workers` is how many processes serve it."""
-        super().__init__(environment, host, port, server.grpc_url, workers)
+        super().__init__(environment, host, port, server.grpc_url, workers, server.ports)
         self._server = server
 
     @property

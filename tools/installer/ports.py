@@ -29,6 +29,8 @@ def is_free(host: str, port: int) -> bool:
 
 def choose(host: str, wanted: int, flag: str, taken: set[int]) -> int:
     """The wanted port, checked; or a free one for 0. `taken` grows by what is handed out."""
+    if not host:
+        raise BuildError("no address to listen on is given", "give one with --host (0.0.0.0 and :: are all addresses)")
     if not 0 <= wanted <= _HIGHEST:
         raise BuildError(f"{flag}: expected a port from 0 to {_HIGHEST}, got {wanted}", "0 takes a free one")
     if wanted:

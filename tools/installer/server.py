@@ -102,10 +102,10 @@ class TritonServer:
         self.models = models
         self.backends = backends
         self.host = host
-        taken: set[int] = set()
-        self.http_port = ports.choose(host, http_port, "--http-port", taken)
-        self.grpc_port = ports.choose(host, grpc_port, "--grpc-port", taken)
-        self.metrics_port = ports.choose(host, metrics_port, "--metrics-port", taken)
+        self.ports: set[int] = set()
+        self.http_port = ports.choose(host, http_port, "--http-port", self.ports)
+        self.grpc_port = ports.choose(host, grpc_port, "--grpc-port", self.ports)
+        self.metrics_port = ports.choose(host, metrics_port, "--metrics-port", self.ports)
         self.extra = list(extra)
         self.log = log
         self._env = dict(env or {})
@@ -145,7 +145,8 @@ class TritonServer:
         command = [str(triton / "bin/tritonserver"), f"--model-repository={self.repository.resolve()}"]
         command += [f"--backend-directory={self.backends.resolve()}", f"--cache-directory={triton / 'caches'}"]
         for service, port in (("http", self.http_port), ("grpc", self.grpc_port), ("metrics", self.metrics_port)):
-            command += [f"--{service}-address={self.host}", f"--{service}-port={port}"]
+            address = triton_options.listening(service, self.host)
+            command += [f"--{service}-address={address}", f"--{service}-port={port}"]
         command += [f"--exit-timeout-secs={DRAIN_SECONDS}"]
         # A prefix of our own: what a killed server leaves in shared memory can be told from another server's.
         for backend in sorted(path.name for path in self.backends.iterdir()):

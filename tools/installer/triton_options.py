@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
+# In front of such an address in what the HTTP services are told.
+_IPV6 = "ipv6:"
+
 
 def values(arguments: Sequence[str], name: str) -> list[str]:
     """Those that are given for ``name``, as ``--name=value`` or ``--name value``."""
@@ -31,8 +34,16 @@ def http_url(arguments: Sequence[str]) -> str:
 
 def reachable(address: str) -> str:
     """An address to call, as it stands in a URL: one that means "all of this machine" is none."""
+    address = address.removeprefix(_IPV6)
     host = _ANY_ADDRESS.get(address, address).strip("[]")
     return f"[{host}]" if ":" in host else host
+
+
+def listening(service: str, address: str) -> str:
+    """An address to listen on, as a service of tritonserver takes it: each has its own form for IPv6."""
+    if ":" not in address:
+        return address
+    return f"[{address}]" if service == "grpc" else f"{_IPV6}{address}"
 
 
 def headers(arguments: Sequence[str], *apis: str) -> dict[str, str]:

@@ -45,7 +45,13 @@ def test_an_address_of_another_machine_is_refused() -> None:
         ports.is_free("192.0.2.1", 8000)
 
 
-@pytest.mark.parametrize("port", [-1, 65_536])
-def test_a_number_that_is_no_port_is_named(port: int) -> None:
-    with pytest.raises(BuildError, match=f"--http-port: expected a port from 0 to 65535, got {port}"):
-        ports.choose("127.0.0.1", port, "--http-port", set())
+@pytest.mark.parametrize("port", [-1, 65_536, 10**9])
+def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
+    with pytest.raises(BuildError, match=f"--openai-port: expected a port from 0 to 65535, got {port}"):
+        ports.choose(HOST, port, "--openai-port", set())
+
+
+def test_an_empty_address_is_refused() -> None:
+    """It would have been all of this machine's."""
+    with pytest.raises(BuildError, match="no address to listen on"):
+        ports.choose("", 0, "--http-port", set())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import build
-from tools.installer import serve
+from tools.installer import ports, serve
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.frontend import DirectServer, Frontend
@@ -145,12 +145,22 @@ def test_the_direct_server_drains_before_the_models_do() -> None:
     assert server.asked == ["frontend", "kill", "kill frontend"]
 
 
+def test_a_port_of_tritonserver_is_not_given_to_the_frontend(environment: Environment) -> None:
+    """The frontend took it, and tritonserver's readiness was asked of the frontend for ever."""
+    port = ports.choose("127.0.0.1", 0, "--http-port", set())
+    with pytest.raises(BuildError, match=f"port {port} is given twice"):
+        Frontend(environment, "127.0.0.1", port, "127.0.0.1:8001", taken={port})
+    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001", ports={port})
+    with pytest.raises(BuildError, match=f"port {port} is given twice"):
+        DirectServer(environment, "127.0.0.1", port, server, 2)  # type: ignore[arg-type]
+
+
 def test_how_several_workers_are_started(environment: Environment) -> None:
     assert "--workers=3" in Frontend(environment, "127.0.0.1", 0, "127.0.0.1:8001", 3).command
 
 
 def test_how_the_direct_server_is_started(environment: Environment) -> None:
-    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001")
+    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001", ports=set())
     direct = DirectServer(environment, "127.0.0.1", 0, server, 2)  # type: ignore[arg-type]
     assert direct.command[1:3] == ["-m", "vllm_custom_direct"]
     assert set(direct.command[3:]) == {"--host=127.0.0.1", f"--port={direct.port}", "--server=17", "--workers=2"}

@@ -62,6 +62,15 @@ def test_it_listens_on_one_address_only(environment: Environment, folders: tuple
     assert len({it.http_port, it.grpc_port, it.metrics_port}) == 3
 
 
+def test_an_ipv6_address_is_given_to_each_service_in_its_form(
+    environment: Environment, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    it = server(environment, folders, tmp_path, host="::1")
+    assert {"--http-address=ipv6:::1", "--grpc-address=[::1]", "--metrics-address=ipv6:::1"} < set(it.command)
+    assert it.grpc_url == f"[::1]:{it.grpc_port}"
+    assert it.metrics_url == f"http://[::1]:{it.metrics_port}/metrics"
+
+
 def test_every_address_is_called_on_this_machines(
     environment: Environment, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

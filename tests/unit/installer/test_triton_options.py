@@ -11,6 +11,8 @@ from tools.installer import triton_options
         ([], "http://127.0.0.1:8000"),
         (["--http-port=9000", "--http-address=0.0.0.0"], "http://127.0.0.1:9000"),
         (["--http-port", "9001", "--http-address", "::"], "http://[::1]:9001"),
+        (["--http-address=ipv6:::1"], "http://[::1]:8000"),
+        (["--http-address=ipv6:::"], "http://[::1]:8000"),
         (["--http-port=1", "--http-port=2"], "http://127.0.0.1:2"),
         (["--http-address=10.0.0.5"], "http://10.0.0.5:8000"),
         (["--allow-http=0"], ""),
@@ -27,3 +29,9 @@ def test_restricted_apis_need_their_header() -> None:
     ]
     assert triton_options.headers(arguments, "model-repository") == {"key": "secret=x"}
     assert triton_options.headers(arguments, "model-config") == {}
+
+
+def test_each_service_is_told_an_ipv6_address_in_its_own_form() -> None:
+    assert triton_options.listening("grpc", "::1") == "[::1]"
+    assert triton_options.listening("http", "::1") == triton_options.listening("metrics", "::1") == "ipv6:::1"
+    assert triton_options.listening("grpc", "127.0.0.1") == triton_options.listening("http", "127.0.0.1") == "127.0.0.1"

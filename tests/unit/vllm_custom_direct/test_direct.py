@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -162,10 +163,49 @@ async def test_a_model_that_cannot_list_itself_does_not_hide_the_others(direct: 
     assert (listed.status, [card["id"] for card in listed.json["data"]]) == (200, ["of b"])
 
 
-async def test_one_model_answers_for_every_name(direct: Any) -> None:
+async def test_the_only_model_gets_what_names_none(direct: Any) -> None:
     server = await direct({"m": engine(answering("yes"))})
-    assert (await server.post({"model": "other"})).status == 200
-    assert (await server.post(b"no json")).status == 200, "its application refuses it"
+    for body in ({}, {"model": ""}, {"model": "m"}, b"no json"):
+        assert (await server.post(body)).status == 200, "its application refuses what is wrong"
+    for body in ({"model": "other"}, {"model": "other", "stream": True}):
+        unknown = await server.post(body)
+        assert (unknown.status, unknown.json["error"]["type"]) == (404, "NotFoundError")
+
+
+async def test_a_model_that_is_being_unloaded_is_unavailable(direct: Any) -> None:
+    application = Waiting()
+    server = await direct({"m": engine(application), "other": engine(answering("yes"))})
+    call = server.begin("POST", "/v1/completions", {"model": "m", "stream": True})
+    await until(lambda: application.working == 1)
+    del server.offers[Path("/m")]
+    await server.models.look()
+    assert (await server.post({"model": "m"})).status == 503
+    call.gone.set()
+    await call.task
+    await until(lambda: server.left == ["m"])
+    await until(lambda: not server.models.leaving_names)
+    assert (await server.post({"model": "m"})).status == 404
+
+
+async def test_an_answer_in_one_piece_has_a_length_and_a_path_may_end_with_a_slash(direct: Any) -> None:
+    server = await direct({"m": engine(answering("yes"))})
+    reply = await server.post({"model": "m"}, "/v1/completions/")
+    assert (reply.status, reply.json["path"]) == (200, "/v1/completions")
+    assert reply.headers["content-length"] == str(len(reply.body))
+    assert (await server.post({}, "/health")).status == 405
+
+
+async def test_a_stream_that_the_end_of_the_server_cuts_says_so(direct: Any) -> None:
+    application = Waiting()
+    server = await direct({"m": engine(application)})
+    call = server.begin("POST", "/v1/completions", {"model": "m", "stream": True})
+    await until(lambda: application.working == 1)
+    call.task.cancel()
+    await call.task
+    assert (call.reply.status, call.reply.complete) == (200, True)
+    event, done = call.reply.body.decode().removesuffix("\n\n").split("\n\n")
+    assert json.loads(event.removeprefix("data: "))["error"]["message"] == "the server ends"
+    assert done == "data: [DONE]"
 
 
 async def test_a_client_that_leaves_ends_its_work(direct: Any) -> None:

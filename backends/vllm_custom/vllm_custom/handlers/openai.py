@@ -28,13 +28,19 @@ class OpenAIHandler:
         if len(rows) > 1:
             raise InvalidRequestError(f"{OPENAI_REQUEST}: expected one row, got a batch of {len(rows)}")
         call = parse_openai_request(rows[0], incoming.parameters, self._rules)
-        if call.streamed:
-            check_stream(decoupled=self._decoupled)
         asked = call.sequences
         self._rules.check("n", asked, "MAX_PROMPTS", "sequences of all prompts together")
         return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=asked)
 
     async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
-        """vLLM's own application answers."""
+        """vLLM's own application answers.
+
+        Raises:
+            UnsupportedError: a stream of a model with one response per request.
+            NotFoundError: the same, of a model that has another name.
+        """
         assert isinstance(responder, OpenAIResponder)
+        if call.streamed and not self._decoupled:
+            await self._service.check_name(call)  # what is wrong with the name matters more to the client
+            check_stream(decoupled=self._decoupled)
         await self._service.serve(call, responder, context.request_id)

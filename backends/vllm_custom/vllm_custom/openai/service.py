@@ -13,7 +13,7 @@ from vllm_custom.contract.routes import FORM_PATHS, RESPONSE_PATH, RESPONSES_PAT
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine.background import BEGUN
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import ConfigError, InternalError, UnsupportedError, listing
+from vllm_custom.errors import ConfigError, InternalError, NotFoundError, UnsupportedError, listing, shorten
 from vllm_custom.lora import LoraAdapters
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
@@ -233,6 +233,16 @@ class OpenAIService:
     async def names(self) -> list[str]:
         """What requests may call the model: its own name, and those of its adapters."""
         return [self._model_name, *await self._adapters.names()]
+
+    async def check_name(self, call: OpenAICall) -> None:
+        """Look at the name before vLLM's application does.
+
+        Raises:
+            NotFoundError: the body names another model.
+        """
+        name = call.body.get("model") if isinstance(call.body, dict) else None
+        if isinstance(name, str) and name and name not in await self.names():
+            raise NotFoundError(f"The model {shorten(name)} does not exist.", param="model")
 
     def _found(self, call: OpenAICall | None = None) -> Application:
         if self._application is None:

@@ -126,8 +126,23 @@ def handled(body: Any, *, rows: int = 1, decoupled: bool = True, parameters: str
 def test_a_stream_needs_the_decoupled_policy() -> None:
     assert handled({"stream": True}).call == OpenAICall("/v1/completions", "POST", {"stream": True})
     assert not handled({"stream": False}, decoupled=False).call.streamed
-    with pytest.raises(UnsupportedError, match="decoupled"):
-        handled({"stream": True}, decoupled=False)
+
+
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [({"model": "gone"}, 404), ({"model": "zh"}, 501), ({"model": ""}, 501), ({"model": 7}, 501), ({}, 501)],
+)
+async def test_the_name_is_looked_at_before_the_policy(
+    named: dict[str, Any], status: int, adapters: RequestAdapters
+) -> None:
+    """A stream for a model that was unloaded was told of the policy of the one that is left."""
+    unused: Any = None
+    service = OpenAIService(unused, unused, unused, adapters, "m")
+    handler = OpenAIHandler(service, ClientRules(), decoupled=False, batched=True)
+    call = handled({**named, "stream": True}, decoupled=False).call
+    responder = OpenAIResponder(unused, decoupled=False)
+    with pytest.raises(NotFoundError if status == 404 else UnsupportedError):
+        await handler.run(call, responder, unused)
 
 
 def test_one_row_makes_one_call() -> None:
