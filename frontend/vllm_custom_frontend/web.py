@@ -25,6 +25,7 @@ from vllm_custom_frontend.options import ServerOptions
 # For load balancers and Prometheus, which have no key.
 _OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ready"})
 _READY_PREFIX = "/ready/"
+_LOOKS = frozenset({"GET", "HEAD"})
 # What a model takes.
 _METHODS = ("GET", "POST")
 
@@ -47,7 +48,7 @@ class ApiKeys:
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]) and not self._is_known(scope):
+        if scope["type"] == "http" and not _is_open(scope) and not self._is_known(scope):
             error = errors.unauthorized()
             await Response(error.document, error.status, media_type="application/json")(scope, receive, send)
             return
@@ -63,8 +64,10 @@ class ApiKeys:
         return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
 
 
-def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_READY_PREFIX)
+def _is_open(scope: Scope) -> bool:
+    """Whether this server answers by itself, with no body: what is posted to the same paths, models get."""
+    path: str = scope["path"]
+    return scope["method"] in _LOOKS and (path in _OPEN_PATHS or path.startswith(_READY_PREFIX))
 
 
 def _digest(key: str) -> bytes:
