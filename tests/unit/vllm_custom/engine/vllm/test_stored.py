@@ -119,5 +119,20 @@ async def test_events_of_a_cancelled_task_end() -> None:
     assert await asyncio.wait_for(reading, 5) == ["a"]
 
 
+@pytest.mark.parametrize(("before", "after"), [("queued", "failed"), ("cancelled", "cancelled")])
+async def test_a_response_whose_task_has_failed_says_so(before: str, after: str) -> None:
+    """Where the engine had died, vLLM said for ever that it was queued."""
+    made = serving()
+    bound_stored_responses(made, 1)
+    response = made.response_store["r"] = SimpleNamespace(status=before)
+
+    async def work() -> None:
+        raise OSError("the engine has died")
+
+    made.background_tasks["r"] = asyncio.ensure_future(work())
+    await asyncio.sleep(0.01)
+    assert response.status == after
+
+
 async def _all(events: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in events]
