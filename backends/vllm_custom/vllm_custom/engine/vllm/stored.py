@@ -34,10 +34,11 @@ def bound_stored_responses(serving: Any, most: int) -> None:
     if not most and serving.enable_store:
         most = _DEFAULT
     serving.enable_store = most > 0
-    stores = [_Store(most) for _ in _STORES]
-    for name, store in zip(_STORES, stores, strict=True):
-        store.others = [other for other in stores if other is not store]
+    stores = {name: _Store(most) for name in _STORES}
+    for name, store in stores.items():
+        store.others = [other for other in stores.values() if other is not store]
         setattr(serving, name, store)
+    stores["response_store"].needed = stores["msg_store"]
     serving.background_tasks = _BackgroundTasks(serving.response_store)
     unknown = serving.responses_background_stream_generator
     serving.responses_background_stream_generator = functools.partial(_events, serving, unknown)
@@ -81,9 +82,13 @@ class _Store(dict[str, Any]):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.others: list[_Store] = []
+        # What is not in it is not kept here: it was dropped before it was complete.
+        self.needed: _Store | None = None
         self._most = most
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if self.needed is not None and key not in self.needed:
+            return
         super().__setitem__(key, value)
         while len(self) > self._most:
             oldest = next(iter(self))

@@ -43,6 +43,8 @@ def test_a_response_is_not_kept_without_its_messages() -> None:
     for name in ("failed", "failed too"):
         made.msg_store[name] = name
     assert made.response_store == {}
+    made.response_store["a"] = "a, which is complete now"
+    assert made.response_store == {}
 
 
 @pytest.mark.parametrize(("most", "switched_on", "kept"), [(0, False, 0), (0, True, 1000), (3, False, 3), (3, True, 3)])
@@ -51,7 +53,7 @@ def test_how_many_are_kept(most: int, switched_on: bool, kept: int) -> None:
     bound_stored_responses(made, most)
     assert made.enable_store is (kept > 0)
     for number in range(1100):
-        made.response_store[str(number)] = number
+        made.msg_store[str(number)] = made.response_store[str(number)] = number
     assert len(made.response_store) == kept
 
 
@@ -124,6 +126,7 @@ async def test_a_response_whose_task_has_failed_says_so(before: str, after: str)
     """Where the engine had died, vLLM said for ever that it was queued."""
     made = serving()
     bound_stored_responses(made, 1)
+    made.msg_store["r"] = []
     response = made.response_store["r"] = SimpleNamespace(status=before)
 
     async def work() -> None:
