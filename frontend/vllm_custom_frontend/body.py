@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 
 import msgspec
@@ -14,6 +15,8 @@ _READ_AGAIN_BYTES = 1024 * 1024
 _LONGEST_NAME_BYTES = 4096
 # Each takes ten times as long to read as another character.
 _MOST_ESCAPES = 8_000_000
+# Nobody else has the interpreter while so many are decoded.
+_PIECE_BYTES = 512 * 1024
 
 
 class _Body(msgspec.Struct):
@@ -62,12 +65,19 @@ def in_utf8(body: bytes) -> bytes:
     if body.isascii() and b"\0" not in body[:4]:
         return body
     encoding = json.detect_encoding(body)
-    try:
-        text = body.decode(encoding)
-    except UnicodeDecodeError as error:
-        name = encoding.removesuffix("-sig").upper()
-        raise errors.not_unicode(name, error.object[error.start], error.start) from error
-    return body if encoding == "utf-8" else text.encode()
+    decoder = codecs.getincrementaldecoder(encoding)()
+    found: list[bytes] = []
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = body[start : start + _PIECE_BYTES]
+        try:
+            text = decoder.decode(piece, start + len(piece) == len(body))
+        except UnicodeDecodeError as error:
+            name = encoding.removesuffix("-sig").upper()
+            kept = len(error.object) - len(piece)  # of the piece before
+            raise errors.not_unicode(name, error.object[error.start], start - kept + error.start) from error
+        if encoding != "utf-8":
+            found.append(text.encode())
+    return body if encoding == "utf-8" else b"".join(found)
 
 
 def model_of(body: bytes) -> tuple[str | None, bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.forms import form_as_json, is_form
 from vllm_custom_frontend.routes import FORM_PATHS
 
-# What is longer is made JSON beside the event loop.
+# What is longer is made JSON, or UTF-8, beside the event loop.
 _SHORT_BYTES = 256 * 1024
 
 
@@ -76,12 +77,8 @@ class Exchange:
             body = await asyncio.wait_for(self._read(limits), limits.seconds or None)
         except asyncio.TimeoutError:
             raise errors.late_body(limits.seconds) from None
-        if not self.has_form:
-            return in_utf8(body)
-        content_type = self.headers["content-type"]
-        if len(body) <= _SHORT_BYTES:
-            return form_as_json(body, content_type)
-        return await asyncio.to_thread(form_as_json, body, content_type)
+        read = functools.partial(form_as_json, content_type=self.headers["content-type"]) if self.has_form else in_utf8
+        return read(body) if len(body) <= _SHORT_BYTES else await asyncio.to_thread(read, body)
 
     async def _read(self, limits: BodyLimits) -> bytes:
         length = self.headers.get("content-length", "")

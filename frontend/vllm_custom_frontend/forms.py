@@ -13,7 +13,11 @@ _TYPE = "multipart/form-data"
 _FILE = "file"
 _MOST_PARTS = 100
 _MOST_HEADER_BYTES = 16 * 1024
+# Of a header. Python's own parser looks at the rest of the header for each of them, and for each again.
+_MOST_PARAMETERS = 32
 _MOST_TEXT_BYTES = 1024 * 1024
+# Nobody else has the interpreter while bytes are made base64; a multiple of three.
+_PIECE_BYTES = 768 * 1024
 _DISPOSITION = "content-disposition"
 
 
@@ -32,21 +36,25 @@ def form_as_json(body: bytes, content_type: str) -> bytes:
     Raises:
         FrontendError: it is no form, has too much in it, or a file that is not called ``file``.
     """
-    fields: dict[str, list[str]] = {}
+    fields: dict[str, list[bytes]] = {}
     for part in _parts(body, content_type):
-        name, text = _field(part)
-        fields.setdefault(name, []).append(text)
-    return json.dumps({name: found[0] if len(found) == 1 else found for name, found in fields.items()}).encode()
+        name, value = _field(part)
+        fields.setdefault(name, []).append(value)
+    pieces = [b"{"]
+    for name, found in fields.items():
+        pieces += [b", " if len(pieces) > 1 else b"", json.dumps(name).encode(), b": "]
+        pieces += found if len(found) == 1 else [b"[", b", ".join(found), b"]"]
+    return b"".join([*pieces, b"}"])
 
 
 def _parts(body: bytes, content_type: str) -> list[bytes]:
     """What is between the boundaries: headers, an empty line, content."""
     header = Message()
     header["content-type"] = content_type
-    boundary = header.get_boundary()
-    if not boundary:
+    boundary = _parameter(header, "boundary", "content-type")
+    if not isinstance(boundary, str) or not boundary.rstrip():
         raise errors.bad_form("a boundary in its content-type")
-    mark = b"\r\n--" + boundary.encode("utf-8", "replace")
+    mark = b"\r\n--" + boundary.rstrip().encode("utf-8", "replace")
     # One more split than there may be: the first piece is the preamble, and the last the end.
     _, *parts = (b"\r\n" + body).split(mark, _MOST_PARTS + 2)
     if len(parts) > _MOST_PARTS + 1:
@@ -56,21 +64,39 @@ def _parts(body: bytes, content_type: str) -> list[bytes]:
     return parts
 
 
-def _field(part: bytes) -> tuple[str, str]:
+def _field(part: bytes) -> tuple[str, bytes]:
+    """Its name, and its value as JSON."""
     head, found, content = part.lstrip(b" \t").partition(b"\r\n\r\n")
     if not found or len(head) > _MOST_HEADER_BYTES:
         raise errors.bad_form("headers and an empty line in front of each field")
     headers = BytesHeaderParser().parsebytes(head.removeprefix(b"\r\n"))
-    name = headers.get_param("name", header=_DISPOSITION)
+    name = _parameter(headers, "name", _DISPOSITION)
     if not isinstance(name, str) or not name:
         raise errors.bad_form("a name for each field")
-    if headers.get_param("filename", header=_DISPOSITION) is not None:
+    if _parameter(headers, "filename", _DISPOSITION) is not None:
         if name != _FILE:
             raise errors.bad_form(f"no file but {_FILE}, got one named {errors.shortened(name)}")
-        return name, base64.b64encode(content).decode()
+        return name, _base64(content)
     if name == _FILE:
         raise errors.bad_form("file with a filename, as clients send files; got a text")
-    return name, _text(name, content)
+    return name, json.dumps(_text(name, content)).encode()
+
+
+def _parameter(headers: Message, name: str, header: str) -> object:
+    """None where there is none; a tuple where it is encoded as mails have it."""
+    if str(headers.get(header, "")).count(";") > _MOST_PARAMETERS:
+        raise errors.bad_form(f"at most {_MOST_PARAMETERS} parameters in the header {header}")
+    try:
+        return headers.get_param(name, header=header)
+    except ValueError as error:  # a number of thousands of digits
+        raise errors.bad_form(f"parameters that can be read in the header {header}") from error
+
+
+def _base64(content: bytes) -> bytes:
+    """As a text of JSON."""
+    starts = range(0, len(content), _PIECE_BYTES)
+    pieces = (base64.b64encode(content[start : start + _PIECE_BYTES]) for start in starts)
+    return b"".join([b'"', *pieces, b'"'])
 
 
 def _text(name: str, content: bytes) -> str:

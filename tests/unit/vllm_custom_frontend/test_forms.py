@@ -23,6 +23,14 @@ def test_fields_are_texts_and_the_file_is_base64() -> None:
     assert read == {"model": "whisper", "prompt": "Grüße\r\n\r\n", "t[]": ["a", "b"]}
 
 
+@pytest.mark.parametrize("size", [0, 1, 3 << 18, (3 << 18) + 1, 2_000_000])
+def test_a_file_of_any_length_is_one_text(size: int) -> None:
+    content_type, body = form(os.urandom(size), ("a", '"'))
+    read = json.loads(form_as_json(body, content_type))
+    assert read["a"] == '"'
+    assert len(base64.b64decode(read["file"], validate=True)) == size
+
+
 def test_a_form_of_requests_is_read() -> None:
     data = os.urandom(100_000)
     files = {"file": ("Aufnahme größer.wav", data, "audio/wav")}
@@ -60,6 +68,14 @@ def test_an_empty_form_has_no_fields() -> None:
         (form(None, ('x"; filename="y', "1"))[0], form(None, ('x"; filename="y', "1"))[1], "no file but file"),
         (form(None, ("a", "x" * 1_100_000))[0], form(None, ("a", "x" * 1_100_000))[1], "at most 1048576 bytes"),
         (form(None, *[("a", "")] * 101)[0], form(None, *[("a", "")] * 101)[1], "at most 100 fields"),
+        # Each took seconds, or was an internal error.
+        ('multipart/form-data; a="' + ";" * 60_000, b"", "at most 32 parameters in the header content-type"),
+        ("multipart/form-data; boundary*" + "9" * 5000 + "=b", b"", "parameters that can be read in the header"),
+        (
+            form(None)[0],
+            form(None, ("a", "1"))[1].replace(b"\r\n\r\n", b'; x="' + b";" * 9000 + b"\r\n\r\n", 1),
+            "at most 32",
+        ),
         (form(None)[0], form(None, ("a", "é"))[1].replace(b"\xc3", b""), "UTF-8 in the field a"),
     ],
 )

@@ -38,6 +38,16 @@ async def test_each_question_has_its_answer() -> None:
         assert await status(client, "/live") == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/live", "/metrics", "/ready", "/ready/m"])
+async def test_only_the_question_needs_no_key(path: str) -> None:
+    """What is posted to these paths is a request to a model, which would read it."""
+    triton = FakeTriton(m=Model())
+    async with serving(triton), frontend(triton.address, api_keys=frozenset({"secret"})) as client:
+        assert await status(client, path) == 200
+        assert (await client.post({"model": "m"}, path)).status == 401
+        assert triton.models["m"].asked == []
+
+
 async def _is(client: FrontendClient, path: str, expected: int) -> bool:
     return await status(client, path) == expected
 

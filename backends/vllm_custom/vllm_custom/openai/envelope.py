@@ -67,7 +67,7 @@ class OpenAICall:
 
     @property
     def streamed(self) -> bool:
-        """Whether the body asks for server-sent events; vLLM takes some words for true, as forms have them."""
+        """Whether the body asks for server-sent events."""
         return self._is_set("stream")
 
     @property
@@ -98,8 +98,9 @@ class OpenAICall:
         return is_one_of(self.path, OPENAI_PATHS) or is_one_of(self.path, more)
 
     def _is_set(self, name: str) -> bool:
+        """As vLLM reads it, which takes 1 and some words for true."""
         value = self.body.get(name) if isinstance(self.body, dict) else None
-        return value is True or (isinstance(value, str) and value.lower() in _TRUE)
+        return value.lower() in _TRUE if isinstance(value, str) else isinstance(value, (int, float)) and value == 1
 
 
 def parse_openai_request(tensors: Tensors, parameters: str, rules: ClientRules | None = None) -> OpenAICall:

@@ -24,6 +24,8 @@ from vllm_custom.media.loader import MediaLoader
 _FILE = "file"
 _MOST_FIELDS = 100
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}\Z")
+# Beside those whose names end in [].
+_LISTS = frozenset({"timestamp_granularities", "include"})
 _FLOAT_SAMPLES = 3
 
 
@@ -44,9 +46,12 @@ def check_form(body: Mapping[str, Any]) -> None:
     values = sum(len(value) if isinstance(value, list) else 1 for value in body.values())
     if values > _MOST_FIELDS:
         raise invalid("body", values, f"at most {_MOST_FIELDS} fields of a form")
-    for name in body:
+    for name, value in body.items():
         if not _NAME.match(name):
             raise invalid("body", name, "names of letters, digits and _ . - [ ], of at most 100 characters")
+        # vLLM would take the last one, which nobody has looked at.
+        if isinstance(value, list) and not (name.endswith("[]") or name in _LISTS):
+            raise invalid(name, value, "the field once")
 
 
 @asynccontextmanager

@@ -47,9 +47,11 @@ def check_body(body: Mapping[str, Any], rules: ClientRules, path: str = "") -> N
     Raises:
         InvalidRequestError: names the key of the body.
     """
-    model = body.get("model")
-    if isinstance(model, str) and len(model) > LONGEST_NAME:
-        raise invalid("model", model, f"a name of at most {LONGEST_NAME} characters")
+    # A request's own id travels with each of its tokens.
+    for key in ("model", "request_id"):
+        name = body.get(key)
+        if isinstance(name, str) and len(name) > LONGEST_NAME:
+            raise invalid(key, name, f"a name of at most {LONGEST_NAME} characters")
     if body.get(TEMPLATE) is not None:
         check_template(rules, TEMPLATE)
     check_template_kwargs(_object(body, "chat_template_kwargs"), rules, _OWN)

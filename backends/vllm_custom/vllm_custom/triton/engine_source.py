@@ -43,12 +43,11 @@ class EngineSource:
             return []
         if turn is Turn.TAKEN_OVER:
             self._set = {key: value for key, value in self._set.items() if key[0] in self._growing}
-        changed = [
-            sample
-            for sample in self._statistics.gauges()
-            if self._set.get((sample.family, sample.labels)) != sample.value
-        ]
+        samples = list(self._statistics.gauges())
+        changed = [sample for sample in samples if self._set.get((sample.family, sample.labels)) != sample.value]
         self._note(changed)
+        if len(self._known) > len(samples):
+            self._forget(samples)
         return changed
 
     def _note(self, changed: list[Sample]) -> None:
@@ -59,3 +58,8 @@ class EngineSource:
             self._known.add(key)
             self._set[key] = sample.value
         self._begun = True
+
+    def _forget(self, samples: list[Sample]) -> None:
+        """What there is no more would become ever more."""
+        self._known.intersection_update((sample.family, sample.labels) for sample in samples)
+        self._set = {key: value for key, value in self._set.items() if key in self._known}

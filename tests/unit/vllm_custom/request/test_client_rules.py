@@ -170,10 +170,11 @@ def test_a_name_of_any_length_is_not_repeated() -> None:
         refused(lambda sent=sent: native(**sent))
 
 
-def test_names_of_models_and_adapters_are_bounded() -> None:
+def test_names_are_bounded() -> None:
     """A name of 50 MB was a line of 50 MB in the log."""
     assert refused(lambda: native(lora_name="x" * 10**6)).startswith("lora_name: ")
     assert refused(lambda: openai({"model": "x" * 10**6})).startswith("model: ")
+    assert refused(lambda: openai({"request_id": "x" * 257})).startswith("request_id: ")
     assert native(traceparent="x" * 10**6)[1].trace_headers is None
 
 

@@ -61,13 +61,15 @@ def test_a_background_job_has_a_place_until_it_ends() -> None:
         assert ask(model, body={"input": "x"})[0] == 200
 
 
-def test_a_job_that_has_no_place_does_not_begin() -> None:
+@pytest.mark.parametrize("word", ["true", "On", 1, 1.0])
+def test_a_job_that_has_no_place_does_not_begin(word: Any) -> None:
+    """However vLLM may be told that it is one."""
     application = Application()
     engine = FakeEngine()
     engine.application = application
     with Model(engine, MAX_INFLIGHT_REQUESTS="1") as model:
         for status in (200, 503):
-            assert ask(model, body={"background": "true"})[0] == status
+            assert ask(model, body={"background": word})[0] == status
         model.base.event_loop.call_soon_threadsafe(application.end.set)
         model.settle()
     assert len(application.asked) == 1

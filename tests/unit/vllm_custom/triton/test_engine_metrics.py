@@ -163,6 +163,15 @@ def test_what_was_is_not_set_again_when_a_front_is_told_once_more(board: Board) 
     assert [sample.family for sample in source.gauges()] == ["running"]
 
 
+def test_series_that_are_no_more_are_forgotten() -> None:
+    statistics = Statistics()
+    source = EngineSource(statistics, None)
+    for number in range(100):
+        statistics.now = {("running", ()): 1.0, ("adapters", (("name", str(number)),)): 5.0}
+        assert len(list(source.gauges())) == (2 if number == 0 else 1)
+    assert len(source._known) == len(source._set) == 2
+
+
 def test_a_server_without_metrics_is_logged_once() -> None:
     def metric_family(**_: str) -> None:
         raise RuntimeError("metrics not supported")

@@ -144,7 +144,7 @@ def _start(folder: Path, server: int, program: str, grace_seconds: int, stall_se
             python = os.fsdecode(get_executable())
             numbers = [str(number) for number in (descriptor, server, grace_seconds, stall_seconds)]
             host = [python, "-m", program, str(folder), *numbers]
-            command = [python, "-I", "-S", guard.__file__, str(folder), guard.identity(folder), str(descriptor), *host]
+            command = [python, "-I", "-S", guard.__file__, str(folder), guard.mark(folder), str(descriptor), *host]
             started = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

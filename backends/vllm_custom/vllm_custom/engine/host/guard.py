@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _LOOK_SECONDS = 0.5
+_MARK = "mark"
 # For those that are about to end by themselves, and for Python's resource tracker, which removes shared memory.
 _GRACE_SECONDS = 3.0
 
@@ -41,16 +42,21 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def identity(folder: Path) -> str:
-    """Tells a folder from a later one of the same path. Raises OSError where there is none."""
-    state = folder.stat()
-    return f"{state.st_dev}:{state.st_ino}"
+def mark(folder: Path) -> str:
+    """Give a folder a word that tells it from a later one of the same path, which may have the same inode.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    word = os.urandom(16).hex()
+    (folder / _MARK).write_text(word)
+    return word
 
 
 def remove(folder: Path, known_as: str) -> None:
     """Remove the folder of an engine, if it is still that one, and the folder above where it is empty then."""
     with contextlib.suppress(OSError), locked(folder.parent):
-        if identity(folder) == known_as:
+        if (folder / _MARK).read_text() == known_as:
             shutil.rmtree(folder, ignore_errors=True)
         folder.parent.rmdir()
 

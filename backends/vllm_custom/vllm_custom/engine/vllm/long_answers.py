@@ -120,6 +120,7 @@ def _install_completion(handler: Any, turn: asyncio.Semaphore) -> None:
 
 def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
     build, make_logprobs = handler.responses_full_generator, handler._create_response_logprobs
+    retrieve = handler.retrieve_responses
     signature = inspect.signature(build)
     made: ContextVar[Any] = ContextVar("vllm_custom_response_logprobs", default=None)
 
@@ -131,7 +132,7 @@ def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
         bound = signature.bind(*args, **kwargs)
         named = bound.arguments
         request = named["request"]
-        if request.stream or request.background or not request.is_include_output_logprobs():
+        if request.stream or not request.is_include_output_logprobs():
             return await build(*args, **kwargs)
         await _last(named["result_generator"])
         named["result_generator"] = _only(None)
@@ -152,8 +153,17 @@ def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
             )
         made.set(ready)
         response = await build(*bound.args, **bound.kwargs)
+        if request.background:  # it is kept, and nobody waits for it
+            return response
         return await _written_in_thread(turn, lambda: response, _without_items_logprobs)
 
+    async def retrieve_beside(*args: Any, **kwargs: Any) -> Any:
+        response = await retrieve(*args, **kwargs)
+        if _items_entries(response) <= _FEW_ENTRIES:
+            return response
+        return await _written_in_thread(turn, lambda: response, _without_items_logprobs)
+
+    handler.retrieve_responses = retrieve_beside
     handler._create_response_logprobs = logprobs_made_before
     handler.responses_full_generator = build_beside
 
@@ -180,6 +190,15 @@ async def _only(result: Any) -> AsyncIterator[Any]:
 def _entries(outputs: Iterable[Any]) -> int:
     """Of the sequences' log probabilities, all tokens together."""
     return sum(len(output.logprobs) * len(output.logprobs[-1] or ()) for output in outputs if output.logprobs)
+
+
+def _items_entries(response: Any) -> int:
+    """The same of a response of the responses route."""
+    parts = (part for item in getattr(response, "output", None) or () for part in getattr(item, "content", None) or ())
+    lists = (getattr(part, "logprobs", None) for part in parts)
+    return sum(
+        len(entries) * (1 + len(getattr(entries[-1], "top_logprobs", None) or ())) for entries in lists if entries
+    )
 
 
 def _run(building: Coroutine[Any, Any, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vllm_custom.engine.statistics import Sample
@@ -12,6 +12,9 @@ _PREFIX = "vllm:"
 _MODEL, _ENGINE = "model_name", "engine"
 # When a series began, which is no figure of vLLM's.
 _BIRTH = "_created"
+# Attributes of vLLM's loggers: gauges with a series for whatever names came together, which vLLM keeps for ever.
+_GROWING = ("gauge_lora_info",)
+_MOST_SERIES = 64
 # Families that vLLM has renamed, new to old: both are reported where vLLM has the new one alone.
 RENAMED = {"vllm:inter_token_latency_seconds": "vllm:time_per_output_token_seconds"}
 
@@ -19,13 +22,15 @@ RENAMED = {"vllm:inter_token_latency_seconds": "vllm:time_per_output_token_secon
 class VllmStatistics:
     """Of one AsyncLLM, the only one in its process. Thread-safe."""
 
-    def __init__(self, heard: _Heard, registry: Any, *, several: bool) -> None:
+    def __init__(self, heard: _Heard, registry: Any, *, several: bool, growing: Sequence[Any] = ()) -> None:
         """
         Args:
             heard: is a logger of the AsyncLLM.
             registry: where vLLM registers its metrics.
             several: whether the AsyncLLM has several engines, which samples then tell apart.
+            growing: gauges of vLLM's whose series become ever more.
         """
+        self._growing = growing
         self._heard = heard
         self._hidden = {_MODEL} if several else {_MODEL, _ENGINE}
         self._registry = registry
@@ -41,15 +46,20 @@ class VllmStatistics:
         from vllm.v1.metrics.prometheus import REGISTRY
 
         heard = _Heard()
+        named = (getattr(logger, name, None) for logger in manager.stat_loggers for name in _GROWING)
+        growing = [gauge for gauge in named if gauge is not None]
         manager.stat_loggers.append(heard)
-        return cls(heard, REGISTRY, several=len(manager.engine_indexes) > 1)
+        return cls(heard, REGISTRY, several=len(manager.engine_indexes) > 1, growing=growing)
 
     @property
     def heard_ns(self) -> int:
         return self._heard.at_ns
 
     def gauges(self) -> Iterator[Sample]:
-        return self._samples(self._gauges.collect(), "GAUGE")
+        yield from self._samples(self._gauges.collect(), "GAUGE")
+        for gauge in self._growing:
+            if sum(len(family.samples) for family in gauge.collect()) > _MOST_SERIES:
+                gauge.clear()
 
     def counters(self) -> Iterator[Sample]:
         return self._samples(self._counters.collect(), "COUNTER")

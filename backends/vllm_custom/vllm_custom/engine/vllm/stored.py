@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from vllm_custom.engine.background import BEGUN
@@ -13,6 +13,7 @@ from vllm_custom.errors import UnsupportedError
 # vLLM's own switch is an environment variable, which says nothing of a number.
 _DEFAULT = 1000
 _STORES = ("response_store", "msg_store", "event_store")
+_UNFINISHED = ("queued", "in_progress")
 _USED = ("enable_store", "background_tasks", "responses_background_stream_generator")
 
 
@@ -33,11 +34,12 @@ def bound_stored_responses(serving: Any, most: int) -> None:
     if not most and serving.enable_store:
         most = _DEFAULT
     serving.enable_store = most > 0
-    stores = [_Store(most) for _ in _STORES]
-    for name, store in zip(_STORES, stores, strict=True):
-        store.others = [other for other in stores if other is not store]
+    stores = {name: _Store(most) for name in _STORES}
+    for name, store in stores.items():
+        store.others = [other for other in stores.values() if other is not store]
         setattr(serving, name, store)
-    serving.background_tasks = _BackgroundTasks()
+    stores["response_store"].needed = stores["msg_store"]
+    serving.background_tasks = _BackgroundTasks(serving.response_store)
     unknown = serving.responses_background_stream_generator
     serving.responses_background_stream_generator = functools.partial(_events, serving, unknown)
 
@@ -61,8 +63,8 @@ async def _events(
     index = 0 if starting_after is None else starting_after + 1
     while True:
         more.clear()
-        for event in list(events)[index:]:
-            yield event
+        while index < len(events):  # a list of them for each new one would take ever longer
+            yield events[index]
             index += 1
         task = serving.background_tasks.get(response_id)
         if index >= len(events) and (task is None or task.done()):
@@ -80,9 +82,13 @@ class _Store(dict[str, Any]):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.others: list[_Store] = []
+        # What is not in it is not kept here: it was dropped before it was complete.
+        self.needed: _Store | None = None
         self._most = most
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if self.needed is not None and key not in self.needed:
+            return
         super().__setitem__(key, value)
         while len(self) > self._most:
             oldest = next(iter(self))
@@ -93,8 +99,21 @@ class _Store(dict[str, Any]):
 class _BackgroundTasks(dict[str, "asyncio.Task[Any]"]):
     """Tasks by the ids of their responses; whoever has asked for one is told of it."""
 
+    def __init__(self, responses: Mapping[str, Any]) -> None:
+        """``responses``: by their ids, as long as they are kept."""
+        super().__init__()
+        self._responses = responses
+
     def __setitem__(self, key: str, task: asyncio.Task[Any]) -> None:
         super().__setitem__(key, task)
+        task.add_done_callback(functools.partial(self._end, self._responses.get(key)))
         begun = BEGUN.get()
         if begun is not None:
             begun.append(task)
+
+    @staticmethod
+    def _end(response: Any, task: asyncio.Task[Any]) -> None:
+        """Whoever asks for a response whose task has failed would be told for ever that it goes on."""
+        failed = not task.cancelled() and task.exception() is not None
+        if failed and getattr(response, "status", None) in _UNFINISHED:
+            response.status = "failed"

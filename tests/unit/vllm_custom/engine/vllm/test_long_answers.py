@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_serializer
 
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
 from vllm_custom.openai.asgi import call_application
@@ -148,3 +149,81 @@ def test_an_error_while_it_is_built_is_the_applications(path: str) -> None:
     served = Served(result)
     with pytest.raises(Exception, match="Internal server error"):
         served.post(path, body_of(path), threads=True)
+
+
+THREADS: set[threading.Thread] = set()
+
+
+class Entry(BaseModel):
+    token: str
+    top_logprobs: list[int] = [1, 2, 3]
+
+    @field_serializer("token")
+    def _write(self, token: str) -> str:
+        THREADS.add(threading.current_thread())
+        return token
+
+
+class Part(BaseModel):
+    text: str = "text"
+    logprobs: list[Entry] | None
+
+
+class Item(BaseModel):
+    content: list[Part]
+
+
+class Kept(BaseModel):
+    output: list[Item]
+
+
+class Responses:
+    """What is asked of vLLM's handler of the responses route."""
+
+    def __init__(self, tokens: int) -> None:
+        self.kept: Any = None
+        self.tokens = tokens
+
+    def _create_response_logprobs(self, token_ids: Any, logprobs: Any, tokenizer: Any, top_logprobs: int) -> Any:
+        THREADS.add(threading.current_thread())
+        return [Entry(token="é") for _ in token_ids]
+
+    async def responses_full_generator(self, request: Any, result_generator: Any, context: Any, tokenizer: Any) -> Any:
+        _ = [result async for result in result_generator]
+        (output,) = context.final_output.outputs
+        made = self._create_response_logprobs(output.token_ids, output.logprobs, tokenizer, 3)
+        return Kept(output=[Item(content=[Part(logprobs=made)])])
+
+    async def retrieve_responses(self, response_id: str) -> Any:
+        return self.kept
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            request = SimpleNamespace(
+                stream=False, background=True, top_logprobs=3, is_include_output_logprobs=lambda: True
+            )
+            context = SimpleNamespace(final_output=results(self.tokens))
+            self.kept = await self.responses_full_generator(request, _nothing(), context, None)
+        answer = await self.retrieve_responses("id")
+        content = json.dumps(answer.model_dump(mode="json", by_alias=True)).encode()
+        headers = [(b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    yield None
+
+
+@pytest.mark.parametrize(("tokens", "beside"), [(3, False), (400, True)])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_kept_responses_are_built_and_written_beside_the_event_loop(method: str, tokens: int, beside: bool) -> None:
+    handler = Responses(tokens)
+    handler.kept = expected = Kept(output=[Item(content=[Part(logprobs=[Entry(token="é")] * tokens)])])
+    application = build_long_answers_in_threads(handler.application, SimpleNamespace(openai_serving_responses=handler))
+    sink = Sink()
+    THREADS.clear()
+    asyncio.run(call_application(application, method, "/v1/responses", {}, b"", sink))
+    assert (threading.main_thread() not in THREADS) == beside
+    assert json.loads(sink.text) == expected.model_dump(mode="json")
+    assert int(sink.headers.get("content-length", len(sink.text))) == len(sink.text)

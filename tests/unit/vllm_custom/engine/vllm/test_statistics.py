@@ -77,6 +77,28 @@ def test_an_engine_that_counts_nothing_has_none() -> None:
     assert VllmStatistics.of(SimpleNamespace(logger_manager=None)) is None
 
 
+def test_series_of_adapters_do_not_become_ever_more(registry: CollectorRegistry) -> None:
+    """vLLM has one for each order in which adapters were used together, and looks at none of them again."""
+    gauge = Gauge("vllm:lora_requests_info", "Adapters.", ("running_lora_adapters",), registry=registry)
+    found = VllmStatistics(_Heard(), registry, several=False, growing=[gauge])
+    seen = set()
+    for number in range(1000):
+        gauge.labels(str(number)).set(number)
+        samples = list(found.gauges())
+        assert len(samples) < 100
+        seen.update(sample.labels for sample in samples)
+    assert (("running_lora_adapters", "999"),) in seen
+    assert len(seen) == 1001, "all were told of, and those of other gauges are still there"
+
+
+def test_vllms_growing_gauges_are_known() -> None:
+    gauge = object()
+    manager = SimpleNamespace(stat_loggers=[SimpleNamespace(gauge_lora_info=gauge)], engine_indexes=[0])
+    found = VllmStatistics.of(SimpleNamespace(logger_manager=manager))
+    assert found is not None
+    assert list(found._growing) == [gauge]
+
+
 def test_it_is_known_when_the_scheduler_was_told_of() -> None:
     manager = SimpleNamespace(stat_loggers=[], engine_indexes=[0])
     found = VllmStatistics.of(SimpleNamespace(logger_manager=manager))

@@ -43,6 +43,8 @@ def test_a_response_is_not_kept_without_its_messages() -> None:
     for name in ("failed", "failed too"):
         made.msg_store[name] = name
     assert made.response_store == {}
+    made.response_store["a"] = "a, which is complete now"
+    assert made.response_store == {}
 
 
 @pytest.mark.parametrize(("most", "switched_on", "kept"), [(0, False, 0), (0, True, 1000), (3, False, 3), (3, True, 3)])
@@ -51,7 +53,7 @@ def test_how_many_are_kept(most: int, switched_on: bool, kept: int) -> None:
     bound_stored_responses(made, most)
     assert made.enable_store is (kept > 0)
     for number in range(1100):
-        made.response_store[str(number)] = number
+        made.msg_store[str(number)] = made.response_store[str(number)] = number
     assert len(made.response_store) == kept
 
 
@@ -117,6 +119,22 @@ async def test_events_of_a_cancelled_task_end() -> None:
     await asyncio.sleep(0.01)
     task.cancel()
     assert await asyncio.wait_for(reading, 5) == ["a"]
+
+
+@pytest.mark.parametrize(("before", "after"), [("queued", "failed"), ("cancelled", "cancelled")])
+async def test_a_response_whose_task_has_failed_says_so(before: str, after: str) -> None:
+    """Where the engine had died, vLLM said for ever that it was queued."""
+    made = serving()
+    bound_stored_responses(made, 1)
+    made.msg_store["r"] = []
+    response = made.response_store["r"] = SimpleNamespace(status=before)
+
+    async def work() -> None:
+        raise OSError("the engine has died")
+
+    made.background_tasks["r"] = asyncio.ensure_future(work())
+    await asyncio.sleep(0.01)
+    assert response.status == after
 
 
 async def _all(events: AsyncIterator[Any]) -> list[Any]:
