@@ -23,6 +23,7 @@ from vllm_custom_frontend.options import ServerOptions
 from vllm_custom_frontend.routes import OPEN_PATHS, READY_PREFIX
 from vllm_custom_frontend.rules import TrailingSlashes, VaryOnce, WholeAnswers
 
+_LOOKS = frozenset({"GET", "HEAD"})
 # What a model takes.
 _METHODS = ("GET", "POST")
 
@@ -45,7 +46,7 @@ class ApiKeys:
         self._ring = KeyRing(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]) and not self._is_known(scope):
+        if scope["type"] == "http" and not _is_open(scope) and not self._is_known(scope):
             error = errors.unauthorized()
             await Response(error.document, error.status, media_type="application/json")(scope, receive, send)
             return
@@ -59,8 +60,10 @@ class ApiKeys:
         return self._ring.has(key)
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(READY_PREFIX)
+def _is_open(scope: Scope) -> bool:
+    """Whether this server answers by itself, with no body: what is posted to the same paths, models get."""
+    path: str = scope["path"]
+    return scope["method"] in _LOOKS and (path in OPEN_PATHS or path.startswith(READY_PREFIX))
 
 
 class Answers:

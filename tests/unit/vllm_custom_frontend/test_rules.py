@@ -52,7 +52,8 @@ async def test_its_own_routes_are_only_to_be_read() -> None:
     triton = FakeTriton(m=Model())
     async with serving(triton), frontend(triton.address, api_keys=frozenset({"k"})) as client:
         for path in ("/health", "/live", "/ready", "/ready/m", "/metrics", "/health/"):
-            refused = await client.post({"model": "m"}, path)
+            assert (await client.post({"model": "m"}, path)).status == 401
+            refused = await client.post({"model": "m"}, path, authorization="Bearer k")
             assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
         refused = await client.post({"model": "m"}, "/v1/models", authorization="Bearer k")
         assert (refused.status, refused.headers["allow"]) == (405, "GET")
