@@ -27,4 +27,5 @@ def test_it_starts_with_one_folder_on_the_path(folder: os.PathLike[str], module:
     command = [sys.executable, "-m", module, "--port=70000"]
     asked = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert asked.stdout == ""
-    assert asked.stderr.splitlines()[-1].endswith("error: argument --port: expected a port from 0 to 65535, got '70000'")
+    said = "error: argument --port: expected a port from 0 to 65535, got '70000'"
+    assert asked.stderr.splitlines()[-1].endswith(said)
