@@ -95,14 +95,22 @@ def direct(model: None, triton: TritonServer, tmp_path_factory: pytest.TempPathF
         yield made
 
 
+def of_this_model(answer: HttpAnswer) -> tuple[Any, ...]:
+    """Without the names of the other models that the server of these tests may have."""
+    status, kind, body = comparable(answer)
+    if status == 404:
+        body["error"]["message"] = body["error"]["message"].partition(" Valid aliases: ")[0]
+    return status, kind, body
+
+
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_answer_is_that_of_vllm_serve(
     path: str, case: Case, expected: dict[tuple[str, str], HttpAnswer], frontend: Frontend, direct: DirectServer
 ) -> None:
-    wanted = comparable(expected[path, case.name])
-    assert comparable(ask(frontend, path, case)) == wanted
-    assert comparable(ask(direct, path, case)) == wanted
+    wanted = of_this_model(expected[path, case.name])
+    assert of_this_model(ask(frontend, path, case)) == wanted
+    assert of_this_model(ask(direct, path, case)) == wanted
 
 
 def test_the_cases_are_worth_comparing(expected: dict[tuple[str, str], HttpAnswer]) -> None:
