@@ -78,6 +78,9 @@ INTERNAL = {
     ("base_backend/patches.py", "ImportError"),
     ("base_backend/adapter.py", "AttributeError"),
     ("engine/host/guard.py", "FileNotFoundError"),
+    ("engine/host/guard.py", "ImportError"),
+    ("kernel/orphans.py", "ImportError"),
+    ("kernel/series.py", "PermissionError"),
     ("engine/vllm/host/core.py", "CoreError"),
 }
 
