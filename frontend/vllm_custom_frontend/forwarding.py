@@ -100,6 +100,7 @@ class Forwarder:
     async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:
         self.attempt = Attempt(endpoint, time.monotonic())
         endpoint.triton.open_calls += 1
+        endpoint.triton.last_call = time.monotonic()
         try:
             async with contextlib.aclosing(endpoint.call(replace(call, model=endpoint.model))) as chunks:
                 await self._relay(endpoint, chunks)

@@ -229,9 +229,11 @@ class ModelRegistry:
         return errors.unknown_model(name, list(self._snapshot.models))
 
 
-def _rank(endpoint: Endpoint) -> tuple[bool, bool, int]:
+def _rank(endpoint: Endpoint) -> tuple[bool, bool, int, float]:
     """What is broken comes last: where nothing else is left, a request may find that it is not so any more.
 
     A failure comes sooner than an answer as a rule, so the number of open requests alone would favour what fails.
+    Equals take turns: one request after the other would go to the first server for ever.
     """
-    return endpoint.health.broken, endpoint.health.resting, endpoint.triton.open_calls
+    triton = endpoint.triton
+    return endpoint.health.broken, endpoint.health.resting, triton.open_calls, triton.last_call

@@ -98,6 +98,8 @@ class TritonClient:
         self.address = address
         # Requests of clients that are under way.
         self.open_calls = 0
+        # When the last of them began, by time.monotonic().
+        self.last_call = 0.0
         self._connect_seconds = connect_seconds
         if certificate_authority is None:
             self._channel = grpc.aio.insecure_channel(address, CONNECTION_OPTIONS)

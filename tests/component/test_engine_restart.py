@@ -59,7 +59,7 @@ def frontend(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def host_of(triton: TritonServer) -> psutil.Process:
     """The host of this model's engine."""
-    (found,) = (host for host in hosts(HOST) if f" {triton.pid} " in " ".join(host.cmdline()))
+    (found,) = hosts(triton, MODEL, HOST)
     return found
 
 
@@ -113,8 +113,8 @@ def test_the_frontend_says_so_with_no_request(triton: TritonServer, frontend: Fr
 
     def keep_down() -> None:
         while not stop.wait(0.1):
-            for other in hosts(HOST):
-                if other != host and f" {triton.pid} " in " ".join(other.cmdline()):
+            for other in hosts(triton, MODEL, HOST):
+                if other != host:
                     other.send_signal(signal.SIGSTOP)
 
     keeper = threading.Thread(target=keep_down)
@@ -130,7 +130,7 @@ def test_the_frontend_says_so_with_no_request(triton: TritonServer, frontend: Fr
     finally:
         stop.set()
         keeper.join()
-        for other in hosts(HOST):
+        for other in hosts(triton, MODEL, HOST):
             other.send_signal(signal.SIGCONT)
     wait_until(lambda: frontend.get(f"/ready/{MODEL}").status == 200)
     assert frontend.post(CHAT, ASKED | {"max_tokens": 2}).status == 200

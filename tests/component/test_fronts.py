@@ -63,7 +63,7 @@ def value(client: Client, name: str) -> float:
 
 def test_they_share_one_engine_by_default(triton: TritonServer, client: Client, others: set[Path]) -> None:
     assert len(stubs(triton, MODEL)) == FRONTS
-    assert len(hosts(HOST)) == 1
+    assert len(hosts(triton, MODEL, HOST)) == 1
     assert len(set(folders(MODEL)) - others) == 1
     wait_until(lambda: value(client, ATTACHED) == FRONTS)
     assert (value(client, LOST), value(client, REPLACED)) == (0, 0)
@@ -143,7 +143,7 @@ def test_a_killed_front_is_replaced_while_the_others_serve(
     said: list[str] = []
     healer = Healer(triton.pid, triton.http_url, said.append)
     healer.look()
-    host, before = hosts(HOST), value(client, REPLACED)
+    host, before = hosts(triton, MODEL, HOST), value(client, REPLACED)
     lost = value(client, LOST)
     with ThreadPoolExecutor(FRONTS + 1) as pool, Requests(client) as requests:
         held = [pool.submit(ask_for_long, client) for _ in range(FRONTS + 1)]
@@ -168,7 +168,7 @@ def test_a_killed_front_is_replaced_while_the_others_serve(
     )
     assert HELD_TOKENS in {request.result() for request in held}
     assert {request.result() for request in held} <= {HELD_TOKENS, None}, "the others' go on to their end"
-    assert hosts(HOST) == host
+    assert hosts(triton, MODEL, HOST) == host
     # Triton keeps the old ones where the killed one had requests.
     wait_until(lambda: len(stubs(triton, MODEL)) == FRONTS)
     assert not set(stubs(triton, MODEL)) & set(running)
@@ -195,18 +195,18 @@ def _looked(healer: Healer, said: list[str]) -> list[str]:
     return said
 
 
-def test_a_model_that_is_loaded_again_serves(client: Client, load: Loads) -> None:
+def test_a_model_that_is_loaded_again_serves(triton: TritonServer, client: Client, load: Loads) -> None:
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))
     load(MODEL)
-    assert len(hosts(HOST)) == 1
+    assert len(hosts(triton, MODEL, HOST)) == 1
     wait_until(lambda: value(client, ATTACHED) == FRONTS)
     assert [client.generate(MODEL, **SHORT).status for _ in range(2 * FRONTS)] == [200] * 2 * FRONTS
 
 
 def test_nothing_is_left_after_unload(client: Client, triton: TritonServer, others: set[Path]) -> None:
     below = [process for stub in stubs(triton, MODEL) for process in family(stub)]
-    below += [process for host in hosts(HOST) for process in family(host)]
+    below += [process for host in hosts(triton, MODEL, HOST) for process in family(host)]
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))
     wait_until(lambda: not any(is_alive(process) for process in below))

@@ -7,11 +7,10 @@ import json
 from contextlib import ExitStack
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.client import Client
-from tests.support.front_processes import family, hosts, is_alive
+from tests.support.front_processes import engine_cores, family, hosts, is_alive
 from tests.support.servers import SHAPES_VL, Loads, Repository, wait_until
 from tests.support.shapes import picture
 from tools.installer.server import TritonServer
@@ -44,13 +43,6 @@ def model(repository: Repository, load: Loads) -> None:
     load(MODEL)
 
 
-def cores(triton: TritonServer) -> set[psutil.Process]:
-    """Engine cores of this server's models, wherever they run."""
-    below = psutil.Process(triton.pid).children(recursive=True)
-    below += [process for host in hosts(PROGRAM) for process in family(host)]
-    return {process for process in below if is_alive(process) and "EngineCor" in process.name()}
-
-
 @pytest.mark.parametrize("deaths", [1, 2], ids=["its own engine", "the one after it"])
 def test_a_killed_engine_runs_again(client: Client, triton: TritonServer, deaths: int) -> None:
     asked = _answers(client)
@@ -58,7 +50,7 @@ def test_a_killed_engine_runs_again(client: Client, triton: TritonServer, deaths
         streams = [stack.enter_context(client.open_stream(MODEL, **LONG)) for _ in range(STREAMS)]
         for events in streams:
             next(events)
-        (core,) = cores(triton)
+        (core,) = engine_cores(triton, MODEL)
         core.kill()
         ends = [[event for event in events if "error" in event] for events in streams]
     assert [["has died" in event["error"] for event in end] for end in ends] == [[True]] * STREAMS
@@ -72,7 +64,7 @@ def test_a_killed_engine_runs_again(client: Client, triton: TritonServer, deaths
     wait_until(lambda: client.metrics().get(RESTARTED) == deaths)
     metrics = client.metrics()
     assert (metrics[UP], metrics[DEATHS]) == (1, deaths)
-    (after,) = cores(triton)
+    (after,) = engine_cores(triton, MODEL)
     assert after != core
 
 
@@ -94,7 +86,7 @@ def _answers(client: Client) -> list[str]:
 
 
 def test_nothing_is_left_after_unload(client: Client, triton: TritonServer) -> None:
-    below = [process for host in hosts(PROGRAM) for process in family(host)]
+    below = [process for host in hosts(triton, MODEL, PROGRAM) for process in family(host)]
     assert below
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))

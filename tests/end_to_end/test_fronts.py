@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.client import Client
-from tests.support.front_processes import family, folders, hosts, is_alive, stubs
+from tests.support.front_processes import engine_cores, family, folders, hosts, is_alive, stubs
 from tests.support.servers import SHAPES_VL, Loads, Repository, is_idle, wait_until
 from tests.support.shapes import picture
 from tools.installer.healing import Healer
@@ -66,15 +65,9 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def engines() -> list[psutil.Process]:
-    """The engine cores below hosts of ours."""
-    below = [process for host in hosts(PROGRAM) for process in host.children(recursive=True)]
-    return [process for process in below if is_alive(process) and "EngineCor" in process.name()]
-
-
 def test_one_engine_serves_all_instances(triton: TritonServer) -> None:
     assert len(stubs(triton, MODEL)) == FRONTS
-    assert len(engines()) == 1
+    assert len(engine_cores(triton, MODEL)) == 1
 
 
 def test_every_front_gives_the_answers_of_the_model(client: Client) -> None:
@@ -160,7 +153,7 @@ def test_a_killed_front_costs_its_own_requests_only_and_is_replaced(
 ) -> None:
     # Triton leaves the requests of a killed process without an answer.
     monkeypatch.setattr("tests.support.client.TIMEOUT_SECONDS", 120)
-    engine, running = engines(), stubs(triton, MODEL)
+    engine, running = engine_cores(triton, MODEL), stubs(triton, MODEL)
     generated = client.metrics()[GENERATED]
     said: list[str] = []
     healer = Healer(triton.pid, triton.http_url, said.append)
@@ -181,7 +174,7 @@ def test_a_killed_front_costs_its_own_requests_only_and_is_replaced(
     assert set(answers) <= {None, tokens}
     assert "have been replaced, in" in said[-1]
     assert [client.generate(MODEL, **SUM).body.get("text_output") for _ in range(4 * FRONTS)] == ["2+3=5"] * 4 * FRONTS
-    assert engines() == engine
+    assert engine_cores(triton, MODEL) == engine
     wait_until(lambda: len(stubs(triton, MODEL)) == FRONTS)  # Triton keeps the old ones for what the killed one had
     assert not set(running) & set(stubs(triton, MODEL))
     wait_until(lambda: client.metrics()[ATTACHED] == FRONTS)
@@ -206,7 +199,7 @@ def tokens_of(client: Client, body: dict[str, Any]) -> int | None:
 
 def test_nothing_is_left_after_unload(client: Client, triton: TritonServer) -> None:
     below = [process for stub in stubs(triton, MODEL) for process in family(stub)]
-    below += [process for host in hosts(PROGRAM) for process in (*family(host), *host.parents()[:1])]
+    below += [process for host in hosts(triton, MODEL, PROGRAM) for process in (*family(host), *host.parents()[:1])]
     assert folders(MODEL)
     client.unload(MODEL)
     wait_until(lambda: not client.is_ready(MODEL))

@@ -8,6 +8,7 @@ import psutil
 
 from tools.installer.server import TritonServer
 from vllm_custom.engine.host.folders import runtime_folder
+from vllm_custom.engine.vllm.host import PROGRAM
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -23,14 +24,22 @@ def stubs(triton: TritonServer, model: str) -> list[psutil.Process]:
     return [child for child in children if is_alive(child) and f" {model}_0_" in " ".join(child.cmdline())]
 
 
-def hosts(program: str) -> list[psutil.Process]:
-    """Of this machine, by the module that they run."""
+def hosts(triton: TritonServer, model: str, program: str) -> list[psutil.Process]:
+    """Of the model's engines in this server, by the module that they run."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if words[1:3] == ["-m", program] and is_alive(process):
-            found.append(process)
+        match process.info["cmdline"]:
+            case [_, "-m", name, folder, _, server, *_] if name == program and is_alive(process):
+                if server == str(triton.pid) and Path(folder).name.startswith(f"{model}-"):
+                    found.append(process)
     return found
+
+
+def engine_cores(triton: TritonServer, model: str) -> list[psutil.Process]:
+    """vLLM's own, below the model's stubs and below the hosts of its engines."""
+    above = stubs(triton, model) + hosts(triton, model, PROGRAM)
+    below = [child for process in above for child in process.children(recursive=True)]
+    return [process for process in dict.fromkeys(below) if is_alive(process) and "EngineCor" in process.name()]
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:

@@ -9,7 +9,7 @@ from vllm_custom_frontend.triton import ServedModel
 
 
 def endpoint(server: str, model: str, *adapters: str) -> Endpoint:
-    triton: Any = SimpleNamespace(address=server, open_calls=0)
+    triton: Any = SimpleNamespace(address=server, open_calls=0, last_call=0.0)
     cards = [{"id": name, "of": f"{model} on {server}"} for name in (model, *adapters)]
     return Endpoint(triton, ServedModel(model, batched=False), cards=cards)
 
