@@ -12,24 +12,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.load import Cell, ClientPool, summarise
+from benchmarks.null_server import NullModel, null_server
 from benchmarks.protocols import Record, Target
 from benchmarks.report import milliseconds, number, table, write_json
-from tools.installer import backends, environment
-from tools.installer.paths import DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
-_BACKENDS = Path(__file__).parent / "backends"
 VARIANTS = {
     "merged": "vllm_custom",
     "unmerged": "vllm_custom_unmerged",
@@ -97,40 +91,18 @@ def _models(options: argparse.Namespace) -> dict[str, tuple[str, int]]:
     return {f"{variant}_{count}": (variant, count) for variant in options.variants for count in options.fronts}
 
 
-@contextlib.contextmanager
-def _server(options: argparse.Namespace) -> Iterator[TritonServer]:
+def _server(options: argparse.Namespace) -> contextlib.AbstractContextManager[TritonServer]:
     """A tritonserver with one model per variant, all on the null engine."""
-    found = environment.current()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = backends.assemble(found, Path(scratch) / "backends")
-        for name in ("null_base", "vllm_custom_unmerged"):
-            shutil.copytree(_BACKENDS / name, folder / name)
-        for name, (variant, fronts) in _models(options).items():
-            _add_model(Path(scratch) / "models" / name, variant, fronts, folder / "null_base")
-        env = {"NULL_ENGINE_INTERVAL_MS": str(options.interval_ms), "NULL_ENGINE_WORK_US": str(options.work_us)}
-        if "reporting" in options.variants:
-            env["NULL_ENGINE_STATS"] = "1"
-        if options.base is not None:
-            env["NULL_ENGINE_BASE"] = str(options.base.resolve())
-        log = options.out.parent / "null_engine_server.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with TritonServer(Path(scratch) / "models", environment=found, backends=folder, log=log, env=env) as server:
-            yield server
-
-
-def _add_model(folder: Path, variant: str, fronts: int, base: Path) -> None:
-    backend = VARIANTS[variant]
-    shapes = DEFAULT_REPOSITORY / "shapes_vl/1"
-    arguments = json.loads((shapes / "model.json").read_text())
-    kept = {key: value for key, value in arguments.items() if "lora" not in key}
-    (folder / "1").mkdir(parents=True)
-    (folder / "1/model.json").write_text(json.dumps(kept | {"model": str(shapes / arguments["model"])}))
-    config = f'backend: "{backend}"\ninstance_group [ {{ count: {fronts}, kind: KIND_MODEL }} ]\n'
-    if backend != "null_base":
-        config += f'parameters {{ key: "VLLM_BACKEND_DIR" value: {{ string_value: "{base}" }} }}\n'
-    if variant == "reporting":
-        config += 'parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }\n'
-    (folder / "config.pbtxt").write_text(config)
+    models = {
+        name: NullModel(fronts, VARIANTS[variant], {"REPORT_CUSTOM_METRICS": "true"} if variant == "reporting" else {})
+        for name, (variant, fronts) in _models(options).items()
+    }
+    env = {"NULL_ENGINE_INTERVAL_MS": str(options.interval_ms), "NULL_ENGINE_WORK_US": str(options.work_us)}
+    if "reporting" in options.variants:
+        env["NULL_ENGINE_STATS"] = "1"
+    if options.base is not None:
+        env["NULL_ENGINE_BASE"] = str(options.base.resolve())
+    return null_server(models, options.out.parent / "null_engine_server.log", env)
 
 
 def _check(records: list[Record], cell: Cell) -> None:
