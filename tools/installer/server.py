@@ -222,6 +222,13 @@ class TritonServer:
             self._process.kill()
             processes.end(self._family, grace_seconds=0)
 
+    def end(self) -> None:
+        """End it at once, and make sure that nothing is left: for where no request is under way."""
+        if self._process is not None:
+            self.kill()
+            self._process.wait()
+            self.clean_up()
+
     def stop(self, timeout: float | None = None) -> list[int]:
         """Drain, then make sure that nothing is left. Returns the ids of processes that had to be ended for it.
 

@@ -34,20 +34,20 @@ childlogdir={folder}
 programs={triton},{frontend}
 
 [program:{triton}]
-command=/bin/sh {folder}/{triton}
+command={shell}/{triton}
 autorestart=false
 startsecs=0
 {common}
 
 [program:{frontend}]
-command=/bin/sh {folder}/{frontend}
+command={shell}/{frontend}
 autorestart=true
 startsecs=5
 startretries=5
 {common}
 
 [eventlistener:ends]
-command=/bin/sh {folder}/listener
+command={shell}/listener
 events=PROCESS_STATE_EXITED,PROCESS_STATE_FATAL
 stderr_logfile=/dev/stderr
 stderr_logfile_maxbytes=0
@@ -103,7 +103,8 @@ def _configuration(folder: Path, command: Sequence[str]) -> str:
     patience = round(supervise.patience(command)) + _GRACE_SECONDS
     common = _COMMON.format(patience=patience)
     shown = str(folder).replace("%", "%%")
-    return _CONFIGURATION.format(folder=shown, triton=_TRITON, frontend=_FRONTEND, common=common)
+    shell = f"/bin/sh {shlex.quote(shown)}"
+    return _CONFIGURATION.format(folder=shown, shell=shell, triton=_TRITON, frontend=_FRONTEND, common=common)
 
 
 def ends_all(event: str, process: str) -> bool:
