@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from vllm_custom.errors import BackendError
 from vllm_custom.guest import HttpRequest
 from vllm_custom_direct.models import Model, Models
+from vllm_custom_direct.repository import ModelRepository
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
 from vllm_custom_frontend.body import model_of
@@ -30,15 +31,24 @@ _MODEL_SECONDS = 5
 class DirectAnswers(Answers):
     """Two ASGI applications: what models answer, and the list of models."""
 
-    def __init__(self, models: Models, metrics: Metrics, limits: BodyLimits, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        models: Models,
+        repository: ModelRepository,
+        metrics: Metrics,
+        limits: BodyLimits,
+        timeout_seconds: float,
+    ) -> None:
         """
         Args:
             models: of this process.
+            repository: knows of others.
             metrics: counts.
             limits: of bodies.
             timeout_seconds: for a request from when its body is there; 0 for none.
         """
         self._models = models
+        self._repository = repository
         self._metrics = metrics
         self._limits = limits
         self._timeout_seconds = timeout_seconds
@@ -127,7 +137,8 @@ class DirectAnswers(Answers):
             found = [model for model in usable if model.name == first]
         if found:
             return min(found, key=lambda model: model.runner.running)
-        if name in self._models.offered_names or name in self._models.leaving_names:
+        expected = name in self._models.offered_names or name in self._models.leaving_names
+        if expected or (name and await self._repository.is_changing(name)):
             raise errors.unavailable("the model is not ready", _MODEL_SECONDS)
         names = [model.name for model in usable]
         raise errors.unknown_model(name, names) if name else errors.model_required(names)

@@ -20,6 +20,7 @@ from vllm_custom_direct import sink
 from vllm_custom_direct.answers import DirectAnswers
 from vllm_custom_direct.models import Models
 from vllm_custom_direct.options import Options
+from vllm_custom_direct.repository import ModelRepository
 from vllm_custom_frontend.exchange import BodyLimits
 from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.web import application
@@ -38,7 +39,8 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
     guests = Guests(f"OpenAI server, process {os.getpid()}", options.workers, sink)
     models = Models(functools.partial(offers, options.server), guests.attach)
     limits = BodyLimits(options.max_body_bytes, options.max_body_values, options.body_timeout_seconds)
-    answers = DirectAnswers(models, metrics, limits, options.request_timeout_seconds)
+    repository = ModelRepository(options.triton_http)
+    answers = DirectAnswers(models, repository, metrics, limits, options.request_timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

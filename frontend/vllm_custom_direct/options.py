@@ -11,9 +11,15 @@ from vllm_custom_frontend.options import ServerOptions, add_server_arguments, se
 
 @dataclass(frozen=True)
 class Options(ServerOptions):
-    """What it was told. ``server``: process id of the tritonserver whose models it serves; None for any."""
+    """What it was told.
+
+    Attributes:
+        server: process id of the tritonserver whose models it serves; None for any.
+        triton_http: URL of its HTTP service; None where it is not to be asked.
+    """
 
     server: int | None = None
+    triton_http: str | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -29,6 +35,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         metavar="PID",
         help="process id of the tritonserver (default: those of all that this user runs)",
     )
+    parser.add_argument(
+        "--triton-http",
+        metavar="URL",
+        help="its HTTP service, which tells models that are being loaded from those that do not exist",
+    )
     add_server_arguments(parser)
     given = parser.parse_args(arguments)
-    return Options(**server_arguments(parser, given), server=given.server)
+    return Options(**server_arguments(parser, given), server=given.server, triton_http=given.triton_http)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
 
     limits: ClassVar[ConnectionLimits]
+    note_refusal: ClassVar[Callable[[int], None]]
     waiting: ClassVar[dict[LimitedProtocol, None]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -177,6 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer instead of the application, and close the connection."""
         self._refused = True
         self._stop_waiting()
+        type(self).note_refusal(error.status)
         _log.info('%s "-" %d %s', (self.client or ("-",))[0], error.status, error)
         document = error.document
         head = [*self.server_state.default_headers, (b"content-type", b"application/json")]
@@ -191,6 +194,12 @@ def _is_answered(cycle: RequestResponseCycle | None) -> bool:
     return cycle is None or cycle.response_complete
 
 
-def limited(limits: ConnectionLimits) -> type[LimitedProtocol]:
-    """What uvicorn takes as ``http``: connections of one server within these limits."""
-    return type("Connection", (LimitedProtocol,), {"limits": limits, "waiting": {}})
+def limited(limits: ConnectionLimits, note_refusal: Callable[[int], None]) -> type[LimitedProtocol]:
+    """What uvicorn takes as ``http``: connections of one server within these limits.
+
+    Args:
+        limits: of each of them.
+        note_refusal: is told the status of each that is refused.
+    """
+    members = {"limits": limits, "note_refusal": staticmethod(note_refusal), "waiting": {}}
+    return type("Connection", (LimitedProtocol,), members)

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 KEYS_VARIABLE = "VLLM_CUSTOM_API_KEYS"
+# Names a file, as the secrets of containers are.
+KEYS_FILE_VARIABLE = "VLLM_CUSTOM_API_KEYS_FILE"
 _COMMENT = "#"
 
 
 def api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
-    """All keys of the command line, of a file with one in each line, and of the environment.
+    """All keys of the command line, of files with one in each line, and of the environment.
 
     Whoever names a place for keys wants some: without one in it nobody is let in by mistake.
 
@@ -26,7 +28,9 @@ def api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
         raise ValueError("--api-key: expected a key, got none")
     keys = {key.strip() for key in given}
     if file is not None:
-        keys |= _found(_lines(file), f"--api-key-file: {file} has no key")
+        keys |= _in_file(file, "--api-key-file")
+    if KEYS_FILE_VARIABLE in os.environ:
+        keys |= _in_file(Path(os.environ[KEYS_FILE_VARIABLE]), f"${KEYS_FILE_VARIABLE}")
     if KEYS_VARIABLE in os.environ:
         keys |= _found(os.environ[KEYS_VARIABLE].split(","), f"${KEYS_VARIABLE} is set and has no key")
     return frozenset(keys)
@@ -60,15 +64,17 @@ def _found(texts: Iterable[str], without: str) -> set[str]:
     return keys
 
 
-def _lines(file: Path) -> list[str]:
+def _in_file(file: Path, place: str) -> set[str]:
+    """``place`` is where the file was named."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ValueError(f"--api-key-file: {file} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{place}: {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
-        raise ValueError(f"--api-key-file: {file}: expected UTF-8, got {byte}") from error
-    return [line for line in lines if not line.lstrip().startswith(_COMMENT)]
+        raise ValueError(f"{place}: {file}: expected UTF-8, got {byte}") from error
+    given = [line for line in lines if not line.lstrip().startswith(_COMMENT)]
+    return _found(given, f"{place}: {file} has no key")
 
 
 def _encodings(key: str) -> set[bytes]:

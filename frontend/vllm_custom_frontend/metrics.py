@@ -44,6 +44,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.refused = Counter(
+            "vllm_custom_frontend_refused_connections",
+            "Connections that were refused before a request was whole: its headers were too large or too late.",
+            ("status",),
+            registry=self.registry,
+        )
         self.disconnects = Counter(
             "vllm_custom_frontend_disconnects",
             "Clients that disconnected before the end of their response.",

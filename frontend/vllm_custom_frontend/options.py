@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_custom_frontend.keys import KEYS_VARIABLE, api_keys
+from vllm_custom_frontend.keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE, api_keys
 
 _LAST_PORT = 65_535
 # Of any number of an option.
@@ -168,7 +168,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=9000, metavar="PORT", help="default: 9000")
     keys = f"a key that clients send as `Authorization: Bearer KEY`; ${KEYS_VARIABLE} may hold more, with commas"
     add("--api-key", action="append", default=[], metavar="KEY", help=keys)
-    add("--api-key-file", type=Path, metavar="FILE", help="a file with one key per line; # begins a comment line")
+    file = f"a file with one key per line; # begins a comment line; ${KEYS_FILE_VARIABLE} may name another one"
+    add("--api-key-file", type=Path, metavar="FILE", help=file)
     add("--max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request body (default: 64)")
     add(
         "--max-body-values",

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from vllm_custom_frontend import workers
 from vllm_custom_frontend.connections import ConnectionLimits, limited
 from vllm_custom_frontend.keys import is_this_machine_only
+from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.options import ServerOptions
 
 _log = logging.getLogger("vllm_custom_frontend")
@@ -49,7 +50,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    make_app: Callable[[Callable[[], bool]], ASGIApp],
+    make_app: Callable[[Callable[[], bool]], Starlette],
     options: ServerOptions,
     module: str,
     arguments: Sequence[str],
@@ -88,8 +89,9 @@ def serve(
         sys.exit(3)
 
 
-def config_of(app: ASGIApp, options: ServerOptions) -> uvicorn.Config:
-    """How uvicorn serves ``app``."""
+def config_of(app: Starlette, options: ServerOptions) -> uvicorn.Config:
+    """How uvicorn serves ``app``, which is of :func:`vllm_custom_frontend.web.application`."""
+    metrics: Metrics = app.state.metrics
     limits = ConnectionLimits(
         options.max_header_bytes, options.max_headers, options.header_timeout_seconds, options.body_timeout_seconds
     )
@@ -97,7 +99,7 @@ def config_of(app: ASGIApp, options: ServerOptions) -> uvicorn.Config:
         app,
         host=options.host,
         port=options.port,
-        http=limited(limits),
+        http=limited(limits, lambda status: metrics.refused.labels(str(status)).inc()),
         log_config=None,
         access_log=False,  # ours says more
         timeout_keep_alive=options.keep_alive_seconds,

@@ -131,7 +131,7 @@ def application(
     async def metrics_endpoint(request: Request) -> Response:
         return Response(metrics.text(answers().collectors()), headers={"content-type": CONTENT_TYPE})
 
-    return Starlette(
+    made = Starlette(
         routes=[
             *_own("/health", health),
             *_own("/live", live),
@@ -147,6 +147,8 @@ def application(
         exception_handlers={404: _http_error, 405: _http_error},
         lifespan=lifespan,
     )
+    made.state.metrics = metrics
+    return made
 
 
 def _own(path: str, endpoint: Any, *methods: str) -> list[Route]:

@@ -14,6 +14,7 @@ from typing import Any
 from vllm_custom_direct import sink
 from vllm_custom_direct.answers import DirectAnswers
 from vllm_custom_direct.models import Models
+from vllm_custom_direct.repository import ModelRepository
 
 from tests.support.fake_engine import FakeEngine
 from vllm_custom.contract.settings import Settings
@@ -86,7 +87,7 @@ class Call:
 class Direct:
     """The server with some models."""
 
-    def __init__(self, models: dict[str, FakeEngine], **options: Any) -> None:
+    def __init__(self, models: dict[str, FakeEngine], triton_http: str | None = None, **options: Any) -> None:
         self.engines = models
         self.options = ServerOptions(**options)
         self.metrics = Metrics()
@@ -96,7 +97,9 @@ class Direct:
         self.parameters: dict[str, str] = {}
         self.share: Any = None
         limits = BodyLimits(self.options.max_body_bytes, self.options.max_body_values)
-        self.answers = DirectAnswers(self.models, self.metrics, limits, self.options.request_timeout_seconds)
+        self.repository = ModelRepository(triton_http)
+        timeout = self.options.request_timeout_seconds
+        self.answers = DirectAnswers(self.models, self.repository, self.metrics, limits, timeout)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[None]:

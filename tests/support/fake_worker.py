@@ -29,7 +29,9 @@ def _app() -> Starlette:
     async def shown(request: Request) -> Response:
         return Response(metrics.text())
 
-    return Starlette(routes=[Route("/", who), Route("/metrics", shown)])
+    made = Starlette(routes=[Route("/", who), Route("/metrics", shown)])
+    made.state.metrics = metrics
+    return made
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tools.installer import (
     site,
     supervise,
     testing,
+    together,
 )
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
@@ -176,10 +178,26 @@ def serve(options: argparse.Namespace) -> int:
 
 def _supervise_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", default="tritonserver", metavar="PROGRAM", help="default: tritonserver")
+    openai = "also run the OpenAI frontend on this port, both under supervisord"
+    parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    everywhere = "0.0.0.0"  # noqa: S104 - a container's port is published, or not
+    host = f"address for it to listen on (default: {everywhere})"
+    parser.add_argument("--openai-host", default=everywhere, metavar="ADDRESS", help=host)
+    more = "further options of it, as in a shell, e.g. '--workers=2 --keep-alive=65'"
+    parser.add_argument("--openai-options", default="", metavar="TEXT", help=more)
 
 
 def supervise_server(options: argparse.Namespace) -> int:
-    return supervise.run([options.program, *options.extra_args])
+    command = [options.program, *options.extra_args]
+    if options.openai_port is None:
+        supervise.check_ports(command)
+        return supervise.run(command)
+    try:
+        more = shlex.split(options.openai_options)
+    except ValueError as error:
+        raise BuildError(f"--openai-options: {error}", "write them as in a shell") from error
+    supervise.check_ports(command, (options.openai_host, options.openai_port))
+    return together.run(command, options.openai_host, options.openai_port, more)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -294,8 +312,9 @@ COMMANDS = (
     Command(
         "supervise",
         "run an installed tritonserver, and replace instances that are killed",
-        "Run tritonserver as the first process of a container. Signals are passed on; under explicit model control,\n"
-        "instances whose process was killed are replaced. What follows `--` is passed to tritonserver.",
+        "Run tritonserver as the first process of a container, with --openai-port and the OpenAI frontend.\n"
+        "Signals are passed on; under explicit model control, instances whose process was killed are replaced.\n"
+        "What follows `--` is passed to tritonserver.",
         _supervise_arguments,
         supervise_server,
     ),

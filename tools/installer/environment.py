@@ -114,7 +114,7 @@ def _install(environment: Environment, chosen: interpreter.Interpreter, progress
     if set(installed) - {"pip", "setuptools"}:  # what a new virtual environment brings
         progress.step(f"going on: {len(pins) - len(missing)} of {len(pins)} packages are there")
     machine.check_disk(environment.folder, machine.DISK_GIB[environment.flavour] * len(missing) / len(pins))
-    pip = Pip(environment.python, environment.log, progress)
+    pip = Pip(environment.python, environment.log, progress).with_uv()
     torch = _install_torch(environment, pip, missing.pop("torch", None))
     if missing:
         progress.step(f"installing {len(missing)} packages")
@@ -158,7 +158,7 @@ def _make_venv(environment: Environment, chosen: interpreter.Interpreter, progre
 
 
 def _drop_half_installed(environment: Environment) -> None:
-    """pip writes INSTALLER last: a package without it was cut off, and pip would take it for installed."""
+    """pip and uv write INSTALLER late: a package without it was cut off, and would be taken for installed."""
     for folder in environment.site_packages.glob("*.dist-info"):
         if not (folder / "INSTALLER").is_file():
             shutil.rmtree(folder)

@@ -105,7 +105,8 @@ class DirectServer(Frontend):
 
     @property
     def command(self) -> list[str]:
-        return self._command("vllm_custom_direct", f"--server={self._server.pid}", f"--workers={self._workers}")
+        server = (f"--server={self._server.pid}", f"--triton-http={self._server.http_url}")
+        return self._command("vllm_custom_direct", *server, f"--workers={self._workers}")
 
     @property
     def variables(self) -> dict[str, str]:

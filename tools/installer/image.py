@@ -1,14 +1,17 @@
 """`image`: a Dockerfile for a container with vllm_custom, and the image itself where a container engine is present."""
 
 import argparse
+import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import containers, locks, target
+from tools.installer import containers, into, locks, target, triton_options
 from tools.installer.console import BuildError
 from tools.installer.containers import Container
 from tools.installer.paths import BUILD, CHECKOUT
@@ -23,14 +26,19 @@ _CHECKOUT = "/opt/vllm_custom"
 _MOUNT = "/mnt/standard"
 _CACHE = "/var/cache/vllm_custom"
 # What `install --into` needs of this checkout.
-_FOLDERS = ("tools/installer", "backends", "frontend", "patches")
-IGNORE = "*\n!build.py\n!tools\n!backends\n!frontend\n!patches\n**/__pycache__\n"
+_FOLDERS = ("tools/installer", "backends", "frontend", "patches", "locks")
+IGNORE = "*\n!build.py\n!tools\n!backends\n!frontend\n!patches\n!locks\n**/__pycache__\n"
+_BILL = f"{_CHECKOUT}/sbom.cdx.json"
 # The user triton-server in NVIDIA's images.
 _USER = "1000:1000"
-_READY = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=5)"
+_READY = "import urllib.request as r; [r.urlopen(url, timeout=4) for url in ({urls},)]"
+_TRITON_READY = "http://127.0.0.1:8000/v2/health/ready"
 # With explicit model control, instances whose process was killed can be replaced.
-_OPTIONS = "--model-repository=/models --model-control-mode=explicit --load-model=*"
-_SERVE = f"python3 {_CHECKOUT}/build.py supervise -- {_OPTIONS}"
+_OPTIONS = ("--model-repository=/models", "--model-control-mode=explicit", "--load-model=*")
+# What the frontend needs beside what comes with vLLM, and what runs it and tritonserver.
+_FRONTEND_PACKAGES = ("tritonclient", "grpcio", "python-rapidjson", "supervisor")
+_HIGHEST_PORT = 65_535
+_BACKEND = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,19 @@ class ImageOptions:
 def dockerfile(options: ImageOptions) -> str:
     """The text. Raises BuildError for what is known not to work."""
     container = _container(options)
+    if options.openai_port is not None:
+        _check_port(options.openai_port)
+    for name in options.backends:
+        if not _BACKEND.fullmatch(name):
+            raise BuildError(f"--backends: expected names of backends, got {name!r}", "onnxruntime is one")
     return "\n\n".join(filter(None, _parts(options, container))) + "\n"
+
+
+def _check_port(port: int) -> None:
+    if not 0 < port <= _HIGHEST_PORT:
+        raise BuildError(f"--openai-port: expected a port from 1 to {_HIGHEST_PORT}, got {port}", "9000 is usual")
+    if port in triton_options.PORTS.values():
+        raise BuildError(f"--openai-port: {port} is a port of tritonserver", "9000 is usual")
 
 
 def _container(options: ImageOptions) -> Container:
@@ -85,27 +105,55 @@ def _parts(options: ImageOptions, container: Container) -> Iterator[str]:
         yield f"# The official backend.\nCOPY --from=official {_TREE}/backends/vllm {_TREE}/backends/vllm"
     else:
         yield f"FROM {container.vllm_image}"
-    yield from _packages(options, container)
+    yield _labels(options, container)
     copies = [f"COPY {folder}/ {_CHECKOUT}/{folder}/" for folder in _FOLDERS]
     copies += [f"COPY build.py {_CHECKOUT}/", f"COPY tools/__init__.py {_CHECKOUT}/tools/"]
     yield "\n".join(copies)
+    yield from _packages(options, container)
     yield _install(options)
+    yield f"# What is installed, in CycloneDX.\nRUN python3 {_CHECKOUT}/build.py sbom --installed --output {_BILL}"
     yield from _serving(options)
 
 
+def _labels(options: ImageOptions, container: Container) -> str:
+    base = container.standard_image if options.base == STANDARD else container.vllm_image
+    labels = {
+        "title": into.NAME,
+        "description": "Triton Inference Server with a backend for vLLM",
+        "version": into.own_version(),
+        "licenses": "BSD-3-Clause",
+        "base.name": base,
+    }
+    return "LABEL " + " \\\n    ".join(f'org.opencontainers.image.{key}="{value}"' for key, value in labels.items())
+
+
 def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
-    """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs."""
+    """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs.
+
+    What comes with the image stays as it is: single packages are added without what they depend on, which is there.
+    vLLM brings its own, in the versions of the lock.
+    """
+    names = ["av", "qwen-vl-utils", *(_FRONTEND_PACKAGES if options.openai_port else ())]
     reasons = ["PyAV reads video and audio, qwen-vl-utils sizes images and videos for Qwen's models."]
-    packages = [f"{name}=={_locked(name)}" for name in ("av", "qwen-vl-utils")]
-    if options.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
-        packages.append(f"vllm=={_locked('vllm')}")
-        if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
-            packages.append(f"numpy=={_locked('numpy')}")
-        reasons.append("The image has no vLLM." if options.base == STANDARD else f"vLLM {container.vllm} is too old.")
     if options.openai_port:
-        packages.append(f"'tritonclient[grpc]=={_locked('tritonclient')}'")
-        reasons.append("The OpenAI frontend needs tritonclient.")
-    yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir {' '.join(packages)}"
+        reasons.append("The OpenAI frontend speaks gRPC, and supervisord runs both.")
+    if options.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
+        reasons.append("The image has no vLLM." if options.base == STANDARD else f"vLLM {container.vllm} is too old.")
+        versions, rest = f"{_CHECKOUT}/locks/cuda.txt", ""
+        # Older stubs break on every text tensor of numpy 2. Newer ones come with it, and keep theirs.
+        if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
+            names.append("numpy")
+        else:
+            rest = f"grep -v '^numpy==' {versions} > /tmp/versions.txt \\\n    && "
+            versions = "/tmp/versions.txt"  # noqa: S108 - of the image while it is built
+        pip = f"python3 -m pip install --no-cache-dir --constraint {versions}"
+        yield f"# {' '.join(reasons)}\nRUN {rest}{pip} {_pinned([*names, 'vllm'])}"
+    else:
+        yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir --no-deps {_pinned(names)}"
+
+
+def _pinned(names: Sequence[str]) -> str:
+    return " ".join(f"{name}=={_locked(name)}" for name in names)
 
 
 def _locked(package: str) -> str:
@@ -117,7 +165,7 @@ def _install(options: ImageOptions) -> str:
     mount = ""
     if options.backends and options.base == VLLM:
         mount = f"--mount=type=bind,from=standard,source={_TREE},target={_MOUNT} "
-        install += f" --backend-from {_MOUNT} --backends {' '.join(options.backends)}"
+        install += f" --backend-from {_MOUNT} --backends {shlex.join(options.backends)}"
     steps = [install]
     if not options.root:
         user, group = _USER.split(":")
@@ -126,23 +174,30 @@ def _install(options: ImageOptions) -> str:
 
 
 def _serving(options: ImageOptions) -> Iterator[str]:
-    yield f"ENV HF_HOME={_CACHE}/huggingface \\\n    VLLM_CACHE_ROOT={_CACHE}/vllm"
+    # Whatever else writes below the home folder does so in the volume: the rest of the image may be read-only.
+    yield f"ENV HOME={_CACHE} \\\n    HF_HOME={_CACHE}/huggingface \\\n    VLLM_CACHE_ROOT={_CACHE}/vllm"
     ports = ["8000", "8001", "8002", *([str(options.openai_port)] if options.openai_port else [])]
-    yield f'VOLUME ["/models"]\nEXPOSE {" ".join(ports)}'
+    yield f"VOLUME {json.dumps(['/models', _CACHE])}\nEXPOSE {' '.join(ports)}"
     yield (
         "# Loading a large model takes minutes.\n"
         "HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=3 \\\n"
-        f'    CMD ["python3", "-c", "{_READY}"]'
+        f"    CMD {json.dumps(['python3', '-c', health_check(options)])}"
     )
     if not options.root:
         yield f"USER {_USER}"
-    command = _SERVE.split()
+    command, comment = ["python3", f"{_CHECKOUT}/build.py", "supervise"], ""
     if options.openai_port:
-        # What runs tritonserver takes the shell's place, and with it the signals; the container ends with it.
-        frontend = f"python3 -m vllm_custom_frontend --host=0.0.0.0 --port={options.openai_port}"
-        command = ["/bin/sh", "-c", f"PYTHONPATH={_TREE}/backends/vllm_custom {frontend} & exec {_SERVE}"]
-    listed = ", ".join(f'"{word}"' for word in command)
-    yield f"CMD [{listed}]"
+        command.append(f"--openai-port={options.openai_port}")
+        comment = "# Keys for OpenAI's API: VLLM_CUSTOM_API_KEYS, or VLLM_CUSTOM_API_KEYS_FILE, which names a secret.\n"
+    yield f"{comment}CMD {json.dumps([*command, '--', *_OPTIONS])}"
+
+
+def health_check(options: ImageOptions) -> str:
+    """A program that fails where one of the servers is not ready."""
+    urls = [_TRITON_READY]
+    if options.openai_port:
+        urls.append(f"http://127.0.0.1:{options.openai_port}/ready")
+    return _READY.format(urls=", ".join(f"'{url}'" for url in urls))
 
 
 def engine() -> str | None:
@@ -170,7 +225,7 @@ def run(options: ImageOptions, file: Path, tag: str, *, build: bool, say: Callab
         raise BuildError(f"{file} is written; no container engine answers here", f"install {' or '.join(ENGINES)}")
     command = [found or ENGINES[0], "build", "--file", str(file), "--tag", tag, str(CHECKOUT)]
     if not found:
-        say(f"written: {file}\nto build it: {' '.join(command)}")
+        say(f"written: {file}\nto build it: {shlex.join(command)}")
         return 0
     return subprocess.run(command, check=False).returncode
 
@@ -186,7 +241,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more = "backends of the standard container to bring along, e.g. onnxruntime"
     parser.add_argument("--backends", nargs="+", default=[], metavar="NAME", help=more)
     parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
-    openai = "also start the OpenAI frontend on this port (Triton uses 8000 and 8001)"
+    openai = "also start the OpenAI frontend on this port"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
     file = f"default: {DEFAULT_FILE}; - is standard output"
     parser.add_argument("--output", type=Path, default=DEFAULT_FILE, metavar="FILE", help=file)

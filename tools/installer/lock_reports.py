@@ -1,13 +1,15 @@
 """`sbom` and `audit`: what a lock installs, for other programs to read, and which of it has known vulnerabilities."""
 
 import argparse
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import uuid
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.installer import into, locks, machine
@@ -29,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_sbom_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
+    installed = "of what the running Python has installed, instead of a lock"
+    parser.add_argument("--installed", action="store_true", help=installed)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
 
 
-def bill(flavour: str, python: str) -> dict[str, object]:
-    """A CycloneDX bill of materials: vllm_custom and every package of the lock. The same lock gives the same bill."""
+def bill(versions: Mapping[str, str]) -> dict[str, object]:
+    """A CycloneDX bill of materials: vllm_custom and these packages. The same ones give the same bill."""
     product = {"type": "application", "bom-ref": into.NAME, "name": into.NAME, "version": into.own_version()}
-    components = [_component(name, version) for name, version in sorted(locks.read_pins(flavour, python).items())]
+    components = [_component(name, version) for name, version in sorted(versions.items())]
     content = json.dumps([product, components])
     return {
         "bomFormat": "CycloneDX",
@@ -53,12 +57,26 @@ def _component(name: str, version: str) -> dict[str, str]:
 
 
 def write_sbom(options: argparse.Namespace) -> int:
-    text = json.dumps(bill(options.flavour or machine.default_flavour(), options.python), indent=2) + "\n"
+    if options.installed:
+        versions = installed_versions()
+    else:
+        versions = locks.read_pins(options.flavour or machine.default_flavour(), options.python)
+    text = json.dumps(bill(versions), indent=2) + "\n"
     if options.output is None:
         sys.stdout.write(text)
     else:
         options.output.write_text(text)
     return 0
+
+
+def installed_versions() -> dict[str, str]:
+    """Of every distribution that the running Python finds, by the names that locks use."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # what a broken installation left has none
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return found
 
 
 def audit(options: argparse.Namespace) -> int:

@@ -1,14 +1,16 @@
 """The lock files: what is installed, to the version. `build.py lock` makes them from pyproject.toml."""
 
 import fnmatch
+import os
 import re
-import shutil
 import subprocess
+import sys
 import tempfile
 import venv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tools.installer import uv as uv_program
 from tools.installer.console import BuildError, Progress
 from tools.installer.paths import CHECKOUT, LOCKS, PROGRAM
 
@@ -105,7 +107,8 @@ def _resolve(uv: str, flavour: str, python: str, scratch: Path) -> list[str]:
     command = [uv, "pip", "compile", str(CHECKOUT / "pyproject.toml"), *extras, "--override", str(overrides)]
     command += ["--python-version", python, "--python-platform", PLATFORM, "--only-binary", ":all:"]
     command += ["--no-annotate", "--no-header", "--upgrade", "--quiet"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = uv_program.environment(Path(sys.executable), os.environ)
+    result = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     if result.returncode:
         raise BuildError(f"the {flavour} dependencies do not resolve for Python {python}:\n{result.stderr.strip()}")
     lines = [line.strip() for line in result.stdout.splitlines()]
@@ -113,8 +116,8 @@ def _resolve(uv: str, flavour: str, python: str, scratch: Path) -> list[str]:
 
 
 def _uv(scratch: Path, progress: Progress) -> str:
-    """The resolver: uv from PATH, else from a throw-away environment."""
-    found = shutil.which("uv")
+    """The resolver: uv that is there, else from a throw-away environment."""
+    found = uv_program.kept()
     if found:
         return found
     progress.step("fetching the resolver (uv)")

@@ -1,13 +1,13 @@
-"""Running pip: its output into a log, a short account of it on the terminal, its failures explained."""
+"""Running pip, or uv in its place: output into a log, a short account on the terminal, failures explained."""
 
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tools.installer import processes
+from tools.installer import processes, uv
 from tools.installer.console import BuildError, Progress, tail
 
 _REQUIREMENT = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
@@ -33,6 +33,8 @@ class Pip:
     log: Path
     progress: Progress
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    # The program uv, for what it can do.
+    uv: str | None = None
 
     def install(self, arguments: Sequence[str], what: str, total: int = 0) -> None:
         """Raises BuildError with the end of pip's output and a remedy."""
@@ -42,10 +44,29 @@ class Pip:
         remedy = next((fix for sign, fix in _REMEDIES if sign in text), "run the same command again: it continues")
         raise BuildError(f"pip could not install {what}:\n{tail(self.log, 12)}\n  the whole log: {self.log}", remedy)
 
+    def with_uv(self) -> "Pip":
+        """The same with uv, which is fetched where it is not there; without it where that fails."""
+        program = uv.kept()
+        if program is None:
+            self.progress.step("fetching the installer (uv)")
+            self.try_install(("--no-deps", "--upgrade", "--target", str(uv.folder()), "uv"))
+            program = uv.kept()
+        return replace(self, uv=program)
+
     def try_install(self, arguments: Sequence[str], total: int = 0) -> bool:
-        """Whether pip managed it. Its lines go to the log, a count of packages to the terminal."""
+        """Whether it went well. Lines go to the log, pip's count of packages to the terminal."""
+        if self.uv is not None and self._try_uv(self.uv, arguments):
+            return True
         command = [str(self.python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
         command += ["--progress-bar", "off", *arguments]
+        return self._run(command, self._environ(), total)
+
+    def _try_uv(self, program: str, arguments: Sequence[str]) -> bool:
+        command = uv.command(program, self.python, arguments)
+        environ = uv.environment(self.python, self._environ())
+        return command is not None and environ is not None and self._run(command, environ)
+
+    def _run(self, command: Sequence[str], environ: Mapping[str, str], total: int = 0) -> bool:
         with self.log.open("w") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
@@ -54,7 +75,7 @@ class Pip:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=self._environ(),
+                env=environ,
                 # The lock on the environment ends with us, so pip must not go on alone.
                 preexec_fn=processes.end_with_parent(),  # noqa: PLW1509 - prctl only, bound before the fork
             ) as process:

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.1
 HUNG = "the load of a model hung (the machine may be too busy), and its process was ended"
 # What a model that was killed leaves behind ends by itself, a little later than tritonserver.
 _ORPHANS_SECONDS = 10.0
-_LEFTOVERS = BACKEND_SOURCES / "vllm_custom/vllm_custom/kernel/leftovers.py"
+_KERNEL = BACKEND_SOURCES / "vllm_custom/vllm_custom/kernel"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's own place for it
 
 
@@ -64,12 +64,13 @@ def child_environment(environment: Environment, overrides: Mapping[str, str] | N
     return {**env, **(overrides or {})}
 
 
-def _remove_abandoned_memory() -> None:
-    """What guards that were ended by force have noted of shared memory, by the backend's own rules."""
-    if (spec := importlib.util.spec_from_file_location("leftovers", _LEFTOVERS)) and spec.loader:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.remove_abandoned()
+def _remove_abandoned() -> None:
+    """What guards that were ended by force leave of shared memory and of folders, by the backend's own rules."""
+    for name in ("leftovers", "owned_folders"):
+        if (spec := importlib.util.spec_from_file_location(name, _KERNEL / f"{name}.py")) and spec.loader:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.remove_abandoned()
 
 
 class TritonServer:
@@ -221,6 +222,13 @@ class TritonServer:
             self._process.kill()
             processes.end(self._family, grace_seconds=0)
 
+    def end(self) -> None:
+        """End it at once, and make sure that nothing is left: for where no request is under way."""
+        if self._process is not None:
+            self.kill()
+            self._process.wait()
+            self.clean_up()
+
     def stop(self, timeout: float | None = None) -> list[int]:
         """Drain, then make sure that nothing is left. Returns the ids of processes that had to be ended for it.
 
@@ -249,7 +257,7 @@ class TritonServer:
         left = processes.end(self._family, grace_seconds=5.0, wait_seconds=_ORPHANS_SECONDS)
         for region in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
             region.unlink(missing_ok=True)
-        _remove_abandoned_memory()
+        _remove_abandoned()
         return left
 
     def log_text(self) -> str:

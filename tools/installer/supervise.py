@@ -1,7 +1,7 @@
-"""`supervise`: tritonserver as the first process of a container runs it.
+"""`supervise`: tritonserver as the first process of a container runs it, or supervisord.
 
 Signals are passed on, orphans are reaped, and instances whose process was killed are replaced. One that hangs as it
-ends is ended by force.
+ends is ended by force, and one whose supervisor is killed ends as well.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from tools.installer import triton_options
+from tools.installer import ports, processes, triton_options
 from tools.installer.healing import healer_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -29,7 +29,7 @@ def run(command: Sequence[str]) -> int:
     Args:
         command: the program and its options.
     """
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, preexec_fn=processes.end_with_parent())  # noqa: PLW1509 - bound before the fork
     told_at: list[float] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -40,10 +40,10 @@ def run(command: Sequence[str]) -> int:
     for number in _SIGNALS:
         signal.signal(number, pass_on)
     healer = healer_of(process.pid, command[1:], _say)
-    patience = _patience(command)
+    force_after = patience(command)
     while process.poll() is None:
-        if told_at and time.monotonic() - told_at[0] >= patience:
-            _say(f"tritonserver has not ended within {patience:.0f} s, and is ended by force")
+        if told_at and time.monotonic() - told_at[0] >= force_after:
+            _say(f"tritonserver has not ended within {force_after:.0f} s, and is ended by force")
             process.kill()
             process.wait()
         elif healer is not None and not told_at:
@@ -53,10 +53,27 @@ def run(command: Sequence[str]) -> int:
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def _patience(command: Sequence[str]) -> float:
+def patience(command: Sequence[str]) -> float:
     """Seconds from the first signal to force."""
     given = triton_options.value(command, "exit-timeout-secs", _DRAIN_SECONDS)
     return float(given if given.isdecimal() else _DRAIN_SECONDS) + _GRACE_SECONDS
+
+
+def check_ports(command: Sequence[str], openai: tuple[str, int] | None = None) -> None:
+    """Before the start: each port once, and free. Raises BuildError.
+
+    Args:
+        command: tritonserver and its options.
+        openai: address and port of a frontend beside it.
+    """
+    taken: set[int] = set()
+    for service, usual in triton_options.PORTS.items():
+        port = triton_options.value(command, f"{service}-port", str(usual))
+        if port.isdecimal() and triton_options.is_served(command, service):
+            address = triton_options.address(command, service, "0.0.0.0")  # noqa: S104 - tritonserver's default
+            ports.choose(address, int(port), f"--{service}-port", taken)
+    if openai is not None:
+        ports.choose(*openai, "--openai-port", taken)
 
 
 def _reap_others(server: int) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104
 
+# The services, and the ports that they have where none is given.
+PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 # In front of such an address in what the HTTP services are told.
 _IPV6 = "ipv6:"
 
@@ -25,11 +27,26 @@ def value(arguments: Sequence[str], name: str, default: str) -> str:
 
 def http_url(arguments: Sequence[str]) -> str:
     """Where this machine reaches the HTTP service; empty where there is none."""
-    if value(arguments, "allow-http", "true").lower() in ("false", "0"):
+    if not is_served(arguments, "http"):
         return ""
-    address = value(arguments, "http-address", "127.0.0.1")
-    host = reachable(address)
-    return f"http://{host}:{value(arguments, 'http-port', '8000')}"
+    return f"http://{reached(arguments, 'http')}:{value(arguments, 'http-port', str(PORTS['http']))}"
+
+
+def is_served(arguments: Sequence[str], service: str) -> bool:
+    return value(arguments, f"allow-{service}", "true").lower() not in ("false", "0")
+
+
+def address(arguments: Sequence[str], service: str, default: str) -> str:
+    """What a service listens on, without the forms of IPv6; the metrics do where HTTP does, unless told otherwise."""
+    given = value(arguments, f"{service}-address", "")
+    if not given and service == "metrics":
+        given = value(arguments, "http-address", "")
+    return (given or default).removeprefix(_IPV6).strip("[]")
+
+
+def reached(arguments: Sequence[str], service: str) -> str:
+    """The address at which this machine reaches a service."""
+    return reachable(address(arguments, service, "127.0.0.1"))
 
 
 def reachable(address: str) -> str:

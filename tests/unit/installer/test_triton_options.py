@@ -35,3 +35,22 @@ def test_each_service_is_told_an_ipv6_address_in_its_own_form() -> None:
     assert triton_options.listening("grpc", "::1") == "[::1]"
     assert triton_options.listening("http", "::1") == triton_options.listening("metrics", "::1") == "ipv6:::1"
     assert triton_options.listening("grpc", "127.0.0.1") == triton_options.listening("http", "127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "service", "address"),
+    [
+        ([], "grpc", "0.0.0.0"),
+        (["--grpc-address=[::1]"], "grpc", "::1"),
+        (["--http-address=ipv6:::1"], "metrics", "::1"),
+        (["--http-address=10.0.0.5", "--metrics-address=10.0.0.6"], "metrics", "10.0.0.6"),
+    ],
+)
+def test_what_a_service_listens_on(arguments: list[str], service: str, address: str) -> None:
+    assert triton_options.address(arguments, service, "0.0.0.0") == address
+
+
+def test_where_grpc_is_reached() -> None:
+    assert triton_options.reached([], "grpc") == "127.0.0.1"
+    assert triton_options.reached(["--grpc-address=0.0.0.0"], "grpc") == "127.0.0.1"
+    assert triton_options.reached(["--grpc-address=[::]"], "grpc") == "[::1]"

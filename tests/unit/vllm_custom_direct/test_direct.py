@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.support.audio import sound, tone
 from tests.support.direct_harness import Direct, answering
@@ -185,6 +188,37 @@ async def test_a_model_that_is_being_unloaded_is_unavailable(direct: Any) -> Non
     await until(lambda: server.left == ["m"])
     await until(lambda: not server.models.leaving_names)
     assert (await server.post({"model": "m"})).status == 404
+
+
+@contextlib.asynccontextmanager
+async def tritonserver(index: Any) -> AsyncIterator[str]:
+    """The HTTP service of one, with this index of its repository; its URL."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(index)
+
+    application = web.Application()
+    application.router.add_post("/v2/repository/index", answer)
+    async with TestServer(application) as server:
+        yield f"http://{server.host}:{server.port}"
+
+
+async def test_a_model_that_is_being_loaded_or_unloaded_is_unavailable(direct: Any) -> None:
+    states = {"comes": "LOADING", "goes": "UNLOADING", "gone": "UNAVAILABLE", "elsewhere": "READY"}
+    index = [{"name": name, "version": "1", "state": state} for name, state in states.items()] + [{"name": "never"}]
+    async with tritonserver(index) as url:
+        server = await direct({"m": engine(answering("yes"))}, triton_http=url)
+        found = {name: (await server.post({"model": name})).status for name in (*states, "never", "m")}
+    assert found == {"comes": 503, "goes": 503, "gone": 404, "elsewhere": 404, "never": 404, "m": 200}
+
+
+@pytest.mark.parametrize("index", [None, {"error": "restricted"}, ["x"]])
+async def test_a_tritonserver_that_does_not_say_makes_it_unknown(direct: Any, index: Any) -> None:
+    async with tritonserver(index) as url:
+        server = await direct({"m": engine(answering("yes"))}, triton_http=url)
+        assert (await server.post({"model": "other"})).status == 404
+    server = await direct({"m": engine(answering("yes"))}, triton_http="http://127.0.0.1:1")
+    assert (await server.post({"model": "other"})).status == 404
 
 
 async def test_an_answer_in_one_piece_has_a_length_and_a_path_may_end_with_a_slash(direct: Any) -> None:

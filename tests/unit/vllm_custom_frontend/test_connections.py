@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.certificates import make_certificate
 from tests.support.triton_servers import (
     CHAT,
     EVENTS,
@@ -139,6 +142,35 @@ async def test_headers_that_do_not_come_are_answered_408(sent: bytes) -> None:
         status, body = await one.answer()
         assert (status, b"--header-timeout" in body) == (408, True)
         assert await one.rest() == b""
+
+
+async def test_refusals_are_counted() -> None:
+    async with frontend("127.0.0.1:1", header_timeout_seconds=0.5, max_headers=4) as client:
+        async with wire(client) as one, wire(client) as two:
+            await one.send(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 6)
+            await two.send(b"GET / HTTP/1.1\r\n")
+            assert [await one.status(), await two.status()] == [431, 408]
+        counted = (await client.get("/metrics")).body.decode()
+    for status in (431, 408):
+        assert f'vllm_custom_frontend_refused_connections_total{{status="{status}"}} 1.0' in counted
+
+
+async def test_handshakes_that_stall_hold_nobody_up(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    async with frontend("127.0.0.1:1", tls_certificate=str(certificate), tls_key=str(key)) as client:
+        stalled = [await asyncio.open_connection("127.0.0.1", client.port) for _ in range(200)]
+        for number, (_, writer) in enumerate(stalled):
+            writer.write(b"\x16\x03\x01"[: number % 4])
+        context = ssl.create_default_context(cafile=str(certificate))
+        reader, writer = await asyncio.wait_for(
+            asyncio.open_connection("127.0.0.1", client.port, ssl=context), HANG_SECONDS
+        )
+        one = Wire(reader, writer)
+        await one.send(LIVE)
+        assert await one.status() == 200
+        for _, waiting in stalled:
+            waiting.close()
+        one.close()
 
 
 @pytest.mark.parametrize("before", [b"", LIVE], ids=["the first", "the second"])

@@ -4,7 +4,8 @@ vLLM's processes do not notice that the stub has gone without finalizing: becaus
 of life for a second, or because Linux did for want of memory. They would keep the device's memory for good. Nor can
 the stub be relied on to end with a tritonserver that was killed: threads that do not end may keep it.
 So the stub leads a process group of its own, into which everything that it starts is born, and one small process of
-that group ends the group once the stub has gone or has lost its parent, and removes the shared memory that it leaves.
+that group ends the group once the stub has gone or has lost its parent, and removes the shared memory and the temporary
+folders that it leaves.
 
 Run as a program, with the process ids of the stub and of its parent as arguments, this file is that small process.
 With the argument ``end`` it has a tritonserver end that goes on without the stub and does not know it.
@@ -90,11 +91,11 @@ def _is_lost(stub: int, server: int) -> bool:
     return True
 
 
-def _leftovers() -> Any:
-    """The module beside this file, which is no package here."""
-    spec = importlib.util.spec_from_file_location("leftovers", Path(__file__).with_name("leftovers.py"))
+def _beside(name: str) -> Any:
+    """A module beside this file, which is no package here."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     if spec is None or spec.loader is None:
-        raise ImportError("leftovers")
+        raise ImportError(name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -103,7 +104,7 @@ def _leftovers() -> Any:
 def main() -> None:
     # Linux hangs up on a group that has lost its parent while one of its processes is stopped.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    leftovers = _leftovers()
+    leftovers, owned_folders = _beside("leftovers"), _beside("owned_folders")
     stub, server = (int(argument) for argument in sys.argv[1:3])
     leftovers.remove_abandoned()
     held = leftovers.Held(stub)
@@ -115,6 +116,7 @@ def main() -> None:
             os.kill(server, signal.SIGTERM)
     leftovers.end_others(stub, _GRACE_SECONDS)
     held.remove()
+    owned_folders.remove_abandoned()
     os.killpg(stub, signal.SIGKILL)
 
 

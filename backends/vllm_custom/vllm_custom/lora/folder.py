@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vllm_custom.errors import UnavailableError
-from vllm_custom.lora.copies import OwnedFolder, remove_abandoned
+from vllm_custom.kernel.owned_folders import OwnedFolder, remove_abandoned
 
 _CONFIG_FILE = "adapter_config.json"
 # What vLLM reads of an adapter; training leaves much else beside it.

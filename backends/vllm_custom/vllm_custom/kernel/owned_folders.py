@@ -1,7 +1,9 @@
-"""Temporary folders for copies of adapters, which the next start removes where their owner was killed.
+"""Temporary folders for copies of adapters. Where their owner was killed its guard removes them, or the next start.
 
 The owner of a folder holds a lock on it (``flock``), which the kernel takes back however the owner ends. That tells
 more than a process id: ids come again, and differ between containers that share a folder.
+
+The guards are programs that load this file by its path: standard library only.
 """
 
 from __future__ import annotations

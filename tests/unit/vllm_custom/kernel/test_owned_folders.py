@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import vllm_custom
-from vllm_custom.lora.copies import OwnedFolder, remove_abandoned
+from vllm_custom.kernel.owned_folders import OwnedFolder, remove_abandoned
 from vllm_custom.lora.folder import LoraFolder
 
 OWNER = """
 import sys
-from vllm_custom.lora.copies import OwnedFolder
+from vllm_custom.kernel.owned_folders import OwnedFolder
 folder = OwnedFolder()
 (folder.path / "1").mkdir()
 (folder.path / "1" / "adapter_model.safetensors").write_bytes(b"weights")
@@ -84,7 +84,7 @@ def test_a_model_starts_where_the_file_system_has_no_locks(monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise OSError("no locks available")
 
-    monkeypatch.setattr("vllm_custom.lora.copies.fcntl.flock", refuse)
+    monkeypatch.setattr("vllm_custom.kernel.owned_folders.fcntl.flock", refuse)
     folder = OwnedFolder()
     assert remove_abandoned() == 0
     assert folder.path.is_dir()

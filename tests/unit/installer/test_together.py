@@ -1,0 +1,71 @@
+"""Two programs under supervisord: what ends both, and with which status."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.processes import is_gone, wait_until
+from tools.installer import ports, together
+from tools.installer.paths import CHECKOUT
+
+PROGRAM = """#!/bin/sh
+echo "options: $*"
+exec sleep 1000
+"""
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A stand-in for tritonserver, and the frontend; both run."""
+    home = tmp_path / "50% of it"
+    home.mkdir()
+    program = home / "triton server"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    taken: set[int] = set()
+    http, grpc, metrics, openai = (ports.choose("127.0.0.1", 0, "", taken) for _ in range(4))
+    command = [sys.executable, str(CHECKOUT / "build.py"), "supervise", str(program), f"--openai-port={openai}"]
+    command += ["--openai-host=127.0.0.1", "--", f"--http-port={http}", f"--grpc-port={grpc}"]
+    command += [f"--metrics-port={metrics}", "--exit-timeout-secs=0", "--model-repository=a; b #c 'd'"]
+    with (tmp_path / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(home)})
+    try:
+        wait_until(lambda: "Uvicorn running" in (tmp_path / "log").read_text() or process.poll() is not None, 60)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends_by", ["being told", "itself"])
+def test_they_end_together(supervised: "subprocess.Popen[bytes]", tmp_path: Path, ends_by: str) -> None:
+    assert "options: --http-port" in (tmp_path / "log").read_text()
+    assert "--model-repository=a; b #c 'd'" in (tmp_path / "log").read_text()
+    family = psutil.Process(supervised.pid).children(recursive=True)
+    (program,) = [one for one in family if one.name() == "sleep"]
+    if ends_by == "itself":
+        program.kill()
+    else:
+        supervised.send_signal(signal.SIGTERM)
+    assert supervised.wait(60) == (ends_by == "itself")
+    wait_until(lambda: all(is_gone(one.pid) for one in family))
+    assert sorted(path.name for path in (tmp_path / "50% of it").iterdir()) == ["triton server"]
+
+
+@pytest.mark.parametrize(
+    ("event", "process", "ends"),
+    [
+        ("PROCESS_STATE_EXITED", "tritonserver", True),
+        ("PROCESS_STATE_EXITED", "frontend", False),
+        ("PROCESS_STATE_FATAL", "frontend", True),
+    ],
+)
+def test_what_ends_both(event: str, process: str, ends: bool) -> None:
+    assert together.ends_all(event, process) is ends
