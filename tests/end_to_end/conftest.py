@@ -21,6 +21,8 @@ from tests.support.vllm_serve_cases import ServeAnswers
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository"]
+# How spans reach the collector.
+SPANS = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +38,7 @@ def triton(
 ) -> Iterator[TritonServer]:
     """The server that all modules share. It traces the models for which that is switched on."""
     settings = ("mode=opentelemetry", f"opentelemetry,url={collector.url}", "level=OFF")
-    env = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
-    env |= one_process.ENVIRONMENT
+    env = {**SPANS, **one_process.ENVIRONMENT}
     extra = [f"--trace-config={setting}" for setting in settings]
     with serving(repository, tmp_path_factory.mktemp("triton"), env=env, extra=extra) as server:
         yield server
@@ -90,7 +91,10 @@ def superset(
 
 
 @pytest.fixture(scope="session")
-def frontend(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+def frontend(
+    triton: TritonServer, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Frontend]:
     """The OpenAI frontend in front of the server."""
-    with Frontend(tmp_path_factory.mktemp("frontend") / "log", f"--triton={triton.grpc_url}") as made:
+    options = f"--triton={triton.grpc_url}", f"--otlp-traces-endpoint={collector.url}"
+    with Frontend(tmp_path_factory.mktemp("frontend") / "log", *options, env=SPANS) as made:
         yield made

@@ -31,6 +31,8 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        # Spans of clients, which are sent to nobody.
+        self.outside: set[str] = set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,6 +70,18 @@ class Collector:
         wait_until(lambda: bool(find()))
         (span,) = find()
         return span
+
+    def above(self, span: Span) -> list[Span]:
+        """The spans above one, the next one first; waits for those that have not been sent yet."""
+        found: list[Span] = []
+        while span.parent_id and span.parent_id not in self.outside:
+            span = self.by_id(span.parent_id)
+            found.append(span)
+        return found
+
+    def below(self, span: Span) -> list[str]:
+        """Names of the spans that hang from one, so far."""
+        return [other.name for other in list(self.spans) if other.parent_id == span.span_id]
 
     def by_id(self, span_id: str) -> Span:
         """A span that has been or will be sent."""
