@@ -24,11 +24,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
-def begin(log_format: str) -> None:
-    """Let this process's log lines go to its standard error."""
+def begin(log_format: str, level: str = "info") -> None:
+    """Let this process's log lines of ``level`` and above go to its standard error."""
     handler = logging.StreamHandler()
     if log_format == JSON:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler])

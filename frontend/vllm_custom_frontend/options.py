@@ -46,6 +46,7 @@ class ServerOptions:
     tls_key: str | None = None
     access_log: bool = True
     log_format: str = TEXT
+    log_level: str = "info"
     otlp_traces_endpoint: str = ""
     workers: int = 1
 
@@ -110,6 +111,7 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
         "tls_key": given.tls_key,
         "access_log": not given.no_access_log,
         "log_format": given.log_format,
+        "log_level": given.log_level,
         "otlp_traces_endpoint": given.otlp_traces_endpoint,
         "workers": given.workers,
     }
@@ -222,6 +224,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
     add("--no-access-log", action="store_true", help="do not log a line for each request")
     add("--log-format", choices=[TEXT, JSON], default=TEXT, help="json: a JSON object in each line (default: text)")
+    levels = ["debug", "info", "warning", "error"]
+    add("--log-level", choices=levels, default="info", help="which lines are logged (default: info)")
     add(
         "--otlp-traces-endpoint",
         type=_collector,

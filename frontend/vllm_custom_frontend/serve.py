@@ -65,7 +65,7 @@ def serve(
         arguments: of the command line.
         supervised: whether another process above starts this one again where it ends.
     """
-    logs.begin(options.log_format)
+    logs.begin(options.log_format, options.log_level)
     if not options.access_log:
         logging.getLogger(f"{_log.name}.access").setLevel(logging.WARNING)  # also of what is refused before a request
     if not (workers.is_worker() or options.api_keys or is_this_machine_only(options.host)):

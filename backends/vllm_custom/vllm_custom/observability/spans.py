@@ -148,7 +148,7 @@ def _exporter(endpoint: str) -> Any:
 
         return HttpExporter(endpoint=endpoint or None)
     if protocol != "grpc":
-        raise ValueError(f"protocol {protocol!r}: grpc or http/protobuf")
+        raise ConfigError(f"{_PROTOCOLS[-1]}: expected grpc or http/protobuf, got {protocol!r}")
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
     address = endpoint or next(value for name in _ENDPOINTS if (value := os.environ.get(name)))

@@ -141,7 +141,7 @@ def test_who_wants_spans(
 
 def test_variables_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "pigeon")
-    with pytest.raises(ConfigError, match="'pigeon': grpc or http/protobuf"):
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_PROTOCOL: expected grpc or http/protobuf, got 'pigeon'"):
         Tracer.configured("http://127.0.0.1:1")
 
 
