@@ -64,7 +64,6 @@ def bodies(url: str, model: str) -> list[dict[str, Any]]:
         found.append({"model": model, "messages": [message], "max_tokens": 1})
     found.append({"model": model, "messages": url, "max_tokens": 1})
     found.append({"model": model, "messages": [{"role": "user", "content": "x"}], "temperature": url})
-    found.append({"model": url, "messages": [{"role": "user", "content": "x"}]})
     return found
 
 

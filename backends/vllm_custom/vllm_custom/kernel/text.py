@@ -74,7 +74,9 @@ def _without_secrets(token: str) -> str:
     if begin is None:
         return token
     end = _QUERY.search(token, begin.end())
-    head, rest = (token[: end.start()], f"{end[0]}...") if end else (token, "")
+    # What ends a token may be a quote that is escaped, as in JSON.
+    escapes = len(token) - len(token.rstrip("\\"))
+    head, rest = (token[: end.start()], f"{end[0]}..." + "\\" * escapes) if end else (token, "")
     pieces = _AUTHORITY.split(head)  # what is between two marks, and the marks
     for index in range(2, len(pieces), 2):
         host, mark, path = _PATH.match(pieces[index]).groups()  # type: ignore[union-attr] # it matches everything
