@@ -15,14 +15,13 @@ from tests.support.frontend_process import Frontend
 from tests.support.media_files import Files
 from tests.support.server_fixtures import client, load, repository
 from tests.support.servers import Loads, Repository, serving
+from tests.support.trace_collector import ENVIRONMENT as SPANS
 from tests.support.trace_collector import Collector
 from tests.support.vllm_serve import vllm_serve
 from tests.support.vllm_serve_cases import ServeAnswers
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository"]
-# How spans reach the collector.
-SPANS = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from tests.support.client import Client
 from tests.support.frontend_process import Frontend
 from tests.support.media_files import Files
 from tests.support.openai_cases import MODEL
-from tests.support.servers import wait_until
 from tests.support.trace_collector import Collector, Span
 
 TRACE, ABOVE = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -71,7 +70,7 @@ def test_one_trace_from_the_frontend_to_vllm(
     body = {"model": MODEL, "messages": [message], "max_tokens": 4, "stream": stream}
     headers = {"traceparent": f"00-{TRACE}-{ABOVE}-01", "x_request_id": f"chat-{stream}"}
     assert frontend.post(CHAT, body, **headers).status == 200
-    span = next_of(collector, f"chat-{stream}")
+    span = collector.of_openai_request(f"chat-{stream}")
     above = collector.above(span)
     assert {span.trace_id, *(each.trace_id for each in above)} == {TRACE}
     assert names(above[:2]) == OURS
@@ -82,15 +81,3 @@ def test_one_trace_from_the_frontend_to_vllm(
     assert {"admission", "render", "engine"} <= set(collector.below(request))
     (render,) = [each for each in collector.spans if each.name == "render" and each.parent_id == request.span_id]
     assert "media.fetch" in collector.below(render)
-
-
-def next_of(collector: Collector, request_id: str) -> Span:
-    """vLLM's span of a request to its OpenAI application, which puts something before the id."""
-
-    def find() -> list[Span]:
-        ids = "gen_ai.request.id"
-        return [span for span in list(collector.spans) if request_id in str(span.attributes.get(ids, ""))]
-
-    wait_until(lambda: bool(find()))
-    (span,) = find()
-    return span

@@ -13,6 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.support.servers import wait_until
 
 VLLM_SPAN = "llm_request"
+# How spans reach a collector.
+ENVIRONMENT = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+_ID = "gen_ai.request.id"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,18 @@ class Collector:
             return [
                 span
                 for span in list(self.spans)
-                if span.name == VLLM_SPAN and str(span.attributes.get("gen_ai.request.id", "")).startswith(request_id)
+                if span.name == VLLM_SPAN and str(span.attributes.get(_ID, "")).startswith(request_id)
             ]
+
+        wait_until(lambda: bool(find()))
+        (span,) = find()
+        return span
+
+    def of_openai_request(self, request_id: str) -> Span:
+        """The same, of the OpenAI application's, which puts something before the id."""
+
+        def find() -> list[Span]:
+            return [span for span in list(self.spans) if request_id in str(span.attributes.get(_ID, ""))]
 
         wait_until(lambda: bool(find()))
         (span,) = find()
