@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from vllm_custom.kernel.errors import BackendError
 from vllm_custom.observability.spans import Span, Tracer
 
 _OK = "OK"
+# For requests that nobody follows, of which each costs as good as nothing.
+_NOTHING = contextlib.nullcontext()
 
 
 @dataclass
@@ -55,16 +58,17 @@ RECORD: ContextVar[RequestRecord | None] = ContextVar("RECORD", default=None)
 _SPAN: ContextVar[Span | None] = ContextVar("_SPAN", default=None)
 
 
-@contextlib.contextmanager
-def stage(name: str, **attributes: Any) -> Iterator[Span | None]:
-    """A span for a part of the work on the request of this context; None where it is not traced."""
+def stage(name: str, **attributes: Any) -> AbstractContextManager[None]:
+    """A span for a part of the work on the request of this context, where that is traced."""
     span = begin_stage(name, **attributes)
-    if span is None:
-        yield None
-        return
+    return _NOTHING if span is None else _staged(span)
+
+
+@contextlib.contextmanager
+def _staged(span: Span) -> Iterator[None]:
     token = _SPAN.set(span)
     try:
-        yield span
+        yield
     except BaseException as error:
         span.end(type(error).__name__)
         raise
@@ -159,12 +163,13 @@ class Observer:
             self._tracer.close()
 
 
-@contextlib.contextmanager
-def serving(record: RequestRecord | None) -> Iterator[None]:
+def serving(record: RequestRecord | None) -> AbstractContextManager[None]:
     """What runs in this context belongs to the request of ``record``."""
-    if record is None:
-        yield
-        return
+    return _NOTHING if record is None else _serving(record)
+
+
+@contextlib.contextmanager
+def _serving(record: RequestRecord) -> Iterator[None]:
     tokens = RECORD.set(record), _SPAN.set(record.span)
     try:
         yield
