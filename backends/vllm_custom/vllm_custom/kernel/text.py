@@ -31,7 +31,8 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w./:@-])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
 # What looks like a URL: no blanks, quotes and angle brackets, and two slashes, or what is taken for them.
 _TOKEN = re.compile(r"[^\s'\"<>`]+")
 _AUTHORITY = re.compile(r"([/\\]{2,})")
-_QUERY = re.compile(r"[?#]")
+# A library may have shortened a URL in its middle: nothing says what the rest is.
+_QUERY = re.compile(r"[?#]|\.\.\.(?!@|$|[/\\])")
 _PATH = re.compile(r"([^/\\]*)([/\\]?)(.*)", re.DOTALL)
 
 

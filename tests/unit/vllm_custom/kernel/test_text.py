@@ -131,6 +131,8 @@ def test_ordinary_values_look_as_they_do_in_python(value: Any) -> None:
         ("http://a,http://u:p@b/c?d z?", "http://a,http://...@b/c?... z?"),
         ("http://[u:p@::1/#token=x", "http://...@::1/#..."),
         ("//u:p@h/p", "//...@h/p"),
+        ("'http://127.0.0.1...rity-Token=x'", "'http://127.0.0.1......'"),
+        ("http://...@h/x?...", "http://...@h/x?..."),
         ('{"id": "//h?x\\\\"", "a": 1}', '{"id": "//h?...\\\\"", "a": 1}'),
         ("http://h/a@b/c", "http://h/a@b/c"),
         ("is // a comment? yes", "is // a comment? yes"),
