@@ -97,7 +97,7 @@ class DirectAnswers(Answers):
         name, _ = model_of(body)
         model = await self._keeper(exchange.scope["path"]) or await self._model(name)
         entry = entry_of(exchange.scope)
-        entry.model = errors.shortened(name or model.name)
+        entry.model, entry.served_by = errors.shortened(name or model.name), model.name
         scope = exchange.scope
         request = HttpRequest(
             scope["method"],
@@ -106,6 +106,7 @@ class DirectAnswers(Answers):
             body or None,
             entry.request_id,
             self._timeout_seconds,
+            entry.key,
         )
         stayed: bool = await model.runner.serve(request, exchange.receive, exchange.send)
         return stayed

@@ -22,6 +22,7 @@ from vllm_custom_direct.models import Models
 from vllm_custom_direct.options import Options
 from vllm_custom_direct.repository import ModelRepository
 from vllm_custom_frontend.exchange import BodyLimits
+from vllm_custom_frontend.logs import JSON
 from vllm_custom_frontend.metrics import Metrics
 from vllm_custom_frontend.web import application
 
@@ -36,7 +37,9 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
     """The server as an ASGI application. Its lifespan begins with the first model, or once ``is_stopping``."""
     metrics = Metrics(several=True, hidden=sink.is_schedulers)
     guard_against_orphans(_log.warning)
-    guests = Guests(f"OpenAI server, process {os.getpid()}", options.workers, sink)
+    guests = Guests(
+        f"OpenAI server, process {os.getpid()}", options.workers, sink.Sink if options.log_format == JSON else sink
+    )
     models = Models(functools.partial(offers, options.server), guests.attach)
     limits = BodyLimits(options.max_body_bytes, options.max_body_values, options.body_timeout_seconds)
     repository = ModelRepository(options.triton_http)

@@ -5,12 +5,15 @@ Names are those of Triton's module for Python models, as the backend's code uses
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from vllm_custom_frontend.logs import FIELDS
 
 _log = logging.getLogger("vllm_custom")
 # vLLM's families that its scheduler feeds, which tells nothing of itself to fronts.
@@ -28,6 +31,15 @@ class Logger:
     log_info = staticmethod(_log.info)
     log_warn = staticmethod(_log.warning)
     log_error = staticmethod(_log.error)
+
+
+class RequestLogger(Logger):
+    """With a line for each request, as the log's form is JSON."""
+
+    @staticmethod
+    def log_request(fields: str) -> None:
+        """``fields``: a JSON object."""
+        _log.info("request", extra={FIELDS: {"event": "request", **json.loads(fields)}})
 
 
 class _Metric:
@@ -75,3 +87,10 @@ class MetricFamily:
 def is_schedulers(family: Any) -> bool:
     """Whether a family of vLLM's would stay 0 whatever the engine does."""
     return bool(family.name.startswith("vllm:") and (family.type == "gauge" or _SCHEDULERS.match(family.name)))
+
+
+class Sink:
+    """This module, for a log whose form is JSON."""
+
+    Logger = RequestLogger
+    MetricFamily = MetricFamily

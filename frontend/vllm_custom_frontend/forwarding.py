@@ -15,6 +15,7 @@ from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import Exchange
 from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.registry import ModelRegistry
+from vllm_custom_frontend.tracing import call_of
 from vllm_custom_frontend.triton import BrokenError, InferCall, LateError, ResponseChunk, TritonError, UnreachableError
 from vllm_custom_frontend.triton_metrics import TritonFailures
 
@@ -102,8 +103,10 @@ class Forwarder:
         endpoint.triton.open_calls += 1
         endpoint.triton.last_call = time.monotonic()
         try:
-            async with contextlib.aclosing(endpoint.call(replace(call, model=endpoint.model))) as chunks:
-                await self._relay(endpoint, chunks)
+            with call_of(self._exchange.scope, endpoint.triton.address) as trace:
+                asked = replace(call, model=endpoint.model, headers={**(call.headers or {}), **trace})
+                async with contextlib.aclosing(endpoint.call(asked)) as chunks:
+                    await self._relay(endpoint, chunks)
         finally:
             endpoint.triton.open_calls -= 1
 

@@ -7,18 +7,22 @@ import hashlib
 import hmac
 import ipaddress
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 KEYS_VARIABLE = "VLLM_CUSTOM_API_KEYS"
 # Names a file, as the secrets of containers are.
 KEYS_FILE_VARIABLE = "VLLM_CUSTOM_API_KEYS_FILE"
 _COMMENT = "#"
+# What may stand in a log.
+_NAME = re.compile(r"\s*#\s*name:\s*([\w.@ -]{1,64}?)\s*")
 
 
-def api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
-    """All keys of the command line, of files with one in each line, and of the environment.
+def api_keys(given: Sequence[str], file: Path | None) -> dict[str, str]:
+    """All keys of the command line, of files with one in each line, and of the environment, each with its name.
 
+    The name is for the log: that of a comment ``# name: NAME`` above a key in the file, else where the key was given.
     Whoever names a place for keys wants some: without one in it nobody is let in by mistake.
 
     Raises:
@@ -26,27 +30,36 @@ def api_keys(given: Sequence[str], file: Path | None) -> frozenset[str]:
     """
     if not all(key.strip() for key in given):
         raise ValueError("--api-key: expected a key, got none")
-    keys = {key.strip() for key in given}
+    named = [(key, f"--api-key {number}") for number, key in enumerate(given, 1)]
     if file is not None:
-        keys |= _in_file(file, "--api-key-file")
+        named += _in_file(file, "--api-key-file")
     if KEYS_FILE_VARIABLE in os.environ:
-        keys |= _in_file(Path(os.environ[KEYS_FILE_VARIABLE]), f"${KEYS_FILE_VARIABLE}")
+        named += _in_file(Path(os.environ[KEYS_FILE_VARIABLE]), f"${KEYS_FILE_VARIABLE}")
     if KEYS_VARIABLE in os.environ:
-        keys |= _found(os.environ[KEYS_VARIABLE].split(","), f"${KEYS_VARIABLE} is set and has no key")
-    return frozenset(keys)
+        texts = enumerate(os.environ[KEYS_VARIABLE].split(","), 1)
+        named += _found(
+            ((key, f"{KEYS_VARIABLE} {number}") for number, key in texts), f"${KEYS_VARIABLE} is set and has no key"
+        )
+    return {key.strip(): name for key, name in reversed(named)}
 
 
 class KeyRing:
     """Knows keys by their digests."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str], names: Mapping[str, str] | None = None) -> None:
+        """``names``: of the keys, for the log."""
         # A header has no encoding: clients send a key of other letters than ASCII in UTF-8 or in Latin-1.
-        self._digests = [_digest(encoded) for key in keys for encoded in _encodings(key)]
+        self._digests = [(_digest(encoded), (names or {}).get(key, "-")) for key in keys for encoded in _encodings(key)]
 
     def has(self, key: bytes) -> bool:
         """Whether ``key`` is one, in a time that says nothing about which one was close."""
+        return self.name_of(key) is not None
+
+    def name_of(self, key: bytes) -> str | None:
+        """The name of ``key``; None where it is none. In a time that says nothing about which one was close."""
         given = _digest(key.strip())
-        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+        found = [name for digest, name in self._digests if hmac.compare_digest(given, digest)]
+        return found[0] if found else None
 
 
 def is_this_machine_only(host: str) -> bool:
@@ -57,15 +70,20 @@ def is_this_machine_only(host: str) -> bool:
         return host == "localhost"
 
 
-def _found(texts: Iterable[str], without: str) -> set[str]:
-    keys = {key for text in texts if (key := text.strip())}
+def _found(named: Iterable[tuple[str, str]], without: str) -> list[tuple[str, str]]:
+    keys = [(key, name) for text, name in named if (key := text.strip())]
     if not keys:
         raise ValueError(without)
     return keys
 
 
-def _in_file(file: Path, place: str) -> set[str]:
-    """``place`` is where the file was named."""
+def _in_file(file: Path, place: str) -> list[tuple[str, str]]:
+    """The keys and their names; ``place`` is where the file was named."""
+    return _found(_lines(file, place), f"{place}: {file} has no key")
+
+
+def _lines(file: Path, place: str) -> Iterator[tuple[str, str]]:
+    """Each line that is no comment, and the name of the key in it."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -73,8 +91,13 @@ def _in_file(file: Path, place: str) -> set[str]:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
         raise ValueError(f"{place}: {file}: expected UTF-8, got {byte}") from error
-    given = [line for line in lines if not line.lstrip().startswith(_COMMENT)]
-    return _found(given, f"{place}: {file} has no key")
+    name = ""
+    for number, line in enumerate(lines, 1):
+        if comment := _NAME.fullmatch(line):
+            name = comment[1]
+        elif not line.lstrip().startswith(_COMMENT):
+            yield line, name or f"line {number}"
+            name = "" if line.strip() else name
 
 
 def _encodings(key: str) -> set[bytes]:

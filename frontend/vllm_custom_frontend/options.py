@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import ssl
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vllm_custom_frontend.keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE, api_keys
+from vllm_custom_frontend.logs import JSON, TEXT
 
 _LAST_PORT = 65_535
 # Of any number of an option.
 _LARGEST = 1_000_000_000
 _KIBIBYTE = 1024
 _MEBIBYTE = 1024 * 1024
+
+
+class OptionError(Exception):
+    """An option, or a variable of the environment, that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 9000
     api_keys: frozenset[str] = frozenset()
+    key_names: Mapping[str, str] = field(default_factory=dict)
     max_body_bytes: int = 64 * _MEBIBYTE
     max_body_values: int = 1_000_000
     max_header_bytes: int = 64 * _KIBIBYTE
@@ -39,6 +45,9 @@ class ServerOptions:
     tls_certificate: str | None = None
     tls_key: str | None = None
     access_log: bool = True
+    log_format: str = TEXT
+    log_level: str = "info"
+    otlp_traces_endpoint: str = ""
     workers: int = 1
 
 
@@ -85,7 +94,8 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
     return {
         "host": given.host,
         "port": given.port,
-        "api_keys": keys,
+        "api_keys": frozenset(keys),
+        "key_names": keys,
         "max_body_bytes": given.max_body_mib * _MEBIBYTE,
         "max_body_values": given.max_body_values,
         "max_header_bytes": given.max_header_kib * _KIBIBYTE,
@@ -100,6 +110,9 @@ def server_arguments(parser: argparse.ArgumentParser, given: argparse.Namespace)
         "tls_certificate": given.tls_certificate,
         "tls_key": given.tls_key,
         "access_log": not given.no_access_log,
+        "log_format": given.log_format,
+        "log_level": given.log_level,
+        "otlp_traces_endpoint": given.otlp_traces_endpoint,
         "workers": given.workers,
     }
 
@@ -211,6 +224,17 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
     add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
     add("--no-access-log", action="store_true", help="do not log a line for each request")
+    add("--log-format", choices=[TEXT, JSON], default=TEXT, help="json: a JSON object in each line (default: text)")
+    levels = ["debug", "info", "warning", "error"]
+    add("--log-level", choices=levels, default="info", help="which lines are logged (default: info)")
+    add(
+        "--otlp-traces-endpoint",
+        type=_collector,
+        default="",
+        metavar="URL",
+        help="collector that gets OpenTelemetry spans; none for no spans (default: what "
+        "$OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or $OTEL_EXPORTER_OTLP_ENDPOINT say)",
+    )
     add("--workers", type=_positive, default=1, metavar="N", help="processes that share the port (default: 1)")
 
 
@@ -222,6 +246,13 @@ def _address(text: str) -> str:
     if not address:
         raise argparse.ArgumentTypeError("expected an address, got none (0.0.0.0 and :: mean all of this machine's)")
     return address
+
+
+def _collector(text: str) -> str:
+    """Everybody who can list processes reads a command line."""
+    if "@" in text:
+        raise argparse.ArgumentTypeError("expected a URL without credentials, which $OTEL_EXPORTER_OTLP_HEADERS has")
+    return text.strip()
 
 
 def _triton_address(text: str) -> str:

@@ -101,7 +101,8 @@ class Proxy(Answers):
     async def _answer(self, exchange: Exchange) -> None:
         name, body = model_of(await exchange.read(self._limits))
         endpoints = await self._endpoints(exchange.scope["path"], name, body)
-        entry_of(exchange.scope).model = errors.shortened(name or endpoints[0].model.name)
+        entry = entry_of(exchange.scope)
+        entry.model, entry.served_by = errors.shortened(name or endpoints[0].model.name), endpoints[0].model.name
         forwarder = Forwarder(exchange, self._registry, self._failures, self._timeout_seconds)
         gone = asyncio.ensure_future(exchange.disconnected())
         sending = asyncio.ensure_future(forwarder.forward(endpoints, body))

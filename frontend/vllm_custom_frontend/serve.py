@@ -13,11 +13,11 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
-from vllm_custom_frontend import workers
+from vllm_custom_frontend import logs, workers
 from vllm_custom_frontend.connections import ConnectionLimits, limited
 from vllm_custom_frontend.keys import is_this_machine_only
 from vllm_custom_frontend.metrics import Metrics
-from vllm_custom_frontend.options import ServerOptions
+from vllm_custom_frontend.options import OptionError, ServerOptions
 
 _log = logging.getLogger("vllm_custom_frontend")
 
@@ -66,7 +66,7 @@ def serve(
         arguments: of the command line.
         supervised: whether another process above starts this one again where it ends.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.begin(options.log_format, options.log_level)
     if not options.access_log:
         logging.getLogger(f"{_log.name}.access").setLevel(logging.WARNING)  # also of what is refused before a request
     if not (workers.is_worker() or options.api_keys or is_this_machine_only(options.host)):
@@ -78,7 +78,10 @@ def serve(
             sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror}")
         sys.exit(above.run())
     _take_all_descriptors()
-    config = config_of(make_app(lambda: server.is_stopping), options)
+    try:
+        config = config_of(make_app(lambda: server.is_stopping), options)
+    except OptionError as error:
+        sys.exit(str(error))
     server = _Server(config, options.shutdown_delay_seconds)
     sockets = None
     if workers.is_worker():

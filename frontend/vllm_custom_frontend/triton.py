@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ _READY = "READY"
 _PRESENT = frozenset({_READY, "LOADING", "UNLOADING"})
 _MICROSECONDS = 1_000_000
 _UNLIMITED = -1
+_TRACE_HEADERS = ("traceparent", "tracestate")
 # How long a stream that has failed may take to end.
 _ENDING_SECONDS = 5.0
 # Triton's words for a request that no model has seen; a stream carries no code for it.
@@ -156,7 +157,7 @@ class TritonClient:
             UnreachableError, BrokenError, LateError: as they say.
         """
         async with self._connection():
-            stream = self._stub.ModelStreamInfer(timeout=seconds)
+            stream = self._stub.ModelStreamInfer(timeout=seconds, metadata=_trace_context(call.headers))
             try:
                 await stream.write(_infer_request(call))
                 await stream.done_writing()
@@ -207,6 +208,16 @@ async def _drain(stream: Any) -> None:
 
     with contextlib.suppress(asyncio.TimeoutError, grpc.aio.AioRpcError):
         await asyncio.wait_for(read(), _ENDING_SECONDS)
+
+
+def _trace_context(headers: Mapping[str, str] | None) -> Sequence[tuple[str, str]] | None:
+    """W3C Trace Context in ``headers`` as metadata of gRPC, in which Triton looks for it; None for none."""
+    found = [
+        (name, value)
+        for name in _TRACE_HEADERS
+        if (value := (headers or {}).get(name)) and value.isascii() and value.isprintable()
+    ]
+    return found or None
 
 
 def _infer_request(call: InferCall) -> Any:

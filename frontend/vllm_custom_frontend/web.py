@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,13 +17,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_custom_frontend import errors
-from vllm_custom_frontend.access_log import AccessLog
+from vllm_custom_frontend.access_log import AccessLog, entry_of
 from vllm_custom_frontend.anthropic import AnthropicErrors
 from vllm_custom_frontend.keys import KeyRing
 from vllm_custom_frontend.metrics import CONTENT_TYPE, Metrics
 from vllm_custom_frontend.options import ServerOptions
 from vllm_custom_frontend.routes import OPEN_PATHS, READY_PREFIX
 from vllm_custom_frontend.rules import TrailingSlashes, VaryOnce, WholeAnswers
+from vllm_custom_frontend.tracing import TracedRequests, Tracer
 
 _LOOKS = frozenset({"GET", "HEAD"})
 # What a model takes.
@@ -41,9 +44,9 @@ class _Function:
 class ApiKeys:
     """Middleware that asks for one of several keys."""
 
-    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: frozenset[str], names: Mapping[str, str] | None = None) -> None:
         self._app = app
-        self._ring = KeyRing(keys)
+        self._ring = KeyRing(keys, names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope) and not self._is_known(scope):
@@ -57,7 +60,10 @@ class ApiKeys:
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             key = headers.get(b"x-api-key", b"")  # as Anthropic's clients send it
-        return self._ring.has(key)
+        name = self._ring.name_of(key)
+        if name is not None:
+            entry_of(scope).key = name
+        return name is not None
 
 
 def _is_open(scope: Scope) -> bool:
@@ -107,7 +113,12 @@ def application(
         lifespan: Starlette's.
         nobody: what ``/health`` and ``/ready`` say where nothing is usable.
         is_stopping: whether this server is about to end, and is to get no more requests.
+
+    Raises:
+        OptionError: the options ask for spans, which cannot be made.
     """
+
+    tracer = Tracer.configured(options.otlp_traces_endpoint)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in _METHODS:
@@ -143,12 +154,26 @@ def application(
             # Which others there are the model says: its configuration may open more of them.
             Route("/{path:path}", _Function(serve)),
         ],
-        middleware=_middleware(options, metrics),
+        middleware=_middleware(options, metrics, tracer),
         exception_handlers={404: _http_error, 405: _http_error},
-        lifespan=lifespan,
+        lifespan=lifespan if tracer is None else _closing(lifespan, tracer),
     )
     made.state.metrics = metrics
     return made
+
+
+def _closing(lifespan: Any, tracer: Tracer) -> Any:
+    """``lifespan``, at whose end the last spans are sent."""
+
+    @contextlib.asynccontextmanager
+    async def closing(app: Starlette) -> AsyncIterator[Any]:
+        try:
+            async with lifespan(app) as state:
+                yield state
+        finally:
+            await asyncio.to_thread(tracer.close)
+
+    return closing
 
 
 def _own(path: str, endpoint: Any, *methods: str) -> list[Route]:
@@ -171,12 +196,14 @@ async def _readiness(answers: Answers, name: str | None, nobody: str, *, stoppin
     return JSONResponse({"status": "the server is about to end" if stopping else nobody}, 503)
 
 
-def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:
+def _middleware(options: ServerOptions, metrics: Metrics, tracer: Tracer | None) -> list[Middleware]:
     chosen = [
         Middleware(TrailingSlashes),
-        Middleware(AccessLog, metrics=metrics, access_log=options.access_log),
-        Middleware(VaryOnce),
+        Middleware(AccessLog, metrics=metrics, access_log=options.access_log, log_format=options.log_format),
     ]
+    if tracer is not None:
+        chosen.append(Middleware(TracedRequests, tracer=tracer))
+    chosen.append(Middleware(VaryOnce))
     if options.cors_origins:
         chosen.append(
             Middleware(
@@ -189,7 +216,7 @@ def _middleware(options: ServerOptions, metrics: Metrics) -> list[Middleware]:
         )
     chosen += [Middleware(AnthropicErrors), Middleware(WholeAnswers)]
     if options.api_keys:
-        chosen.append(Middleware(ApiKeys, keys=options.api_keys))
+        chosen.append(Middleware(ApiKeys, keys=options.api_keys, names=options.key_names))
     return chosen
 
 

@@ -15,6 +15,7 @@ from tests.support.frontend_process import Frontend
 from tests.support.media_files import Files
 from tests.support.server_fixtures import client, load, repository
 from tests.support.servers import Loads, Repository, serving
+from tests.support.trace_collector import ENVIRONMENT as SPANS
 from tests.support.trace_collector import Collector
 from tests.support.vllm_serve import vllm_serve
 from tests.support.vllm_serve_cases import ServeAnswers
@@ -36,8 +37,7 @@ def triton(
 ) -> Iterator[TritonServer]:
     """The server that all modules share. It traces the models for which that is switched on."""
     settings = ("mode=opentelemetry", f"opentelemetry,url={collector.url}", "level=OFF")
-    env = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
-    env |= one_process.ENVIRONMENT
+    env = {**SPANS, **one_process.ENVIRONMENT}
     extra = [f"--trace-config={setting}" for setting in settings]
     with serving(repository, tmp_path_factory.mktemp("triton"), env=env, extra=extra) as server:
         yield server
@@ -90,7 +90,10 @@ def superset(
 
 
 @pytest.fixture(scope="session")
-def frontend(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+def frontend(
+    triton: TritonServer, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Frontend]:
     """The OpenAI frontend in front of the server."""
-    with Frontend(tmp_path_factory.mktemp("frontend") / "log", f"--triton={triton.grpc_url}") as made:
+    options = f"--triton={triton.grpc_url}", f"--otlp-traces-endpoint={collector.url}"
+    with Frontend(tmp_path_factory.mktemp("frontend") / "log", *options, env=SPANS) as made:
         yield made

@@ -19,6 +19,8 @@ from tests.support.media_files import Files
 from tests.support.openai_answers import comparable
 from tests.support.openai_cases import CASES, CHAT, COMPLETIONS, MODEL, Case, image, send, text, user
 from tests.support.servers import Repository, serving, wait_until
+from tests.support.trace_collector import ENVIRONMENT as SPANS
+from tests.support.trace_collector import Collector
 from tools.installer.server import TritonServer
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,14 +40,16 @@ SUCCEEDED = f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'
 
 
 @pytest.fixture(scope="module")
-def triton(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def triton(files: Files, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A server of its own: its model has the name that the cases use."""
     repository = Repository(tmp_path_factory.mktemp("repository"))
     arguments = superset_model.engine_args(repository, tmp_path_factory.mktemp("generation_config"))
     media = tmp_path_factory.mktemp("media")
     more = {"SHARE_ENGINE": "true", "MAX_INFLIGHT_REQUESTS": PLACES}
-    superset_model.add(repository, arguments, files_port=files.port, media_folder=media, **more)
-    with serving(repository, tmp_path_factory.mktemp("triton"), models=[MODEL], env=one_process.ENVIRONMENT) as server:
+    traced = arguments | {"otlp_traces_endpoint": collector.url}
+    superset_model.add(repository, traced, files_port=files.port, media_folder=media, **more)
+    env = one_process.ENVIRONMENT | SPANS
+    with serving(repository, tmp_path_factory.mktemp("triton"), models=[MODEL], env=env) as server:
         yield server
 
 
@@ -66,9 +70,35 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def direct(triton: TritonServer, log: Path) -> Iterator[DirectServer]:
-    with DirectServer(log, f"--server={triton.pid}") as made:
+def direct(triton: TritonServer, log: Path, collector: Collector) -> Iterator[DirectServer]:
+    options = f"--server={triton.pid}", f"--otlp-traces-endpoint={collector.url}", "--log-format=json"
+    with DirectServer(log, *options, env=SPANS) as made:
         yield made
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_trace_and_one_line_from_http_to_vllm(
+    direct: DirectServer, collector: Collector, log: Path, stream: bool
+) -> None:
+    trace, above = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    collector.outside.add(above)
+    body = {"model": MODEL, "prompt": "2+3=", "max_tokens": 4, "stream": stream}
+    request_id = f"traced-{stream}"
+    answer = direct.post(COMPLETIONS, body, traceparent=f"00-{trace}-{above}-01", x_request_id=request_id)
+    assert answer.status == 200
+    span = collector.of_openai_request(request_id)
+    spans = collector.above(span)
+    assert [each.name for each in spans] == ["engine", "request", f"POST {COMPLETIONS}"]
+    assert {span.trace_id, *(each.trace_id for each in spans)} == {trace}
+    assert spans[-1].parent_id == above
+    assert {"admission", "render", "engine"} <= set(collector.below(spans[1]))
+    lines = [json.loads(line) for line in log.read_text().splitlines() if request_id in line and line.startswith("{")]
+    model, http = sorted(lines, key=lambda line: line["logger"] != "vllm_custom")
+    assert (model["status"], http["status"]) == ("OK", 200)
+    assert {line["trace_id"] for line in lines} == {trace}
+    assert model["prompt_tokens"] > 0
+    assert 0 < model["output_tokens"] <= 4
+    assert {"queue_seconds", "prefill_seconds"} <= set(model)
 
 
 def as_a_whole(answer: HttpAnswer) -> Any:

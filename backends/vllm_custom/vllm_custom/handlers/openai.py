@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from vllm_custom.contract.names import OPENAI_REQUEST
 from vllm_custom.errors import InvalidRequestError
-from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest
+from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest, trace_of
 from vllm_custom.openai import OpenAIResponder, OpenAIService, parse_openai_request
 from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
 
+_TRACE = ("traceparent", "tracestate")
+
 
 class OpenAIHandler:
     """Serves the input openai_request."""
 
-    def __init__(self, service: OpenAIService, rules: ClientRules, *, decoupled: bool, batched: bool) -> None:
-        """``decoupled``: whether a request may have several responses; ``batched``: whether tensors have rows."""
+    def __init__(
+        self, service: OpenAIService, rules: ClientRules, *, decoupled: bool, batched: bool, traces: bool = False
+    ) -> None:
+        """
+        Args:
+            service: answers.
+            rules: what a client may set.
+            decoupled: whether a request may have several responses.
+            batched: whether tensors have rows.
+            traces: whether the engine has spans, which are to hang from Triton's.
+        """
+        self._traces = traces
         self._service = service
         self._rules = rules
         self._decoupled = decoupled
@@ -30,7 +45,11 @@ class OpenAIHandler:
         call = parse_openai_request(rows[0], incoming.parameters, self._rules)
         asked = call.sequences
         self._rules.check("n", asked, "MAX_PROMPTS", "sequences of all prompts together")
-        return Parsed(call, timeout_us=shortest(incoming.timeout_us, call.timeout), sequences=asked)
+        above = trace_of(_trace(call.headers) or None, incoming.span)
+        if above is incoming.span and self._traces:
+            call = replace(call, headers={**_without_trace(call.headers), **(above or {})})
+        timeout_us = shortest(incoming.timeout_us, call.timeout)
+        return Parsed(call, timeout_us=timeout_us, sequences=asked, trace_headers=above)
 
     async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
         """vLLM's own application answers.
@@ -44,3 +63,11 @@ class OpenAIHandler:
             await self._service.check_name(call)  # what is wrong with the name matters more to the client
             check_stream(decoupled=self._decoupled)
         await self._service.serve(call, responder, context.request_id)
+
+
+def _trace(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in _TRACE if name in headers}
+
+
+def _without_trace(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in _TRACE}

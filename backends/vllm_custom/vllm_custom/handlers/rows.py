@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from vllm_custom.contract.names import EMBEDDING_REQUEST
 from vllm_custom.contract.settings import Settings
 from vllm_custom.contract.tensors import INPUTS
 from vllm_custom.engine import Engine
-from vllm_custom.handlers.base import Incoming, Parsed, shortest
+from vllm_custom.handlers.base import Incoming, Parsed, shortest, trace_of
 from vllm_custom.request import (
     ClientRules,
     InferenceCall,
@@ -26,14 +25,15 @@ from vllm_custom.request.field_rules import sequences
 class RowReader:
     """Reads the rows of requests to one model."""
 
-    def __init__(self, engine: Engine, settings: Settings, rules: ClientRules) -> None:
+    def __init__(self, engine: Engine, settings: Settings, rules: ClientRules, *, traces: bool = False) -> None:
+        """``traces``: whether requests have spans, apart from the engine's own."""
         facts = engine.facts
         self._rules = rules
         fields = {**facts.pooling_fields, **facts.scoring_fields, **facts.sampling_fields}
         self._field_names = list(fields)
         self._typed = ParameterTensors(settings.declared_inputs - {spec.name for spec in INPUTS}, fields)
         self._batched = settings.max_batch_size > 0
-        self._traces = facts.traces
+        self._traces = traces or facts.traces
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ class RowReader:
             timeout_us=shortest(incoming.timeout_us, *(call.control.timeout for call in calls)),
             sequences=sum(sequences(call.sampling) for call in calls),
             additional_outputs=calls[0].additional_outputs,
-            trace_headers=_trace(incoming, calls[0]) if self._traces else None,
+            trace_headers=trace_of(calls[0].control.trace_headers, incoming.span) if self._traces else None,
         )
 
     def _call(self, row: Tensors, parameters: str) -> InferenceCall:
@@ -64,16 +64,3 @@ class RowReader:
             return parse_embedding_request(row, self._rules)
         typed = {**read_word_lists(row, self._rules), **self._typed.values(row, self._rules)}
         return parse_request(row, parameters, self._field_names, typed, self._rules)
-
-
-def _trace(incoming: Incoming, call: InferenceCall) -> Any:
-    """Triton's span, unless the client named another trace than the one that this span is part of."""
-    given, span = call.control.trace_headers, incoming.span
-    if span is None or (given is not None and _trace_id(given) != _trace_id(span)):
-        return given
-    return span
-
-
-def _trace_id(headers: Any) -> str:
-    parts = headers.get("traceparent", "").split("-")
-    return parts[1] if len(parts) > 1 else ""

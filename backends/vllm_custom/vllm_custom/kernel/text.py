@@ -28,12 +28,20 @@ _ADDRESS = re.compile(r"(\bat\s+)0x[0-9a-f]*|(?<!\w)0x(?:0000)?[0-9a-f]{12}\b", 
 # Two steps at least: "/" alone and "image/png" are none. A URL keeps its path.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./:@-])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
 
+# What looks like a URL: no blanks, quotes and angle brackets, and two slashes, or what is taken for them.
+_TOKEN = re.compile(r"[^\s'\"<>`]+")
+_AUTHORITY = re.compile(r"([/\\]{2,})")
+# A library may have shortened a URL in its middle: nothing says what the rest is.
+_QUERY = re.compile(r"[?#]|\.\.\.(?!@|$|[/\\])")
+_PATH = re.compile(r"([^/\\]*)([/\\]?)(.*)", re.DOTALL)
+
 
 def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
     """``text`` fit for a log and an answer. Never raises.
 
-    What UTF-8 cannot hold and control characters (but tabs and line breaks) are escaped; addresses and the ``repr`` of
-    objects that have one are replaced.
+    Credentials, queries and fragments of URLs are left out: they hold passwords and signatures, and an error repeats
+    what a client sent, wherever that stood. What UTF-8 cannot hold and control characters (but tabs and line breaks)
+    are escaped; addresses and the ``repr`` of objects that have one are replaced.
 
     Args:
         text: any string; of another object, its ``str``.
@@ -45,6 +53,7 @@ def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
     for _ in range(_MAX_NESTING):
         shown = _REPR.sub("<object>", _REPR_WITH_ADDRESS.sub("<object>", shown))
     shown = _ADDRESS.sub(lambda found: f"{found[1] or ''}(address)", shown)
+    shown = without_url_secrets(shown)
     if hide_paths:
         shown = _ABSOLUTE_PATH.sub("...", shown)
     data = shown.encode()
@@ -52,6 +61,28 @@ def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
         return shown
     mark = f"... ({len(text)} characters)"
     return data[: max(limit - len(mark), 0)].decode(errors="ignore") + mark[:limit]
+
+
+def without_url_secrets(text: str) -> str:
+    """``text`` without the credentials, queries and fragments of what looks like a URL in it. In linear time."""
+    if "//" not in text and "\\\\" not in text:
+        return text
+    return _TOKEN.sub(lambda found: _without_secrets(found[0]), text)
+
+
+def _without_secrets(token: str) -> str:
+    begin = _AUTHORITY.search(token)
+    if begin is None:
+        return token
+    end = _QUERY.search(token, begin.end())
+    # What ends a token may be a quote that is escaped, as in JSON.
+    escapes = len(token) - len(token.rstrip("\\"))
+    head, rest = (token[: end.start()], f"{end[0]}..." + "\\" * escapes) if end else (token, "")
+    pieces = _AUTHORITY.split(head)  # what is between two marks, and the marks
+    for index in range(2, len(pieces), 2):
+        host, mark, path = _PATH.match(pieces[index]).groups()  # type: ignore[union-attr] # it matches everything
+        pieces[index] = f"...@{host.rpartition('@')[2]}{mark}{path}" if "@" in host else pieces[index]
+    return "".join(pieces) + rest
 
 
 def root_cause(error: BaseException) -> str:

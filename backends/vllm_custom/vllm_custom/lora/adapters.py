@@ -14,6 +14,7 @@ from typing import TypeAlias
 from vllm_custom.engine.protocol import Adapter, Engine
 from vllm_custom.errors import InvalidRequestError, NotFoundError, UnavailableError, listing
 from vllm_custom.lora.folder import FoundAdapter, LoraFolder
+from vllm_custom.observability.requests import note_adapter
 
 _MAX_REASON_CHARACTERS = 300
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
@@ -119,6 +120,7 @@ class LoraAdapters:
             yield None
             return
         version = await self._version(name)
+        note_adapter(name)
         version.users += 1
         try:
             await self._load(version)

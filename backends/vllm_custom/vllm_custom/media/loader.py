@@ -30,6 +30,7 @@ from vllm_custom.media.sources.fetch import Fetcher
 from vllm_custom.media.sources.reading import Source, Sources
 from vllm_custom.media.vision_options import name_of, with_sampling
 from vllm_custom.media.workers import DecoderPool, ForkServer
+from vllm_custom.observability import stage
 
 _T = TypeVar("_T")
 _THREADS = 4  # for base64, hashes and copies
@@ -230,7 +231,8 @@ class MediaLoader:
             if data is not None:
                 return _Item(job, b"", uuid, data)
             job = replace(job, exact=options is not None)
-            look = await self._pool.measure(job, encoded)
+            with stage("media.measure", item=element.field):
+                look = await self._pool.measure(job, encoded)
             plan = self._sizing.plan(job, element.part, look, options)
             return _Item(plan.job, encoded, uuid, metadata=plan.metadata)
 
@@ -238,9 +240,12 @@ class MediaLoader:
         data = item.data
         if data is None:
             with self._counted():
-                decode = self._decoder.decode
-                data = await self._cache.get(item.uuid, lambda: decode(item.job, item.encoded, frames, item.metadata))
+                data = await self._cache.get(item.uuid, functools.partial(self._decoded, item, frames))
         return DecodedMedia(data, item.uuid)
+
+    async def _decoded(self, item: _Item, frames: FrameSampling) -> Any:
+        with stage("media.decode", item=item.job.field):
+            return await self._decoder.decode(item.job, item.encoded, frames, item.metadata)
 
     def _check_size(self, size: int) -> None:
         most = self._settings.media_request_bytes

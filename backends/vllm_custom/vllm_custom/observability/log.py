@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from vllm_custom.kernel.text import safe_text
@@ -68,6 +70,15 @@ class QueuedLog:
     def log_error(self, message: str) -> None:
         """A line of what an operator has to look at."""
         self._put("log_error", message)
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether the logger has a line for each request (LOG_FORMAT: json)."""
+        return hasattr(self._logger, "log_request")
+
+    def log_request(self, fields: Mapping[str, Any]) -> None:
+        """The line of a request that has ended."""
+        self._put("log_request", json.dumps(fields, ensure_ascii=False))
 
     def close(self) -> None:
         """Write what waits, for some seconds at most, and end the thread. Later lines are written at once."""

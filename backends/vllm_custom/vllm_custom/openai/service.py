@@ -26,6 +26,7 @@ from vllm_custom.openai.media import media_by_handle
 from vllm_custom.openai.models import RequestAdapters
 from vllm_custom.openai.response import HttpReply, OpenAIResponder
 from vllm_custom.openai.rules import too_long
+from vllm_custom.openai.secrets import without_secrets
 from vllm_custom.request.text import text_length
 from vllm_custom.sampling import PromptLogprobs
 
@@ -247,7 +248,8 @@ class OpenAIService:
     def _found(self, call: OpenAICall | None = None) -> Application:
         if self._application is None:
             raise UnsupportedError("vLLM has no OpenAI application for this model; the server's log says why")
-        return with_figures(self._application) if call is not None and not call.streamed else self._application
+        application = without_secrets(self._application)
+        return with_figures(application) if call is not None and not call.streamed else application
 
     @contextlib.asynccontextmanager
     async def _served(self, call: OpenAICall, request_id: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:

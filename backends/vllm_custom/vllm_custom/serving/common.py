@@ -19,7 +19,7 @@ from vllm_custom.media.decoding import background_of
 from vllm_custom.media.handles import MediaHandles
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import MediaMetrics, Observe, ignore, log_refusals
-from vllm_custom.observability import Log, QueuedLog
+from vllm_custom.observability import JsonLogger, Log, Observer, QueuedLog, Tracer
 from vllm_custom.openai import OpenAIService
 from vllm_custom.request import ClientRules, ProcessorBounds
 from vllm_custom.sampling import PromptLogprobs
@@ -84,8 +84,12 @@ class Common:
         if share is not None:
             settings = share_of(settings, share.fronts)
         self.settings = settings
-        log = self.log = QueuedLog(triton.Logger)
         labels = {"model": settings.model_name, "version": files.version}
+        log = self.log = QueuedLog(JsonLogger(labels) if settings.log_format == "json" else triton.Logger)
+        tracer = Tracer.configured(settings.otlp_traces_endpoint)
+        self.observer = Observer(labels, tracer, log.log_request if log.takes_requests else None)
+        if self.observer.active:
+            engine.observe_requests()
         self.media, self._media_metrics = _media(engine, settings, labels, log, triton, share)
         if confinement := self.media.start():
             log.log_info(f"[vllm_custom] {confinement}")
@@ -143,6 +147,7 @@ class Common:
         for metrics in (self._media_metrics, self._counts):
             if metrics is not None:
                 metrics.close()
+        self.observer.close()
         self.log.close()
         self._engine.release()
 

@@ -18,6 +18,7 @@ from vllm_custom.errors import (
     RequestCancelledError,
     UnavailableError,
 )
+from vllm_custom.observability import RequestRecord, serving
 from vllm_custom.openai import HttpReply, OpenAICall, read_openai_call
 from vllm_custom.openai.asgi import LateError, Receive, Send
 from vllm_custom.serving.admission import Ticket
@@ -39,6 +40,7 @@ class HttpRequest:
         body: UTF-8; None for none.
         request_id: the client's own, or a random one; printable and short.
         timeout_seconds: 0 for none.
+        key: the name of the key that the client has shown; empty for none.
     """
 
     method: str
@@ -47,6 +49,7 @@ class HttpRequest:
     body: bytes | None
     request_id: str
     timeout_seconds: float = 0.0
+    key: str = ""
 
     @property
     def looks_up(self) -> bool:
@@ -79,10 +82,14 @@ class HttpRunner:
                 ticket.leave()
 
         reply = HttpReply(receive, send, leave)
+        observer = self._common.observer
+        record = observer.arrived(request.request_id, key=request.key)
+        observer.begin(record, request.headers)
         self.running += 1
         try:
             ticket = self._admit(request)
-            await self._answer(request, ticket, reply)
+            with serving(record):
+                await self._answer(request, ticket, reply, record)
             if not (reply.ended or reply.gone):
                 raise RuntimeError("the application gave no complete response")
         except asyncio.CancelledError:
@@ -94,6 +101,7 @@ class HttpRunner:
             leave()
             self.running -= 1
             self._common.observe(reply.failure)
+            observer.ended(record, reply.failure)
         return not reply.gone
 
     def _admit(self, request: HttpRequest) -> Ticket:
@@ -107,7 +115,9 @@ class HttpRunner:
             raise
         return ticket
 
-    async def _answer(self, request: HttpRequest, ticket: Ticket, reply: HttpReply) -> None:
+    async def _answer(
+        self, request: HttpRequest, ticket: Ticket, reply: HttpReply, record: RequestRecord | None
+    ) -> None:
         arrived = time.monotonic()
         if not request.looks_up:  # several may be read at a time
             ticket.grow(1)
@@ -118,6 +128,7 @@ class HttpRunner:
         ticket.grow(call.sequences)
         if call.background:  # its work takes a place of its own
             ticket.leave()
+        self._common.observer.admitted(record)
         left = request.timeout_seconds - (time.monotonic() - arrived) if request.timeout_seconds else None
         try:
             await self._common.openai.serve_http(call, reply, request.request_id, left)

@@ -19,7 +19,7 @@ from vllm_custom.errors import (
     UnavailableError,
 )
 from vllm_custom.handlers import Handler, Parsed, Router
-from vllm_custom.observability import Log
+from vllm_custom.observability import Log, Observer, serving
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
 from vllm_custom.runtime.async_utils import call_on
@@ -45,6 +45,7 @@ class Surroundings:
     health: Health
     watch: Watch
     log: Log
+    observer: Observer
     observe: Callable[[BackendError | None, float], None]
 
 
@@ -64,6 +65,7 @@ class RequestLife:
         self._reason: BackendError | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelling = False
+        self._record = surroundings.observer.arrived(context.request_id, context.arrived_at)
 
     @property
     def request_id(self) -> str:
@@ -83,6 +85,7 @@ class RequestLife:
                 self._with.health.check()
             self.responder.additional_outputs = parsed.additional_outputs
             self._context = self._context.traced(parsed.trace_headers)
+            self._with.observer.begin(self._record, parsed.trace_headers)
             self._start(handler, parsed)
         except BaseException as error:
             self.fail(error)
@@ -109,6 +112,7 @@ class RequestLife:
         """The final response has been sent, or could not be: work that still runs is for nobody."""
         with contextlib.suppress(Exception):
             self._with.observe(error, time.monotonic() - self._context.arrived_at)
+            self._with.observer.ended(self._record, error)
         loop = self._with.base.event_loop
         if self._task is not None and not self._task.done():
             call_on(loop, self._cancel)
@@ -141,7 +145,9 @@ class RequestLife:
         try:
             self._with.watch.watch(self.responder, lambda: call_on(loop, gone))
             await self._with.health.wait()
-            await handler.run(parsed.call, self.responder, self._context)
+            self._with.observer.admitted(self._record)
+            with serving(self._record):
+                await handler.run(parsed.call, self.responder, self._context)
             if not self.responder.closed:
                 raise RuntimeError("the handler gave no final response")
         except BaseException as error:

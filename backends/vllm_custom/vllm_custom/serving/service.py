@@ -94,7 +94,7 @@ class Service:
             observe_engine=self._observe_engine,
         )
         log = common.log
-        rows = RowReader(engine, common.settings, common.rules)
+        rows = RowReader(engine, common.settings, common.rules, traces=common.observer.traces)
         builder = ResponseBuilder(pb_utils, settings.declared_outputs, batched=settings.max_batch_size > 0)
         tally = Tally(lambda: common.admission.inside)
         self._senders = SenderPool(builder, log, _SENDER_THREADS, merge=merge, note=tally.sent)
@@ -109,6 +109,7 @@ class Service:
             health=common.health,
             watch=self._watch,
             log=log,
+            observer=common.observer,
             observe=functools.partial(_observe, common, tally),
         )
         self.runner = Runner(surroundings)
@@ -185,7 +186,9 @@ def _router(engine: Engine, common: Common, files: ModelFiles, rows: RowReader, 
     )
     calls = EngineCalls(engine, prompts, common.loras)
     batched = settings.max_batch_size > 0
-    openai_handler = OpenAIHandler(common.openai, common.rules, decoupled=settings.decoupled, batched=batched)
+    openai_handler = OpenAIHandler(
+        common.openai, common.rules, decoupled=settings.decoupled, batched=batched, traces=engine.facts.traces
+    )
     if generates:
         main: Handler = GenerateHandler(
             calls,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_custom import errors
-from vllm_custom.kernel.text import bounded_repr, safe_text
+from vllm_custom.kernel.text import bounded_repr, safe_text, without_url_secrets
 
 # Python's own text has no lone surrogates in it; that of JSON has.
 ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs"]))
@@ -120,3 +120,31 @@ def test_an_integer_of_too_many_digits_can_be_shown() -> None:
 @pytest.mark.parametrize("value", [{"b": 1, "a": [None, True]}, {}, [b"x"], [(1,), "text"], {"a": {"b": {"c": 1}}}])
 def test_ordinary_values_look_as_they_do_in_python(value: Any) -> None:
     assert bounded_repr(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("got 'http://alice:PW@h/x?sig=1#t'", "got 'http://...@h/x?...'"),
+        (r"got 'http:\\\\alice:PW@h\\0.png?sig'", r"got 'http:\\\\...@h\\0.png?...'"),
+        ('{"url": "s3://a:b@bucket/key?x"}, y', '{"url": "s3://...@bucket/key?..."}, y'),
+        ("http://a,http://u:p@b/c?d z?", "http://a,http://...@b/c?... z?"),
+        ("http://[u:p@::1/#token=x", "http://...@::1/#..."),
+        ("//u:p@h/p", "//...@h/p"),
+        ("'http://127.0.0.1...rity-Token=x'", "'http://127.0.0.1......'"),
+        ("http://...@h/x?...", "http://...@h/x?..."),
+        ('{"id": "//h?x\\\\"", "a": 1}', '{"id": "//h?...\\\\"", "a": 1}'),
+        ("http://h/a@b/c", "http://h/a@b/c"),
+        ("is // a comment? yes", "is // a comment? yes"),
+        ("mail a@b?", "mail a@b?"),
+    ],
+)
+def test_urls_lose_what_nobody_else_is_to_know(text: str, shown: str) -> None:
+    assert safe_text(text, 200) == shown
+
+
+@pytest.mark.parametrize("text", ["/" * 200_000, "//a" * 60_000, "?#" * 90_000 + "//", "//" + "@" * 200_000])
+def test_what_looks_like_many_urls_takes_linear_time(text: str) -> None:
+    began = time.process_time()
+    without_url_secrets(text)
+    assert time.process_time() - began < 2

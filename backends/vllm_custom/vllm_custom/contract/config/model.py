@@ -24,6 +24,19 @@ def _sharing(text: str) -> str:
     return word
 
 
+def _endpoint(text: str) -> str:
+    """The address of a collector. Clients of Triton can read a model's parameters, so none of them is a secret."""
+    if "@" in text or not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError(text)
+    return text
+
+
+def _log_format(text: str) -> str:
+    if text.lower() not in ("text", "json"):
+        raise ValueError(text)
+    return text.lower()
+
+
 def _route(text: str) -> str:
     if not text.startswith("/") or not text.isascii():
         raise ValueError(text)
@@ -45,6 +58,22 @@ class ModelParameters(BaseModel):
         "Watch the engine, and unload the model when it has died, in place of starting the engine again. Triton "
         "unloads only with --model-control-mode=explicit; elsewhere the log says so, and ENGINE_RESTARTS holds.",
         official=True,
+    )
+    otlp_traces_endpoint: str = config_parameter(
+        "",
+        "Collector that gets this backend's OpenTelemetry spans ([traces](guides/traces.md)), as "
+        "`http://localhost:4317`; `none`: no spans. Default: where vLLM's go (otlp_traces_endpoint in model.json), or "
+        "what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT in tritonserver's environment says; "
+        "without any of them there are none.",
+        parse=_endpoint,
+        allowed="a URL without credentials, which OTEL_EXPORTER_OTLP_HEADERS has, or none",
+    )
+    log_format: str = config_parameter(
+        "text",
+        "json: this backend's log lines are JSON objects on tritonserver's standard error, past Triton's log, and each "
+        "request has a line with its id, adapter, tokens, times and status ([logs](guides/traces.md#logs)).",
+        parse=_log_format,
+        allowed="text or json",
     )
     vllm_backend_dir: str = config_parameter(
         "",

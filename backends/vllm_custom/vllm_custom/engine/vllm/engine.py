@@ -179,6 +179,9 @@ class VllmEngine:
     def guard_prompts(self, check: CheckPrompt) -> None:
         requests.guard_prompts(self._llm, check)
 
+    def observe_requests(self) -> None:
+        requests.observe_requests(self._llm)
+
     async def load_adapter(self, adapter: Adapter) -> None:
         await self._llm.add_lora(requests.lora_request(adapter))
 

@@ -10,7 +10,7 @@ from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
-from vllm_custom.engine.vllm.quiet import quieten_refusals
+from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
 from vllm_custom.engine.vllm.speech import leave_audio_limits_to_us
 from vllm_custom.engine.vllm.stored import bound_stored_responses
@@ -53,6 +53,7 @@ async def build_openai_application(
         setattr(args, name, value)
     validate_parsed_serve_args(args)
     quieten_refusals()
+    hide_url_secrets()
     tasks = await engine.get_supported_tasks()
     application = build_app(args, tasks, engine.model_config)
     # It counts requests once more, where nobody can see it.

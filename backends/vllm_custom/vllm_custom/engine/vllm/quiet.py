@@ -1,4 +1,4 @@
-"""What vLLM's application writes into the log for what is the client's fault: nothing, as for most of its routes."""
+"""What vLLM's application writes into the log: nothing for what is the client's fault, and no secrets of URLs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 
 from vllm_custom.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from vllm_custom.kernel import engine_errors
+from vllm_custom.kernel.text import without_url_secrets
 
 # They write a traceback for each request that is refused, on the event loop.
 _LOUD = ("vllm.entrypoints.anthropic.api_router",)
@@ -15,6 +16,27 @@ def quieten_refusals() -> None:
     """Keep refusals of requests out of the logs of these modules. May be called again."""
     for name in _LOUD:
         logging.getLogger(name).addFilter(_is_news)
+
+
+def hide_url_secrets() -> None:
+    """Leave credentials and queries of URLs out of vLLM's lines: at the level DEBUG it logs errors with their values.
+
+    May be called again.
+    """
+    for handler in logging.getLogger("vllm").handlers:
+        if not isinstance(handler.formatter, _WithoutSecrets):
+            handler.setFormatter(_WithoutSecrets(handler.formatter or logging.Formatter()))
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Another formatter's lines, the traceback included."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_url_secrets(self._formatter.format(record))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from vllm_custom.engine.figures import NOTED, Figures, figures_of
+from vllm_custom.engine.following import observed, staged
 from vllm_custom.engine.protocol import Adapter, CheckPrompt, RunOptions
 
 
@@ -72,6 +73,14 @@ async def _noted(outputs: AsyncGenerator[Any, None], noted: list[Figures], seque
             if output.finished:
                 noted.append(figures_of(output, sequences))
             yield output
+
+
+def observe_requests(llm: Any) -> None:
+    """Let ``llm`` note what it does for the request of a context, whoever calls it: handlers or the application."""
+    for name in ("generate", "encode"):
+        setattr(llm, name, observed(getattr(llm, name), traces=traces(llm)))
+    for name in ("render_chat_async", "render_cmpl_async"):
+        setattr(llm.renderer, name, staged(getattr(llm.renderer, name)))
 
 
 def lora_request(adapter: Adapter) -> Any:

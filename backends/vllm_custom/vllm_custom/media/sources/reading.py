@@ -21,6 +21,7 @@ from vllm_custom.media.sources.local import LocalFiles
 from vllm_custom.media.sources.policy import MediaPolicy, Target
 from vllm_custom.media.sources.reference import encoded_bytes, not_allowed, scheme_of
 from vllm_custom.media.sources.tls import client_context
+from vllm_custom.observability import stage
 from vllm_custom.runtime.async_utils import time_limit
 
 # Of a reference so much is looked at; it is longer than any that is allowed.
@@ -103,12 +104,14 @@ class Sources:
         """
         came = 0
         if isinstance(source, LocalFile):
-            data: Bytes = await self._read_file(source.url, field)
+            with stage("media.read", item=field):
+                data: Bytes = await self._read_file(source.url, field)
         else:
             if isinstance(source, Target):
                 assert self._fetcher is not None
                 assert session is not None
-                body = await self._fetcher.fetch(session, source, field, count)
+                with stage("media.fetch", item=field):
+                    body = await self._fetcher.fetch(session, source, field, count)
                 came = len(body)
                 unpack: Callable[[], Bytes] = functools.partial(body.decoded, field, self._max_bytes)
             else:

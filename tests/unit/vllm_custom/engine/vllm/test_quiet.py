@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 
 import pytest
 
-from vllm_custom.engine.vllm.quiet import quieten_refusals
+from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals
 from vllm_custom.errors import RefusedMediaError
 
 LOUD = "vllm.entrypoints.anthropic.api_router"
@@ -40,3 +41,20 @@ def test_only_defects_are_written(error: Exception, written: bool, caplog: pytes
 @pytest.mark.filterwarnings("ignore")
 def test_the_module_that_is_meant_is_there(vllm: None) -> None:
     assert importlib.import_module(LOUD).logger.name == LOUD
+
+
+def test_vllms_lines_have_no_secrets_of_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("vLLM: %(message)s"))
+    monkeypatch.setattr(logging.getLogger("vllm"), "handlers", [handler])
+    hide_url_secrets()
+    hide_url_secrets()
+    try:
+        raise ValueError("got 'http://u:hidden@h/x?sig=hidden'")
+    except ValueError:
+        logging.getLogger("vllm.entrypoints.x").error("called with %s", "http://h/?hidden", exc_info=True)
+    told = stream.getvalue()
+    assert told.startswith("vLLM: called with http://h/?...\nTraceback")
+    assert "ValueError: got 'http://...@h/x?...'" in told
+    assert "hidden" not in told
