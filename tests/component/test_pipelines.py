@@ -80,7 +80,7 @@ class TestTutorialForm:
         assert config["model_transaction_policy"] == {"decoupled": False}
 
     def test_an_error_of_the_vllm_model_is_the_ensembles(self, client: Client) -> None:
-        assert "temperature: " in client.generate(TUTORIAL, prompt="n", temperature=-1.0).error
+        assert "temperature must be" in client.generate(TUTORIAL, prompt="n", temperature=-1.0).error
 
 
 class TestBls:

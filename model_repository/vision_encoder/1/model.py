@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from PIL.Image import Image
 
 VERSION_DIR = Path(__file__).resolve().parent
 sys.path[:0] = [str(VERSION_DIR), str(Path(pb_utils.__file__).resolve().parents[1] / "vllm_custom")]
@@ -22,8 +23,8 @@ sys.path[:0] = [str(VERSION_DIR), str(Path(pb_utils.__file__).resolve().parents[
 from tower import VisionTower  # noqa: E402
 
 from vllm_custom.contract.settings import Settings  # noqa: E402
-from vllm_custom.errors import BackendError, InvalidRequestError  # noqa: E402
-from vllm_custom.media.elements import LoadedMedia, MediaElement  # noqa: E402
+from vllm_custom.errors import BackendError, InternalError, InvalidRequestError  # noqa: E402
+from vllm_custom.media.elements import MediaElement  # noqa: E402
 from vllm_custom.media.loader import MediaLoader  # noqa: E402
 
 # Parameters of config.pbtxt that are this model's own, and what they are by default.
@@ -48,20 +49,28 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Encode all images of a batch in one pass. A request that is refused costs the others nothing."""
-        loaded = self._loop.run_until_complete(self._load_all(requests))
-        images = [image.data for media in loaded if isinstance(media, LoadedMedia) for image in media]
-        encoded = iter(self._tower.encode(images) if images else [])
-        return [self._respond(media, encoded) for media in loaded]
+        results = self._loop.run_until_complete(self._load_all(requests))
+        images = [image for result in results if isinstance(result, list) for image in result]
+        try:
+            encoded = iter(self._tower.encode(images) if images else [])
+        except Exception as error:  # raised, it would go to the clients with its traceback
+            pb_utils.Logger.log_error(f"the images could not be encoded: {error!r}")
+            failed = InternalError("image: could not be encoded; the server's log has the details")
+            return [_error(result if isinstance(result, BackendError) else failed) for result in results]
+        return [
+            _error(result) if isinstance(result, BackendError) else _embeds([next(encoded) for _ in result])
+            for result in results
+        ]
 
     def finalize(self) -> None:
         """End the processes that decode."""
         self._media.close()
         self._loop.close()
 
-    async def _load_all(self, requests: Sequence[Any]) -> list[LoadedMedia | BackendError]:
+    async def _load_all(self, requests: Sequence[Any]) -> list[list[Image] | BackendError]:
         return await asyncio.gather(*map(self._load, requests))
 
-    async def _load(self, request: Any) -> LoadedMedia | BackendError:
+    async def _load(self, request: Any) -> list[Image] | BackendError:
         values = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
         try:
             if len(values) != 1 or not values.size:
@@ -70,20 +79,24 @@ class TritonPythonModel:
                 expected = f"at most {self._most} images (MAX_IMAGES of this model)"
                 raise InvalidRequestError(f"image: expected {expected}, got {values.size}")
             elements = [MediaElement("image", f"image[{index}]", raw) for index, raw in enumerate(values[0])]
-            return await self._media.load(elements)
+            # Released at once: a request that waited for the bytes of another one of its batch would wait forever.
+            with await self._media.load(elements) as media:
+                return [item.data for item in media]
         except BackendError as error:
             return error
 
-    def _respond(self, media: LoadedMedia | BackendError, encoded: Any) -> Any:
-        if isinstance(media, BackendError):
-            code = getattr(pb_utils.TritonError, media.triton_code)
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(media), code))
-        with media:
-            rows, grids = zip(*(next(encoded) for _ in media), strict=True)
-        # With the batch dimension, which is 1.
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("image_embeds", np.concatenate(rows)[None]),
-                pb_utils.Tensor("image_grid_thw", np.stack(grids)[None]),
-            ]
-        )
+
+def _error(error: BackendError) -> Any:
+    code = getattr(pb_utils.TritonError, error.triton_code)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+def _embeds(images: Sequence[tuple[Any, Any]]) -> Any:
+    """Rows and grids of one request's images, with the batch dimension, which is 1."""
+    rows, grids = zip(*images, strict=True)
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor("image_embeds", np.concatenate(rows)[None]),
+            pb_utils.Tensor("image_grid_thw", np.stack(grids)[None]),
+        ]
+    )

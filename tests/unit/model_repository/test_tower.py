@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +90,18 @@ def test_a_checkpoint_without_a_tower_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text((SHAPES / name).read_text())
     with pytest.raises(ValueError, match="expected a checkpoint with a vision tower"):
         tower(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["qwen2_5_vl", "qwen3_vl"])
+def test_as_onnx(model: str, tmp_path: Path) -> None:
+    """The script compares the file with the tower, by onnxruntime, and fails where they differ."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    weights = SHAPES
+    if model == "qwen3_vl":
+        with_random_weights(weights := tmp_path / "weights")
+    script = DEFAULT_REPOSITORY / "vision_encoder/export_onnx.py"
+    command = [sys.executable, str(script), str(weights), "112", "168", str(tmp_path / "out.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "largest difference from the tower in onnxruntime: " in done.stdout
