@@ -46,7 +46,6 @@ class VisionTower:
         inputs = self.processor(images=list(images), return_tensors="pt")
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[Image]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
         """All images in one pass.
 
@@ -55,7 +54,8 @@ class VisionTower:
             features of several depths side by side, as vLLM takes them.
         """
         patches, grid = self.prepare(images)
-        rows = self.forward(patches, grid).float().cpu().numpy()
+        with torch.inference_mode():
+            rows = self.forward(patches, grid).float().cpu().numpy()
         ends = np.cumsum(grid.prod(-1).numpy() // self._merge)
         return list(zip(np.split(rows, ends[:-1]), grid.numpy(), strict=True))
 
