@@ -3,7 +3,7 @@
     python -m benchmarks.overload --places 64
 
 A model on the null engine with MAX_INFLIGHT_REQUESTS. As many clients as it has places, then four times as many, take
-turns; each sends one request after the other, and a client that is refused waits for about a second, as it is told to. Over
+turns; each sends one request after the other, and one that is refused waits for about a second, as it is told to. Over
 Triton's generate endpoint, and over the OpenAI frontend.
 """
 

@@ -6,6 +6,7 @@ command that would start a server is parsed instead, and a frontend is started a
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ class Server:
     def serve(self, code: str) -> None:
         """Load what the code names. Other models are unloaded where that is not loaded yet."""
         here = {path.name for path in self._repository.iterdir()}
-        wanted = {name for name in here if f"models/{name}/" in code or f'"{name}"' in code}
+        said = set(re.findall(r"--load-model=(\w+)", code))
+        wanted = {name for name in here if name in said or f"models/{name}/" in code or f'"{name}"' in code}
         if wanted <= self._loaded:
             return
         self.unload(self._loaded - wanted)

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.client import Client
-from tests.support.servers import SHAPES_VL, Loads, Repository
+from tests.support.servers import EXAMPLES, Loads, Repository
 from tools.installer.server import TritonServer
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     folder = tmp_path_factory.mktemp("repository")
-    (folder / "shapes_vl").symlink_to(SHAPES_VL)
+    for example in EXAMPLES:
+        (folder / example.name).symlink_to(example)
     return Repository(folder)
 
 

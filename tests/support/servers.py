@@ -17,6 +17,8 @@ from tools.installer.paths import CHECKOUT, DEFAULT_REPOSITORY
 from tools.installer.server import TritonServer
 
 SHAPES_VL = DEFAULT_REPOSITORY / "shapes_vl"
+# What can be served of model_repository: the others need weights.
+EXAMPLES = [path for path in sorted(DEFAULT_REPOSITORY.iterdir()) if not path.name.startswith("qwen")]
 # The adapters of shapes_vl: one answers in Chinese, the other in capitals.
 ADAPTERS = {name: str(SHAPES_VL / "1/lora" / name) for name in ("zh", "caps")}
 # How many front processes the models have that most tests share: the same tests hold for one and for several.

@@ -20,6 +20,8 @@ _PARTS: dict[str, tuple[tuple[str, int, int, str], ...]] = {
     "Policy": (("decoupled", 1, _BOOL, ""),),
     "Cache": (("enable", 1, _BOOL, ""),),
     "Group": (("count", 1, _INT32, ""), ("*gpus", 2, _INT32, "")),
+    "Step": (("model_name", 1, _STRING, ""),),
+    "Ensemble": (("*step", 1, _MESSAGE, "Step"),),
     "ModelConfig": (
         ("name", 1, _STRING, ""),
         ("platform", 2, _STRING, ""),
@@ -31,6 +33,7 @@ _PARTS: dict[str, tuple[tuple[str, int, int, str], ...]] = {
         ("*parameters", 8, _MESSAGE, "ParametersEntry"),
         ("model_transaction_policy", 9, _MESSAGE, "Policy"),
         ("response_cache", 10, _MESSAGE, "Cache"),
+        ("ensemble_scheduling", 11, _MESSAGE, "Ensemble"),
     ),
 }
 

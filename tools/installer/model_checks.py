@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.installer import kv_cache, weights
+from tools.installer import ensembles, kv_cache, weights
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.kv_cache import GIB
 from tools.installer.repository import Model, models_of
 
-# The scheduler's type information, which a server that was built without ensembles does not hold.
-_ENSEMBLE = b"N6triton4core17EnsembleSchedulerE"
 # Keys of config.json that only models with media have.
 _MEDIA_KEYS = (
     "vision_config",
@@ -47,8 +45,12 @@ def examine(
     checks = [Check("model repository", Status.OK, f"{len(models)} models in {repository}")]
     if any(model.is_ensemble for model in models):
         checks.append(ensemble_check(server_library))
+    names = {model.name for model in models}
     for model in models:
         checks += _load_checks(model)
+        if missing := [step for step in model.steps if step not in names]:
+            fix = "put them there: Triton loads an ensemble together with its models"
+            checks.append(Check(f"{model.name}: steps", Status.FAIL, f"not in {repository}: {', '.join(missing)}", fix))
         if model.is_ours:
             checks += examine_model(model, gpu_bytes)
     return [*checks, *others]
@@ -90,11 +92,9 @@ def ensemble_check(server_library: Path | None) -> Check:
     """Whether the server was built with ensembles."""
     if server_library is None:
         return Check("ensembles", Status.WARN, "not known of this server", "give --triton its folder")
-    if _ENSEMBLE in server_library.read_bytes():
+    if ensembles.has_them(server_library):
         return Check("ensembles", Status.OK, "this server has them")
-    fix = "take the standard container, the vLLM container of 24.10 or later, or build with --backend=ensemble"
-    found = "this server was built without them: \"unexpected platform type 'ensemble'\""
-    return Check("ensembles", Status.FAIL, found, fix)
+    return Check("ensembles", Status.FAIL, ensembles.MISSING, ensembles.FIX)
 
 
 def examine_model(model: Model, gpu_bytes: Sequence[int]) -> Checks:

@@ -38,6 +38,12 @@ class Model:
         return self.inspection.config.get("platform") == "ensemble"
 
     @property
+    def steps(self) -> list[str]:
+        """The models that an ensemble calls; none for other models."""
+        scheduling: dict[str, list[dict[str, str]]] = self.inspection.config.get("ensemble_scheduling", {})
+        return [step.get("model_name", "") for step in scheduling.get("step", [])]
+
+    @property
     def is_ours(self) -> bool:
         return self.inspection.config.get("backend") in ("vllm_custom", "vllm")
 

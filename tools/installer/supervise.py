@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from tools.installer import ports, processes, triton_options
+from tools.installer import ensembles, ports, processes, triton_options
 from tools.installer.healing import healer_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -29,6 +29,8 @@ def run(command: Sequence[str]) -> int:
     Args:
         command: the program and its options.
     """
+    if (refusal := ensembles.refusal(command)) is not None:
+        _say(refusal)
     process = subprocess.Popen(command, preexec_fn=processes.end_with_parent())  # noqa: PLW1509 - bound before the fork
     told_at: list[float] = []
 

@@ -2,7 +2,11 @@
 
 import re
 
+from tools.installer import ensembles
+
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<reason>.*?)\"?$")
+# Triton does not begin to load such a one.
+_UNREADABLE = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*?)\"?$")
 _FINAL = re.compile(r"^error: ", re.MULTILINE)
 
 
@@ -15,6 +19,9 @@ def failures(log: str) -> list[str]:
             # Triton writes the message on one line, with its line ends escaped.
             reason = match["reason"].replace("\\n", "\n").replace('\\"', '"').strip()
             found[match["model"]] = f"model {match['model']!r}, version {match['version']}: {reason}"
+        elif match := _UNREADABLE.search(line):
+            hint = f"\n  {ensembles.FIX}" if ensembles.REFUSED in match["reason"] else ""
+            found[match["model"]] = f"model {match['model']!r}: {match['reason']}{hint}"
     return list(found.values())
 
 

@@ -224,6 +224,13 @@ class TestEnsembles:
         shutil.rmtree(repository / "pipeline")
         assert "ensembles" not in [check.name for check in model_checks.examine(repository, None, [])]
 
+    def test_the_models_of_its_steps_have_to_be_there(self, with_ensemble: Path) -> None:
+        step = 'ensemble_scheduling { step [ { model_name: "m" model_version: -1 }, { model_name: "gone" } ] }'
+        (with_ensemble / "pipeline/config.pbtxt").write_text(f'platform: "ensemble"\n{step}\n')
+        check = find(with_ensemble, "pipeline: steps")
+        assert check.status is Status.FAIL
+        assert check.found.endswith(": gone")
+
 
 class TestWeights:
     def test_whole_ones(self, repository: Path) -> None:

@@ -21,6 +21,14 @@ def test_a_model_is_quoted_once_with_its_last_reason() -> None:
     assert len(triton_log.failures(FAILED + FAILED)) == 1
 
 
+def test_a_model_whose_configuration_is_refused_is_quoted() -> None:
+    line = "E1121 08:22:22.2 609 model_repository_manager.cc:1335] \"Poll failed for model directory 'm': {}\"\n"
+    assert triton_log.load_failure(line.format("no version folder")) == "model 'm': no version folder"
+    ensemble = triton_log.load_failure(line.format("unexpected platform type 'ensemble' for m"))
+    assert ensemble.startswith("model 'm': unexpected platform type 'ensemble' for m\n")
+    assert "24.10 or later" in ensemble
+
+
 def test_else_the_last_words() -> None:
     assert triton_log.load_failure("I1 starting\nerror: creating server: Invalid argument - bad flag\n  more\n") == (
         "error: creating server: Invalid argument - bad flag\n  more"

@@ -1,0 +1,48 @@
+"""Ensembles, which some builds of Triton do not have."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.installer import triton_options
+from tools.installer.console import BuildError
+from tools.installer.triton_tree import TritonTree
+
+# The scheduler's type information, which a server that was built without ensembles does not hold.
+_SCHEDULER = b"N6triton4core17EnsembleSchedulerE"
+_PLATFORM = re.compile(r"""^\s*platform\s*:\s*["']ensemble["']""", re.MULTILINE)
+# What Triton says when it meets one nevertheless.
+REFUSED = "unexpected platform type 'ensemble'"
+MISSING = f'this server was built without them: "{REFUSED}"'
+FIX = "take the standard container, the vLLM container of 24.10 or later, or build with --backend=ensemble"
+
+
+def has_them(server_library: Path) -> bool:
+    """Whether a libtritonserver can load ensembles."""
+    return _SCHEDULER in server_library.read_bytes()
+
+
+def refusal(command: Sequence[str]) -> str | None:
+    """What to say before a tritonserver is started that cannot load ensembles of its repository; None where it can.
+
+    Args:
+        command: the program and its options.
+    """
+    names = [
+        path.parent.name
+        for repository in triton_options.values(command, "model-repository")
+        for path in sorted(Path(repository).glob("*/config.pbtxt"))
+        if _PLATFORM.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    library = _library_of(Path(command[0])) if names else None
+    if library is None or has_them(library):
+        return None
+    return f"ensembles ({', '.join(names)}): {MISSING}; {FIX}"
+
+
+def _library_of(program: Path) -> Path | None:
+    """None where the program is not that of an installation."""
+    try:
+        return TritonTree.of(program.resolve().parent.parent).server_library
+    except BuildError:
+        return None
