@@ -164,7 +164,7 @@ class Slope:
 
 def figures(server: TritonServer) -> dict[str, float]:
     """Of tritonserver and all processes below it."""
-    found: collections.Counter[str] = collections.Counter()
+    found: dict[str, float] = collections.defaultdict(float)
     process = psutil.Process(server.pid)
     for each in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
