@@ -196,6 +196,8 @@ def supervise_server(options: argparse.Namespace) -> int:
         more = shlex.split(options.openai_options)
     except ValueError as error:
         raise BuildError(f"--openai-options: {error}", "write them as in a shell") from error
+    if options.openai_port == 0:
+        raise BuildError("--openai-port: expected a port from 1 to 65535, got 0", "9000 is usual")
     supervise.check_ports(command, (options.openai_host, options.openai_port))
     return together.run(command, options.openai_host, options.openai_port, more)
 

@@ -160,10 +160,11 @@ def test_how_several_workers_are_started(environment: Environment) -> None:
 
 
 def test_how_the_direct_server_is_started(environment: Environment) -> None:
-    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001", ports=set())
+    server = SimpleNamespace(pid=17, grpc_url="127.0.0.1:8001", http_url="http://127.0.0.1:8000", ports=set())
     direct = DirectServer(environment, "127.0.0.1", 0, server, 2)  # type: ignore[arg-type]
     assert direct.command[1:3] == ["-m", "vllm_custom_direct"]
-    assert set(direct.command[3:]) == {"--host=127.0.0.1", f"--port={direct.port}", "--server=17", "--workers=2"}
+    given = {"--host=127.0.0.1", f"--port={direct.port}", "--workers=2"}
+    assert set(direct.command[3:]) == {*given, "--server=17", "--triton-http=http://127.0.0.1:8000"}
     assert [Path(folder).name for folder in direct.variables["PYTHONPATH"].split(":")] == ["vllm_custom", "frontend"]
 
 
