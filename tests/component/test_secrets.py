@@ -154,28 +154,28 @@ def test_openai_requests_over_http(run: Run) -> None:
                 assert answer.status != 401
         for key in (KEY, OTHER_KEY, WRONG_KEY, f"{WRONG_KEY}\u00e4"):
             for header in ({"authorization": f"Bearer {key}"}, {"authorization": key}, {"x_api_key": key}):
-                answer = server.post(CHAT, {"model": model, "messages": [{"role": "user", "content": "x"}]}, **header)
+                answer = server.post(
+                    CHAT, {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}, **header
+                )
                 run.answers.append(answer.body.decode())
-        run.answers += [server.get(path).body.decode() for path in ("/metrics", "/health", f"/ready/{WRONG_KEY}"[:6])]
+        run.answers += [server.get(path).body.decode() for path in ("/metrics", "/health", "/ready")]
     assert any(json.loads(text).get("choices") for text in run.answers if text.startswith("{"))
 
 
-def test_nothing_of_it_is_in_a_log_or_an_answer(run: Run) -> None:
+def test_nothing_of_it_is_in_a_log(run: Run) -> None:
     run.answers += [json.dumps(run.client.config(name)) for name in MODELS]
     run.answers.append(run.client.metrics_text())
-    wait_until(
-        lambda: (
-            "TRANSIENT_FAILURE" in all_logs(run)
-            or "Failed to export" in all_logs(run)
-            or "UNAVAILABLE" in all_logs(run)
-        )
-    )
+    wait_until(lambda: "export" in all_logs(run))  # that spans could not be sent
     told = all_logs(run)
     for needed in ("media refused by rule", '"event": "request"', "DEBUG", "failed: image[0]"):
         assert needed in told, "the run has logged too little to show anything"
     assert found_in(told) == []
-    assert found_in("\n".join(run.answers)) == []
     assert PROMPT not in told
+
+
+def test_nothing_of_it_is_in_an_answer(run: Run) -> None:
+    assert len(run.answers) > 500
+    assert found_in("\n".join(run.answers)) == []
 
 
 def all_logs(run: Run) -> str:

@@ -32,7 +32,8 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w./:@-])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
 _TOKEN = re.compile(r"[^\s'\"<>`]+")
 _AUTHORITY = re.compile(r"([/\\]{2,})")
 # A library may have shortened a URL in its middle: nothing says what the rest is.
-_QUERY = re.compile(r"[?#]|\.\.\.(?!@|$|[/\\])")
+_CUT = "..."
+_QUERY = re.compile(r"[?#]|\.\.\.(?!@)")
 _PATH = re.compile(r"([^/\\]*)([/\\]?)(.*)", re.DOTALL)
 
 
@@ -77,11 +78,13 @@ def _without_secrets(token: str) -> str:
     end = _QUERY.search(token, begin.end())
     # What ends a token may be a quote that is escaped, as in JSON.
     escapes = len(token) - len(token.rstrip("\\"))
-    head, rest = (token[: end.start()], f"{end[0]}..." + "\\" * escapes) if end else (token, "")
+    head, rest = (token[: end.start()], f"{end[0].rstrip('.')}{_CUT}" + "\\" * escapes) if end else (token, "")
     pieces = _AUTHORITY.split(head)  # what is between two marks, and the marks
     for index in range(2, len(pieces), 2):
         host, mark, path = _PATH.match(pieces[index]).groups()  # type: ignore[union-attr] # it matches everything
         pieces[index] = f"...@{host.rpartition('@')[2]}{mark}{path}" if "@" in host else pieces[index]
+        if end and end[0] == _CUT and not mark and index == len(pieces) - 1:
+            pieces[index] = ""  # it may have been a password, whose end is not there
     return "".join(pieces) + rest
 
 

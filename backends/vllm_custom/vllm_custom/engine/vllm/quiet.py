@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from vllm_custom.errors import InvalidRequestError, NotFoundError, UnsupportedError
 from vllm_custom.kernel import engine_errors
@@ -23,9 +24,17 @@ def hide_url_secrets() -> None:
 
     May be called again.
     """
-    for handler in logging.getLogger("vllm").handlers:
+    for handler in _handlers():
         if not isinstance(handler.formatter, _WithoutSecrets):
             handler.setFormatter(_WithoutSecrets(handler.formatter or logging.Formatter()))
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    """Of vLLM's lines: its own, or those of the process where it has none."""
+    logger: logging.Logger | None = logging.getLogger("vllm")
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
 
 
 class _WithoutSecrets(logging.Formatter):

@@ -43,11 +43,14 @@ def test_the_module_that_is_meant_is_there(vllm: None) -> None:
     assert importlib.import_module(LOUD).logger.name == LOUD
 
 
-def test_vllms_lines_have_no_secrets_of_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["vllm", ""])
+def test_vllms_lines_have_no_secrets_of_urls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("vLLM: %(message)s"))
-    monkeypatch.setattr(logging.getLogger("vllm"), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("vllm"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", not name)
+    monkeypatch.setattr(logging.getLogger(name), "handlers", [handler])
     hide_url_secrets()
     hide_url_secrets()
     try:
