@@ -1,6 +1,7 @@
 """Ensembles, which some builds of Triton do not have."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,15 +35,15 @@ def refusal(command: Sequence[str]) -> str | None:
         for path in sorted(Path(repository).glob("*/config.pbtxt"))
         if _PLATFORM.search(path.read_text(encoding="utf-8", errors="replace"))
     ]
-    library = _library_of(Path(command[0])) if names else None
+    library = _library_of(command[0]) if names else None
     if library is None or has_them(library):
         return None
     return f"ensembles ({', '.join(names)}): {MISSING}; {FIX}"
 
 
-def _library_of(program: Path) -> Path | None:
-    """None where the program is not that of an installation."""
+def _library_of(program: str) -> Path | None:
+    """None where the program, a path or a name on PATH, is not that of an installation."""
     try:
-        return TritonTree.of(program.resolve().parent.parent).server_library
+        return TritonTree.of(Path(shutil.which(program) or program).resolve().parent.parent).server_library
     except BuildError:
         return None

@@ -28,6 +28,13 @@ def test_the_model_and_what_to_do_are_named(command: list[str]) -> None:
     assert "24.10 or later" in said
 
 
+def test_a_program_is_looked_for_as_the_shell_does(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Path(command[0])
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert ensembles.refusal([program.name, *command[1:]]) is not None
+
+
 def test_a_server_that_has_them_is_started_in_silence(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "server/lib/libtritonserver.so").write_bytes(SCHEDULER)
     assert ensembles.refusal(command) is None
