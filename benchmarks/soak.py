@@ -46,7 +46,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"text_input": "Hello", "max_tokens": -1}, "max_tokens"),
     ({"text_input": "Hello", "temperature": "warm"}, "temperature"),
     ({"text_input": "Hello", "image": ["!!"]}, "image"),
-    ({"text_input": "Hello", "lora_name": "nobody"}, "nobody"),
+    ({"text_input": "Hello", "lora_name": "unknown"}, "unknown"),
     ({"text_input": "Hello", "sampling_parameters": "{"}, "sampling_parameters"),
     ({"text_input": "Hello", "guided_json": "{"}, "guided_json"),
 ]
@@ -54,6 +54,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 # What came before this part of the run is not counted: caches fill, threads start.
 _WARM_UP = 0.3
 _NORMAL_975 = 1.96
+_NOTHING = 1e-6  # what rounding makes of a slope of zero
 _UNLOAD_POLLS = 1200
 
 
@@ -159,7 +160,7 @@ class Slope:
     @property
     def is_flat(self) -> bool:
         """Whether nothing speaks for growth."""
-        return self.per_hour - self.margin <= 0
+        return self.per_hour - self.margin <= _NOTHING
 
 
 def figures(server: TritonServer) -> dict[str, float]:
