@@ -222,8 +222,8 @@ def _stub(found: Environment) -> Checks:
 
 
 def _hooks(found: Environment) -> Checks:
-    if hooks.is_current(found.site_packages, found.flavour):
-        yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.flavour)) or "none needed")
+    if hooks.is_current(found.site_packages, found.hardware):
+        yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.hardware)) or "none needed")
     else:
         yield Check("start-up patches", Status.FAIL, "not as in patches/", f"{COMMAND} install")
 

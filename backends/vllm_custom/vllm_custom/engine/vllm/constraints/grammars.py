@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from vllm_custom.engine.protocol import Accept, Verdict
-from vllm_custom.engine.vllm.older.structured_outputs import place_of_check
+from vllm_custom.engine.vllm.older.structured_outputs import key_of, place_of_check
 from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.engine.vllm.sampling import check_structured_outputs
 from vllm_custom.kernel.sampling import STRUCTURED_OUTPUTS
@@ -120,10 +120,8 @@ class GrammarCompilers:
         return backend(self._config, tokenizer=self._tokenizer, vocab_size=self._vocab_size)
 
     def _compile(self, name: str, params: Any) -> None:
-        from vllm.v1.structured_output.request import get_structured_output_key
-
         backend = self._built.get(name) or self._build(name)
-        grammar = backend.compile_grammar(*get_structured_output_key(params))
+        grammar = backend.compile_grammar(*key_of(params))
         mask = backend.allocate_token_bitmask(1)
         if min(_seconds_to_fill(grammar, mask) for _ in range(2)) > _MASK_SECONDS:
             raise SlowMaskError(f"its next token takes more than {_MASK_SECONDS} seconds to find")

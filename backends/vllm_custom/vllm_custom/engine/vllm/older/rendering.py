@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,7 +36,13 @@ class OlderRendering:
         # A tokenizer serves one thread at a time; vLLM's application uses the other one.
         self.tokenizer = copy.deepcopy(theirs.tokenizer)
         self._preprocessor = copy.copy(theirs)
-        self._preprocessor.tokenizer = self.tokenizer
+        self._messages: _Messages | _RenderersMessages = _Messages(self._config, self.tokenizer)
+        if hasattr(theirs, "renderer"):
+            self._preprocessor.renderer = copy.copy(theirs.renderer)
+            self._preprocessor.renderer._tokenizer = self.tokenizer
+            self._messages = _RenderersMessages(self._preprocessor.renderer)
+        else:
+            self._preprocessor.tokenizer = self.tokenizer
         # vLLM's own cache has a twin in the engine, to which requests would have to come in the order in which they
         # were rendered. This one keeps all of what it knows here.
         self._preprocessor.mm_processor_cache = _own_cache(theirs, llm.model_config)
@@ -58,24 +65,15 @@ class OlderRendering:
         processor_kwargs: Mapping[str, Any],
         cache_salt: str | None,
     ) -> Mapping[str, Any]:
-        tools = template_kwargs.get("tools")
-        parse = partial(self._parse, messages, template, tools)
-        conversation, media, uuids = await parse()
-        variables = {name: value for name, value in template_kwargs.items() if name not in ("tools", "tokenize")}
-        given = {
-            "multi_modal_data": media,
-            "multi_modal_uuids": uuids,
-            "mm_processor_kwargs": dict(processor_kwargs),
-            "cache_salt": cache_salt,
-        }
-        extras = {name: value for name, value in given.items() if value}
+        extras = {"mm_processor_kwargs": dict(processor_kwargs), "cache_salt": cache_salt}
+        variables = {name: value for name, value in template_kwargs.items() if name != "tokenize"}
+        parsed = await self._messages.parse(messages, template, variables)
 
         def render() -> Mapping[str, Any]:
-            text = self._through_template(messages, conversation, template, tools, variables)
-            # What a tokenizer of Mistral's gives is tokens.
-            prompt = {"prompt": text} if isinstance(text, str) else {"prompt_token_ids": text}
+            prompt = {**parsed(), **{name: value for name, value in extras.items() if value}}
             # A template writes the special tokens by itself.
-            return {**self._render({**prompt, **extras}, add_special_tokens=False), **prompt}
+            rendered = self._render(prompt, add_special_tokens=False)
+            return {**rendered, "prompt": prompt["prompt"]} if "prompt" in prompt else rendered
 
         return await self._beside(render)
 
@@ -100,28 +98,64 @@ class OlderRendering:
             rendered["cache_salt"] = salt
         return cast(Mapping[str, Any], rendered)
 
-    async def _parse(
-        self, messages: Sequence[Mapping[str, Any]], template: str | None, tools: Any
-    ) -> tuple[Any, Any, Any]:
-        """vLLM's form of the messages, their media and the names of these."""
+
+_Parsed = Callable[[], Mapping[str, Any]]
+
+
+class _Messages:
+    """By functions that vLLM up to 0.13 has."""
+
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+
+    async def parse(
+        self, messages: Sequence[Mapping[str, Any]], template: str | None, variables: Mapping[str, Any]
+    ) -> _Parsed:
+        """What gives the prompt dictionary of messages whose media have been loaded; it may take long."""
         content_format = find("resolve_chat_template_content_format", _CHAT_UTILS)(
-            template, tools, "auto", self.tokenizer, model_config=self._config
+            template, variables.get("tools"), "auto", self._tokenizer, model_config=self._config
         )
         parse = find("parse_chat_messages_futures", _CHAT_UTILS)
-        arguments = {"messages": list(messages), "model_config": self._config, "content_format": content_format}
-        if "tokenizer" in parse.__code__.co_varnames[: parse.__code__.co_argcount]:
-            arguments["tokenizer"] = self.tokenizer
-        conversation, media, uuids = parse(**arguments)
-        return conversation, await media, uuids
+        given = {"messages": list(messages), "model_config": self._config, "content_format": content_format}
+        if "tokenizer" in inspect.signature(parse).parameters:
+            given["tokenizer"] = self._tokenizer
+        conversation, promised, uuids = parse(**given)
+        media = await promised
+        found = {"multi_modal_data": media, "multi_modal_uuids": uuids}
+
+        def through_template() -> Mapping[str, Any]:
+            text = self._through_template(messages, conversation, template, variables)
+            # What a tokenizer of Mistral's gives is tokens.
+            prompt = {"prompt": text} if isinstance(text, str) else {"prompt_token_ids": text}
+            return {**prompt, **{name: value for name, value in found.items() if value}}
+
+        return through_template
 
     def _through_template(
-        self, messages: Any, conversation: Any, template: str | None, tools: Any, variables: Mapping[str, Any]
+        self, messages: Any, conversation: Any, template: str | None, variables: Mapping[str, Any]
     ) -> Any:
-        given = {"chat_template": template, "tools": tools, **variables}
-        if hasattr(self.tokenizer, "mistral"):
-            return find("apply_mistral_chat_template", _CHAT_UTILS)(self.tokenizer, list(messages), **given)
+        given = {"chat_template": template, "tools": None, **variables}
+        if hasattr(self._tokenizer, "mistral"):
+            return find("apply_mistral_chat_template", _CHAT_UTILS)(self._tokenizer, list(messages), **given)
         apply = find("apply_hf_chat_template", _CHAT_UTILS)
-        return apply(self.tokenizer, conversation, model_config=self._config, **given)
+        return apply(self._tokenizer, conversation, model_config=self._config, **given)
+
+
+class _RenderersMessages:
+    """By the renderer of vLLM 0.16, which gives prompts that are neither tokenized nor processed."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    async def parse(
+        self, messages: Sequence[Mapping[str, Any]], template: str | None, variables: Mapping[str, Any]
+    ) -> _Parsed:
+        params = find("ChatParams", "vllm.renderers.params", "vllm.renderers")(
+            chat_template=template, chat_template_kwargs={**variables, "tokenize": False}
+        )
+        _, prompt = await self._renderer.render_messages_async(list(messages), params)
+        return lambda: cast(Mapping[str, Any], prompt)
 
 
 def chat_template_of(tokenizer: Any, config: Any) -> str | None:

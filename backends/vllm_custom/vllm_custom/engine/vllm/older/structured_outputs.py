@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,3 +41,11 @@ def place_of_check() -> tuple[Any, str]:
 
     newer = "_validate_structured_outputs"
     return (SamplingParams, newer) if hasattr(SamplingParams, newer) else (request_maker(), _CHECK)
+
+
+def key_of(params: Any) -> Any:
+    """What vLLM's compilers take of a StructuredOutputsParams: the kind of the constraint, and the constraint."""
+    from vllm.v1.structured_output.request import get_structured_output_key
+
+    whole = "sampling_params" in inspect.signature(get_structured_output_key).parameters  # as in vLLM 0.11.0
+    return get_structured_output_key(SimpleNamespace(structured_outputs=params) if whole else params)
