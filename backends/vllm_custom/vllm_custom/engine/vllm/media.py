@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vllm_custom.contract.names import IMAGE_EMBEDS, IMAGE_GRID_THW
 from vllm_custom.engine.embeds import EmbedsLayout
+from vllm_custom.engine.vllm.older import lacks
 from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.errors import (
     UnsupportedError,
@@ -32,10 +33,14 @@ def embeds_layout(engine: Any) -> EmbedsLayout | None:
     """What this model takes as embeddings of images; None where enable_mm_embeds is off.
 
     Raises:
-        UnsupportedError: the model needs more than embeddings and a grid.
+        UnsupportedError: the model needs more than embeddings and a grid, or this vLLM cannot be told to take any.
     """
     model_config = engine.model_config
-    if not model_config.is_multimodal_model or not getattr(model_config.multimodal_config, "enable_mm_embeds", False):
+    if not model_config.is_multimodal_model:
+        return None
+    if not hasattr(model_config.multimodal_config, "enable_mm_embeds"):
+        raise lacks(IMAGE_EMBEDS, "0.11.1")
+    if not model_config.multimodal_config.enable_mm_embeds:
         return None
     fields = _embedding_fields(engine) - {IMAGE_EMBEDS}
     if fields - {IMAGE_GRID_THW}:
