@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from tests.support.client import Client
 from tests.support.servers import SHAPES_VL, Loads, Repository
 from tests.support.shapes import Picture, picture
+from tests.support.versions import at_least, needs_vllm
 from tools.installer.paths import CHECKOUT
 from tools.installer.server import TritonServer
 
@@ -75,7 +76,8 @@ class TritonPythonModel:
 
 @pytest.fixture(scope="module", autouse=True)
 def models(repository: Repository, load: Loads) -> None:
-    repository.add(MODEL, CONFIG, repository.shapes_args(enable_mm_embeds=True))
+    embeds = {"enable_mm_embeds": True} if at_least("0.11.1") else {}
+    repository.add(MODEL, CONFIG, repository.shapes_args(**embeds))
     repository.add("asks_by_bls", BLS_CONFIG, None, model__py=BLS_MODEL)
     load(MODEL)
     load("asks_by_bls")
@@ -241,6 +243,10 @@ def embedded(pictures: list[Picture], tmp_path_factory: pytest.TempPathFactory) 
     return dict(np.load(folder / "out.npz"))
 
 
+takes_embeds = needs_vllm("0.11.1", "embeddings of images")
+
+
+@takes_embeds
 @pytest.mark.parametrize("library", [httpclient, grpcclient], ids=["http", "grpc"])
 @pytest.mark.parametrize("prompt", ["template", "placeholders"])
 def test_embeddings_answer_as_the_image_itself(
@@ -257,6 +263,7 @@ def test_embeddings_answer_as_the_image_itself(
     assert answer.removeprefix(text) == pictures[0].answer()
 
 
+@takes_embeds
 def test_embeddings_of_two_images(
     triton: TritonServer, pictures: list[Picture], embedded: Mapping[str, npt.NDArray[Any]]
 ) -> None:
@@ -265,6 +272,7 @@ def test_embeddings_of_two_images(
     assert answer == expected.as_numpy("text_output")[0][0].decode()
 
 
+@takes_embeds
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [(64, 255, r"image_embeds: expected \[rows, 256\]"), (63, 256, "image_embeds: expected 64 rows")],

@@ -8,12 +8,15 @@ from typing import Any
 
 from tests.support.openai_cases import MESSAGES, MODEL
 from tests.support.servers import ADAPTERS, SHARED_MODEL, Repository, parameter
+from tests.support.versions import at_least
 
 FINGERPRINT = "ours-1"
 COMPILE_SECONDS = 5
 # A model of this size would fill the space between two tokens of JSON with blanks.
 # Its constraints hold from the start, and do not wait for an end of the reasoning.
-CONSTRAINTS = {"backend": "xgrammar", "disable_any_whitespace": True, "enable_in_reasoning": True}
+CONSTRAINTS: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
+if IN_REASONING := at_least("0.11.1"):
+    CONSTRAINTS["enable_in_reasoning"] = True
 # What applies to requests that say nothing.
 GENERATION_CONFIG = {"temperature": 0.9, "top_k": 60, "top_p": 0.97, "eos_token_id": [492, 490], "pad_token_id": 490}
 LORA_FOLDER = "adapters"
@@ -46,7 +49,7 @@ def add(
         "REPORT_CUSTOM_METRICS": "true",
         "TOOL_CALL_PARSER": "hermes",
         "ENABLE_AUTO_TOOL_CHOICE": "true",
-        "REASONING_PARSER": "granite",
+        **({"REASONING_PARSER": "granite"} if IN_REASONING else {}),
         "OPENAI_PATHS": MESSAGES,
         "OPENAI_ARGS": fingerprint,
         "STRUCTURED_COMPILE_SECONDS": COMPILE_SECONDS,
@@ -66,7 +69,7 @@ def adapters_folder(repository: Repository) -> Path:
 def serve_arguments(arguments: dict[str, Any]) -> list[str]:
     """The same model for vLLM's own server."""
     given = [f"--served-model-name={MODEL}", "--enable-auto-tool-choice", "--tool-call-parser=hermes"]
-    given.append("--reasoning-parser=granite")
+    given += ["--reasoning-parser=granite"] if IN_REASONING else []
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
         given += [flag] if value is True else [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.installer import (
     backends,
@@ -43,9 +44,20 @@ class Command:
     needs_checkout: bool = False
 
 
+class _OlderVllm(argparse.Action):
+    """A version of vLLM, which says the flavour."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.flavour = locks.flavour_of(values)
+
+
 def _environment_arguments(parser: argparse.ArgumentParser) -> None:
     flavour = "default: $VLLM_CUSTOM_FLAVOUR, else cuda where nvidia-smi lists a GPU, else cpu"
     parser.add_argument("--flavour", choices=locks.FLAVOURS, help=flavour)
+    vllm = "an older version of vLLM, on the CPU, as containers have it (default: the one that is in pyproject.toml)"
+    parser.add_argument("--vllm", action=_OlderVllm, dest="flavour", choices=locks.OLDER, help=vllm)
     python = "the Python 3.11 or 3.12 to build on (default: $VLLM_CUSTOM_PYTHON, else the running one, else from PATH)"
     parser.add_argument("--python", metavar="PYTHON", help=python)
 
@@ -98,8 +110,12 @@ def _install_into(options: argparse.Namespace) -> int:
     return into.uninstall(wanted) if options.uninstall else into.install(wanted)
 
 
+def _lock_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--older", action="store_true", help="those of the older versions of vLLM instead")
+
+
 def lock(options: argparse.Namespace) -> int:
-    locks.write_locks(Progress())
+    locks.write_locks(Progress(), list(map(locks.flavour_of, locks.OLDER)) if options.older else locks.FLAVOURS)
     return 0
 
 
@@ -234,8 +250,8 @@ def test(options: argparse.Namespace) -> int:
     ready = prepare(options, progress)
     if options.base:
         return testing.run_on_base(ready, progress, options.base, arguments)
-    if arguments:
-        return testing.run_pytest(ready, progress, arguments)
+    if arguments or locks.older_vllm(ready.flavour):  # such an environment has no linters
+        return testing.run_pytest(ready, progress, arguments or testing.ANY_BASE)
     return testing.run(ready, progress, fast=options.fast)
 
 
@@ -391,7 +407,7 @@ COMMANDS = (
         "lock",
         "resolve the dependencies anew",
         "Write locks/ from pyproject.toml.",
-        lambda parser: None,
+        _lock_arguments,
         lock,
         needs_checkout=True,
     ),

@@ -17,7 +17,19 @@ from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
 
 TABLE = CHECKOUT / "docs/compatibility.md"
 BEGIN, END = "<!-- written by build.py compatibility -->", "<!-- end -->"
-COLUMNS = ("official release", "hash", "vLLM", "Triton", "Python", "patches", "shared server tests", "what failed")
+COLUMNS = (
+    "official release",
+    "hash",
+    "vLLM",
+    "Triton",
+    "Python",
+    "patches",
+    "shared server tests",
+    "not in this vLLM",
+    "what failed",
+)
+# How a test says why it is left out on an older vLLM.
+LACKING = "needs vLLM "
 STAND_IN = "stand-in"
 _MESSAGE_LENGTH = 160
 
@@ -32,6 +44,10 @@ class Row:
     def key(self) -> tuple[str, str, str]:
         return self.cells[0], self.cells[2], self.cells[3]
 
+    @property
+    def counts(self) -> str:
+        return self.cells[COLUMNS.index("shared server tests")]
+
     def __str__(self) -> str:
         return f"| {' | '.join(self.cells)} |"
 
@@ -44,6 +60,7 @@ class Outcome:
     passed: int
     failed: int
     first_failure: str
+    lacking: tuple[str, ...] = ()
 
 
 def find_bases(sources: Path, only: Sequence[str]) -> dict[str, Path]:
@@ -72,8 +89,9 @@ def read_outcome(report: Path) -> Outcome:
     if failures:
         message = " ".join(failures[0][1].split())
         first = f"{failures[0][0]}: {message[:_MESSAGE_LENGTH]}"
-    skipped = sum(case.find("skipped") is not None for case in suite.iterfind("testcase"))
-    return Outcome(properties, len(broken) - len(failures) - skipped, len(failures), first)
+    skipped = [element.get("message") or "" for element in suite.iterfind("testcase/skipped")]
+    lacking = {reason.removeprefix(LACKING) for reason in skipped if reason.startswith(LACKING)}
+    return Outcome(properties, len(broken) - len(failures) - len(skipped), len(failures), first, tuple(sorted(lacking)))
 
 
 def row_of(name: str, outcome: Outcome, vllm: str, triton: str, python: str) -> Row:
@@ -81,11 +99,12 @@ def row_of(name: str, outcome: Outcome, vllm: str, triton: str, python: str) -> 
     cells = (
         name,
         f"`{outcome.properties.get('hash', 'unknown')}`",
-        outcome.properties.get("vllm", vllm),
+        outcome.properties.get("vllm", vllm).split("+")[0],
         triton,
         python,
         outcome.properties.get("patches", "").replace(", ", " "),
         f"{outcome.passed} of {total} passed",
+        "; ".join(outcome.lacking),
         outcome.first_failure.replace("|", "\\|"),
     )
     return Row(cells)
@@ -140,6 +159,6 @@ def run(
             outcome = read_outcome(report)
         row = row_of(name, outcome, vllm, triton, ready.python_minor)
         table.write_text(write_rows(table.read_text(), [row]))
-        progress.step(f"{name}: {row.cells[-2]}")
+        progress.step(f"{name}: {row.cells[COLUMNS.index('shared server tests')]}")
         failed = failed or outcome.failed > 0 or outcome.passed == 0
     return 1 if failed else 0

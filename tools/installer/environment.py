@@ -30,6 +30,11 @@ class Environment:
     flavour: str
 
     @property
+    def hardware(self) -> str:
+        """What it runs on: cpu or cuda."""
+        return locks.hardware(self.flavour)
+
+    @property
     def python(self) -> Path:
         return self.folder / "bin/python"
 
@@ -85,7 +90,7 @@ def current() -> Environment:
 def describe(flavour: str | None = None, python: str | None = None) -> tuple[Environment, interpreter.Interpreter]:
     """The environment that belongs to this lock and Python, made or not."""
     flavour = flavour or os.environ.get("VLLM_CUSTOM_FLAVOUR") or machine.default_flavour()
-    if flavour not in locks.FLAVOURS:
+    if flavour not in locks.all_flavours():
         raise BuildError(f"the flavour {flavour!r} does not exist", f"choose one of {', '.join(locks.FLAVOURS)}")
     chosen = interpreter.choose(python or os.environ.get("VLLM_CUSTOM_PYTHON"))
     pins = sorted(locks.read_pins(flavour, chosen.minor).items())
@@ -101,7 +106,7 @@ def ensure(progress: Progress, flavour: str | None = None, python: str | None = 
     with _only_one(environment, progress):
         if not environment.is_complete:
             _install(environment, chosen, progress)
-        hooks.install(environment.site_packages, environment.flavour)
+        hooks.install(environment.site_packages, environment.hardware)
     return environment
 
 
@@ -113,7 +118,7 @@ def _install(environment: Environment, chosen: interpreter.Interpreter, progress
     missing = {name: version for name, version in pins.items() if installed.get(name, "").split("+")[0] != version}
     if set(installed) - {"pip", "setuptools"}:  # what a new virtual environment brings
         progress.step(f"going on: {len(pins) - len(missing)} of {len(pins)} packages are there")
-    machine.check_disk(environment.folder, machine.DISK_GIB[environment.flavour] * len(missing) / len(pins))
+    machine.check_disk(environment.folder, machine.DISK_GIB[environment.hardware] * len(missing) / len(pins))
     pip = Pip(environment.python, environment.log, progress).with_uv()
     torch = _install_torch(environment, pip, missing.pop("torch", None))
     if missing:
@@ -122,6 +127,7 @@ def _install(environment: Environment, chosen: interpreter.Interpreter, progress
         requirements.write_text("".join(f"{name}=={version}\n" for name, version in missing.items()))
         pip.install(("--no-deps", "-r", str(requirements)), "the packages of the lock", total=len(missing))
     _verify(environment, pins)
+    _name_vllm(environment)
     _finish(environment, chosen, torch)
     progress.step(f"installed in {progress.elapsed_seconds:.0f} s")
 
@@ -130,7 +136,7 @@ def _install_torch(environment: Environment, pip: Pip, version: str | None) -> s
     """Returns where torch came from, which an interrupted run has written down."""
     note = environment.folder / "torch-build.txt"
     if version is not None:
-        if environment.flavour == "cpu":
+        if environment.hardware == "cpu":
             origin = torch_build.install_cpu(pip, version, environment.folder)
         else:
             origin = torch_build.install_cuda(pip, version)
@@ -146,7 +152,7 @@ def _make_venv(environment: Environment, chosen: interpreter.Interpreter, progre
     if environment.folder.exists():
         shutil.rmtree(environment.folder)
     progress.step("making the virtual environment")
-    machine.check_disk(environment.folder, machine.DISK_GIB[environment.flavour])
+    machine.check_disk(environment.folder, machine.DISK_GIB[environment.hardware])
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
     command = [str(chosen.path), "-m", "venv", str(environment.folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -195,6 +201,16 @@ def _verify(environment: Environment, pins: dict[str, str]) -> None:
         raise BuildError("nvidia-pytriton brought no tritonserver", f"remove {environment.folder} and install again")
 
 
+def _name_vllm(environment: Environment) -> None:
+    """Older versions of vLLM know by the version of a package called vllm that they are built for a CPU."""
+    vllm = locks.older_vllm(environment.flavour)
+    if vllm:
+        folder = environment.site_packages / f"vllm-{vllm}+cpu.dist-info"
+        folder.mkdir(exist_ok=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm}+cpu\n")
+        (folder / "INSTALLER").write_text("vllm_custom\n")
+
+
 def _finish(environment: Environment, chosen: interpreter.Interpreter, torch: str) -> None:
     facts = {
         "flavour": environment.flavour,
@@ -211,7 +227,7 @@ def _finish(environment: Environment, chosen: interpreter.Interpreter, torch: st
 def _only_one(environment: Environment, progress: Progress) -> Iterator[None]:
     """Two installations of one environment wait for each other; the system frees the lock of one that dies."""
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
-    with environment.folder.with_suffix(".lock").open("w") as handle:
+    with environment.folder.with_name(f"{environment.folder.name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

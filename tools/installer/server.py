@@ -56,7 +56,7 @@ def child_environment(environment: Environment, overrides: Mapping[str, str] | N
     env["LC_ALL"] = "C.UTF-8"
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("DO_NOT_TRACK", "1")
-    if environment.flavour == "cpu":
+    if environment.hardware == "cpu":
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         if not shutil.which(env.get("CXX", "g++")):
             # vLLM compiles a little even with enforce_eager (log probabilities): without a compiler its engine dies.

@@ -122,8 +122,9 @@ def _config(ids: dict[str, int]) -> dict[str, Any]:
         "window_size": vision.WINDOW_UNITS * vision.UNIT_PX,
         "fullatt_block_indexes": list(model.FULL_ATTENTION_BLOCKS),
     }
+    architectures = ["Qwen2_5_VLForConditionalGeneration"]
     return {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "architectures": architectures,
         "model_type": "qwen2_5_vl",
         "dtype": "bfloat16",
         "tie_word_embeddings": True,
@@ -132,6 +133,7 @@ def _config(ids: dict[str, int]) -> dict[str, Any]:
         "vision_start_token_id": ids["vision_start"],
         "vision_end_token_id": ids["vision_end"],
         **tokens,
-        "text_config": text | tokens,
+        # transformers 4 looks for it here.
+        "text_config": {"architectures": architectures} | text | tokens,
         "vision_config": vision_tower,
     }

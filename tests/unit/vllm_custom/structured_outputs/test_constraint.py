@@ -130,7 +130,7 @@ def compiler(vllm: None, request: pytest.FixtureRequest) -> ConstraintCompiler:
     engine = SimpleNamespace(
         model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
         vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend=request.param)),
-        get_tokenizer=lambda: tokenizer,
+        renderer=SimpleNamespace(tokenizer=tokenizer),
     )
     compilers = GrammarCompilers(compiler_facts(engine))
     return constraint_compiler(UnlimitedCheck(compilers.compile), xgrammar=request.param != "guidance")

@@ -1,6 +1,6 @@
 """vLLM, and all that is known of its versions: the only package that imports it.
 
-Written for vLLM 0.20 and later; run with 0.32.
+Run with 0.32. What versions before 0.20 do otherwise is in :mod:`vllm_custom.engine.vllm.older`.
 """
 
 from vllm_custom.engine.vllm.arguments import check_parsers, engine_argument_names, prepare_reasoning

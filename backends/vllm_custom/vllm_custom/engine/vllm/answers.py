@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_custom.engine.answers import AnswerParts, ToolRequest
+from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.kernel import engine_errors
 
@@ -32,7 +33,7 @@ class VllmAnswerParsers:
             tool_strict_level=arguments.get("tool_strict_level", "auto"),
             model_name=config.model,
             is_harmony=getattr(config.hf_config, "model_type", "") == "gpt_oss",
-            tokenizer=llm.renderer.tokenizer,
+            tokenizer=rendering(llm).tokenizer,
         )
 
     @property
@@ -59,7 +60,7 @@ class VllmAnswerParsers:
         """A new parser, for one sequence; None where the model has none."""
         if self.cls is None:
             return None
-        tokenizer, config = self._llm.renderer.tokenizer, self._llm.model_config
+        tokenizer, config = rendering(self._llm).tokenizer, self._llm.model_config
         return self.cls(tokenizer, request.tools, chat_template_kwargs=dict(template_kwargs), model_config=config)
 
 

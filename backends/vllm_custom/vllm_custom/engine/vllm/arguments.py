@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from vllm_custom.engine.vllm.older import find
 from vllm_custom.errors import ConfigError, listing
 
 
@@ -41,12 +42,19 @@ def check_parsers(tool_call_parser: str, reasoning_parser: str) -> None:
         ConfigError: names the parameter, and those there are.
     """
     from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
 
+    tools = find("ToolParserManager", "vllm.tool_parsers", "vllm.entrypoints.openai.tool_parsers")
     for parameter, name, manager in (
-        ("TOOL_CALL_PARSER", tool_call_parser, ToolParserManager),
+        ("TOOL_CALL_PARSER", tool_call_parser, tools),
         ("REASONING_PARSER", reasoning_parser, ReasoningParserManager),
     ):
-        known = manager.list_registered()
+        known = _registered(manager)
         if name and name not in known:
             raise ConfigError(f"config.pbtxt: parameter {parameter}: expected one of {listing(known)}, got {name!r}")
+
+
+def _registered(manager: Any) -> list[str]:
+    if hasattr(manager, "list_registered"):
+        return list(manager.list_registered())
+    known = (getattr(manager, name, {}) for name in ("tool_parsers", "reasoning_parsers"))  # as in vLLM 0.11.0
+    return sorted(name for parsers in known for name in parsers)

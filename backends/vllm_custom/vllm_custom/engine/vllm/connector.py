@@ -7,10 +7,12 @@ never runs.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 from vllm_custom.engine.protocol import MediaHandles
+from vllm_custom.engine.vllm.older import find, has
 
 CONNECTOR_NAME = "vllm_custom"
 
@@ -25,14 +27,13 @@ def install_connector(table: MediaHandles, max_pixels: int, render_seconds: int)
         max_pixels: IMAGE_MAX_PIXELS.
         render_seconds: RENDER_TIMEOUT_SECONDS, for chat templates of openai_request.
     """
-    from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY, MediaConnector
-
+    places = ("vllm.multimodal.media.connector", "vllm.multimodal.utils")
+    connector = find("MediaConnector", *places)
     os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR_NAME
     os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(max_pixels)
     os.environ["VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT"] = str(render_seconds)
 
-    @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR_NAME)
-    class HandleConnector(MediaConnector):  # type: ignore[misc]
+    class HandleConnector(connector):  # type: ignore[misc, valid-type]
         def load_from_url(self, url: str, *_args: Any, **_options: Any) -> Any:
             return table.resolve(url)
 
@@ -48,3 +49,9 @@ def install_connector(table: MediaHandles, max_pixels: int, render_seconds: int)
         # Since vLLM 0.32 these two exist as well; nothing is checked that came as such embeddings, so none passes.
         fetch_audio_embedding = fetch_video_embedding = fetch_image_embedding
         fetch_audio_embedding_async = fetch_video_embedding_async = fetch_image_embedding_async
+
+    if has("MEDIA_CONNECTOR_REGISTRY", *places):
+        find("MEDIA_CONNECTOR_REGISTRY", *places).register(CONNECTOR_NAME)(HandleConnector)
+    else:  # vLLM 0.11.0 knows of one connector only
+        for module in ("vllm.multimodal.utils", "vllm.entrypoints.chat_utils"):
+            setattr(importlib.import_module(module), "MediaConnector", HandleConnector)  # noqa: B010 - mypy knows no such name

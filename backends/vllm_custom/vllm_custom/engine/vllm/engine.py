@@ -24,6 +24,7 @@ from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
 from vllm_custom.engine.vllm.host.reporting import report_scheduler
+from vllm_custom.engine.vllm.older.answers import NoAnswerParsers, parses_in_pieces
 from vllm_custom.engine.vllm.statistics import VllmStatistics
 from vllm_custom.errors import BackendError, EngineDiedError, UnavailableError
 from vllm_custom.kernel import engine_errors
@@ -119,7 +120,7 @@ class VllmEngine:
         return explained
 
     async def render_text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
-        return await prompts.render_text(self._llm, prompt)
+        return await prompts.rendering(self._llm).text(prompt)
 
     async def render_chat(
         self,
@@ -130,8 +131,7 @@ class VllmEngine:
         processor_kwargs: Mapping[str, Any],
         cache_salt: str | None = None,
     ) -> Mapping[str, Any]:
-        return await prompts.render_chat(
-            self._llm,
+        return await prompts.rendering(self._llm).chat(
             messages,
             template=template,
             template_kwargs=template_kwargs,
@@ -192,7 +192,7 @@ class VllmEngine:
         return pooling.VllmPairScoring.of(self._llm, self._facts.tasks, template)
 
     def answer_parsers(self, arguments: Mapping[str, Any]) -> AnswerParsers:
-        return answers.VllmAnswerParsers(self._llm, arguments)
+        return answers.VllmAnswerParsers(self._llm, arguments) if parses_in_pieces() else NoAnswerParsers()
 
     async def openai_application(
         self,

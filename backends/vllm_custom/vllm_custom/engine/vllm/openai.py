@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
+from vllm_custom.engine.vllm.older import find
 from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals
 from vllm_custom.engine.vllm.requests import lora_request
 from vllm_custom.engine.vllm.speech import leave_audio_limits_to_us
@@ -37,13 +39,13 @@ async def build_openai_application(
     from types import SimpleNamespace
 
     from vllm.entrypoints.cli.serve import make_arg_parser, validate_parsed_serve_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    parser = find("FlexibleArgumentParser", "vllm.utils.argparse_utils", "vllm.utils")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the module's new place is not in all versions
         from vllm.entrypoints.openai.api_server import build_app, init_app_state
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    args = make_arg_parser(parser()).parse_args([])
     # The root of a model card: not the path of the weights, which is nobody's business.
     args.model, args.served_model_name = served_names[0], list(served_names)
     args.structured_outputs_config = engine.vllm_config.structured_outputs_config
@@ -55,17 +57,29 @@ async def build_openai_application(
     quieten_refusals()
     hide_url_secrets()
     tasks = await engine.get_supported_tasks()
-    application = build_app(args, tasks, engine.model_config)
+    known = {
+        "args": args,
+        "engine_client": engine,
+        "vllm_config": engine.vllm_config,
+        "model_config": engine.model_config,
+        "supported_tasks": tasks,
+    }
+    application = _call(build_app, known)
     # It counts requests once more, where nobody can see it.
     kept = [one for one in application.user_middleware if one.cls.__name__ != _COUNTING_MIDDLEWARE]
     application.user_middleware[:] = kept
-    await init_app_state(engine, application.state, args, tasks)
+    await _call(init_app_state, {**known, "state": application.state})
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)
     leave_audio_limits_to_us(application)
     bound_stored_responses(getattr(application.state, "openai_serving_responses", None), stored_responses)
     reading = read_bodies_in_threads(application, OPENAI_PATHS - FORM_PATHS)
     return build_long_answers_in_threads(reading, application.state)
+
+
+def _call(function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
+    """With what it takes of this: versions of vLLM differ in that."""
+    return function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
 
 
 class _LoraRequests(Mapping[str, Any]):

@@ -21,7 +21,12 @@ _OF_CONTEXT = 0.9
 
 def is_qwen_vl(engine: Any) -> bool:
     """Whether the model is of a family that qwen-vl-utils is made for."""
-    return getattr(engine.model_config.hf_config, "model_type", "") in _FAMILIES
+    return _model_type(engine) in _FAMILIES
+
+
+def _model_type(engine: Any) -> str:
+    """With transformers 4 a configuration may give that of its text model."""
+    return str(getattr(engine.model_config.hf_config, "model_type", "")).removesuffix("_text")
 
 
 def vision_rules(engine: Any) -> VisionRules | None:
@@ -33,7 +38,7 @@ def vision_rules(engine: Any) -> VisionRules | None:
     except ImportError:
         return None
     config = engine.model_config.hf_config
-    return QwenRules(package, int(config.vision_config.patch_size), sized_once=config.model_type in _SIZED_ONCE)
+    return QwenRules(package, int(config.vision_config.patch_size), sized_once=_model_type(engine) in _SIZED_ONCE)
 
 
 class QwenRules:

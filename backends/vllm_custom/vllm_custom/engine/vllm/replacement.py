@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from typing import Any
 
 from vllm_custom.engine.host import Connection
 from vllm_custom.engine.vllm.host.attach import attach, declare_dead
 from vllm_custom.engine.vllm.host.reporting import report_scheduler_again
+from vllm_custom.engine.vllm.older import executor_class
+from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.engine.vllm.requests import on_one_host
 from vllm_custom.errors import ConfigError
 
@@ -53,14 +56,13 @@ class EngineReplacement:
     async def use(self, connection: Connection, slot: Any) -> None:
         """Send requests to the engine that has been started, from now on. On the event loop of the AsyncLLM."""
         from vllm.v1.engine.core_client import EngineCoreClient
-        from vllm.v1.executor import Executor
 
         llm = self._llm
         forget_requests(llm)
         with contextlib.suppress(Exception):  # the new engine has none of the media that the old one had
-            llm.renderer.clear_mm_cache()
+            rendering(llm).forget_media()
         clients = llm.vllm_config.parallel_config._api_process_count
-        executor = Executor.get_class(llm.vllm_config)
+        executor = executor_class(llm.vllm_config)
         client = EngineCoreClient.make_async_mp_client(
             llm.vllm_config, executor, bool(llm.log_stats), slot.addresses, clients, slot.index
         )
@@ -82,7 +84,9 @@ def forget_requests(llm: Any) -> None:
             future.exception()  # whoever waited may have gone
     processor = getattr(llm, "output_processor", None)
     if processor is not None:
-        processor.abort_requests(list(processor.request_states), internal=True)
+        # Up to vLLM 0.13 there is one kind of ids.
+        known = inspect.signature(processor.abort_requests).parameters
+        processor.abort_requests(list(processor.request_states), **({"internal": True} if "internal" in known else {}))
 
 
 def _lose(llm: Any, client: Any) -> None:

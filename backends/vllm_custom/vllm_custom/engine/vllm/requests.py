@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
@@ -11,6 +12,16 @@ from typing import Any, cast
 from vllm_custom.engine.figures import NOTED, Figures, figures_of
 from vllm_custom.engine.following import observed, staged
 from vllm_custom.engine.protocol import Adapter, CheckPrompt, RunOptions
+from vllm_custom.engine.vllm.older import lacks
+
+_TOKENS = "prompt_token_ids"
+# Arguments of ``generate`` that not all versions of vLLM have: which has them, and for what.
+_SINCE = {
+    "session_id": ("session_id", "0.32"),
+    "reasoning_ended": ("a constraint, where the model has a parser for reasoning,", "0.17"),
+    "reasoning_parser_kwargs": ("chat_template_kwargs, where the model has a parser for reasoning,", "0.20"),
+    "data_parallel_rank": ("data_parallel_rank", "0.11"),
+}
 
 
 async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOptions) -> AsyncGenerator[Any, None]:
@@ -30,6 +41,7 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
     else:
         common |= {name: value for name, value in placed.items() if value is not None}
         common |= _constrained_from_start(llm, params) if options.reasoning is None else options.reasoning
+        _refuse_unknown(type(llm).generate, common)
         outputs = llm.generate(prompt, params, options.request_id, **common)
     finished = False
     try:
@@ -48,7 +60,9 @@ def guard_prompts(llm: Any, check: CheckPrompt) -> None:
     generate = llm.generate
 
     def guarded(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+        # The application of older versions of vLLM gives an EngineCoreRequest.
+        whole = prompt if isinstance(prompt, Mapping) else {_TOKENS: getattr(prompt, _TOKENS, None)}
+        ids = whole.get(_TOKENS)
         check(sampling_params, len(ids or ()))
         return cast(AsyncGenerator[Any, None], generate(prompt, sampling_params, *args, **kwargs))
 
@@ -118,6 +132,21 @@ def on_one_host(llm: Any) -> bool:
 
 def _is_pooling(params: Any) -> bool:
     return isinstance(params, _pooling_params())
+
+
+def _refuse_unknown(function: Any, given: dict[str, Any]) -> None:
+    """Leave out what this vLLM does not know and would not change anything; raise UnsupportedError of the rest."""
+    known = _parameters(function)
+    for name in [name for name in _SINCE if name in given and known.isdisjoint((name, "**"))]:
+        if given.pop(name):
+            raise lacks(*_SINCE[name])
+
+
+@functools.cache
+def _parameters(function: Any) -> frozenset[str]:
+    """Names; ``**`` where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset("**" if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in parameters)
 
 
 @functools.cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from vllm_custom.engine.vllm.older import structured_outputs as older
+from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.kernel import engine_errors, sampling
 
@@ -48,10 +50,12 @@ def check_structured_outputs(engine: Any, structured_outputs: Any) -> None:
     """
     from vllm.sampling_params import SamplingParams
 
-    config = engine.vllm_config
-    SamplingParams(structured_outputs=structured_outputs).verify(
-        engine.model_config, config.speculative_config, config.structured_outputs_config, engine.get_tokenizer()
-    )
+    config, tokenizer = engine.vllm_config, rendering(engine).tokenizer
+    params = SamplingParams(structured_outputs=structured_outputs)
+    if not hasattr(params, "verify"):
+        older.check_structured_outputs(config, tokenizer, params)
+        return
+    params.verify(engine.model_config, config.speculative_config, config.structured_outputs_config, tokenizer)
 
 
 def prefers_xgrammar(engine: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vllm_custom.engine.statistics import Sample
+from vllm_custom.engine.vllm.older import statistics as older
 
 _PREFIX = "vllm:"
 _MODEL, _ENGINE = "model_name", "engine"
@@ -46,10 +47,13 @@ class VllmStatistics:
         from vllm.v1.metrics.prometheus import REGISTRY
 
         heard = _Heard()
-        named = (getattr(logger, name, None) for logger in manager.stat_loggers for name in _GROWING)
+        lists, engines = older.loggers(manager)
+        others = [*(logger for loggers in lists for logger in loggers), getattr(manager, "prometheus_logger", None)]
+        named = (getattr(logger, name, None) for logger in others for name in _GROWING)
         growing = [gauge for gauge in named if gauge is not None]
-        manager.stat_loggers.append(heard)
-        return cls(heard, REGISTRY, several=len(manager.engine_indexes) > 1, growing=growing)
+        for loggers in lists:
+            loggers.append(heard)
+        return cls(heard, REGISTRY, several=engines > 1, growing=growing)
 
     @property
     def heard_ns(self) -> int:

@@ -191,7 +191,7 @@ async def test_the_longest_prompt_is_vllms(models: dict[str, Model], family: str
     most = prompts.max_prompt_chars(engine)
     assert most is not None
     with pytest.raises(Exception, match=f"more than {most} characters"):
-        await prompts.render_text(engine, {"prompt": "x" * (most + 1)})
+        await prompts.rendering(engine).text({"prompt": "x" * (most + 1)})
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def dead_llm(clients: int) -> Any:
         log_stats=True,
         cleared=0,
     )
+    llm.model_config = None
     llm.renderer = SimpleNamespace(clear_mm_cache=lambda: setattr(llm, "cleared", llm.cleared + 1))
     llm.engine_core.resources.engine_dead = True
     return llm

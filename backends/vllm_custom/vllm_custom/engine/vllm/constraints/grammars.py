@@ -11,7 +11,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from vllm_custom.engine.protocol import Accept, Verdict
+from vllm_custom.engine.vllm.older.structured_outputs import key_of, place_of_check
+from vllm_custom.engine.vllm.prompts import rendering
 from vllm_custom.engine.vllm.sampling import check_structured_outputs
+from vllm_custom.kernel.sampling import STRUCTURED_OUTPUTS
 
 _PACKAGE = "vllm.v1.structured_output"
 _BACKENDS = {
@@ -35,7 +38,7 @@ def compiler_facts(engine: Any) -> bytes:
     """
     model, config = engine.model_config, engine.vllm_config
     facts = {
-        "tokenizer": engine.get_tokenizer(),
+        "tokenizer": rendering(engine).tokenizer,
         "vocab_size": model.get_vocab_size(),
         "model_type": getattr(getattr(model, "hf_config", None), "model_type", ""),
         "is_diffusion": getattr(model, "is_diffusion", False),
@@ -62,6 +65,7 @@ class GrammarCompilers:
             max_logprobs=20,
             is_diffusion=known["is_diffusion"],
             logits_processors=None,
+            skip_tokenizer_init=False,
             hf_config=SimpleNamespace(model_type=known["model_type"]),
             get_vocab_size=lambda: self._vocab_size,
         )
@@ -71,7 +75,9 @@ class GrammarCompilers:
             structured_outputs_config=known["structured_outputs_config"],
         )
         self._engine = SimpleNamespace(
-            model_config=model, vllm_config=self._config, get_tokenizer=lambda: self._tokenizer
+            model_config=model,
+            vllm_config=self._config,
+            renderer=SimpleNamespace(tokenizer=self._tokenizer),
         )
         configured = known["structured_outputs_config"].backend
         self._needed = _AUTOMATIC if configured == "auto" else (configured,)
@@ -114,10 +120,8 @@ class GrammarCompilers:
         return backend(self._config, tokenizer=self._tokenizer, vocab_size=self._vocab_size)
 
     def _compile(self, name: str, params: Any) -> None:
-        from vllm.v1.structured_output.request import get_structured_output_key
-
         backend = self._built.get(name) or self._build(name)
-        grammar = backend.compile_grammar(*get_structured_output_key(params))
+        grammar = backend.compile_grammar(*key_of(params))
         mask = backend.allocate_token_bitmask(1)
         if min(_seconds_to_fill(grammar, mask) for _ in range(2)) > _MASK_SECONDS:
             raise SlowMaskError(f"its next token takes more than {_MASK_SECONDS} seconds to find")
@@ -208,16 +212,16 @@ def _take(params: Any, verdict: Verdict) -> None:
 
 
 def _skip_checked() -> None:
-    """Have vLLM's check leave out what :func:`_take` has marked; older ones check elsewhere, and go on doing so."""
-    from vllm.sampling_params import SamplingParams
-
-    check = getattr(SamplingParams, "_validate_structured_outputs", None)
-    if check is None or hasattr(check, _CHECKED):
+    """Have vLLM's check leave out what :func:`_take` has marked."""
+    owner, name = place_of_check()
+    check = getattr(owner, name)
+    if hasattr(check, _CHECKED):
         return
 
     def check_once(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not getattr(self.structured_outputs, _CHECKED, False):
+        params = self if hasattr(self, STRUCTURED_OUTPUTS) else args[0]
+        if not getattr(params.structured_outputs, _CHECKED, False):
             check(self, *args, **kwargs)
 
     setattr(check_once, _CHECKED, True)
-    SamplingParams._validate_structured_outputs = check_once
+    setattr(owner, name, check_once)

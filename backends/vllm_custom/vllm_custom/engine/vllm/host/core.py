@@ -15,11 +15,11 @@ from vllm.transformers_utils.config import maybe_register_config_serialize_by_va
 from vllm.v1.engine import core
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.engine.utils import EngineZmqAddresses, launch_core_engines
-from vllm.v1.executor import Executor
 
 from vllm_custom.engine.host.board import ROWS
 from vllm_custom.engine.host.host import CoreError
 from vllm_custom.engine.vllm.host.process import run_engine_core
+from vllm_custom.engine.vllm.older import executor_class
 
 # A client's place serves one front once: so often can all of them be replaced, and some more. Each that waits costs the
 # engine some attempts to connect per second.
@@ -34,7 +34,7 @@ class VllmCore:
         """``folder``: for the sockets."""
         self._folder = folder
         self._clients = 0
-        self._stats_address: str | None = None
+        self._addresses: Any = None
         self._manager: Any = None
         self._coordinator: Any = None
         self._client: Any = None
@@ -58,14 +58,16 @@ class VllmCore:
             raise CoreError(f"vLLM could not start: {type(error).__name__}: {error}") from error
         # The engine gives its first client what concerns no request; that one has to read it.
         self._client = EngineCoreClient.make_async_mp_client(
-            vllm_config, Executor.get_class(vllm_config), log_stats, self.addresses(0), self._clients, 0
+            vllm_config, executor_class(vllm_config), log_stats, self.addresses(0), self._clients, 0
         )
         self._draining = asyncio.create_task(self._drain())
         self._up.set()
 
     def addresses(self, client: int) -> dict[str, str]:
-        addresses = {"input_address": self._address("in", client), "output_address": self._address("out", client)}
-        return addresses | ({"stats_update_address": self._stats_address} if self._stats_address else {})
+        known = self._addresses
+        addresses = {"input_address": known.inputs[client], "output_address": known.outputs[client]}
+        stats = known.frontend_stats_publish_address
+        return addresses | ({"stats_update_address": stats} if stats else {})
 
     async def abort(self, client: int) -> int:
         engines = self._client.core_engines
@@ -93,21 +95,22 @@ class VllmCore:
 
     def _launch(self, vllm_config: Any, log_stats: bool) -> None:
         core.EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
-        everyone = range(self._clients)
-        addresses = EngineZmqAddresses(
-            inputs=[self._address("in", client) for client in everyone],
-            outputs=[self._address("out", client) for client in everyone],
-        )
-        # vLLM 0.20 asks for the number of clients as well, and gives a tuple.
-        takes_number = "num_api_servers" in inspect.signature(launch_core_engines).parameters
-        options = {"num_api_servers": self._clients} if takes_number else {}
-        executor = Executor.get_class(vllm_config)
-        with launch_core_engines(vllm_config, executor, log_stats, addresses, **options) as launch:
+        parameters = inspect.signature(launch_core_engines).parameters
+        options: dict[str, Any] = {}
+        if "addresses" in parameters:
+            everyone = range(self._clients)
+            options["addresses"] = EngineZmqAddresses(
+                inputs=[self._address("in", client) for client in everyone],
+                outputs=[self._address("out", client) for client in everyone],
+            )
+        if "num_api_servers" in parameters:  # up to vLLM 0.20, which gives a tuple
+            options["num_api_servers"] = self._clients
+        executor = executor_class(vllm_config)
+        with launch_core_engines(vllm_config, executor, log_stats, **options) as launch:
             parts = (
                 launch if isinstance(launch, tuple) else (launch.engine_manager, launch.coordinator, launch.addresses)
             )
-            self._manager, self._coordinator, addresses = parts[:3]
-        self._stats_address = addresses.frontend_stats_publish_address
+            self._manager, self._coordinator, self._addresses = parts[:3]
 
     def _address(self, direction: str, client: int) -> str:
         # Of another host than the one before in this folder, whose engine may still be about to end.

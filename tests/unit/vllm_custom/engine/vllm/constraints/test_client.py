@@ -41,7 +41,7 @@ def facts(vllm: None) -> bytes:
         SimpleNamespace(
             model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
             vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend="xgrammar")),
-            get_tokenizer=lambda: tokenizer,
+            renderer=SimpleNamespace(tokenizer=tokenizer),
         )
     )
 

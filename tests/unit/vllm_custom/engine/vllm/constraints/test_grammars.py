@@ -134,7 +134,7 @@ def compilers_of_shapes() -> GrammarCompilers:
     engine = SimpleNamespace(
         model_config=SimpleNamespace(get_vocab_size=lambda: len(tokenizer)),
         vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig(backend="auto")),
-        get_tokenizer=lambda: tokenizer,
+        renderer=SimpleNamespace(tokenizer=tokenizer),
     )
     return GrammarCompilers(compiler_facts(engine))
 
