@@ -4,13 +4,14 @@ Both are told to drain when the container is stopped. A frontend that ends is st
 ended, or the frontend cannot start, both end, and the container with them.
 """
 
+import contextlib
 import importlib
 import os
 import shlex
-import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tools.installer.paths import CHECKOUT, FRONTEND_SOURCES, PROGRAM
 _TRITON, _FRONTEND = "tritonserver", "frontend"
 # After the time that each of the two takes by itself.
 _GRACE_SECONDS = 15
-_FAILED = "failed"
 _CONFIGURATION = """\
 [supervisord]
 nodaemon=true
@@ -45,20 +45,13 @@ autorestart=true
 startsecs=5
 startretries=5
 {common}
-
-[eventlistener:ends]
-command={shell}/listener
-events=PROCESS_STATE_EXITED,PROCESS_STATE_FATAL
-stderr_logfile=/dev/stderr
-stderr_logfile_maxbytes=0
 """
 _COMMON = """\
 stopwaitsecs={patience}
 killasgroup=true
+redirect_stderr=true
 stdout_logfile=/dev/stdout
-stdout_logfile_maxbytes=0
-stderr_logfile=/dev/stderr
-stderr_logfile_maxbytes=0"""
+stdout_logfile_maxbytes=0"""
 
 
 def run(command: Sequence[str], host: str, port: int, options: Sequence[str] = ()) -> int:
@@ -86,11 +79,63 @@ def run(command: Sequence[str], host: str, port: int, options: Sequence[str] = (
         # As scripts: what supervisord reads as a command has signs of its own, such as % and ;.
         _write(folder / _TRITON, triton)
         _write(folder / _FRONTEND, frontend, FRONTEND_SOURCES)
-        _write(folder / "listener", [sys.executable, "-m", "tools.installer.together", made], CHECKOUT)
         file = folder / "supervisord.conf"
         file.write_text(_configuration(folder, command))
-        supervisord.main(["-c", str(file)])
-        return int((folder / _FAILED).exists())
+        with _own_output():
+            return _supervise(supervisord, file)
+
+
+def _supervise(supervisord: Any, file: Path) -> int:
+    """As supervisord's own main function, but for what ends it."""
+    events: Any = importlib.import_module("supervisor.events")
+    options = supervisord.ServerOptions()
+    options.realize(["-c", str(file)], doc=supervisord.__doc__)
+    options.first, options.test = True, False
+    above = supervisord.Supervisor(options)
+    failed: list[str] = []
+
+    def note(event: Any) -> None:
+        name = event.process.config.name
+        if ends_all(events.getEventNameByType(type(event)), name):
+            failed.append(name)
+            print(f"[vllm_custom] {name} has ended; stopping", file=sys.stderr, flush=True)
+            options.mood = supervisord.SupervisorStates.SHUTDOWN
+
+    def run_forever() -> None:
+        events.subscribe(events.ProcessStateEvent, note)  # earlier ones are forgotten at the start
+        supervise_forever()
+
+    supervise_forever, above.runforever = above.runforever, run_forever
+    with contextlib.suppress(supervisord.asyncore.ExitNow):  # how it says that all have ended
+        above.main()
+    options.close_logger()
+    return int(bool(failed))
+
+
+@contextlib.contextmanager
+def _own_output() -> Iterator[None]:
+    """Outputs that this user may open by their names, as supervisord does; those of a container may be another's."""
+    outside = [os.dup(number) for number in (1, 2)]
+    read_end, write_end = os.pipe()
+    for number in (1, 2):
+        os.dup2(write_end, number)
+    os.close(write_end)
+
+    def copy() -> None:
+        while data := os.read(read_end, 65536):
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                while data:
+                    data = data[os.write(outside[0], data) :]
+
+    copier = threading.Thread(target=copy, name="vllm_custom_output", daemon=True)
+    copier.start()
+    try:
+        yield
+    finally:
+        for number, descriptor in zip((1, 2), outside, strict=True):
+            os.dup2(descriptor, number)
+        # A process that got away may still have the pipe.
+        copier.join(1.0)
 
 
 def _write(file: Path, command: Sequence[str], path: Path | None = None) -> None:
@@ -110,20 +155,3 @@ def _configuration(folder: Path, command: Sequence[str]) -> str:
 def ends_all(event: str, process: str) -> bool:
     """Whether what happened to a process is the end of both."""
     return event == "PROCESS_STATE_FATAL" or (event == "PROCESS_STATE_EXITED" and process == _TRITON)
-
-
-def _listen(folder: Path) -> None:
-    """What supervisord runs as the listener for its events."""
-    utilities: Any = importlib.import_module("supervisor.childutils")
-    while True:
-        headers, payload = utilities.listener.wait()
-        event, process = headers["eventname"], utilities.get_headers(payload)["processname"]
-        if ends_all(event, process):
-            print(f"[vllm_custom] {process} has ended; stopping", file=sys.stderr, flush=True)
-            (folder / _FAILED).touch()
-            os.kill(os.getppid(), signal.SIGTERM)
-        utilities.listener.ok()
-
-
-if __name__ == "__main__":
-    _listen(Path(sys.argv[1]))
