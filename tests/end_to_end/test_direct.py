@@ -92,6 +92,7 @@ def test_one_trace_and_one_line_from_http_to_vllm(
     assert {span.trace_id, *(each.trace_id for each in spans)} == {trace}
     assert spans[-1].parent_id == above
     assert {"admission", "render", "engine"} <= set(collector.below(spans[1]))
+    wait_until(lambda: log.read_text().count(f'"request_id": "{request_id}"') == 2)
     lines = [json.loads(line) for line in log.read_text().splitlines() if request_id in line and line.startswith("{")]
     model, http = sorted(lines, key=lambda line: line["logger"] != "vllm_custom")
     assert (model["status"], http["status"]) == ("OK", 200)

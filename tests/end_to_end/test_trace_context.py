@@ -42,7 +42,7 @@ def test_vllms_span_hangs_from_ours_and_that_from_tritons(client: Client, collec
 def test_all_are_part_of_the_clients_trace(client: Client, collector: Collector) -> None:
     headers = {"traceparent": f"00-{TRACE}-{ABOVE}-01"}
     with client.sent_stream(MODEL, headers, text_input="2+3=", id="with-header") as connection:
-        assert connection.getresponse().status == 200
+        assert b"text_output" in connection.getresponse().read()  # who leaves early ends the request
     span = collector.of_request("with-header")
     above = collector.above(span)
     assert names(above[:2]) == OURS

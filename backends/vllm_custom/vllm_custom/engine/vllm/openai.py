@@ -12,7 +12,7 @@ from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
 from vllm_custom.engine.vllm.older import find
-from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals
+from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals, root_level_kept
 from vllm_custom.engine.vllm.requests import lora_request
 from vllm_custom.engine.vllm.speech import leave_audio_limits_to_us
 from vllm_custom.engine.vllm.stored import bound_stored_responses
@@ -64,7 +64,8 @@ async def build_openai_application(
         "model_config": engine.model_config,
         "supported_tasks": tasks,
     }
-    application = _call(build_app, known)
+    with root_level_kept():
+        application = _call(build_app, known)
     # It counts requests once more, where nobody can see it.
     kept = [one for one in application.user_middleware if one.cls.__name__ != _COUNTING_MIDDLEWARE]
     application.user_middleware[:] = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 
@@ -17,6 +18,17 @@ def quieten_refusals() -> None:
     """Keep refusals of requests out of the logs of these modules. May be called again."""
     for name in _LOUD:
         logging.getLogger(name).addFilter(_is_news)
+
+
+@contextlib.contextmanager
+def root_level_kept() -> Iterator[None]:
+    """Building vLLM's application sets the level of the root logger to ERROR, and so of all others in the process."""
+    root = logging.getLogger()
+    level = root.level
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def hide_url_secrets() -> None:

@@ -93,8 +93,10 @@ def observe_requests(llm: Any) -> None:
     """Let ``llm`` note what it does for the request of a context, whoever calls it: handlers or the application."""
     for name in ("generate", "encode"):
         setattr(llm, name, observed(getattr(llm, name), traces=traces(llm)))
+    renderer = getattr(llm, "renderer", None)  # older versions render elsewhere
     for name in ("render_chat_async", "render_cmpl_async"):
-        setattr(llm.renderer, name, staged(getattr(llm.renderer, name)))
+        if hasattr(renderer, name):
+            setattr(renderer, name, staged(getattr(renderer, name)))
 
 
 def lora_request(adapter: Adapter) -> Any:

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals
+from vllm_custom.engine.vllm.quiet import hide_url_secrets, quieten_refusals, root_level_kept
 from vllm_custom.errors import RefusedMediaError
 
 LOUD = "vllm.entrypoints.anthropic.api_router"
@@ -61,3 +61,11 @@ def test_vllms_lines_have_no_secrets_of_urls(name: str, monkeypatch: pytest.Monk
     assert told.startswith("vLLM: called with http://h/?...\nTraceback")
     assert "ValueError: got 'http://...@h/x?...'" in told
     assert "hidden" not in told
+
+
+def test_the_level_of_all_logs_stays() -> None:
+    """The direct server logged no request any more once it had a model."""
+    before = logging.getLogger().level
+    with root_level_kept():
+        logging.getLogger().setLevel(logging.CRITICAL)
+    assert logging.getLogger().level == before
