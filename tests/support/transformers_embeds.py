@@ -20,7 +20,8 @@ def main(weights: str, out: str, *files: str) -> None:
     inputs = processor(images=[Image.open(file).convert("RGB") for file in files], return_tensors="pt")
     grid = inputs["image_grid_thw"]
     with torch.inference_mode():
-        embeds = model.model.visual(inputs["pixel_values"], grid_thw=grid).pooler_output
+        made = model.model.visual(inputs["pixel_values"], grid_thw=grid)
+    embeds = getattr(made, "pooler_output", made)  # transformers 4 gives the tensor itself
     np.savez(out, image_embeds=embeds.numpy(), image_grid_thw=grid.numpy())
 
 

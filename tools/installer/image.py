@@ -128,7 +128,7 @@ def _labels(options: ImageOptions, container: Container) -> str:
 
 
 def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
-    """vLLM where the image has none, or one that is too old; what reads clips and sounds; what the frontend needs.
+    """vLLM where the image has none, or one that was not tried; what reads clips and sounds; the frontend's needs.
 
     What comes with the image stays as it is: single packages are added without what they depend on, which is there.
     vLLM brings its own, in the versions of the lock.
@@ -137,8 +137,9 @@ def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
     reasons = ["PyAV reads video and audio, qwen-vl-utils sizes images and videos for Qwen's models."]
     if options.openai_port:
         reasons.append("The OpenAI frontend speaks gRPC, and supervisord runs both.")
-    if options.base == STANDARD or target.numbers(container.vllm) < target.OLDEST_VLLM:
-        reasons.append("The image has no vLLM." if options.base == STANDARD else f"vLLM {container.vllm} is too old.")
+    if options.base == STANDARD or not target.is_tried(container.vllm):
+        standard = options.base == STANDARD
+        reasons.append("The image has no vLLM." if standard else f"vLLM {container.vllm} was not tried.")
         versions, rest = f"{_CHECKOUT}/locks/cuda.txt", ""
         # Older stubs break on every text tensor of numpy 2. Newer ones come with it, and keep theirs.
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):

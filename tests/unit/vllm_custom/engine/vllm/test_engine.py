@@ -373,7 +373,7 @@ async def test_a_key_in_the_servers_environment_is_not_asked_of_clients(monkeypa
     async def tasks() -> tuple[str, ...]:
         return ("generate",)
 
-    async def nothing(engine: Any, state: Any, *_: Any) -> None:
+    async def nothing(engine_client: Any, state: Any) -> None:
         state.openai_serving_models = None
 
     monkeypatch.setenv("VLLM_API_KEY", "secret")

@@ -71,9 +71,7 @@ class OlderRendering:
 
         def render() -> Mapping[str, Any]:
             prompt = {**parsed(), **{name: value for name, value in extras.items() if value}}
-            # A template writes the special tokens by itself.
-            rendered = self._render(prompt, add_special_tokens=False)
-            return {**rendered, "prompt": prompt["prompt"]} if "prompt" in prompt else rendered
+            return self._render(prompt, add_special_tokens=False)  # a template writes the special tokens by itself
 
         return await self._beside(render)
 
@@ -94,9 +92,9 @@ class OlderRendering:
     def _render(self, prompt: Mapping[str, Any], **tokenization: Any) -> Mapping[str, Any]:
         uuids = prompt.get("multi_modal_uuids")
         rendered = self._preprocessor.preprocess(dict(prompt), tokenization_kwargs=tokenization or None, mm_uuids=uuids)
-        if salt := prompt.get("cache_salt"):
-            rendered["cache_salt"] = salt
-        return cast(Mapping[str, Any], rendered)
+        # The text is said again with each output; versions differ in whether they keep it.
+        kept = {name: prompt[name] for name in ("prompt", "cache_salt") if prompt.get(name)}
+        return {**rendered, **kept}
 
 
 _Parsed = Callable[[], Mapping[str, Any]]
