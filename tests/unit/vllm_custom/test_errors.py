@@ -25,6 +25,7 @@ OURS = {name for name, value in vars(errors).items() if isinstance(value, type) 
 # Functions that make one of our errors; each returns a BackendError.
 MAKERS = {
     "invalid",
+    "lacks",
     "not_allowed",
     "_bad_value",
     "_differs",
@@ -82,6 +83,8 @@ INTERNAL = {
     ("kernel/orphans.py", "ImportError"),
     ("kernel/series.py", "PermissionError"),
     ("engine/vllm/host/core.py", "CoreError"),
+    ("engine/vllm/older/names.py", "ImportError"),
+    ("engine/vllm/older/structured_outputs.py", "ImportError"),
 }
 
 
