@@ -112,11 +112,11 @@ class TestText:
     def test_vllm_comes_in_the_versions_of_the_lock_and_what_is_there_stays(self) -> None:
         commands = {
             release: " ".join(one.rest for one in parse(image.dockerfile(ImageOptions(release=release))))
-            for release in ("24.11", "26.01", "26.08")
+            for release in ("24.11", "26.02", "26.08")
         }
         assert "--constraint /opt/vllm_custom/locks/cuda.txt" in commands["24.11"]
-        assert "grep -v '^numpy==' /opt/vllm_custom/locks/cuda.txt > /tmp/versions.txt" in commands["26.01"]
-        assert "--constraint /tmp/versions.txt" in commands["26.01"]
+        assert "grep -v '^numpy==' /opt/vllm_custom/locks/cuda.txt > /tmp/versions.txt" in commands["26.02"]
+        assert "--constraint /tmp/versions.txt" in commands["26.02"]
         assert "--no-deps" in commands["26.08"]
 
     def test_the_openai_port(self) -> None:

@@ -84,6 +84,7 @@ def test_renderers_of_all_ages_are_told_apart() -> None:
     assert not renders_in_generate(SimpleNamespace(renderer=whole))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when vLLM's parsers are imported first
 def test_requests_that_need_parsers_are_refused_where_there_are_none() -> None:
     assert parses_in_pieces()
     with pytest.raises(UnsupportedError, match="tools, and reasoning apart from the answer"):
