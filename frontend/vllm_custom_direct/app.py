@@ -37,9 +37,8 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
     """The server as an ASGI application. Its lifespan begins with the first model, or once ``is_stopping``."""
     metrics = Metrics(several=True, hidden=sink.is_schedulers)
     guard_against_orphans(_log.warning)
-    guests = Guests(
-        f"OpenAI server, process {os.getpid()}", options.workers, sink.Sink if options.log_format == JSON else sink
-    )
+    told = sink.Sink if options.log_format == JSON and options.access_log else sink
+    guests = Guests(f"OpenAI server, process {os.getpid()}", options.workers, told)
     models = Models(functools.partial(offers, options.server), guests.attach)
     limits = BodyLimits(options.max_body_bytes, options.max_body_values, options.body_timeout_seconds)
     repository = ModelRepository(options.triton_http)

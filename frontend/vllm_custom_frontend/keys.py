@@ -95,9 +95,10 @@ def _lines(file: Path, place: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, 1):
         if comment := _NAME.fullmatch(line):
             name = comment[1]
-        elif not line.lstrip().startswith(_COMMENT):
-            yield line, name or f"line {number}"
-            name = "" if line.strip() else name
+        else:
+            if not line.lstrip().startswith(_COMMENT):
+                yield line, name or f"line {number}"
+            name = "" if line.strip() else name  # a key that is commented out had it
 
 
 def _encodings(key: str) -> set[bytes]:

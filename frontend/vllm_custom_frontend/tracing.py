@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +15,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm_custom_frontend.access_log import entry_of
 from vllm_custom_frontend.options import OptionError
 from vllm_custom_frontend.routes import OPEN_PATHS, READY_PREFIX, label_of
+from vllm_custom_frontend.trace_context import trace_context
 
 _HEADERS = frozenset({b"traceparent", b"tracestate"})
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_INSECURE = ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE")
+_CLOSE_SECONDS = 5.0
 _NONE = "none"
 _OTHER = "other"
 _FIRST_DEFECT = 500
@@ -37,6 +42,8 @@ class Tracer:
         self._error = trace.StatusCode.ERROR
         self._with_span = trace.set_span_in_context
         self._propagator = TraceContextTextMapPropagator()
+        # A line for each header of a client's that it cannot read.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 
     @classmethod
     def configured(cls, endpoint: str) -> Tracer | None:
@@ -59,7 +66,7 @@ class Tracer:
 
     def of_request(self, name: str, headers: Mapping[str, str]) -> Any:
         """A span for a request, below the one that W3C Trace Context in ``headers`` names."""
-        return self._tracer.start_span(name, self._propagator.extract(headers), kind=self._kinds.SERVER)
+        return self._tracer.start_span(name, self._propagator.extract(trace_context(headers)), kind=self._kinds.SERVER)
 
     def of_call(self, name: str, above: Any) -> Any:
         """A span for a call of another server, below ``above``."""
@@ -79,9 +86,10 @@ class Tracer:
         span.end()
 
     def close(self) -> None:
-        """Send what waits. Blocks for some seconds at most."""
-        self._provider.force_flush(5000)
-        self._provider.shutdown()
+        """Send what waits. Blocks for some seconds at most: OpenTelemetry tries for longer where nobody answers."""
+        closing = threading.Thread(target=self._provider.shutdown, name="vllm_custom_spans", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
 
 
 class TracedRequests:
@@ -166,4 +174,10 @@ def _exporter(endpoint: str) -> Any:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
     address = endpoint or next(value for name in _ENDPOINTS if (value := os.environ.get(name)))
-    return GrpcExporter(endpoint=address, insecure=not address.startswith("https://"))
+    return GrpcExporter(endpoint=address, insecure=_is_insecure(address))
+
+
+def _is_insecure(address: str) -> bool:
+    """An address without a scheme is not encrypted, as with vLLM, unless OpenTelemetry's variables ask for it."""
+    said = next((value for name in _INSECURE if (value := os.environ.get(name))), "true")
+    return address.startswith("http://") or not (address.startswith("https://") or said.strip().lower() == "false")

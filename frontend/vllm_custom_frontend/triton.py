@@ -14,12 +14,13 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from vllm_custom_frontend.trace_context import trace_context
+
 _INPUT = "openai_request"
 _READY = "READY"
 _PRESENT = frozenset({_READY, "LOADING", "UNLOADING"})
 _MICROSECONDS = 1_000_000
 _UNLIMITED = -1
-_TRACE_HEADERS = ("traceparent", "tracestate")
 # How long a stream that has failed may take to end.
 _ENDING_SECONDS = 5.0
 # Triton's words for a request that no model has seen; a stream carries no code for it.
@@ -212,12 +213,7 @@ async def _drain(stream: Any) -> None:
 
 def _trace_context(headers: Mapping[str, str] | None) -> Sequence[tuple[str, str]] | None:
     """W3C Trace Context in ``headers`` as metadata of gRPC, in which Triton looks for it; None for none."""
-    found = [
-        (name, value)
-        for name in _TRACE_HEADERS
-        if (value := (headers or {}).get(name)) and value.isascii() and value.isprintable()
-    ]
-    return found or None
+    return list(trace_context(headers or {}).items()) or None
 
 
 def _infer_request(call: InferCall) -> Any:

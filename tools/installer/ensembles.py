@@ -29,16 +29,23 @@ def refusal(command: Sequence[str]) -> str | None:
     Args:
         command: the program and its options.
     """
-    names = [
-        path.parent.name
-        for repository in triton_options.values(command, "model-repository")
-        for path in sorted(Path(repository).glob("*/config.pbtxt"))
-        if _PLATFORM.search(path.read_text(encoding="utf-8", errors="replace"))
-    ]
+    repositories = map(Path, triton_options.values(command, "model-repository"))
+    configs = [path for repository in repositories for path in sorted(repository.glob("*/config.pbtxt"))]
+    names = [path.parent.name for path in configs if _PLATFORM.search(_text_of(path))]
     library = _library_of(command[0]) if names else None
-    if library is None or has_them(library):
-        return None
-    return f"ensembles ({', '.join(names)}): {MISSING}; {FIX}"
+    try:
+        known = library is not None and not has_them(library)
+    except OSError:
+        known = False
+    return f"ensembles ({', '.join(names)}): {MISSING}; {FIX}" if known else None
+
+
+def _text_of(config: Path) -> str:
+    """Empty where it cannot be read, which is for tritonserver to say."""
+    try:
+        return config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _library_of(program: str) -> Path | None:

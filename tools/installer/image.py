@@ -176,7 +176,14 @@ def _install(options: ImageOptions) -> str:
 
 def _serving(options: ImageOptions) -> Iterator[str]:
     # Whatever else writes below the home folder does so in the volume: the rest of the image may be read-only.
-    yield f"ENV HOME={_CACHE} \\\n    HF_HOME={_CACHE}/huggingface \\\n    VLLM_CACHE_ROOT={_CACHE}/vllm"
+    # Python packages that somebody put there are not imported.
+    variables = (
+        f"HOME={_CACHE}",
+        f"HF_HOME={_CACHE}/huggingface",
+        f"VLLM_CACHE_ROOT={_CACHE}/vllm",
+        "PYTHONNOUSERSITE=1",
+    )
+    yield "ENV " + " \\\n    ".join(variables)
     ports = ["8000", "8001", "8002", *([str(options.openai_port)] if options.openai_port else [])]
     yield f"VOLUME {json.dumps(['/models', _CACHE])}\nEXPOSE {' '.join(ports)}"
     yield (

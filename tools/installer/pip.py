@@ -64,7 +64,11 @@ class Pip:
     def _try_uv(self, program: str, arguments: Sequence[str]) -> bool:
         command = uv.command(program, self.python, arguments)
         environ = uv.environment(self.python, self._environ())
-        return command is not None and environ is not None and self._run(command, environ)
+        try:
+            return command is not None and environ is not None and self._run(command, environ)
+        except OSError as error:  # it cannot be started: pip can
+            self.progress.step(f"uv cannot be used: {error.strerror}")
+            return False
 
     def _run(self, command: Sequence[str], environ: Mapping[str, str], total: int = 0) -> bool:
         with self.log.open("w") as log:

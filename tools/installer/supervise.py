@@ -71,7 +71,8 @@ def check_ports(command: Sequence[str], openai: tuple[str, int] | None = None) -
     taken: set[int] = set()
     for service, usual in triton_options.PORTS.items():
         port = triton_options.value(command, f"{service}-port", str(usual))
-        if port.isdecimal() and triton_options.is_served(command, service):
+        shared = triton_options.value(command, f"reuse-{service}-port", "false").lower() in ("true", "1")
+        if port.isdecimal() and triton_options.is_served(command, service) and not shared:
             address = triton_options.address(command, service, "0.0.0.0")  # noqa: S104 - tritonserver's default
             ports.choose(address, int(port), f"--{service}-port", taken)
     if openai is not None:

@@ -25,11 +25,11 @@ _VARIABLES = {
     "timeout": "UV_HTTP_TIMEOUT",
     "default-timeout": "UV_HTTP_TIMEOUT",
 }
+_CACHE = "cache-dir"
 _SEPARATORS = {"UV_FIND_LINKS": ","}
 # What has no say in which package is installed.
 _WITHOUT_EFFECT = {
     "break-system-packages",
-    "cache-dir",
     "disable-pip-version-check",
     "format",
     "no-color",
@@ -81,7 +81,9 @@ def variables(listed: str) -> dict[str, str] | None:
     found = {}
     for section in _SECTIONS:
         for key, value in settings[section].items():
-            if key in _VARIABLES:
+            if key == _CACHE:  # beside pip's own
+                found["UV_CACHE_DIR"] = str(Path(value) / "uv")
+            elif key in _VARIABLES:
                 variable = _VARIABLES[key]
                 found[variable] = _SEPARATORS.get(variable, " ").join(value.split())
             elif key not in _WITHOUT_EFFECT:

@@ -49,23 +49,29 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Encode all images of a batch in one pass. A request that is refused costs the others nothing."""
-        results = self._loop.run_until_complete(self._load_all(requests))
-        images = [image for result in results if isinstance(result, list) for image in result]
-        try:
-            encoded = iter(self._tower.encode(images) if images else [])
-        except Exception as error:  # raised, it would go to the clients with its traceback
-            pb_utils.Logger.log_error(f"the images could not be encoded: {error!r}")
-            failed = InternalError("image: could not be encoded; the server's log has the details")
-            return [_error(result if isinstance(result, BackendError) else failed) for result in results]
-        return [
-            _error(result) if isinstance(result, BackendError) else _embeds([next(encoded) for _ in result])
-            for result in results
-        ]
+        loaded = self._loop.run_until_complete(self._load_all(requests))
+        encoded = iter(self._encode([images for images in loaded if isinstance(images, list)]))
+        results = [images if isinstance(images, BackendError) else next(encoded) for images in loaded]
+        return [_error(result) if isinstance(result, BackendError) else _embeds(result) for result in results]
 
     def finalize(self) -> None:
         """End the processes that decode."""
         self._media.close()
         self._loop.close()
+
+    def _encode(self, requests: list[list[Image]]) -> list[list[Any] | BackendError]:
+        """One pass for all requests; where that fails one for each, so that it costs only whose image it is."""
+        images = [image for of_request in requests for image in of_request]
+        try:
+            made = iter(self._tower.encode(images))
+        except Exception as error:  # raised, it would go to the clients with its traceback
+            if len(requests) > 1:
+                return [result for of_request in requests for result in self._encode([of_request])]
+            if isinstance(error, ValueError):  # of the checkpoint's image processor: its sides are too unlike, say
+                return [InvalidRequestError(f"image: {error}")]
+            pb_utils.Logger.log_error(f"the images could not be encoded: {error!r}")
+            return [InternalError("image: could not be encoded; the server's log has the details")]
+        return [[next(made) for _ in of_request] for of_request in requests]
 
     async def _load_all(self, requests: Sequence[Any]) -> list[list[Image] | BackendError]:
         return await asyncio.gather(*map(self._load, requests))

@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 # Where checkpoints have the tower, by age.
 _PREFIXES = ("visual.", "model.visual.")
+# Of 14 x 14 pixels or so: 16 images of 448 x 448, or three megapixels. What is computed at a time needs memory.
+PASS_PATCHES = 16_384
 
 
 class VisionTower:
@@ -47,13 +49,27 @@ class VisionTower:
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
     def encode(self, images: Sequence[Image]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-        """All images in one pass.
+        """All images, in one pass as a rule, else in passes of about PASS_PATCHES.
 
         Returns:
             For each image its rows, FP32 [rows, hidden size], and its grid, INT64 [3]. Qwen3-VL's rows hold the
             features of several depths side by side, as vLLM takes them.
         """
-        patches, grid = self.prepare(images)
+        encoded, waiting, patches = [], [], 0
+        for image in images:
+            # By itself: all together they would be in memory three times.
+            waiting.append(self.prepare([image]))
+            patches += len(waiting[-1][0])
+            if patches >= PASS_PATCHES:
+                encoded += self._encode(waiting)
+                waiting, patches = [], 0
+        return encoded + self._encode(waiting) if waiting else encoded
+
+    def _encode(
+        self, prepared: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+        """One pass."""
+        patches, grid = (torch.cat(parts) for parts in zip(*prepared, strict=True))
         with torch.inference_mode():
             rows = self.forward(patches, grid).float().cpu().numpy()
         ends = np.cumsum(grid.prod(-1).numpy() // self._merge)

@@ -45,5 +45,11 @@ def test_a_repository_without_one(command: list[str], tmp_path: Path) -> None:
     assert ensembles.refusal(command) is None
 
 
+def test_what_cannot_be_read_is_tritonservers_to_say(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "models/pipeline/config.pbtxt").unlink()
+    (tmp_path / "models/pipeline/config.pbtxt").mkdir()
+    assert ensembles.refusal(command) is None
+
+
 def test_a_program_of_no_installation_is_not_judged(command: list[str]) -> None:
     assert ensembles.refusal(["/bin/true", *command[1:]]) is None

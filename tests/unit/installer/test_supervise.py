@@ -76,6 +76,7 @@ def test_a_server_that_is_killed_ends_it_as_a_shell_would() -> None:
         (["--http-port={free}"], "{free}", "is given twice"),
         (["--http-port={free}", "--metrics-port=99999"], None, "--metrics-port: expected a port"),
         (["--http-port={taken}", "--allow-http=false"], None, ""),
+        (["--http-port={taken}", "--reuse-http-port=true"], None, ""),
         (["--http-port={free}"], "{other}", ""),
     ],
 )

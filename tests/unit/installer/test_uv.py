@@ -28,6 +28,7 @@ BEST = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
             {"UV_CONSTRAINT": "/c.txt", "UV_INSECURE_HOST": "x.example"},
         ),
         ("freeze.timeout='9'\ndownload.platform='x'", {}),
+        ("global.cache-dir='/big'", {"UV_CACHE_DIR": "/big/uv"}),
     ],
 )
 def test_pips_settings_are_uvs(listed: str, expected: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,9 @@ class Request:
 
     def request_id(self) -> str:
         return "id-7"
+
+    def timeout(self) -> int:
+        return 9_000_000
 
 
 class Responses:
@@ -107,6 +111,16 @@ class Leaver(Sender):
         return bool(self.sent)
 
 
+class LaterLeaver(Sender):
+    """Of a client that goes while the vLLM model works."""
+
+    asked = 0
+
+    def is_cancelled(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
 @pytest.fixture
 def front(monkeypatch: pytest.MonkeyPatch) -> Front:
     return Front(monkeypatch)
@@ -154,7 +168,7 @@ def test_what_the_vllm_model_is_asked(front: Front, sender: Sender) -> None:
     front.ask(sender, request=body(images=["http://host/a.png"], parameters={"temperature": 0}))
     asked = front.asked[0]
     inputs = {tensor.name(): tensor.as_numpy()[0] for tensor in asked["inputs"]}
-    assert (asked["model_name"], asked["request_id"]) == ("theirs", "id-7")
+    assert (asked["model_name"], asked["request_id"], asked["timeout"]) == ("theirs", "id-7", 9_000_000)
     assert inputs == {
         "text_input": b"What?",
         "sampling_parameters": b'{"temperature": 0}',
@@ -166,8 +180,7 @@ def test_what_the_vllm_model_is_asked(front: Front, sender: Sender) -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_client_that_has_gone_cancels_the_vllm_models_work(front: Front, streamed: bool) -> None:
-    sender = Leaver() if streamed else Sender()
-    sender.cancelled = True
+    sender = Leaver() if streamed else LaterLeaver()
     front.responses = Responses(PIECES, cancellable=True)
     front.ask(sender, request=body(), stream=streamed)
     assert front.responses.cancelled
@@ -205,6 +218,8 @@ def test_an_openai_request_that_is_none_is_refused(front: Front, sender: Sender)
         (b"[]", 'expected JSON with "prompt"'),
         (b'{"prompt": 1}', "prompt: expected a string"),
         (b'{"prompt": "a", "images": "b"}', "images: expected a list"),
+        (b'{"prompt": "a", "parameters": {"n": 2}}', "n: expected 1"),
+        (b'{"prompt": "a", "parameters": ' + b"[" * 200_000, 'expected JSON with "prompt"'),
     ],
 )
 def test_what_is_refused(front: Front, sender: Sender, request_text: bytes, message: str) -> None:
@@ -214,6 +229,41 @@ def test_what_is_refused(front: Front, sender: Sender, request_text: bytes, mess
     assert error.code() == TritonError.INVALID_ARG
     assert message in error.message()
     assert front.asked == []
+
+
+def test_an_openai_request_of_many_levels_is_refused(front: Front, sender: Sender) -> None:
+    front.ask(sender, openai_request=b"[" * 200_000)
+    error = sender.sent[0][0].error()
+    assert error is not None
+    assert error.message() == "openai_request: too many levels"
+
+
+def test_what_its_client_has_left_before_it_began_is_not_asked(front: Front) -> None:
+    sender = Sender()
+    sender.cancelled = True
+    front.ask(sender, request=body())
+    assert front.asked == []
+    assert sender.flags[-1] == 1
+
+
+def test_more_than_may_wait_are_refused(front: Front) -> None:
+    gate = threading.Event()
+
+    class Held(Responses):
+        def __next__(self) -> InferenceResponse:
+            assert gate.wait(60)
+            return super().__next__()
+
+    front.responses = Held([], cancellable=True)
+    senders = [Sender() for _ in range(5)]
+    front.model.execute([Request(sender, request=body()) for sender in senders])
+    error = senders[-1].sent[0][0].error()
+    assert error is not None
+    assert error.code() == TritonError.UNAVAILABLE
+    assert senders[-1].flags == [1]
+    gate.set()
+    front.model.finalize()
+    assert [sender.flags[-1] for sender in senders] == [1] * 5
 
 
 def test_a_defect_is_logged_and_not_shown(front: Front, sender: Sender) -> None:
@@ -237,3 +287,8 @@ def test_a_call_of_the_openai_api_has_the_vllm_models_name_behind_and_our_own_in
     outputs = {tensor.name(): tensor.as_numpy()[0] for tensor in sender.sent[0][0].output_tensors()}
     assert outputs["openai_status"] == 200
     assert json.loads(outputs["openai_response"]) == {"id": "x", "model": "mine", "text": '"model":"theirs"'}
+
+
+def test_an_adapter_keeps_its_name(front: Front, sender: Sender) -> None:
+    front.ask(sender, openai_request=b'{"path": "/v1/chat/completions", "body": {"model": "zh"}}')
+    assert json.loads(front.asked[0]["inputs"][0].as_numpy()[0])["body"]["model"] == "zh"

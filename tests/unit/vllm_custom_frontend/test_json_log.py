@@ -63,7 +63,8 @@ def test_what_the_headers_say_of_the_engine() -> None:
 
 def test_names_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("# ours\n# name: alice\none\n\ntwo\n  #name:  bob@home \n\nthree\n# name: \x1bbad\nfour\n")
+    lines = ["# ours", "# name: alice", "one", "", "two", "  #name:  bob@home ", "", "three", "# name: \x1bbad", "four"]
+    file.write_text("\n".join([*lines, "# name: eve", "#old", "last"]))
     monkeypatch.setenv("VLLM_CUSTOM_API_KEYS", "five,, six")
     assert api_keys(["zero"], file) == {
         "zero": "--api-key 1",
@@ -71,6 +72,7 @@ def test_names_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "two": "line 5",
         "three": "bob@home",
         "four": "line 10",
+        "last": "line 13",
         "five": "VLLM_CUSTOM_API_KEYS 1",
         "six": "VLLM_CUSTOM_API_KEYS 3",
     }

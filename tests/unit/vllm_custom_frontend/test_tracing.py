@@ -97,6 +97,7 @@ def test_the_context_is_metadata_of_the_call_where_it_may_be() -> None:
         ("tracestate", "a=b"),
     ]
     assert _trace_context({"traceparent": "\u00e4", "tracestate": "a\x00b", "x": "y"}) is None
+    assert _trace_context({"traceparent": SAMPLED, "tracestate": "a" * 513}) == [("traceparent", SAMPLED)]
     assert _trace_context(None) is None
 
 

@@ -9,10 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from vllm_custom.contract.declare import request_parameter, request_specs
 from vllm_custom.contract.specs import Trust, Use
+from vllm_custom.contract.trace_context import is_usable
 
 # Names of models and adapters, which messages repeat.
 LONGEST_NAME = 256
-_LONGEST_TRACE_HEADER = 8192
 _STRUCTURED = ("STRUCTURED_MAX_BYTES", "STRUCTURED_COMPILE_SECONDS")
 
 
@@ -26,9 +26,9 @@ def _from_json(value: Any, info: ValidationInfo) -> Any:
     return info.context(value, str(info.field_name)) if info.context else json.loads(value)
 
 
-def _text_or_nothing(value: Any) -> Any:
+def _text_or_nothing(value: Any, info: ValidationInfo) -> Any:
     """W3C Trace Context: a header that cannot be used is ignored, and never a reason to refuse a request."""
-    return value if isinstance(value, str) and len(value) <= _LONGEST_TRACE_HEADER else None
+    return value if is_usable(str(info.field_name), value) else None
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_from_json)]

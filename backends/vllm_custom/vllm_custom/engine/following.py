@@ -84,13 +84,15 @@ def observed(begin: Callable[..., AsyncGenerator[Any, None]], *, traces: bool) -
         traces: whether the engine has spans of its own, which are to hang from ours (``trace_headers``).
     """
 
-    def begun(prompt: Any, params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    def begun(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         record = RECORD.get()
         if record is None:
-            return begin(prompt, params, *args, **kwargs)
+            return begin(*args, **kwargs)
         span = begin_stage("engine")
         if span is not None and traces:
             kwargs["trace_headers"] = span.headers
-        return _followed(begin(prompt, params, *args, **kwargs), Following(record, span, params))
+        # vLLM's application names them where it pools.
+        params = args[1] if len(args) > 1 else kwargs.get("pooling_params", kwargs.get("sampling_params"))
+        return _followed(begin(*args, **kwargs), Following(record, span, params))
 
     return begun

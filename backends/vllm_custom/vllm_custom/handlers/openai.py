@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vllm_custom.contract.names import OPENAI_REQUEST
+from vllm_custom.contract.trace_context import TRACE_HEADERS
 from vllm_custom.errors import InvalidRequestError
 from vllm_custom.handlers.base import Incoming, Parsed, check_stream, shortest, trace_of
 from vllm_custom.openai import OpenAIResponder, OpenAIService, parse_openai_request
@@ -13,8 +14,6 @@ from vllm_custom.openai.envelope import OpenAICall
 from vllm_custom.request import ClientRules, split_batch
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
-
-_TRACE = ("traceparent", "tracestate")
 
 
 class OpenAIHandler:
@@ -66,8 +65,8 @@ class OpenAIHandler:
 
 
 def _trace(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: headers[name] for name in _TRACE if name in headers}
+    return {name: headers[name] for name in TRACE_HEADERS if name in headers}
 
 
 def _without_trace(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name not in _TRACE}
+    return {name: value for name, value in headers.items() if name not in TRACE_HEADERS}

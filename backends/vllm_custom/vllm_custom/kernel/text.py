@@ -28,8 +28,9 @@ _ADDRESS = re.compile(r"(\bat\s+)0x[0-9a-f]*|(?<!\w)0x(?:0000)?[0-9a-f]{12}\b", 
 # Two steps at least: "/" alone and "image/png" are none. A URL keeps its path.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./:@-])/[\w.@+~-]+(?:/[\w.@+~-]*)+")
 
-# What looks like a URL: no blanks, quotes and angle brackets, and two slashes, or what is taken for them.
-_TOKEN = re.compile(r"[^\s'\"<>`]+")
+# What looks like a URL: no blanks, quotes and angle brackets, and two slashes, or what is taken for them. An apostrophe
+# may stand in a URL, and behind one.
+_TOKEN = re.compile(r"(?:[^\s'\"<>`]|'(?=[\w&%=./?@-]))+")
 _AUTHORITY = re.compile(r"([/\\]{2,})")
 # A library may have shortened a URL in its middle: nothing says what the rest is.
 _CUT = "..."
@@ -50,7 +51,9 @@ def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
         hide_paths: leave out absolute paths, which texts of libraries hold.
     """
     text = _plain(text)
-    shown = _escaped(text[: limit * _MARGIN])
+    looked_at = text[: limit * _MARGIN]
+    # What was cut may have been a password.
+    shown = _escaped(looked_at if len(looked_at) == len(text) else looked_at + _CUT)
     for _ in range(_MAX_NESTING):
         shown = _REPR.sub("<object>", _REPR_WITH_ADDRESS.sub("<object>", shown))
     shown = _ADDRESS.sub(lambda found: f"{found[1] or ''}(address)", shown)
@@ -66,7 +69,7 @@ def safe_text(text: object, limit: int, *, hide_paths: bool = False) -> str:
 
 def without_url_secrets(text: str) -> str:
     """``text`` without the credentials, queries and fragments of what looks like a URL in it. In linear time."""
-    if "//" not in text and "\\\\" not in text:
+    if _AUTHORITY.search(text) is None:
         return text
     return _TOKEN.sub(lambda found: _without_secrets(found[0]), text)
 

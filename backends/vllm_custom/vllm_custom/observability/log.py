@@ -14,6 +14,8 @@ from vllm_custom.kernel.text import safe_text
 _MAX_LINES = 1000
 # A traceback and more.
 _MAX_LINE_BYTES = 20_000
+_MAX_VALUE_BYTES = 500
+_REQUEST = "log_request"
 _DISCONNECT_GRACE_SECONDS = 5.0
 
 
@@ -78,7 +80,12 @@ class QueuedLog:
 
     def log_request(self, fields: Mapping[str, Any]) -> None:
         """The line of a request that has ended."""
-        self._put("log_request", json.dumps(fields, ensure_ascii=False))
+        # A client has a say in some: cleaned one by one, as what a text is replaced by must not break the JSON.
+        clean = {
+            name: safe_text(value, _MAX_VALUE_BYTES) if isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+        self._put(_REQUEST, json.dumps(clean, ensure_ascii=False))
 
     def close(self) -> None:
         """Write what waits, for some seconds at most, and end the thread. Later lines are written at once."""
@@ -87,7 +94,7 @@ class QueuedLog:
 
     def _put(self, level: str, message: object) -> None:
         # What waits is bounded in length as well. Of an ordinary line all work is the thread's.
-        is_short = type(message) is str and len(message) <= _MAX_LINE_BYTES
+        is_short = type(message) is str and (len(message) <= _MAX_LINE_BYTES or level == _REQUEST)
         text = cast(str, message) if is_short else safe_text(message, _MAX_LINE_BYTES)
         if not self._thread.is_alive():
             self._write(level, text)
@@ -110,4 +117,4 @@ class QueuedLog:
 
     def _write(self, level: str, text: str) -> None:
         with contextlib.suppress(Exception):
-            getattr(self._logger, level)(safe_text(text, _MAX_LINE_BYTES))
+            getattr(self._logger, level)(text if level == _REQUEST else safe_text(text, _MAX_LINE_BYTES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _NANOSECONDS = 1_000_000_000
 # A collector that is not there does not hold up the end of a model.
 _CLOSE_SECONDS = 5.0
+_INSECURE = ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE")
 
 Attributes = Mapping[str, Any]
 
@@ -67,6 +69,8 @@ class Tracer:
         self._tracer = provider.get_tracer("vllm_custom")
         self._with_span = trace.set_span_in_context
         self._propagator = TraceContextTextMapPropagator()
+        # A line for each header of a client's that it cannot read.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 
     @classmethod
     def configured(cls, endpoint: str) -> Tracer | None:
@@ -152,4 +156,10 @@ def _exporter(endpoint: str) -> Any:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
     address = endpoint or next(value for name in _ENDPOINTS if (value := os.environ.get(name)))
-    return GrpcExporter(endpoint=address, insecure=not address.startswith("https://"))
+    return GrpcExporter(endpoint=address, insecure=_is_insecure(address))
+
+
+def _is_insecure(address: str) -> bool:
+    """An address without a scheme is not encrypted, as with vLLM, unless OpenTelemetry's variables ask for it."""
+    said = next((value for name in _INSECURE if (value := os.environ.get(name))), "true")
+    return address.startswith("http://") or not (address.startswith("https://") or said.strip().lower() == "false")

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_custom.contract.names import OPENAI_REQUEST, STREAM
 from vllm_custom.contract.routes import CANCEL_PATH, FORM_PATHS, OPENAI_PATHS, RESPONSES_PATH, is_one_of, is_path
+from vllm_custom.contract.trace_context import TRACE_HEADERS, is_usable
 from vllm_custom.errors import InvalidRequestError, invalid, listing
 from vllm_custom.openai.forms import check_form, without_file
 from vllm_custom.openai.rules import check_body, check_length
@@ -243,4 +244,5 @@ def _headers(given: Any) -> dict[str, str]:
             raise invalid(f"{OPENAI_REQUEST}.headers", name, "printable Latin-1 text")
     if _REQUEST_ID in headers:
         headers[_REQUEST_ID] = RequestContext.of(headers[_REQUEST_ID]).request_id
-    return {name: value for name, value in headers.items() if name not in _DROPPED_HEADERS}
+    unusable = {name for name in TRACE_HEADERS if not is_usable(name, headers.get(name))}
+    return {name: value for name, value in headers.items() if name not in _DROPPED_HEADERS | unusable}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-_HEADERS = ("traceparent", "tracestate")
+from vllm_custom.contract.trace_context import TRACE_HEADERS
 
 
 def span_of(request: Any) -> dict[str, str] | None:
@@ -23,4 +23,4 @@ def span_of(request: Any) -> dict[str, str] | None:
         return None
     if not isinstance(found, dict):
         return None
-    return {name: found[name] for name in _HEADERS if found.get(name)} or None
+    return {name: found[name] for name in TRACE_HEADERS if found.get(name)} or None

@@ -54,6 +54,22 @@ async def test_tokens_are_counted_as_outputs_have_them(kind: str, tokens: int) -
     assert (record.prompt_tokens, record.output_tokens) == (2, tokens)
 
 
+async def test_parameters_may_be_named_as_vllms_application_names_them() -> None:
+    llm: Any = Llm()
+
+    async def encode(prompt: Any, pooling_params: Any, request_id: str) -> AsyncGenerator[Any, None]:
+        assert (prompt, pooling_params, request_id) == ("good", None, "id")
+        yield output(0, finished=True)
+
+    llm.encode = encode
+    requests.observe_requests(llm)
+    record = RequestRecord("id", 0.0)
+    with serving(record):
+        outputs = llm.encode(prompt="good", pooling_params=None, request_id="id")
+    assert [one.finished async for one in outputs] == [True]
+    assert record.prompt_tokens == 2
+
+
 async def test_what_came_before_the_end_counts() -> None:
     assert (await noted("good", "DELTA", most=1)).output_tokens == 2
     with pytest.raises(ValueError, match="no"):

@@ -138,6 +138,9 @@ def test_ordinary_values_look_as_they_do_in_python(value: Any) -> None:
         ("http://...@h/x?...", "http://...@h/x?..."),
         ('{"id": "//h?x\\\\"", "a": 1}', '{"id": "//h?...\\\\"", "a": 1}'),
         ("http://h/a@b/c", "http://h/a@b/c"),
+        ("got 'https://h/x?n='cat.jpg'&sig=S'", "got 'https://h/x?...'"),
+        ("['https://u:p'w@h/x', 'https://h/y']", "['https://...@h/x', 'https://h/y']"),
+        (r"https:\/\/u:p@h\/x?y=1", r"https:\/\/...@h\/x?..."),
         ("is // a comment? yes", "is // a comment? yes"),
         ("mail a@b?", "mail a@b?"),
     ],
@@ -146,7 +149,15 @@ def test_urls_lose_what_nobody_else_is_to_know(text: str, shown: str) -> None:
     assert safe_text(text, 200) == shown
 
 
-@pytest.mark.parametrize("text", ["/" * 200_000, "//a" * 60_000, "?#" * 90_000 + "//", "//" + "@" * 200_000])
+def test_a_password_that_is_cut_off_is_left_out() -> None:
+    text = "https://h/x?" + "y" * 772 + " https://user:PASSWORD@h/x"
+    assert text[:800].endswith("PA")
+    assert "PA" not in safe_text(text, 200)
+
+
+@pytest.mark.parametrize(
+    "text", ["/" * 200_000, "//a" * 60_000, "?#" * 90_000 + "//", "//" + "@" * 200_000, "a'" * 90_000 + "//"]
+)
 def test_what_looks_like_many_urls_takes_linear_time(text: str) -> None:
     began = time.process_time()
     without_url_secrets(text)

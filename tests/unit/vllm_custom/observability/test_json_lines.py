@@ -43,6 +43,15 @@ def test_each_request_has_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert "secret prompt" not in json.dumps(told)
 
 
+@pytest.mark.parametrize("request_id", ["<a at 0x", "<function ", "https://u:p@h/x?sig=1", '"}{'])
+def test_a_client_cannot_break_the_line_of_its_request(capfd: pytest.CaptureFixture[str], request_id: str) -> None:
+    with Model(FakeEngine(facts=TEXT_ONLY), LOG_FORMAT="json") as model:
+        model.submit("a", request_id=request_id).wait()
+    (line,) = [line for line in lines(capfd) if line.get("event") == "request"]
+    assert (line["model"], line["status"]) == ("model", "OK")
+    assert "sig=1" not in line["request_id"]
+
+
 def test_other_lines_are_objects_too(capfd: pytest.CaptureFixture[str]) -> None:
     logger = JsonLogger({"model": "m"})
     logger.log_warn('[vllm_custom] two\nlines and "quotes" \ud800')

@@ -65,6 +65,11 @@ def test_timeout_and_trace_come_as_parameters() -> None:
     assert (call.timeout, call.headers) == (5, {"traceparent": "00-1", "tracestate": "own"})
 
 
+def test_trace_context_that_is_long_or_odd_goes_no_further() -> None:
+    headers = {"traceparent": "00-1", "tracestate": f"a{' ' * 60_000}b"}
+    assert parse(json.dumps({"path": "/version", "headers": headers})).headers == {"traceparent": "00-1"}
+
+
 def test_the_id_of_a_request_is_cut_down_since_each_piece_of_an_answer_repeats_it() -> None:
     headers = {"X-Request-Id": "x" * 60_000}
     assert parse(json.dumps({"path": "/version", "headers": headers})).headers == {"x-request-id": "x" * 128}

@@ -143,6 +143,8 @@ def test_what_is_not_a_json_object_is_refused(text: str) -> None:
         ({"traceparent": "00-1-2-01"}, {"traceparent": "00-1-2-01"}),
         ({"Traceparent": "00-1-2-01", "TRACESTATE": "a=b"}, {"traceparent": "00-1-2-01", "tracestate": "a=b"}),
         ({"traceparent": 5, "tracestate": ""}, None),
+        ({"traceparent": "00-1-2-01", "tracestate": "a" * 513}, {"traceparent": "00-1-2-01"}),
+        ({"traceparent": "00-1-2-01\n", "tracestate": "a\u00e4"}, None),
     ],
 )
 def test_trace_context_is_taken_in_any_spelling_and_never_refused(sent: Any, headers: Any) -> None:
