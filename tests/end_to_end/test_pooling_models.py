@@ -87,7 +87,7 @@ def classify_model(repository: Repository, expected: dict[str, Any], load: Loads
 def rerank_model(repository: Repository, expected: dict[str, Any], load: Loads) -> None:
     one_at_a_time = {"max_num_seqs": 1, "scheduling_policy": "priority", "enable_log_requests": True}
     arguments = {"model": str(expected["cross_encoder"]), **one_at_a_time}
-    repository.add(RERANK, BATCHED + METRICS + LIMIT, SMALL | arguments)
+    repository.add(RERANK, BATCHED + METRICS + FOLLOWED + LIMIT, SMALL | arguments)
     load(RERANK)
 
 
