@@ -36,7 +36,6 @@ def models(null_model: str, repository: Repository, load: Loads) -> None:
     config = (folder / "config.pbtxt").read_text()
     (folder / "config.pbtxt").write_text(config.replace('"shapes_vl"', f'"{null_model}"'))
     load(TUTORIAL)
-    load.loaded.add("shapes_vl_batched")
     load(BLS)
 
 

@@ -49,7 +49,8 @@ class Server:
         self._triton = triton
         self._client = client
         self._repository = repository.folder
-        self._loaded: set[str] = set()
+        # Each with the models that it brought along, as an ensemble does.
+        self._loaded: dict[str, set[str]] = {}
 
     def run(self, example: Example, openai: str = OPENAI) -> subprocess.CompletedProcess[str]:
         code = self.put_in_place(example.code).replace(OPENAI, openai)
@@ -82,19 +83,19 @@ class Server:
         here = {path.name for path in self._repository.iterdir()}
         said = set(re.findall(r"--load-model=(\w+)", code))
         wanted = {name for name in here if name in said or f"models/{name}/" in code or f'"{name}"' in code}
-        if wanted <= self._loaded:
+        if wanted <= self._loaded.keys():
             return
-        self.unload(self._loaded - wanted)
-        for name in sorted(wanted - self._loaded):
+        self.unload(self._loaded.keys() - wanted)
+        for name in sorted(wanted - self._loaded.keys()):
+            before = self._client.ready_models()
             answer = self._client.load(name)
             assert answer.status == 200, answer.body
-            self._loaded.add(name)
+            self._loaded[name] = self._client.ready_models() - before - {name}
 
     def unload(self, names: set[str]) -> None:
-        for name in names:
+        for name in [each for loaded in names for each in (loaded, *self._loaded.pop(loaded))]:
             self._client.unload(name)
             wait_until(lambda name=name: not self._client.is_ready(name))
-        self._loaded -= names
 
     def stop(self) -> None:
         self.unload(set(self._loaded))

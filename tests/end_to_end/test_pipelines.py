@@ -24,7 +24,6 @@ IMAGES = 50
 def model(load: Loads) -> None:
     """The ensemble, which brings its two models along."""
     load(ENCODED)
-    load.loaded |= {LANGUAGE, "vision_encoder"}
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,12 @@ class Client:
     def unload(self, model: str) -> Answer:
         return self._post(f"/v2/repository/models/{model}/unload", {})
 
+    def ready_models(self) -> set[str]:
+        """The names of the models that are ready."""
+        status, body = self._exchange("POST", "/v2/repository/index", json.dumps({"ready": True}))
+        assert status == 200, body
+        return {str(model["name"]) for model in json.loads(body)}
+
     def trace(self, model: str, **settings: Any) -> None:
         """Change the trace settings of a model."""
         answer = self._post(f"/v2/models/{model}/trace/setting", settings)

@@ -99,13 +99,14 @@ class Loads:
         self.loaded: set[str] = set()
 
     def __call__(self, name: str) -> None:
-        """The model is ready, or the test fails."""
+        """The model is ready, or the test fails. An ensemble brings its models along."""
+        before = self._client.ready_models()
         answer, hung = self._load(name)
         if hung:
             print(f"the load of {name} hung and was ended; loading again")
             answer, _ = self._load(name)
         assert answer.status == 200, answer.body
-        self.loaded.add(name)
+        self.loaded |= {name} | self._client.ready_models() - before
 
     def unload(self, name: str) -> None:
         """The model is gone when this returns."""
