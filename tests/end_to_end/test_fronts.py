@@ -45,6 +45,7 @@ GENERATED, PROMPTS = f"vllm:generation_tokens_total{LABELS}", f"vllm:prompt_toke
 LATENCIES = f"vllm:e2e_request_latency_seconds_count{LABELS}"
 FIRST_TOKENS = f"vllm:time_to_first_token_seconds_count{LABELS}"
 GENERATED_EACH = f"vllm:request_generation_tokens_sum{LABELS}"
+TRITONS = f'nv_inference_request_success{{model="{MODEL}",version="1"}}'
 SUCCEEDED = f"vllm_custom:requests_success_total{LABELS}"
 ATTACHED, LOST, REPLACED = (f"vllm_custom:fronts{what}{LABELS}" for what in ("", "_lost_total", "_replaced_total"))
 # Histograms are reported at this interval, and a little more.
@@ -101,7 +102,6 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
         answers = list(pool.map(lambda _: client.generate(MODEL, **body), range(requests)))
     prompt = sum(int(answer.body["num_input_tokens"]) for answer in answers)
     expected = {
-        SUCCEEDED: requests,
         GENERATED: requests * tokens,
         GENERATED_EACH: requests * tokens,
         PROMPTS: prompt,
@@ -110,8 +110,15 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
     }
     wait_until(functools.partial(is_idle, client, GENERATED))
     time.sleep(HISTOGRAMS_SECONDS)
-    after = client.metrics()
-    assert {name: after[name] - before.get(name, 0) for name in expected} == expected
+
+    def grown(*names: str) -> dict[str, float]:
+        after = client.metrics()
+        return {name: after[name] - before.get(name, 0) for name in names}
+
+    assert grown(*expected) == expected
+    # A frontend of another module may ask for the model's list now and then: that counts as well, for Triton too.
+    wait_until(lambda: len(set(grown(SUCCEEDED, TRITONS).values())) == 1)
+    assert requests <= grown(SUCCEEDED)[SUCCEEDED] < 2 * requests
     assert after[ATTACHED] == FRONTS
 
 
