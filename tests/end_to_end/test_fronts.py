@@ -119,7 +119,7 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
     # A frontend of another module may ask for the model's list now and then: that counts as well, for Triton too.
     wait_until(lambda: len(set(grown(SUCCEEDED, TRITONS).values())) == 1)
     assert requests <= grown(SUCCEEDED)[SUCCEEDED] < 2 * requests
-    assert after[ATTACHED] == FRONTS
+    assert client.metrics()[ATTACHED] == FRONTS
 
 
 def test_gauges_of_the_engine_are_the_models(client: Client) -> None:
