@@ -130,8 +130,11 @@ class TestOpenAI:
     BODY: dict[str, Any] = {"model": BLS, "messages": [{"role": "user", "content": "2+3="}], "max_tokens": 3}  # noqa: RUF012
 
     def test_the_model_is_listed_under_its_own_name(self, openai: Frontend) -> None:
-        names = [card["id"] for card in openai.get("/v1/models").json["data"]]
-        assert names.count(BLS) == 1
+        def times() -> int:
+            return [card["id"] for card in openai.get("/v1/models").json["data"]].count(BLS)
+
+        wait_until(lambda: times() > 0)
+        assert times() == 1
 
     def test_an_answer(self, openai: Frontend) -> None:
         answer = openai.post("/v1/chat/completions", self.BODY).json
