@@ -1,6 +1,7 @@
 """What is set up around the engine: event loops, and what the garbage collector looks at."""
 
 import asyncio
+import collections
 import gc
 import sys
 import weakref
@@ -86,3 +87,18 @@ def test_what_start_up_left_is_spared_until_the_end() -> None:
         tuning.unfreeze_and_collect()
     assert gone() is None
     assert gc.get_freeze_count() == 0
+
+
+def test_garbage_is_not_put_off_by_what_start_up_left() -> None:
+    """Cancelled requests leave cycles, which outlived young collections until there were tens of megabytes of them."""
+    left = [[index] for index in range(1_000_000)]
+    tuning.freeze_gc_heap()
+    try:
+        before = gc.get_stats()[2]["collections"]
+        lived: collections.deque[Node] = collections.deque(maxlen=20_000)
+        for _ in range(200_000):
+            lived.append(Node())
+        assert gc.get_stats()[2]["collections"] > before
+    finally:
+        tuning.unfreeze_and_collect()
+    assert left
