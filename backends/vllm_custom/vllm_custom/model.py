@@ -63,15 +63,16 @@ class Model:
         handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
-        # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
         self._join = self._joining(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
-        self._connection = self._join() if self._shares else None
+        self._connection: host.Connection | None = None
         self._share: Share | None = None
-        # Its imports take as long as a good part of the engine's start.
-        compiling = engine.CompileProcess()
         self._base: Any = None
-        began = time.monotonic()
+        engine.start_cores_quickly()
+        compiling = engine.CompileProcess(fork=True)
         try:
+            if self._shares:  # before anything that takes long: it keeps an engine that is there, or starts one
+                self._connection = self._join()
+            began = time.monotonic()
             self._base = self._started(extended(loaded.model_class, self), args, model_config)
             base = BaseModelAdapter(self._base)
             running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))

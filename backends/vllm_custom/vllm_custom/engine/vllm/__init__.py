@@ -10,6 +10,7 @@ from vllm_custom.engine.vllm.engine import VllmEngine
 from vllm_custom.engine.vllm.host import PROGRAM as HOST_PROGRAM
 from vllm_custom.engine.vllm.host import attached, guest_client
 from vllm_custom.engine.vllm.replacement import EngineReplacement
+from vllm_custom.engine.vllm.starting import start_cores_quickly
 
 __all__ = [
     "HOST_PROGRAM",
@@ -22,4 +23,5 @@ __all__ = [
     "guest_client",
     "install_connector",
     "prepare_reasoning",
+    "start_cores_quickly",
 ]

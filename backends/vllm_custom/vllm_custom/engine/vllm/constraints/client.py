@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
@@ -22,7 +24,7 @@ from vllm_custom.engine.protocol import (
 )
 from vllm_custom.engine.vllm.constraints import server as compile_server
 from vllm_custom.engine.vllm.constraints.refusals import explain
-from vllm_custom.engine.vllm.constraints.server import JOB, LENGTH, READY, STARTED
+from vllm_custom.engine.vllm.constraints.server import JOB, LENGTH, READY, SINGLE_THREADED, STARTED
 from vllm_custom.errors import UnavailableError
 
 # Imports of vLLM and a tokenizer, on a machine that is busy with loading a model.
@@ -36,17 +38,18 @@ _MAX_ANSWER_BYTES = 1 << 16
 class CompileProcess:
     """One process of :mod:`vllm_custom.engine.vllm.constraints.server`."""
 
-    def __init__(self) -> None:
-        """Raises OSError where it cannot be started."""
+    def __init__(self, *, fork: bool = False) -> None:
+        """
+        Args:
+            fork: make it a copy of this process, whose imports of vLLM take seconds: only while there is neither an
+                engine nor anything else that works on threads.
+
+        Raises:
+            OSError: it cannot be started.
+        """
         self._control, theirs = socket.socketpair()
-        # One thread only, or forks of it would be unsafe.
-        single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment = {**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [os.fsdecode(get_executable()), "-m", compile_server.__name__, str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-            )
+            self._process = _Fork(theirs) if fork else _program(theirs)
 
     def load(self, facts: bytes) -> None:
         """Hand over what it needs to know, and block until it is ready.
@@ -89,6 +92,37 @@ class CompileProcess:
         self._process.kill()
         self._process.wait()
         self._control.close()
+
+
+def _program(control: socket.socket) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **SINGLE_THREADED, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [os.fsdecode(get_executable()), "-m", compile_server.__name__, str(control.fileno())]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[control.fileno()])
+
+
+class _Fork:
+    """A copy of this process, with what is needed here of ``subprocess.Popen``."""
+
+    def __init__(self, control: socket.socket) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=compile_server.serve_in_copy, args=(control,), daemon=True)
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads: those of Triton's own stub hold nothing that the copy uses.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
 
 
 class CompileClient:

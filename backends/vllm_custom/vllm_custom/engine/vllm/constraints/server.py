@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import json
 import math
 import os
@@ -24,12 +25,15 @@ from typing import Any, NoReturn
 
 from vllm_custom.engine.vllm.constraints.grammars import GrammarCompilers, import_compilers
 from vllm_custom.engine.vllm.constraints.refusals import explain
+from vllm_custom.engine.vllm.older import find
 from vllm_custom.runtime import tuning
 
 READY = b"r"
 JOB = b"j"
 STARTED = b"s"
 LENGTH = struct.Struct("!Q")
+# Forks of a process with more threads would be unsafe.
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 _NICENESS = 5
 # The asker ends children that are late; this ends those that it has forgotten.
 _GRACE_SECONDS = 5.0
@@ -80,6 +84,21 @@ def serve(control: socket.socket) -> None:
                     control.close()
                     _answer(socket.socket(fileno=descriptor), compilers)
             os.close(descriptor)
+
+
+def serve_in_copy(control: socket.socket) -> None:
+    """As the program does, in a copy of the model's process: nothing of that is used or kept open."""
+    import torch
+
+    find("set_process_title", "vllm.utils.system_utils", "vllm.utils")("Constraints")
+    descriptor = control.fileno()
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    gc.freeze()  # a collection would write to all memory that the two share
+    os.environ.update(SINGLE_THREADED)
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        serve(control)
 
 
 def _answer(connection: socket.socket, compilers: GrammarCompilers) -> NoReturn:

@@ -20,6 +20,7 @@ from vllm_custom.engine.host.board import ROWS
 from vllm_custom.engine.host.host import CoreError
 from vllm_custom.engine.vllm.host.process import run_engine_core
 from vllm_custom.engine.vllm.older import executor_class
+from vllm_custom.runtime.new_process import WithoutCollections
 
 # A client's place serves one front once: so often can all of them be replaced, and some more. Each that waits costs the
 # engine some attempts to connect per second.
@@ -94,7 +95,7 @@ class VllmCore:
                     await asyncio.to_thread(owner.shutdown)
 
     def _launch(self, vllm_config: Any, log_stats: bool) -> None:
-        core.EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
+        core.EngineCoreProc.run_engine_core = staticmethod(WithoutCollections(run_engine_core))
         parameters = inspect.signature(launch_core_engines).parameters
         options: dict[str, Any] = {}
         if "addresses" in parameters:

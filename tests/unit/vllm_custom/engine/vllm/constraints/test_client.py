@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -178,3 +180,29 @@ async def test_the_server_ends_with_the_process_that_started_it() -> None:
     server = CompileProcess()
     server._control.close()
     await until(lambda: not server.alive)
+
+
+# A process that has imported vLLM, as the model's has when it makes the copy; it says what is left open there.
+COPY = """
+import asyncio, os, sys
+from pathlib import Path
+import vllm.v1.engine.core
+from vllm_custom.engine.vllm.constraints.client import CompileClient, CompileProcess
+open_here = open(os.devnull)
+server = CompileProcess(fork=True)
+facts = sys.stdin.buffer.read()
+client = CompileClient(facts, 60.0, print, process=server)
+print(asyncio.run(client.compile("json", sys.argv[1], {})).backend)
+descriptors = [os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir() if int(path.name) > 2]
+print([name.split(":")[0] for name in descriptors])
+print(len(list(Path(f"/proc/{server.pid}/task").iterdir())))
+client.close()
+print(server.alive)
+"""
+
+
+def test_a_copy_of_the_models_process_compiles_and_keeps_nothing_else_of_it(facts: bytes) -> None:
+    command = [sys.executable, "-c", COPY, SCHEMA]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, input=facts, env=env, capture_output=True, check=False, timeout=300)
+    assert done.stdout.decode().splitlines()[-4:] == ["xgrammar", "['socket']", "1", "False"], done.stderr.decode()
