@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_custom_frontend.options import ServerOptions, add_server_arguments, server_arguments
+from vllm_custom_frontend.options import ServerOptions, add_server_arguments, positive, server_arguments
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--server",
-        type=int,
+        type=positive,
         metavar="PID",
         help="process id of the tritonserver (default: those of all that this user runs)",
     )

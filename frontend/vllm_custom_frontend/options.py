@@ -139,12 +139,12 @@ def _check_file(parser: argparse.ArgumentParser, flag: str, file: str) -> None:
 def _add_limits(add: Callable[..., object]) -> None:
     add(
         "--max-header-kib",
-        type=_positive,
+        type=positive,
         default=64,
         metavar="KIB",
         help="largest request line and headers together (default: 64)",
     )
-    add("--max-headers", type=_positive, default=256, metavar="N", help="most request headers (default: 256)")
+    add("--max-headers", type=positive, default=256, metavar="N", help="most request headers (default: 256)")
     add(
         "--header-timeout",
         type=_seconds,
@@ -161,7 +161,7 @@ def _add_limits(add: Callable[..., object]) -> None:
     )
     add(
         "--keep-alive",
-        type=_positive,
+        type=positive,
         default=5,
         metavar="SECONDS",
         help="time that a connection stays open between two requests (default: 5)",
@@ -183,10 +183,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--api-key", action="append", default=[], metavar="KEY", help=keys)
     file = f"a file with one key per line; # begins a comment line; ${KEYS_FILE_VARIABLE} may name another one"
     add("--api-key-file", type=Path, metavar="FILE", help=file)
-    add("--max-body-mib", type=_positive, default=64, metavar="MIB", help="largest request body (default: 64)")
+    add("--max-body-mib", type=positive, default=64, metavar="MIB", help="largest request body (default: 64)")
     add(
         "--max-body-values",
-        type=_positive,
+        type=positive,
         default=1_000_000,
         metavar="N",
         help="most JSON values in a request body, such as token ids; commas in texts count (default: 1000000)",
@@ -208,7 +208,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--drain-seconds",
-        type=_positive,
+        type=positive,
         default=30,
         metavar="SECONDS",
         help="time for open requests to finish after SIGTERM (default: 30)",
@@ -235,7 +235,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="collector that gets OpenTelemetry spans; none for no spans (default: what "
         "$OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or $OTEL_EXPORTER_OTLP_ENDPOINT say)",
     )
-    add("--workers", type=_positive, default=1, metavar="N", help="processes that share the port (default: 1)")
+    add("--workers", type=positive, default=1, metavar="N", help="processes that share the port (default: 1)")
 
 
 def _address(text: str) -> str:
@@ -259,7 +259,8 @@ def _triton_address(text: str) -> str:
     host, colon, port = text.strip().rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
         raise argparse.ArgumentTypeError(f"expected HOST:PORT with a port from 1 to {_LAST_PORT}, got {text!r}")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+    address = host.removeprefix("[").removesuffix("]")
+    if (":" in address) != (host == f"[{address}]"):
         raise argparse.ArgumentTypeError(f"expected an IPv6 address in brackets, as [::1]:8001, got {text!r}")
     return f"{host}:{port}"
 
@@ -271,7 +272,8 @@ def _port(text: str) -> int:
     return value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argument. Raises argparse.ArgumentTypeError."""
     value = _whole(text)
     if value is None or not 1 <= value <= _LARGEST:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {_LARGEST}, got {text!r}")

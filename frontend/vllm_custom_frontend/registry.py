@@ -30,6 +30,7 @@ class Timing:
         idle_interval: between two refreshes while none come.
         idle_after: how long after the last request.
         min_interval: between two refreshes for an unknown name.
+        list_age: of what a list of models is made from; the models' own lists of adapters are up to a second old.
         readiness_timeout: how long a question for readiness waits for each call of a refresh.
         grace: that a server has beyond the time limit of a request.
     """
@@ -39,6 +40,7 @@ class Timing:
     idle_interval: float = 30.0
     idle_after: float = 30.0
     min_interval: float = 0.2
+    list_age: float = 1.0
     readiness_timeout: float = 1.0
     grace: float = 5.0
 
@@ -75,7 +77,7 @@ class ModelRegistry:
         Raises:
             FrontendError: no server can be reached.
         """
-        snapshot = await self.current()
+        snapshot = await self.current(self._timing.list_age)
         if not self._reached():
             raise errors.unavailable(_UNREACHABLE)
         return list(snapshot.cards().values())
@@ -141,9 +143,9 @@ class ModelRegistry:
         await self._used()
         return self._snapshot.ready
 
-    async def current(self) -> Snapshot:
-        """What there is, as it was at most a refresh ago: who asks may be the only one."""
-        if time.monotonic() - self._refreshed_at > self._timing.interval:
+    async def current(self, age: float | None = None) -> Snapshot:
+        """What there is, as it was at most ``age`` ago, or a refresh: who asks may be the only one."""
+        if time.monotonic() - self._refreshed_at > (self._timing.interval if age is None else age):
             self._used_at = time.monotonic()
             self._refresh()
             for _ in range(2):  # what the index has found is asked next

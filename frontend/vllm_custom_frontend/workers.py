@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from vllm_custom_frontend.metrics import FOLDER_VARIABLE
+from vllm_custom_frontend.metrics_folder import metrics_folder
 from vllm_custom_frontend.options import ServerOptions
 
 _log = logging.getLogger("vllm_custom_frontend")
@@ -105,26 +104,25 @@ class Workers:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         _log.info("%d workers on port %d", len(self._places), self.port)
-        folder = tempfile.mkdtemp(prefix="vllm_custom_metrics_")
-        read_end, write_end = os.pipe()
-        environment = {**os.environ, FOLDER_VARIABLE: folder, _VARIABLE: str(read_end)}
-        try:
-            while not self._stopping:
-                for place in self._places:
-                    self._look_at(place, environment, read_end)
-                time.sleep(_POLL_SECONDS)
-            self._end_all()
-        finally:
-            os.close(read_end)
-            os.close(write_end)
-            self._reserved.close()
-            shutil.rmtree(folder, ignore_errors=True)
+        with metrics_folder() as folder:
+            read_end, write_end = os.pipe()
+            environment = {**os.environ, FOLDER_VARIABLE: str(folder.path), _VARIABLE: str(read_end)}
+            try:
+                while not self._stopping:
+                    for place in self._places:
+                        self._look_at(place, environment, [read_end, folder.descriptor])
+                    time.sleep(_POLL_SECONDS)
+                self._end_all()
+            finally:
+                os.close(read_end)
+                os.close(write_end)
+                self._reserved.close()
         return int(self._failed)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
 
-    def _look_at(self, place: _Place, environment: dict[str, str], read_end: int) -> None:
+    def _look_at(self, place: _Place, environment: dict[str, str], descriptors: Sequence[int]) -> None:
         if place.process is not None:
             status = place.process.poll()
             if status is None:
@@ -132,7 +130,7 @@ class Workers:
             self._note_end(place, place.process.pid, status, environment[FOLDER_VARIABLE])
         if not self._stopping and time.monotonic() >= place.begin_at:
             place.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[read_end]
+                self._command, stdin=subprocess.DEVNULL, env=environment, pass_fds=descriptors
             )
             place.began = time.monotonic()
 

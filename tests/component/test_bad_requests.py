@@ -256,3 +256,12 @@ def test_they_are_counted_by_code(found: Found, client: Client) -> None:
 
     wait_until(lambda: counted() == dict(expected))
     assert client.metrics()[f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'] == len(found.good)
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**63], [2**32 + 1]])
+def test_a_shape_beyond_all_bounds_is_refused(client: Client, found: Found, shape: list[int]) -> None:
+    """Over HTTP: gRPC compares bytes and shape. Of numbers it ends tritonserver itself (docs/security.md)."""
+    text = {"name": "text_input", "datatype": "BYTES", "shape": shape, "data": ["2+3="]}
+    answer = client.infer(MODEL, [text])
+    assert answer.status == 400, answer.body
+    assert found.good

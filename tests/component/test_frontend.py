@@ -22,6 +22,7 @@ from tools.installer import frontend as frontend_of_build_py
 from tools.installer.server import TritonServer
 
 CHAT = "/v1/chat/completions"
+HOST = "::1" if Path("/proc/net/if_inet6").exists() else "127.0.0.1"
 USABLE = 'vllm_custom_frontend_endpoint_usable{model="'
 
 
@@ -32,8 +33,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture(scope="module")
 def triton(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server of its own: what the frontend does depends on all models that there are."""
-    with serving(repository, tmp_path_factory.mktemp("frontend_triton")) as server:
+    """A server of its own: what the frontend does depends on all models that there are. By IPv6, where there is any."""
+    with serving(repository, tmp_path_factory.mktemp("frontend_triton"), host=HOST) as server:
         yield server
 
 
@@ -358,11 +359,33 @@ def test_open_requests_end_before_the_process_does(triton: TritonServer, tmp_pat
         server.wait()
 
 
+def test_a_stream_that_outlasts_the_drain_time_ends_with_an_error(triton: TritonServer, tmp_path: Path) -> None:
+    """It broke off, without a line in the log."""
+    server = Frontend(tmp_path / "log", f"--triton={triton.grpc_url}", "--drain-seconds=1")
+    with server, server.open("POST", CHAT, json.dumps(ask(events=600, pause=0.1)), x_request_id="long") as response:
+        first = response.read1()
+        server.terminate()
+        events = (first + response.read()).decode().removesuffix("\n\n").split("\n\n")
+        server.wait()
+    assert events[0] == "data: 0"
+    assert json.loads(events[-2].removeprefix("data: "))["error"] == {
+        "message": "the server ends",
+        "type": "ServiceUnavailableError",
+        "param": None,
+        "code": 503,
+    }
+    assert events[-1] == "data: [DONE]"
+    log = server.log.read_text()
+    assert "request long: cut off, since the server ends" in log
+    assert f'"POST {CHAT}" 200' in log
+    assert "Traceback" not in log
+
+
 def test_build_py_starts_one_and_stops_it(triton: TritonServer) -> None:
-    started = frontend_of_build_py.Frontend(environment.current(), "127.0.0.1", 0, triton.grpc_url)
+    started = frontend_of_build_py.Frontend(environment.current(), HOST, 0, triton.grpc_url)
     started.start()
     try:
-        api = HttpApi(started.port)
+        api = HttpApi(started.port, host=HOST)
         wait_until(lambda: is_ready(api))
         assert api.post(CHAT, ask()).status == 200
     finally:

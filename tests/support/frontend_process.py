@@ -46,9 +46,10 @@ class HttpAnswer:
 class HttpApi:
     """An HTTP server with OpenAI's API; each call is a connection of its own."""
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.port = port
         self._tls = tls
+        self._host = host
 
     @property
     def base_url(self) -> str:
@@ -73,9 +74,9 @@ class HttpApi:
     ) -> Iterator[http.client.HTTPResponse]:
         """The response as it begins; leaving early drops the connection."""
         connection = (
-            http.client.HTTPSConnection("127.0.0.1", self.port, timeout=HANG_SECONDS, context=self._tls)
+            http.client.HTTPSConnection(self._host, self.port, timeout=HANG_SECONDS, context=self._tls)
             if self._tls
-            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
+            else http.client.HTTPConnection(self._host, self.port, timeout=HANG_SECONDS)
         )
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
 # Looks come often, and an answer to them is late where a machine is busy.
-QUICK = Timing(refresh_timeout=3, interval=0.05, idle_interval=0.05, min_interval=0.01, grace=0.1)
+QUICK = Timing(refresh_timeout=3, interval=0.05, idle_interval=0.05, min_interval=0.01, list_age=0.05, grace=0.1)
 # What hangs is found out soon.
 HASTY = replace(QUICK, refresh_timeout=0.4)
 

@@ -19,6 +19,7 @@ from tools.installer import (
     into,
     lock_reports,
     locks,
+    ports,
     server,
     site,
     supervise,
@@ -168,7 +169,7 @@ def serve(options: argparse.Namespace) -> int:
     wanted, direct = options.openai_port is not None, options.openai_direct
     if direct and (not wanted or options.openai_workers > 1):
         raise BuildError("--openai-direct needs --openai-port, and is the number of processes", "see --help")
-    host = options.host.strip().strip("[]")
+    host = ports.address(options.host)
     progress = Progress()
     ready = prepare(options, progress)
     triton = server.TritonServer(
@@ -214,8 +215,9 @@ def supervise_server(options: argparse.Namespace) -> int:
         raise BuildError(f"--openai-options: {error}", "write them as in a shell") from error
     if options.openai_port == 0:
         raise BuildError("--openai-port: expected a port from 1 to 65535, got 0", "9000 is usual")
-    supervise.check_ports(command, (options.openai_host, options.openai_port))
-    return together.run(command, options.openai_host, options.openai_port, more)
+    host = ports.address(options.openai_host)
+    supervise.check_ports(command, (host, options.openai_port))
+    return together.run(command, host, options.openai_port, more)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:

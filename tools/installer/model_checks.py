@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.installer import ensembles, kv_cache, weights
+from tools.installer import ensembles, kv_cache, stub_paths, weights
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.kv_cache import GIB
 from tools.installer.repository import Model, models_of
@@ -76,6 +76,9 @@ def _no_models(repository: Path) -> Checks:
 def _load_checks(model: Model) -> Checks:
     """What Triton and the backend themselves say of the model's files, before an engine starts."""
     found = model.inspection
+    if unusable := stub_paths.unusable([model.folder]):
+        found_there = f"Triton cannot start its process from {unusable[0]!r}"
+        yield Check(f"{model.name}: folder", Status.FAIL, found_there, stub_paths.FIX)
     if found.problem:
         fix = "correct it there (protobuf's text format)"
         if "cannot be read without" in found.problem:

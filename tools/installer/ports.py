@@ -1,6 +1,7 @@
 """TCP ports: free ones to be chosen, taken ones to be named before tritonserver trips over them."""
 
 import errno
+import ipaddress
 import random
 import socket
 
@@ -10,6 +11,28 @@ from tools.installer.console import BuildError
 _RANGE = range(20_000, 32_000)
 _TRIES = 200
 _HIGHEST = 65_535
+_NO_ADDRESS = "give one with --host (0.0.0.0 and :: are all addresses)"
+
+
+def address(host: str) -> str:
+    """What to listen on, without the brackets of IPv6. A name is looked up: tritonserver's HTTP service does not.
+
+    Raises:
+        BuildError: there is none.
+    """
+    host = host.strip().removeprefix("[").removesuffix("]")
+    if not host:
+        raise BuildError("no address to listen on is given", _NO_ADDRESS)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BuildError(f"cannot listen on {host}: {reason}", "choose another --host") from error
+        return str(found[0][4][0])
+    return host
 
 
 def is_free(host: str, port: int) -> bool:
@@ -30,7 +53,7 @@ def is_free(host: str, port: int) -> bool:
 def choose(host: str, wanted: int, flag: str, taken: set[int]) -> int:
     """The wanted port, checked; or a free one for 0. `taken` grows by what is handed out."""
     if not host:
-        raise BuildError("no address to listen on is given", "give one with --host (0.0.0.0 and :: are all addresses)")
+        raise BuildError("no address to listen on is given", _NO_ADDRESS)
     if not 0 <= wanted <= _HIGHEST:
         raise BuildError(f"{flag}: expected a port from 0 to {_HIGHEST}, got {wanted}", "0 takes a free one")
     if wanted:

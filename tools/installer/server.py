@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tools.installer import ports, processes, triton_log, triton_options
+from tools.installer import ports, processes, stub_paths, triton_log, triton_options
 from tools.installer.console import BuildError
 from tools.installer.environment import Environment
 from tools.installer.load_guard import LoadGuard
@@ -98,6 +98,8 @@ class TritonServer:
     ) -> None:
         if not repository.is_dir():
             raise BuildError(f"the model repository {repository} does not exist", "give --model-repository a folder")
+        if unusable := stub_paths.unusable([repository, backends]):
+            raise BuildError(f"Triton cannot start models from {unusable[0]!r}", stub_paths.FIX)
         self.repository = repository
         self.environment = environment
         self.models = models

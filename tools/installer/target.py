@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.installer import backends, containers, libraries, official, torch_check
+from tools.installer import backends, containers, libraries, official, stub_paths, torch_check
 from tools.installer.checks import Check, Checks, Status
 from tools.installer.console import BuildError
 from tools.installer.paths import PROGRAM
@@ -99,6 +99,8 @@ def _triton(tree: TritonTree) -> Checks:
         yield Check("Python backend", Status.FAIL, f"the loader does not find {', '.join(missing)}", fix)
     else:
         yield Check("Python backend", Status.OK, f"with the stub of Python {tree.python_minor}")
+    if unusable := stub_paths.unusable([tree.backends]):
+        yield Check("backends", Status.FAIL, f"Triton cannot start models from {unusable[0]!r}", stub_paths.FIX)
     version, api = tree.version or "unknown", tree.api_version
     yield Check("Triton", Status.OK, f"{version}, backend API {f'{api[0]}.{api[1]}' if api else 'unknown'}")
 

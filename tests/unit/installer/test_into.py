@@ -359,6 +359,10 @@ class TestChecks:
         found = check_of(examine(root), "Python backend")
         assert (found.status, "libarchive" in found.found) == (Status.FAIL, True)
 
+    def test_a_path_that_models_cannot_be_started_from_fails(self, root: Path) -> None:
+        found = check_of(examine(root.rename(root.with_name("triton server"))), "backends")
+        assert (found.status, "triton server/backends" in found.found) == (Status.FAIL, True)
+
     def test_no_python_backend_fails(self, root: Path) -> None:
         (root / "backends/python/libtriton_python.so").unlink()
         assert "is missing" in check_of(examine(root), "Python backend").found

@@ -182,6 +182,13 @@ class TestLoad:
         (repository / "m/1").rename(repository / "m/first")
         assert find(repository, "m: version").status is Status.FAIL
 
+    def test_a_path_that_triton_cannot_start_a_model_from(self, repository: Path) -> None:
+        """A shell takes it apart. doctor said that all is well."""
+        spaced = repository.rename(repository.with_name("my models"))
+        check = find(spaced, "m: folder")
+        assert (check.status, "my models/m" in check.found) == (Status.FAIL, True)
+        assert "without spaces" in check.fix
+
     def test_what_is_no_model_is_named(self, repository: Path) -> None:
         """Triton tries to load each of them. They were not mentioned."""
         (repository / "empty").mkdir()

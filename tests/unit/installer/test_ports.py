@@ -45,6 +45,33 @@ def test_an_address_of_another_machine_is_refused() -> None:
         ports.is_free("192.0.2.1", 8000)
 
 
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("::1", "::1"), ("[::1]", "::1"), (" 0.0.0.0 ", "0.0.0.0"), ("[::]", "::"), ("fe80::1%eth0", "fe80::1%eth0")],
+)
+def test_what_to_listen_on(host: str, address: str) -> None:
+    assert ports.address(host) == address
+
+
+def test_a_name_is_looked_up() -> None:
+    """tritonserver listened on 255.255.255.255 instead, and never became ready."""
+    assert ports.address("localhost") in ("127.0.0.1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("", "no address to listen on"),
+        (" [] ", "no address to listen on"),
+        ("none.invalid", "cannot listen on none.invalid: "),
+        ("a" * 70, "cannot listen on aaa"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_refused(host: str, said: str) -> None:
+    with pytest.raises(BuildError, match=said):
+        ports.address(host)
+
+
 @pytest.mark.parametrize("port", [-1, 65_536, 10**9])
 def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
     with pytest.raises(BuildError, match=f"--openai-port: expected a port from 0 to 65535, got {port}"):

@@ -88,6 +88,21 @@ def test_a_missing_repository_is_named(environment: Environment, tmp_path: Path)
         TritonServer(tmp_path / "nowhere", environment=environment)
 
 
+@pytest.mark.parametrize("name", ["with space", "a;b", "$HOME", "it's"])
+def test_paths_that_triton_cannot_start_models_from_are_refused(
+    environment: Environment, folders: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    """Its stub said "No such file or directory" of the part before the space."""
+    made = tmp_path / name
+    made.mkdir()
+    link = tmp_path / "plain"
+    link.symlink_to(made)
+    for repository, backends in ((made, folders[1]), (link, folders[1]), (folders[0], made)):
+        with pytest.raises(BuildError, match="Triton cannot start models from") as refused:
+            TritonServer(repository, environment=environment, backends=backends)
+        assert "without spaces" in refused.value.fix
+
+
 def test_children_get_the_environments_python_and_a_utf8_locale(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.triton_servers import QUICK, FakeTriton, FrontendClient, Model, frontend, reply, serving, until
 
 # Nothing is looked at unless somebody asks.
-IDLE = replace(QUICK, interval=0.2, idle_interval=3600, idle_after=0)
+IDLE = replace(QUICK, interval=3600, idle_interval=3600, idle_after=0, list_age=0.2)
 POLICY = reply(501, '{"error": {"message": "stream: true needs the decoupled transaction policy"}}')
 
 
@@ -106,9 +106,9 @@ async def test_the_list_of_models_is_never_an_old_one() -> None:
     async with serving(triton), frontend(triton.address, timing=IDLE) as client:
         assert await listed() == ["m", "m7"]
         triton.models["m"].adapters = ("new1",)
-        await asyncio.sleep(2 * IDLE.interval)
+        await asyncio.sleep(2 * IDLE.list_age)
         assert await listed() == ["m", "new1"]
         triton.models["other"] = Model()
-        await asyncio.sleep(2 * IDLE.interval)
+        await asyncio.sleep(2 * IDLE.list_age)
         assert await listed() == ["m", "other", "new1"]
         assert (await client.get("/v1/models/new1")).status == 200

@@ -107,6 +107,8 @@ def test_several_servers_and_sizes() -> None:
         (["--port=http"], "expected a port from 0 to 65535"),
         (["--host="], "expected an address, got none"),
         (["--triton=gpu"], "expected HOST:PORT"),
+        (["--triton=[]:8001"], "expected an IPv6 address in brackets"),
+        (["--triton=[gpu]:8001"], "expected an IPv6 address in brackets"),
         (["--triton=gpu:99999"], "a port from 1 to 65535"),
         (["--triton=::1:8001"], "an IPv6 address in brackets"),
         (["--tls-key=key.pem"], "must be given together"),

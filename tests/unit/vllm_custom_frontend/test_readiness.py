@@ -28,6 +28,8 @@ async def status(client: FrontendClient, path: str) -> int:
 async def test_each_question_has_its_answer() -> None:
     triton = FakeTriton(m=Model(("zh",)), other=Model())
     async with serving(triton), frontend(triton.address, api_keys=frozenset({"secret"})) as client:
+        for path in ("/ready/zh", "/ready/other"):  # one that has just started has not heard of all
+            await until(lambda path=path: _is(client, path, 200))
         asked = ["/live", "/ready", "/ready/m", "/ready/zh", "/ready/other", "/ready/none"]
         assert [await status(client, path) for path in asked] == [200, 200, 200, 200, 200, 404]
         triton.models["m"].probe = DOWN

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,19 @@ import pytest
 from tests.support.frontend_process import HttpApi
 from tests.support.processes import is_gone, wait_until
 from tools.installer import ports
+from vllm_custom_frontend.metrics_folder import metrics_folder
 
 pytestmark = pytest.mark.slow
 WORKERS = 2
+# A process with a folder, and one below it.
+ABOVE = """
+import subprocess, time
+from vllm_custom_frontend.metrics_folder import metrics_folder
+with metrics_folder() as folder:
+    below = subprocess.Popen(["sleep", "60"], pass_fds=[folder.descriptor], stdout=subprocess.DEVNULL)
+    print(folder.path, below.pid, flush=True)
+    time.sleep(60)
+"""
 FOLDER = re.compile(r"PROMETHEUS_MULTIPROC_DIR=(\S+)")
 
 
@@ -97,6 +108,24 @@ def test_sigterm_lets_requests_end_and_leaves_nothing(server: Server) -> None:
     assert all(map(is_gone, below))
     assert found[0] is not None
     assert not Path(found[0][1]).exists()
+
+
+def test_folders_of_killed_processes_go_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """77 of them were once found after a day of tests."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", ABOVE]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as above:
+        assert above.stdout is not None
+        name, below = above.stdout.readline().split()
+        above.kill()
+    with metrics_folder():
+        assert Path(name).exists(), "the process below it still counts"
+    os.kill(int(below), signal.SIGKILL)
+    wait_until(lambda: is_gone(int(below)))
+    with metrics_folder() as following:
+        assert list(tmp_path.iterdir()) == [following.path]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_told() -> None:

@@ -1,9 +1,10 @@
 """Shared memory of processes that were killed: whose it was is noted while they live, and it goes with them.
 
 Python's multiprocessing has a process that removes its segments (psm_*) and semaphores (sem.mp-*) once their users have
-gone. Where that is killed with them they stay, and their names do not say whose they were. So a guard notes what its
-processes use, in a file beside it on which it holds a lock (``flock``). The kernel takes the lock back however the
-guard ends, also in another container with the same memory, and the next guard of this user removes what it names.
+gone, and tritonserver removes the region of each stub. Where these are killed with them they stay, and their names do
+not say whose they were. So a guard notes what its processes use, in a file beside it on which it holds a lock
+(``flock``). The kernel takes the lock back however the guard ends, also in another container with the same memory, and
+the next guard of this user removes what it names.
 
 The guards are programs that load this file by its path: standard library only.
 """
@@ -22,7 +23,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux has POSIX shared memory
-_NAME = re.compile(r"psm_[0-9a-f]{8}|sem\.mp-\w{8}")
+# Of multiprocessing, and of tritonserver: as `build.py serve` has it name them, and as it does by itself.
+_NAME = re.compile(
+    r"psm_[0-9a-f]{8}|sem\.mp-\w{8}|(vllm_custom_[0-9a-f]{12}|triton_python_backend_shm_region)_[0-9a-f-]{36}"
+)
 # A line of /proc/PID/maps has a file's number before its path. The path is that at the time when it was opened, and a
 # semaphore has another one then.
 _MAPPED = re.compile(rf" (\d+) +{_FOLDER}/", re.MULTILINE)
@@ -143,7 +147,7 @@ def _remove(names: Iterable[str]) -> None:
 
 
 def _present() -> dict[str, int]:
-    """Names of multiprocessing's files, and their numbers."""
+    """Names of the files that are looked after, and their numbers."""
     with contextlib.suppress(OSError), os.scandir(_FOLDER) as entries:
         return {entry.name: entry.inode() for entry in entries if _NAME.fullmatch(entry.name)}
     return {}

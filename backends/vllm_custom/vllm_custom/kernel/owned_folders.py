@@ -1,4 +1,4 @@
-"""Temporary folders for copies of adapters. Where their owner was killed its guard removes them, or the next start.
+"""Temporary folders of one process. Where their owner was killed its guard removes them, or the next start.
 
 The owner of a folder holds a lock on it (``flock``), which the kernel takes back however the owner ends. That tells
 more than a process id: ids come again, and differ between containers that share a folder.
@@ -15,19 +15,33 @@ import shutil
 import tempfile
 from pathlib import Path
 
-_PREFIX = "vllm_custom_lora_"
+ADAPTERS, SOCKETS = "lora", "sockets"
+_PREFIXES = tuple(f"vllm_custom_{kind}_" for kind in (ADAPTERS, SOCKETS))
 # While it is made, a folder has no lock yet: it must not look like one that was left behind.
 _PREFIX_WHILE_MADE = "vllm_custom_new_"
+_SHORT = "/tmp"  # noqa: S108 - of this user alone, as mkdtemp makes it
 
 
 class OwnedFolder:
     """A new folder under the temporary one, for this user only, until :meth:`close` or the end of the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = ADAPTERS, longest: int | None = None) -> None:
+        """
+        Args:
+            kind: what it is for, one of those above.
+            longest: characters of its path; where the temporary folder's is too long it is in /tmp.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        final = f"vllm_custom_{kind}_"
         made = Path(tempfile.mkdtemp(prefix=_PREFIX_WHILE_MADE))
+        if longest is not None and len(str(made)) + len(final) - len(_PREFIX_WHILE_MADE) > longest:
+            made.rmdir()
+            made = Path(tempfile.mkdtemp(prefix=_PREFIX_WHILE_MADE, dir=_SHORT))
         self._descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
         _lock(self._descriptor)
-        self.path = made.rename(made.with_name(made.name.replace(_PREFIX_WHILE_MADE, _PREFIX)))
+        self.path = made.rename(made.with_name(made.name.replace(_PREFIX_WHILE_MADE, final)))
 
     def close(self) -> None:
         """Remove it with what it holds. Blocks; may be called twice."""
@@ -40,10 +54,12 @@ class OwnedFolder:
 def remove_abandoned() -> int:
     """Remove folders of this user whose owner is gone, and say how many there were. Blocks; never raises."""
     removed = 0
-    with contextlib.suppress(OSError):
-        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-            with contextlib.suppress(OSError):  # gone meanwhile, or no folder
-                removed += _remove_if_abandoned(path)
+    for folder in {tempfile.gettempdir(), _SHORT}:
+        with contextlib.suppress(OSError):
+            for path in Path(folder).glob("vllm_custom_*"):
+                if path.name.startswith(_PREFIXES):
+                    with contextlib.suppress(OSError):  # gone meanwhile, or no folder
+                        removed += _remove_if_abandoned(path)
     return removed
 
 

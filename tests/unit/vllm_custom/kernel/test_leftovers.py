@@ -1,4 +1,4 @@
-"""Shared memory of processes that were killed goes with them, or at the next start; that of others stays."""
+"""Shared memory and sockets of killed processes go with them, or at the next start; those of others stay."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path("/dev/shm")
 GUARD = CHECKOUT / "backends/vllm_custom/vllm_custom/kernel/orphans.py"
-# An engine as vLLM's is: a segment and a semaphore of multiprocessing, held until it is killed.
+# An engine as vLLM's is: a segment and a semaphore of multiprocessing, and a socket, held until it is killed. And the
+# regions of a stub, as tritonserver names them.
 ENGINE = """
-import multiprocessing, time
+import multiprocessing, os, socket, time, uuid
 from multiprocessing.shared_memory import SharedMemory
 memory = SharedMemory(create=True, size=1024)
 lock = multiprocessing.get_context("spawn").Lock()
-print(memory.name.strip("/"), "sem." + lock._semlock.name.strip("/"), flush=True)
+regions = [f"vllm_custom_{uuid.uuid4().hex[:12]}_{uuid.uuid4()}", f"triton_python_backend_shm_region_{uuid.uuid4()}"]
+held = [SharedMemory(name, create=True, size=1024) for name in regions]
+folder = os.environ["VLLM_RPC_BASE_PATH"]
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(f"{folder}/{uuid.uuid4()}")
+print(folder, memory.name.strip("/"), "sem." + lock._semlock.name.strip("/"), *regions, flush=True)
 time.sleep(1000)
 """
 # A guarded stub with an engine below it, whose names it passes on.
@@ -47,11 +53,13 @@ class Stub:
 
     def __init__(self) -> None:
         program = STUB.format(guard=str(GUARD), engine=ENGINE)
+        env = {name: value for name, value in os.environ.items() if name != "VLLM_RPC_BASE_PATH"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         assert self.process.stdout is not None
-        engine, *self.names = self.process.stdout.readline().split()
+        engine, sockets, *self.names = self.process.stdout.readline().split()
+        self.sockets = Path(sockets)
         self.engine = int(engine)
         wait_until(lambda: set(self.names) <= set(noted()))
         self.family = [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
@@ -59,7 +67,12 @@ class Stub:
 
     @property
     def left(self) -> list[str]:
-        return [name for name in self.names if (FOLDER / name).exists()]
+        return [name for name in self.names if (FOLDER / name).exists()] + [*map(str, self.sockets.glob("*"))]
+
+    @property
+    def all(self) -> list[str]:
+        (socket,) = map(str, self.sockets.iterdir())
+        return [*self.names, socket]
 
     def kill(self, *first: int) -> None:
         """End it by force, ``first`` before the stub itself, and wait until all have gone."""
@@ -82,7 +95,7 @@ def stub() -> Iterator[Stub]:
     if made.process.poll() is None:
         made.kill()
     for name in made.left:
-        (FOLDER / name).unlink()
+        (FOLDER / name).unlink()  # or a path below another folder
 
 
 def trackers(stub: Stub) -> list[int]:
@@ -92,9 +105,10 @@ def trackers(stub: Stub) -> list[int]:
 
 def test_nothing_stays_of_a_killed_stub(stub: Stub) -> None:
     """The engine does not end by itself: the guard kills it."""
-    assert stub.left == stub.names
+    assert stub.left == stub.all
     stub.kill()
     assert not stub.left
+    assert not stub.sockets.exists()
     assert not set(stub.names) & set(noted())
 
 
@@ -116,10 +130,10 @@ def test_what_stays_when_all_were_killed_goes_at_the_next_start(stub: Stub) -> N
     for pid in everyone:
         psutil.Process(pid).suspend()
     stub.kill(*everyone)
-    assert stub.left == stub.names
+    assert stub.left == stub.all
     following = Stub()
     wait_until(lambda: not stub.left)
-    assert following.left == following.names, "those of the living stay"
+    assert following.left == following.all, "those of the living stay"
     following.kill()
 
 

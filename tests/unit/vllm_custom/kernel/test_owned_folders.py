@@ -1,4 +1,4 @@
-"""Copies of adapters do not stay behind: not even where the process that made them was killed."""
+"""Copies of adapters, and sockets, do not stay behind: not even where the process that made them was killed."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vllm_custom
-from vllm_custom.kernel.owned_folders import OwnedFolder, remove_abandoned
+from vllm_custom.kernel.owned_folders import SOCKETS, OwnedFolder, remove_abandoned
 from vllm_custom.lora.folder import LoraFolder
 
 OWNER = """
@@ -63,6 +63,17 @@ def test_a_folder_of_this_process_stays_until_it_is_closed(temporary: Path) -> N
     first.close()
     assert list(temporary.iterdir()) == [second.path]
     second.close()
+
+
+def test_one_whose_path_would_be_too_long_for_sockets_is_elsewhere(temporary: Path) -> None:
+    near = OwnedFolder(SOCKETS, longest=len(str(temporary)) + len("/vllm_custom_sockets_12345678"))
+    far = OwnedFolder(SOCKETS, longest=len(str(temporary)))
+    assert (near.path.parent, far.path.parent) == (temporary, Path("/tmp"))
+    os.close(far._descriptor)  # as if its process were gone
+    assert remove_abandoned() >= 1
+    assert not far.path.exists()
+    near.close()
+    assert list(temporary.iterdir()) == []
 
 
 def test_what_is_not_ours_stays(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
