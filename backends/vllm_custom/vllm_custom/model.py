@@ -65,6 +65,8 @@ class Model:
         set_pixel_limit(self._settings.image_max_pixels)
         # Before anything that takes long: it keeps an engine that is there, and starts one that is not.
         self._join = self._joining(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
+        if self._settings.unload_first:
+            host.end_others(self._engine_name)
         self._connection = self._join() if self._shares else None
         self._share: Share | None = None
         # Its imports take as long as a good part of the engine's start.
@@ -164,10 +166,15 @@ class Model:
         wanted = self._settings.share_engine
         if guests and "SHARE_ENGINE" not in model_config.get("parameters", {}):
             wanted = "auto"  # whoever starts the server has asked for them
+        if self._settings.unload_first:
+            if wanted == "false":
+                raise ConfigError("config.pbtxt: parameter UNLOAD_FIRST: expected false, as SHARE_ENGINE is false")
+            wanted = "true"
         self._shares = wanted == "true" or (wanted == "auto" and self._clients > 1)
         instance = args["model_instance_name"]
         owner = [] if self._shares else [instance]
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser, *owner)
+        self._engine_name = name
         grace = self._settings.engine_grace_period if self._shares else 0
         stall = self._settings.engine_stall_seconds
         return functools.partial(host.join, name, instance, program, grace, self._settings.instances_replaced, stall)
@@ -220,6 +227,7 @@ class Model:
         base = BaseModelAdapter(self._base)
         LostInstances(connection, is_wanted=lambda: not base.shutting_down and self._is_loaded(), log=self._log)
         Retirement(connection, lambda: base.running, self._is_loaded, self._log)
+        connection.when_replaced(self._service.make_way)
 
     def _is_loaded(self) -> bool:
         """Triton 26.06 and later call a model not ready whose engine is being started again."""
