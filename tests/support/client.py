@@ -80,8 +80,9 @@ class Client:
         """The KServe inference endpoint."""
         return self._post(f"/v2/models/{model}/infer", {"inputs": tensors})
 
-    def load(self, model: str) -> Answer:
-        return self._post(f"/v2/repository/models/{model}/load", {})
+    def load(self, model: str, **parameters: str) -> Answer:
+        """``parameters``: of the load, such as ``config``, a configuration in JSON."""
+        return self._post(f"/v2/repository/models/{model}/load", {"parameters": parameters} if parameters else {})
 
     def unload(self, model: str) -> Answer:
         return self._post(f"/v2/repository/models/{model}/unload", {})

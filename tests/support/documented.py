@@ -24,6 +24,7 @@ REASONS = frozenset(
         "changes the system",
         "installs an environment and starts a server of its own",
         "installs packages",
+        "needs a cluster",
         "needs a container engine",
         "needs a media server of this name",
         "needs a model with audio input",

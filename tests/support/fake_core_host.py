@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from vllm_custom.engine.host import host as host_module
 from vllm_custom.engine.host.board import Board
 from vllm_custom.engine.host.host import CoreError, Host
 
@@ -66,12 +67,18 @@ def _note(line: str) -> None:
         log.write(line + "\n")
 
 
+def _hurry() -> None:
+    if seconds := os.environ.get("FAKE_LAST_REQUESTS_SECONDS"):
+        host_module._LAST_REQUESTS_SECONDS = float(seconds)
+
+
 async def _serve(folder: Path, listening: socket.socket, server: int, grace: float, stall: float) -> None:
     await Host(FakeCore(), Board(folder / "board"), grace, stall).serve(listening, server)
     os._exit(0)
 
 
 if __name__ == "__main__":
+    _hurry()
     folder, descriptor, server, grace, stall = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as listening:
         asyncio.run(_serve(Path(folder), listening, int(server), float(grace), float(stall)))

@@ -70,6 +70,8 @@ class Model:
         engine.start_cores_quickly()
         compiling = engine.CompileProcess(fork=True)
         try:
+            if self._settings.unload_first:
+                host.end_others(self._engine_name)
             if self._shares:  # before anything that takes long: it keeps an engine that is there, or starts one
                 self._connection = self._join()
             began = time.monotonic()
@@ -165,10 +167,15 @@ class Model:
         wanted = self._settings.share_engine
         if guests and "SHARE_ENGINE" not in model_config.get("parameters", {}):
             wanted = "auto"  # whoever starts the server has asked for them
+        if self._settings.unload_first:
+            if wanted == "false":
+                raise ConfigError("config.pbtxt: parameter UNLOAD_FIRST: expected false, as SHARE_ENGINE is false")
+            wanted = "true"
         self._shares = wanted == "true" or (wanted == "auto" and self._clients > 1)
         instance = args["model_instance_name"]
         owner = [] if self._shares else [instance]
         name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser, *owner)
+        self._engine_name = name
         grace = self._settings.engine_grace_period if self._shares else 0
         stall = self._settings.engine_stall_seconds
         return functools.partial(host.join, name, instance, program, grace, self._settings.instances_replaced, stall)
@@ -221,6 +228,7 @@ class Model:
         base = BaseModelAdapter(self._base)
         LostInstances(connection, is_wanted=lambda: not base.shutting_down and self._is_loaded(), log=self._log)
         Retirement(connection, lambda: base.running, self._is_loaded, self._log)
+        connection.when_replaced(self._service.make_way)
 
     def _is_loaded(self) -> bool:
         """Triton 26.06 and later call a model not ready whose engine is being started again."""

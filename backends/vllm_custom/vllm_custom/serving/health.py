@@ -11,6 +11,7 @@ from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import EngineDownError
 
 DIED = "the vLLM engine has died; the model has to be loaded again"
+REPLACED = "the model is being loaded again, with another engine; try again"
 UNLOADING = "the vLLM engine has died; the model is being unloaded"
 _RESTARTING = "the vLLM engine has died and is being started again; try again in {} seconds"
 _POLL_SECONDS = 0.05

@@ -32,6 +32,7 @@ from vllm_custom.serving.common import Common
 from vllm_custom.serving.common import ModelFiles as ModelFiles
 from vllm_custom.serving.common import wait_on as wait_on
 from vllm_custom.serving.engine_watch import Restart
+from vllm_custom.serving.health import REPLACED
 from vllm_custom.serving.life import Surroundings
 from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
@@ -126,6 +127,12 @@ class Service:
     def stop_watching_engine(self) -> None:
         """The engine is about to be ended."""
         self._common.watch.close()
+
+    def make_way(self) -> None:
+        """The engine is about to end for another one of this model. No request begins, and nobody starts it again."""
+        self._common.watch.close()
+        self._common.health.falls(REPLACED)
+        self._observe_engine(EngineEvent.ENDED)
 
     def close(self) -> None:
         """Let the threads finish. The base has drained its requests before."""

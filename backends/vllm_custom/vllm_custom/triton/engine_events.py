@@ -12,9 +12,10 @@ from vllm_custom.kernel.metrics import MetricReporter
 
 
 class EngineEvent(Enum):
-    """What becomes of an engine; STARTED and FAILED are ends of a try to start one that has died."""
+    """What becomes of an engine; STARTED and FAILED are ends of a try to start one that has died, ENDED is no death."""
 
     RUNS = "runs"
+    ENDED = "ended"
     DIED = "died"
     STARTED = "succeeded"
     FAILED = "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -217,6 +218,29 @@ def test_a_model_that_is_unloaded_meanwhile_starts_nothing() -> None:
         wait_until(lambda: restart.tries == 1)
         model.service.stop_watching_engine()
         assert restart.tries == 1
+
+
+def test_an_engine_that_makes_way_finishes_what_it_has_and_is_not_started_again() -> None:
+    begun, go_on = threading.Event(), asyncio.Event()
+
+    async def hold(number: int) -> None:
+        begun.set()
+        await go_on.wait()
+
+    restart = Restart(FakeEngine(TEXT_ONLY, before_token=hold), at_once=True)
+    with serving(restart) as model:
+        sender = model.submit(parameters={"max_tokens": 3}, stream=True)
+        assert begun.wait(30)
+        model.service.make_way()
+        assert not model.service.ready
+        assert "is being loaded again" in message(model.submit())
+        assert head_of(model, OPENAI)["status"] == 503
+        model.base.event_loop.call_soon_threadsafe(go_on.set)
+        assert sender.wait().error is None
+        restart.engine.die()
+        model.settle()
+        assert restart.tries == 0
+        assert "is being loaded again" in message(model.submit())
 
 
 def test_pauses_double_and_tries_come_back_after_an_hour() -> None:

@@ -88,6 +88,12 @@ class ModelParameters(BaseModel):
         parse=_sharing,
         allowed="auto, true or false",
     )
+    unload_first: bool = config_parameter(
+        False,
+        "Where the model is loaded again while it is served: end its engine before another one is started, for models "
+        "that fill their devices. Requests are refused meanwhile, and those under way have 30 seconds. The engine "
+        "stays where neither model.json nor the model's files have changed. Implies SHARE_ENGINE.",
+    )
     engine_grace_period: int = config_parameter(
         30,
         "How long a shared engine stays when its last instance has ended, so that one that is loaded then finds it.",

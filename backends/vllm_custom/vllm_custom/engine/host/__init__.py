@@ -2,7 +2,7 @@
 
 from vllm_custom.engine.host.board import Row
 from vllm_custom.engine.host.connection import Connection, HostLostError
-from vllm_custom.engine.host.finding import join, join_as_guest, wait_until_gone
+from vllm_custom.engine.host.finding import end_others, join, join_as_guest, wait_until_gone
 from vllm_custom.engine.host.messages import Fronts
 from vllm_custom.engine.host.offer import Offer, config_of, guests_announced, offer, offer_of, offers
 from vllm_custom.engine.host.sharing import Share, engine_name, fronts_of
@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "Share",
     "config_of",
+    "end_others",
     "engine_name",
     "fronts_of",
     "guests_announced",

@@ -23,6 +23,7 @@ from vllm_custom.engine.host.messages import (
     Number,
     Numbered,
     Refused,
+    Replaced,
     Retire,
     Serving,
     Slot,
@@ -74,6 +75,7 @@ class Connection:
         self._census: list[Fronts] = []
         self._on_census: Callable[[Fronts], None] | None = None
         self._on_retired: Callable[[], None] | None = None
+        self._on_replaced: Callable[[], None] | None = None
         self._socket = connected
         self._lock = threading.Lock()
         self._leaving = False
@@ -126,6 +128,11 @@ class Connection:
         with self._lock:
             self._on_retired = call
 
+    def when_replaced(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, from another thread, when the engine is about to end for another one."""
+        with self._lock:
+            self._on_replaced = call
+
     def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
         """Have ``call`` called, from another thread, with what this front is told of all; now with what it has been."""
         with self._lock:
@@ -148,12 +155,9 @@ class Connection:
             if self._leaving:
                 return
             self._leaving = True
-            self._on_lost, self._on_front_lost, self._on_census, self._on_retired = (
-                [],
-                None,
-                None,
-                None,
-            )  # whatever they hold is to go now
+            # Whatever they hold is to go now.
+            self._on_lost, self._on_front_lost, self._on_census = [], None, None
+            self._on_retired = self._on_replaced = None
         with contextlib.suppress(OSError):
             self._socket.sendall(encode(Leave()))
             # Not both ways: where the host writes to this one just then, it would take it for lost.
@@ -200,11 +204,11 @@ class Connection:
                 tell = self._on_census or self._census.append
             tell(message)
             return
-        if isinstance(message, Retire):
+        if isinstance(message, (Retire, Replaced)):
             with self._lock:
-                retire = self._on_retired
-            if retire is not None:
-                retire()
+                end = self._on_retired if isinstance(message, Retire) else self._on_replaced
+            if end is not None:
+                end()
             return
         key = message.key if isinstance(message, Numbered) else _ATTACHING
         with self._lock:

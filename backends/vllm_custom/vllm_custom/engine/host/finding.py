@@ -15,11 +15,14 @@ from pathlib import Path
 
 from vllm_custom.engine.host import board, folders, guard
 from vllm_custom.engine.host.connection import Connection
+from vllm_custom.engine.host.messages import MakeWay, encode
 from vllm_custom.errors import ConfigError
 
 _BACKLOG = 64
 # A host that ends waits for its engine to end.
 _PATIENCE_SECONDS = 60.0
+# What the engine has when it is to end has half of it.
+_MAKE_WAY_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
@@ -51,7 +54,7 @@ def join(
             with folders.locked() as parent:
                 folder = parent / name.folder
                 found = _connect(folder)
-                connected = found or _start(folder, name.server, program, grace_seconds, stall_seconds)
+                connected = found or _start(folder, name, program, grace_seconds, stall_seconds)
         except BlockingIOError:
             problem = "takes no connections"
         except OSError as error:
@@ -93,6 +96,22 @@ def wait_until_gone(folder: Path, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def end_others(name: folders.EngineName) -> None:
+    """End engines that the same model and version have on the same devices, but which were started from other files.
+
+    Raises:
+        ConfigError: one of them does not end.
+    """
+    for folder in folders.others(name):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # it has just ended, or is busy and asked in vain
+                if (connected := _connect(folder)) is not None:
+                    stack.enter_context(connected).sendall(encode(MakeWay()))
+            wait_until_gone(folder, _MAKE_WAY_SECONDS)
+        if folder.exists():
+            raise ConfigError("the engine that the model had before does not end; unload the model and load it again")
+
+
 def _connect(folder: Path) -> socket.socket | None:
     """None where there is no host.
 
@@ -126,7 +145,9 @@ def _remove_deserted(parent: Path) -> None:
                 continue
 
 
-def _start(folder: Path, server: int, program: str, grace_seconds: int, stall_seconds: int) -> socket.socket:
+def _start(
+    folder: Path, name: folders.EngineName, program: str, grace_seconds: int, stall_seconds: int
+) -> socket.socket:
     """Start a host for ``folder`` and connect to it: it takes what waits as soon as it has been loaded.
 
     Raises:
@@ -136,13 +157,14 @@ def _start(folder: Path, server: int, program: str, grace_seconds: int, stall_se
     shutil.rmtree(folder, ignore_errors=True)  # of one that has gone
     try:
         folder.mkdir(mode=0o700)
+        folders.note(folder, name)
         board.make(folder / folders.BOARD)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(folder / folders.CONTROL))
             listening.listen(_BACKLOG)
             descriptor = listening.fileno()
             python = os.fsdecode(get_executable())
-            numbers = [str(number) for number in (descriptor, server, grace_seconds, stall_seconds)]
+            numbers = [str(number) for number in (descriptor, name.server, grace_seconds, stall_seconds)]
             host = [python, "-m", program, str(folder), *numbers]
             command = [python, "-I", "-S", guard.__file__, str(folder), guard.mark(folder), str(descriptor), *host]
             started = subprocess.Popen(

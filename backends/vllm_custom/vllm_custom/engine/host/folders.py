@@ -12,14 +12,17 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from vllm_custom.engine.host import guard
 from vllm_custom.errors import ConfigError
 
 CONTROL = "control"
 BOARD = "board"
+_NAME = "name"
 _NAME_CHARACTERS = 10
 _DIGEST_CHARACTERS = 10
 # A Unix socket's address has 107 characters. vLLM's own sockets have 36, in a folder of a name, a version and a digest.
@@ -52,6 +55,23 @@ class EngineName:
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST_CHARACTERS]
         readable = re.sub(r"[^\w.-]", "_", self.model)[:_NAME_CHARACTERS]
         return f"{readable}-{self.version}-{digest}"
+
+
+def note(folder: Path, name: EngineName) -> None:
+    """Leave the name of the engine in its folder. Raises OSError where there is none."""
+    (folder / _NAME).write_bytes(msgspec.json.encode(name))
+
+
+def others(name: EngineName) -> list[Path]:
+    """Folders of engines that differ from this one in their files alone."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in runtime_folder(make=False).iterdir():
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                noted = msgspec.json.decode((folder / _NAME).read_bytes(), type=EngineName)
+                if noted != name and replace(noted, files=name.files) == name:
+                    found.append(folder)
+    return found
 
 
 def started_at(process: int) -> str:

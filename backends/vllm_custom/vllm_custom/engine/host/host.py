@@ -13,13 +13,14 @@ import itertools
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Coroutine, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
-from vllm_custom.engine.host.board import Board
+from vllm_custom.engine.host.board import SEQUENCES, Board
 from vllm_custom.engine.host.census import Census
 from vllm_custom.engine.host.folders import started_at
 from vllm_custom.engine.host.messages import (
@@ -27,10 +28,12 @@ from vllm_custom.engine.host.messages import (
     FrontLost,
     Join,
     Leave,
+    MakeWay,
     Message,
     Number,
     Numbered,
     Refused,
+    Replaced,
     Retire,
     Serving,
     Slot,
@@ -44,6 +47,8 @@ _MAX_LINE_BYTES = 64 * 1024 * 1024
 _FIRST_FRONT_SECONDS = 10.0
 _LOOK_SECONDS = 0.3
 _STEP_SECONDS = 5.0
+# For requests under way, when another engine is to have the devices.
+_LAST_REQUESTS_SECONDS = 30.0
 # What a front has sent may reach the engine after the news of its end.
 _ABORT_AGAIN_SECONDS = (0.0, 0.5, 2.0)
 
@@ -124,6 +129,7 @@ class Host:
         self._starting: asyncio.Task[None] | None = None
         self._left_to_guard = False
         self._ending = asyncio.Event()
+        self._makes_way = False
         self._grace: asyncio.TimerHandle | None = None
         self._work: set[asyncio.Task[None]] = set()
 
@@ -193,7 +199,7 @@ class Host:
             self._go(front, orderly=orderly)
             writer.close()
 
-    def _answer(self, front: _Front, message: Join | Attach | Number | Serving) -> None:
+    def _answer(self, front: _Front, message: Join | Attach | Number | Serving | MakeWay) -> None:
         if isinstance(message, Join):
             front.name, front.generation, front.guest = message.name, message.generation, message.guest
             self._look_for_instances()
@@ -201,6 +207,8 @@ class Host:
             self._retire_before(front)
         elif isinstance(message, Attach):
             self._do(self._attach(front, message))
+        elif isinstance(message, MakeWay):
+            self._do(self._make_way())
         else:
             number = self._numbers.get(message.key)
             if number is None:
@@ -232,6 +240,21 @@ class Host:
         if not front.guest:
             self._census.came()
             self._tell_census()
+
+    async def _make_way(self) -> None:
+        """Nothing begins any more, and what there is may end."""
+        if self._makes_way:
+            return
+        self._makes_way = True
+        _say("the engine ends, for another one of the same model")
+        withdraw(self._board.folder)
+        for front in self._fronts:
+            front.tell(Replaced())
+        until = time.monotonic() + _LAST_REQUESTS_SECONDS
+        await asyncio.sleep(_LOOK_SECONDS)  # until they know
+        while self._board.total(SEQUENCES) and time.monotonic() < until:  # noqa: ASYNC110 - of other processes
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._ending.set()
 
     def _look_for_instances(self) -> None:
         """Without one the engine stays for a while only, and takes no more guests."""

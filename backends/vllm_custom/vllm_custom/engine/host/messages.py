@@ -33,6 +33,10 @@ class Serving(Message, tag="serving"):
     """Triton sends this front requests, and so none any more to those of earlier generations."""
 
 
+class MakeWay(Message, tag="make_way"):
+    """Another engine of the same model is to have the devices: this one ends."""
+
+
 class Attach(Message, tag="attach"):
     """A front wants to use the engine.
 
@@ -106,8 +110,12 @@ class Retire(Message, tag="retire"):
     """Others serve in this front's place: it ends when its requests have ended."""
 
 
-FromFront: TypeAlias = Join | Attach | Number | Leave | Serving
-FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost | Fronts | Retire
+class Replaced(Message, tag="replaced"):
+    """The engine is about to end for another one of the same model: nothing is to begin any more."""
+
+
+FromFront: TypeAlias = Join | Attach | Number | Leave | Serving | MakeWay
+FromHost: TypeAlias = Slot | Refused | Numbered | FrontLost | Fronts | Retire | Replaced
 
 _FROM_FRONT: msgspec.json.Decoder[FromFront] = msgspec.json.Decoder(FromFront)
 _FROM_HOST: msgspec.json.Decoder[FromHost] = msgspec.json.Decoder(FromHost)

@@ -25,6 +25,7 @@ from vllm_custom.engine.host import (
     Offer,
     Share,
     config_of,
+    end_others,
     join,
     join_as_guest,
     offer,
@@ -210,6 +211,46 @@ def test_fronts_that_others_have_replaced_are_told_once_these_serve(setting: Set
     for connection in (new, later):
         assert isinstance(connection.number("wait for what was said before", 1).result(10), Numbered)
     assert told == ["old"]
+
+
+def test_an_engine_of_other_files_ends_once_its_requests_have(setting: Setting) -> None:
+    before, other_version = setting.attach(), setting.join(version="2")
+    told: list[str] = []
+    before.when_replaced(functools.partial(told.append, "before"))
+    other_version.when_replaced(functools.partial(told.append, "other version"))
+    board = Board(before.folder / "board")
+    request = Row(board, before.client, SEQUENCES)
+    assert request.take(1, 0)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(end_others, setting.name(files="changed"))
+        wait_until(lambda: told == ["before"])
+        assert not is_gone(setting.engine())
+        assert not ended.done()
+        request.give_back(1)
+        ended.result(20)
+    assert is_gone(setting.engine())
+    assert not before.folder.exists()
+    assert isinstance(other_version.number("it is still there", 1).result(10), Numbered)
+    board.close()
+
+
+def test_an_engine_of_the_same_files_stays(setting: Setting) -> None:
+    connection = setting.attach()
+    end_others(setting.name())
+    assert not is_gone(setting.engine())
+    assert isinstance(connection.number("it is still there", 1).result(10), Numbered)
+
+
+def test_an_engine_whose_requests_do_not_end_ends_all_the_same(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_LAST_REQUESTS_SECONDS", "0.5")
+    connection = setting.attach()
+    board = Board(connection.folder / "board")
+    assert Row(board, connection.client, SEQUENCES).take(1, 0)
+    end_others(setting.name(files="changed"))
+    assert is_gone(setting.engine())
+    board.close()
 
 
 def test_a_front_that_leaves_is_not_lost(setting: Setting) -> None:
