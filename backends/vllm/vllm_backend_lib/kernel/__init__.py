@@ -3,6 +3,7 @@
 So each backend has a kernel under a name of its own. Both can be in one process, and in different versions.
 """
 
+from vllm_custom.kernel import devices as devices
 from vllm_custom.kernel import embedding_request as embedding_request
 from vllm_custom.kernel import engine_errors as engine_errors
 from vllm_custom.kernel import errors as errors
