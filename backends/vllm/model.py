@@ -32,7 +32,7 @@ from vllm_backend_lib.engine import EngineThread, build_engine  # noqa: E402
 from vllm_backend_lib.engine_args import bool_parameter, build_engine_args  # noqa: E402
 from vllm_backend_lib.errors import from_engine_error  # noqa: E402
 from vllm_backend_lib.interfaces import SafeLogger  # noqa: E402
-from vllm_backend_lib.kernel import devices, errors, model_files, orphans  # noqa: E402
+from vllm_backend_lib.kernel import devices, errors, model_files, official_texts, orphans  # noqa: E402
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
@@ -177,6 +177,8 @@ class TritonPythonModel:
         except BaseException as error:  # the client gets every failure: a panic of a Rust library is no Exception
             reply.fail(from_engine_error(error, request_id))
             self._log_failure(error, request_id)
+            if reply.state["is_cancelled"]:
+                self.logger.log_info(official_texts.CANCELLED)
 
     async def _generate(self, request: Any, reply: Reply, request_id: str) -> None:
         call = parse_generate(request, Inputs(request))
@@ -225,9 +227,7 @@ class TritonPythonModel:
                 pb_utils.unload_model(self.model_config["name"])  # does not wait for it
         if not self._is_healthy:
             for request in requests:
-                self._answer_error(
-                    request, errors.UnavailableError("the model is unavailable: the engine is not healthy")
-                )
+                self._answer_error(request, errors.UnavailableError(official_texts.UNHEALTHY))
         return self._is_healthy
 
     # Answers
