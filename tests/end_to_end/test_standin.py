@@ -223,7 +223,7 @@ def test_an_adapter_changes_the_answer(text: Client) -> None:
 
 def test_an_unknown_adapter_is_named_with_the_known_ones(text: Client) -> None:
     answer = text.generate(text_input="hello", lora_name="missing")
-    assert answer.error == "lora_name: expected an adapter of this model (broken, strong), got 'missing'"
+    assert answer.error == "LoRA missing is not supported, we currently support ['broken', 'strong']"
 
 
 def test_an_adapter_without_files_leaves_the_engine_alive(text: Client) -> None:

@@ -79,7 +79,7 @@ async def test_an_adapter_that_fails_says_so_without_paths() -> None:
 
 
 async def test_unknown_adapters() -> None:
-    with pytest.raises(errors.NotFoundError, match=r"lora_name: expected an adapter of this model \(zh\), got 'x'"):
+    with pytest.raises(errors.NotFoundError, match=r"^LoRA x is not supported, we currently support \['zh'\]$"):
         await lora.LoraAdapters({"zh": "a"}, FakeLogger()).request_for(FakeEngine(), "x")
-    with pytest.raises(errors.InvalidRequestError, match="runs without enable_lora"):
+    with pytest.raises(errors.InvalidRequestError, match=r"^LoRA feature is not enabled\.$"):
         await lora.LoraAdapters({}, FakeLogger()).request_for(FakeEngine(), "x")
