@@ -29,21 +29,14 @@ from vllm_backend_lib.binding import to_response, to_triton_error  # noqa: E402
 from vllm_backend_lib.cancellation import CancellationWatcher  # noqa: E402
 from vllm_backend_lib.contract import DECOUPLED_ONLY, Inputs, add_missing_tensors, check_policies  # noqa: E402
 from vllm_backend_lib.engine import EngineThread, build_engine  # noqa: E402
-from vllm_backend_lib.engine_args import (  # noqa: E402
-    bool_parameter,
-    build_engine_args,
-    device_count,
-    visible_device,
-)
+from vllm_backend_lib.engine_args import bool_parameter, build_engine_args  # noqa: E402
 from vllm_backend_lib.errors import from_engine_error  # noqa: E402
 from vllm_backend_lib.interfaces import SafeLogger  # noqa: E402
-from vllm_backend_lib.kernel import errors, model_files, orphans  # noqa: E402
+from vllm_backend_lib.kernel import devices, errors, model_files, official_texts, orphans  # noqa: E402
 from vllm_backend_lib.lora import LoraAdapters, check_lora_name, read_lora_repository  # noqa: E402
 from vllm_backend_lib.replies import FINAL, Reply, ReplyThread  # noqa: E402
 from vllm_backend_lib.requests import EMBED_TASK, parse_embed, parse_generate, requested_lora, task_of  # noqa: E402
 from vllm_backend_lib.responses import TextEncoder, encode_embedding  # noqa: E402
-
-_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class TritonPythonModel:
@@ -103,18 +96,11 @@ class TritonPythonModel:
         self._aync_engine_args = build_engine_args(config)
 
     def _validate_device_config(self) -> None:
-        if self.args["model_instance_kind"] != "GPU":
-            return
-        if device_count(self.vllm_engine_config) > 1:
-            raise errors.ConfigError(
-                "config.pbtxt: instance_group.kind: expected KIND_MODEL, got KIND_GPU, which is one GPU, while "
-                "model.json asks for several (tensor_parallel_size, pipeline_parallel_size)"
-            )
-        device = int(self.args["model_instance_device_id"])
-        if device >= 0:
-            chosen = visible_device(device, os.environ.get(_DEVICES_VARIABLE))
-            self.logger.log_info(f"[vllm] {self.args['model_name']}: using GPU {chosen}, as instance_group says")
-            os.environ[_DEVICES_VARIABLE] = chosen
+        inherited = os.environ.get(devices.VARIABLE)
+        chosen = devices.devices_of(self.model_config, self.args, self.vllm_engine_config, inherited)
+        if chosen is not None:
+            self.logger.log_info(f"[vllm] {chosen.reason}")
+            os.environ[devices.VARIABLE] = chosen.visible
 
     def _setup_lora(self) -> None:
         self.enable_lora = model_files.lora_enabled(self.vllm_engine_config)
@@ -191,6 +177,8 @@ class TritonPythonModel:
         except BaseException as error:  # the client gets every failure: a panic of a Rust library is no Exception
             reply.fail(from_engine_error(error, request_id))
             self._log_failure(error, request_id)
+            if reply.state["is_cancelled"]:
+                self.logger.log_info(official_texts.CANCELLED)
 
     async def _generate(self, request: Any, reply: Reply, request_id: str) -> None:
         call = parse_generate(request, Inputs(request))
@@ -239,9 +227,7 @@ class TritonPythonModel:
                 pb_utils.unload_model(self.model_config["name"])  # does not wait for it
         if not self._is_healthy:
             for request in requests:
-                self._answer_error(
-                    request, errors.UnavailableError("the model is unavailable: the engine is not healthy")
-                )
+                self._answer_error(request, errors.UnavailableError(official_texts.UNHEALTHY))
         return self._is_healthy
 
     # Answers

@@ -27,6 +27,7 @@ KILLS = pytest.mark.skipif(
 MODEL = "fronts"
 FRONTS = 3
 PLACES = 8
+GPU = "5"  # which the null engine does not look for
 HOST = "null_core_host"
 CONFIG = f"""
 backend: "vllm_custom"
@@ -51,7 +52,12 @@ def others() -> set[Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def model(others: set[Path], repository: Repository, load: Loads) -> None:
-    parameters = {"MAX_INFLIGHT_REQUESTS": PLACES, "REPORT_CUSTOM_METRICS": "true", "ENGINE_GRACE_PERIOD": 20}
+    parameters = {
+        "MAX_INFLIGHT_REQUESTS": PLACES,
+        "REPORT_CUSTOM_METRICS": "true",
+        "ENGINE_GRACE_PERIOD": 20,
+        "GPU_DEVICE_IDS": ";".join([GPU] * FRONTS),
+    }
     config = CONFIG + "".join(parameter(*item) for item in parameters.items())
     repository.add(MODEL, config, repository.shapes_args())
     load(MODEL)
@@ -67,6 +73,11 @@ def test_they_share_one_engine_by_default(triton: TritonServer, client: Client, 
     assert len(set(folders(MODEL)) - others) == 1
     wait_until(lambda: value(client, ATTACHED) == FRONTS)
     assert (value(client, LOST), value(client, REPLACED)) == (0, 0)
+
+
+def test_each_is_told_its_gpus(triton: TritonServer) -> None:
+    said = f"Detected KIND_MODEL instance with GPU_DEVICE_IDS specified: GPUs {GPU}, CUDA_VISIBLE_DEVICES={GPU}"
+    assert triton.log_text().count(said) == FRONTS
 
 
 @pytest.mark.parametrize("turn", range(2))

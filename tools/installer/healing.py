@@ -1,4 +1,4 @@
-"""Replace instances whose process was killed, which Triton 24.10 does not.
+"""Replace instances whose process was killed, which Triton does not.
 
 It goes on sending such an instance its share of the requests, which fail at once. Under explicit model control, a load
 with another configuration has Triton start all instances anew, which find the engine that the old ones share; then they
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from tools.installer import triton_options
 from tools.installer.instances import Instance, Instances
 from tools.installer.load_guard import LoadGuard
+from tools.installer.processes import Process
 
 _LOOK_SECONDS = 0.5
 # Before the first try, the second and so on, of one model within an hour; after the last one it is left as it is.
@@ -65,9 +66,9 @@ class Healer:
         if now - self._looked < _LOOK_SECONDS or self.busy:
             return
         self._looked = now
-        models: dict[str, list[Instance]] = {}
-        for instance in self._instances.lost().values():
-            models.setdefault(instance.model, []).append(instance)
+        models: dict[str, dict[Process, Instance]] = {}
+        for process, instance in (self._instances.lost() | self._instances.gone()).items():
+            models.setdefault(instance.model, {})[process] = instance
         for model, lost in models.items():
             if self._is_due(model, lost, now):
                 self._thread = threading.Thread(target=self._heal, args=(model, lost), name="healing", daemon=True)
@@ -79,7 +80,7 @@ class Healer:
         """Whether instances are being replaced."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _is_due(self, model: str, lost: list[Instance], now: float) -> bool:
+    def _is_due(self, model: str, lost: Mapping[Process, Instance], now: float) -> bool:
         tries = [at for at in self._tries.get(model, []) if now - at < _REMEMBER_SECONDS]
         if not tries:
             self._given_up.discard(model)
@@ -93,10 +94,15 @@ class Healer:
             self._say(f"{_names(lost)} gone once more; no further try within the hour")
         return False
 
-    def _heal(self, model: str, lost: list[Instance]) -> None:
+    def _heal(self, model: str, lost: Mapping[Process, Instance]) -> None:
         began = time.monotonic()
         try:
-            if not self._triton.is_ready(model):  # it is being unloaded, or was
+            ready = self._triton.is_ready(model)
+            if lost.keys() <= self._instances.gone().keys() and not (ready and self._is_short(model)):
+                self._instances.forget(set(lost))  # they were to end
+                self._tries[model].pop()
+                return
+            if not ready:  # it is being unloaded, or was
                 return
             self._say(f"{_names(lost)} gone; replacing the instances (try {len(self._tries[model])})")
             how = self._replaced(model)
@@ -116,8 +122,13 @@ class Healer:
             self._say(f"the instances of {model} cannot be replaced while it serves: {error}")
             self._load_again(model)
             how = " by loading the model again"
-        self._instances.forget(before)  # Triton may keep them, for requests that the killed one had
+        gone = {process for process, instance in self._instances.gone().items() if instance.model == model}
+        self._instances.forget(before | gone)  # Triton may keep them, for requests that the killed one had
         return how
+
+    def _is_short(self, model: str) -> bool:
+        """Whether it has fewer instances than it is to have. They may have ended for another configuration."""
+        return self._instances.alive(model) < instances_of(self._triton.config(model))
 
     def _load(self, model: str, config: Mapping[str, Any] | None = None) -> None:
         """One that hangs is ended, and tried once more."""
@@ -151,8 +162,14 @@ def counted(served: Mapping[str, Any]) -> dict[str, Any]:
     return {**served, "parameters": parameters | {_COUNTER: {"string_value": str(before + 1)}}}
 
 
-def _names(lost: list[Instance]) -> str:
-    names = sorted(instance.name for instance in lost)
+def instances_of(served: Mapping[str, Any]) -> int:
+    """How many instances a configuration asks for."""
+    groups = served.get("instance_group") or []
+    return sum(int(group.get("count") or 1) * max(1, len(group.get("gpus") or [])) for group in groups)
+
+
+def _names(lost: Mapping[Process, Instance]) -> str:
+    names = sorted(instance.name for instance in lost.values())
     return f"the process{'es' if len(names) > 1 else ''} of {', '.join(names)}"
 
 

@@ -37,6 +37,8 @@ _TRITON_READY = "http://127.0.0.1:8000/v2/health/ready"
 _OPTIONS = ("--model-repository=/models", "--model-control-mode=explicit", "--load-model=*")
 # What the frontend needs beside what comes with vLLM, and what runs it and tritonserver.
 _FRONTEND_PACKAGES = ("tritonclient", "grpcio", "python-rapidjson", "supervisor")
+_PIP = "python3 -m pip install --no-cache-dir"
+_VERSIONS = "/tmp/versions.txt"  # noqa: S108 - of the image while it is built
 _HIGHEST_PORT = 65_535
 _BACKEND = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -140,17 +142,17 @@ def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
     if options.base == STANDARD or not target.is_tried(container.vllm):
         standard = options.base == STANDARD
         reasons.append("The image has no vLLM." if standard else f"vLLM {container.vllm} was not tried.")
-        versions, rest = f"{_CHECKOUT}/locks/cuda.txt", ""
-        # Older stubs break on every text tensor of numpy 2. Newer ones come with it, and keep theirs.
+        steps = [
+            f"grep -v '^numpy==' {_CHECKOUT}/locks/cuda.txt > {_VERSIONS}",
+            f"{_PIP} --constraint {_VERSIONS} {_pinned([*names, 'vllm'])}",
+        ]
+        # Older stubs break on every text tensor of numpy 2, which packages of vLLM ask for and do not need.
+        # Newer ones come with it, and keep theirs.
         if target.numbers(container.triton) < target.numbers(containers.NUMPY2_TRITON):
-            names.append("numpy")
-        else:
-            rest = f"grep -v '^numpy==' {versions} > /tmp/versions.txt \\\n    && "
-            versions = "/tmp/versions.txt"  # noqa: S108 - of the image while it is built
-        pip = f"python3 -m pip install --no-cache-dir --constraint {versions}"
-        yield f"# {' '.join(reasons)}\nRUN {rest}{pip} {_pinned([*names, 'vllm'])}"
+            steps.append(f"{_PIP} --no-deps {_pinned(['numpy'])}")
+        yield f"# {' '.join(reasons)}\nRUN " + " \\\n    && ".join(steps)
     else:
-        yield f"# {' '.join(reasons)}\nRUN python3 -m pip install --no-cache-dir --no-deps {_pinned(names)}"
+        yield f"# {' '.join(reasons)}\nRUN {_PIP} --no-deps {_pinned(names)}"
 
 
 def _pinned(names: Sequence[str]) -> str:

@@ -23,7 +23,8 @@ class Instance:
 class Instances:
     """Those of one tritonserver whose backend is ``backend``.
 
-    tritonserver takes no notice of such a process that ends before it is to, and so it stays a zombie.
+    Triton before 26.01 takes no notice of such a process that ends before it is to, and so it stays a zombie. Later
+    ones wait for it when they are asked whether the model is ready, as they do at the end of a model.
     """
 
     def __init__(self, server: int, backend: str = "vllm_custom") -> None:
@@ -32,14 +33,20 @@ class Instances:
         self._backend = backend
         self._known: dict[processes.Process, Instance] = {}
         self._ended: set[processes.Process] = set()
+        self._gone: dict[processes.Process, Instance] = {}
         self._forgotten: set[processes.Process] = set()
 
     def lost(self) -> dict[processes.Process, Instance]:
-        """Which have been killed.
+        """Which have been killed, and nobody has waited for.
 
         One that has just ended is told the next time: it may be waited for, as at the end of a model.
         """
         children = {child for child in processes.snapshot().values() if child.parent == self._server}
+        self._gone |= {
+            process: instance
+            for process, instance in self._known.items()
+            if process not in children and process not in self._forgotten
+        }
         self._forgotten &= children
         children -= self._forgotten
         self._known = {child: instance for child, instance in self._known.items() if child in children}
@@ -51,6 +58,16 @@ class Instances:
         self._ended = zombies
         return lost
 
+    def gone(self) -> dict[processes.Process, Instance]:
+        """Which have ended and were waited for: because they were to end, or because they were killed."""
+        return dict(self._gone)
+
+    def alive(self, model: str) -> int:
+        """How many of a model there were at the last look."""
+        return sum(
+            1 for process, instance in self._known.items() if instance.model == model and process not in self._ended
+        )
+
     def of(self, model: str) -> set[processes.Process]:
         """Those of a model, alive or killed, as far as they were there at the last look."""
         return {process for process, instance in self._known.items() if instance.model == model}
@@ -58,6 +75,8 @@ class Instances:
     def forget(self, these: set[processes.Process]) -> None:
         """They are not missed any more."""
         self._forgotten |= these
+        for process in these:
+            self._gone.pop(process, None)
 
 
 def _read(pid: int, backend: str) -> Instance | None:

@@ -7,6 +7,7 @@ not return. Once the stub is killed it fails, with "is not healthy", and the mod
 
 import contextlib
 import os
+import platform
 import signal
 import threading
 import time
@@ -18,7 +19,8 @@ from tools.installer import processes
 # A stub whose load has failed ends its engine first, and then itself.
 GRACE_SECONDS = 20.0
 _POLL_SECONDS = 1.0
-_WAIT4 = "61"  # on x86-64, the only platform that tritonserver is installed on
+# The system call's number, which differs between platforms.
+_WAIT4 = {"x86_64": "61", "aarch64": "260"}.get(platform.machine())
 
 
 class LoadGuard:

@@ -44,12 +44,11 @@ def _ask_nvidia_smi(field: str) -> list[str]:
 
 
 def check_system() -> None:
-    """Raises BuildError where the wheels cannot work: tritonserver's is for Linux on x86_64 with glibc 2.35."""
+    """Raises BuildError where the wheels cannot work: they are for Linux on x86_64, tritonserver's for glibc 2.35."""
     system, machine = platform.system(), platform.machine()
     if system != "Linux" or machine not in ("x86_64", "AMD64"):
         raise BuildError(
-            f"{system} on {machine} is not served: nvidia-pytriton, which carries tritonserver, has a wheel for "
-            "Linux on x86_64 only",
+            f"{system} on {machine} is not served: the packages of the environment are locked for Linux on x86_64",
             "use a Linux x86_64 machine, or NVIDIA's Triton container",
         )
     library, version = platform.libc_ver()

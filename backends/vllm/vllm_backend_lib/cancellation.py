@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from vllm_backend_lib.interfaces import Logger
+from vllm_backend_lib.kernel import official_texts
 
 POLL_SECONDS = 0.1
 
@@ -71,6 +72,7 @@ class CancellationWatcher:
                 return
             if state["is_cancelled"]:
                 self._watched.pop(key)
+                self._logger.log_info(official_texts.CANCELLING)
                 _cancel(task)
 
 

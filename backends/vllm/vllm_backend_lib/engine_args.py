@@ -1,4 +1,4 @@
-"""The engine's arguments: from `model.json`, and what config.pbtxt says of devices."""
+"""The engine's arguments, from `model.json`, and the parameters of config.pbtxt."""
 
 from __future__ import annotations
 
@@ -19,36 +19,6 @@ def build_engine_args(config: dict[str, Any]) -> Any:
         raise errors.ConfigError(
             f"{model_files.ENGINE_ARGS_FILE}: vLLM refuses these engine arguments: {error}"
         ) from error
-
-
-def device_count(config: dict[str, Any]) -> int:
-    """How many devices the engine arguments ask for."""
-    count = 1
-    for key in ("tensor_parallel_size", "pipeline_parallel_size"):
-        value = config.get(key, 1)
-        try:
-            count *= int(value)
-        except (TypeError, ValueError) as error:
-            raise errors.ConfigError(
-                f"{model_files.ENGINE_ARGS_FILE}: {key}: expected a positive integer, got {errors.shorten(value)}"
-            ) from error
-    return count
-
-
-def visible_device(number: int, visible: str | None) -> str:
-    """What CUDA_VISIBLE_DEVICES has to be for Triton's GPU `number`, which counts within the server's own `visible`.
-
-    Raises ConfigError where the server does not see so many.
-    """
-    if not visible:
-        return str(number)
-    devices = [device.strip() for device in visible.split(",")]
-    if number >= len(devices):
-        raise errors.ConfigError(
-            f"config.pbtxt: instance_group.gpus: expected 0 to {len(devices) - 1} (tritonserver runs with "
-            f"CUDA_VISIBLE_DEVICES={visible}), got {number}"
-        )
-    return devices[number]
 
 
 def bool_parameter(parameters: dict[str, Any], name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_backend_lib.interfaces import Logger
-from vllm_backend_lib.kernel import errors, model_files
+from vllm_backend_lib.kernel import errors, model_files, official_texts
 
 
 def read_lora_repository(model_dir: Path) -> dict[str, str]:
@@ -25,11 +25,9 @@ def read_lora_repository(model_dir: Path) -> dict[str, str]:
 def check_lora_name(name: str, enabled: bool, supported: list[str]) -> None:
     """Raises InvalidRequestError where there are no adapters at all, NotFoundError where it is none of them."""
     if not enabled:
-        raise errors.InvalidRequestError(f"lora_name: this model runs without enable_lora, got {errors.shorten(name)}")
+        raise errors.InvalidRequestError(official_texts.NO_ADAPTERS)
     if name not in supported:
-        raise errors.NotFoundError(
-            f"lora_name: expected an adapter of this model ({errors.listing(supported)}), got {errors.shorten(name)}"
-        )
+        raise errors.NotFoundError(official_texts.unknown_adapter(name, supported))
 
 
 class LoraAdapters:

@@ -10,7 +10,7 @@ from typing import Any
 from vllm_backend_lib.contract import ADDITIONAL_OUTPUTS, Inputs
 from vllm_backend_lib.images import decode_images
 from vllm_backend_lib.interfaces import Request
-from vllm_backend_lib.kernel import embedding_request, errors, numbers
+from vllm_backend_lib.kernel import embedding_request, errors, numbers, official_texts
 from vllm_backend_lib.lora import LoraAdapters
 from vllm_backend_lib.sampling import LORA_KEY, build_sampling_params, parse_parameters, take_lora_name
 
@@ -122,7 +122,7 @@ def _prepend_prompt(exclude_input: bool | None, stream: bool) -> bool:
     if exclude_input is None:
         return not stream
     if stream and not exclude_input:
-        raise errors.InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
+        raise errors.InvalidRequestError(official_texts.STREAM_WITH_PROMPT)
     return not exclude_input
 
 

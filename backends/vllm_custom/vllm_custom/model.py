@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, host_program, load_base
+from vllm_custom.base_backend import (
+    BaseKeys,
+    BaseModelAdapter,
+    LoadedBase,
+    extended,
+    host_program,
+    keys_of_base,
+    load_base,
+    without,
+)
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
 from vllm_custom.engine.host import Share
 from vllm_custom.errors import ConfigError
+from vllm_custom.kernel import devices, model_files
 from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
@@ -50,7 +60,10 @@ class Model:
         Raises:
             ConfigError: what is wrong with the model's configuration.
         """
-        model_config = json.loads(args["model_config"])
+        given = json.loads(args["model_config"])
+        keys = keys_of_base(given, backend_dir)
+        self._args = args
+        self._model_config = model_config = without(given, keys.not_ours(given))
         self._settings = Settings.from_model_config(model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._pb_utils = pb_utils
@@ -59,6 +72,7 @@ class Model:
         guard_against_orphans(self._log.log_warn, end_server=self._settings.exit_on_lost_instance)
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
+        self._say_what_is_left_to_base(keys, given)
         files = read_files(self._settings, self._version_dir)
         handles = MediaHandles()
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
@@ -75,7 +89,7 @@ class Model:
             if self._shares:  # before anything that takes long: it keeps an engine that is there, or starts one
                 self._connection = self._join()
             began = time.monotonic()
-            self._base = self._started(extended(loaded.model_class, self), args, model_config)
+            self._base = self._started(extended(loaded.model_class, self), args, given)
             base = BaseModelAdapter(self._base)
             running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
             files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
@@ -142,6 +156,15 @@ class Model:
         engine.prepare_reasoning(arguments)
         return arguments
 
+    def visible_devices(self, arguments: Mapping[str, Any]) -> str | None:
+        """The GPUs of GPU_DEVICE_IDS, or Triton's of instance_group, as the machine numbers them."""
+        inherited = os.environ.get(devices.VARIABLE)
+        chosen = devices.devices_of(self._model_config, self._args, arguments, inherited)
+        if chosen is None:
+            return None
+        self._log.log_info(f"[vllm_custom] {chosen.reason}")
+        return chosen.visible
+
     def lora_adapters(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
         """multi_lora.json, which may be missing where LORA_DIR is set."""
         return read_adapters(self._settings, self._version_dir, arguments)
@@ -151,6 +174,7 @@ class Model:
         model_config["model_transaction_policy"] = {"decoupled": True}
         # All of vLLM's metrics are reported here (triton/engine_metrics.py); the base has eight of them.
         model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
+        model_config["parameters"].pop(devices.PARAMETER, None)
         model: Any = base()
         with tuning.fast_event_loops(), self._engine_of_others():
             model.initialize({**args, "model_config": json.dumps(model_config)})
@@ -174,7 +198,7 @@ class Model:
         self._shares = wanted == "true" or (wanted == "auto" and self._clients > 1)
         instance = args["model_instance_name"]
         owner = [] if self._shares else [instance]
-        name = host.engine_name(args, self._version_dir, self._settings.reasoning_parser, *owner)
+        name = host.engine_name(model_config, args, self._version_dir, self._settings.reasoning_parser, *owner)
         self._engine_name = name
         grace = self._settings.engine_grace_period if self._shares else 0
         stall = self._settings.engine_stall_seconds
@@ -217,7 +241,7 @@ class Model:
             version=self._version_dir.name,
             server=os.getppid(),
             clients=self._clients,
-            model_config=json.dumps(_lasting(json.loads(args["model_config"])), sort_keys=True),
+            model_config=json.dumps(_lasting(self._model_config), sort_keys=True),
             version_dir=str(self._version_dir),
             backend_dir=str(backend_dir),
             release=loaded.release,
@@ -239,6 +263,14 @@ class Model:
 
     def _engine_of_others(self) -> AbstractContextManager[None]:
         return engine.attached(self._connection, self._clients) if self._connection is not None else nullcontext()
+
+    def _say_what_is_left_to_base(self, keys: BaseKeys, model_config: Mapping[str, Any]) -> None:
+        arguments = model_files.read_engine_args(self._version_dir)
+        left = [f"config.pbtxt: parameter {key}" for key in keys.not_ours(model_config)]
+        if others := keys.engine_arguments & set(arguments) - engine_args.names_in_source():
+            left += [f"{model_files.ENGINE_ARGS_FILE}: {key}" for key in sorted(others)]
+        for key in left:
+            self._log.log_warn(f"[vllm_custom] {key}: left to the vLLM backend, which knows it; vllm_custom does not")
 
     def _announce(self, loaded: LoadedBase) -> None:
         log = self._log.log_info if loaded.release else self._log.log_warn

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import find_base
+from vllm_custom.base_backend import find_base, keys_of_base, without
 from vllm_custom.contract.settings import Settings
-from vllm_custom.kernel import model_files
+from vllm_custom.kernel import devices, model_files
 from vllm_custom.media.budget import check_budgets
 from vllm_custom.media.sources.tls import client_context
 from vllm_custom.openai.service import application_arguments
@@ -31,6 +31,8 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
         ConfigError: names the file, the key and what is expected.
     """
     model_config = json.loads(args["model_config"])
+    keys = keys_of_base(model_config, backend_dir)
+    model_config = without(model_config, keys.not_ours(model_config))
     check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
     settings = Settings.from_model_config(model_config)
     check_budgets(settings)
@@ -38,7 +40,8 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
     application_arguments(settings, None)
     arguments = model_files.read_engine_args(version_dir)
     if known := engine_args.names_in_source():
-        model_files.check_engine_args(arguments, known)
+        model_files.check_engine_args(arguments, known | keys.engine_arguments)
+    devices.check(model_config, arguments)
     lora_enabled = model_files.lora_enabled(arguments)
     settings.read_chat_template(version_dir)
     settings.find_lora_dir(version_dir, enable_lora=lora_enabled)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import build
-from tools.installer import commands
+from tools.installer import commands, containers, locks
 from tools.installer.paths import CHECKOUT
 from vllm_custom.base_backend import loader
 
@@ -101,6 +101,13 @@ def test_the_tests_run_on_both_pythons_as_ci_does() -> None:
 def test_compatibility_runs_by_itself() -> None:
     # YAML 1.1 reads the key `on` as true.
     assert read(GITHUB / "workflows/compatibility.yml")[True]["schedule"]
+
+
+def test_older_pairs_that_are_tested_are_those_of_containers() -> None:
+    pairs = read(GITHUB / "workflows/compatibility.yml")["jobs"]["older"]["strategy"]["matrix"]["include"]
+    known = {(f"r{row.release}", row.vllm) for row in containers.CONTAINERS.values()}
+    assert {(pair["release"], pair["vllm"]) for pair in pairs} <= known
+    assert {pair["vllm"] for pair in pairs} <= set(locks.OLDER)
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)

@@ -1,5 +1,6 @@
 """Instances whose process was killed: they are found, and replaced by what Triton offers for it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from tools.installer import healing
 from tools.installer.healing import Healer, counted, healer_of
 from tools.installer.instances import Instances
 
-# Starts what tritonserver starts, and waits for none of it; starts one more for each line.
+# Starts what tritonserver starts, and waits for none of it; starts one more for each line, or waits for those that have
+# ended, as Triton 26.01 does when it is asked for the readiness of a model.
 SERVER = """
 import subprocess, sys
 folder, backend = sys.argv[1:]
@@ -30,7 +32,10 @@ kept = []
 start(0)
 start(1)
 for number, line in enumerate(sys.stdin, 2):
-    start(number)
+    if line == "ready?\\n":
+        print(sum(child.poll() is not None for child in kept), flush=True)
+    else:
+        start(number)
 """
 SERVED = {"name": "m", "backend": "vllm_custom", "input": [1], "parameters": {"A": {"string_value": "x"}}}
 
@@ -56,9 +61,19 @@ class Server:
         self.stubs.append(self._started())
         return self.stubs[-1]
 
+    def wait_for_killed(self, number: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        found = 0
+        while found < number:
+            self.process.stdin.write("ready?\n")
+            self.process.stdin.flush()
+            found = int(self.process.stdout.readline())
+
     def stop(self) -> None:
         for pid in self.stubs:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.communicate()
 
@@ -108,6 +123,7 @@ class Triton:
         self.asked: list[tuple[str, Any]] = []
         self.headers: list[str | None] = []
         self.state = "READY"
+        self.served: dict[str, Any] = SERVED
         self.refusals: list[str] = []
         self.refuse_counted = ""
         self.on_load: Callable[[], object] = lambda: None
@@ -115,7 +131,7 @@ class Triton:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer(200, SERVED)
+                self._answer(200, triton.served)
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -225,6 +241,48 @@ def test_where_that_is_refused_the_model_is_loaded_again(server: Server, triton:
 def test_where_triton_starts_none_the_model_is_loaded_again(server: Server, triton: Triton) -> None:
     healed(server, triton, "have been replaced")
     assert [action for action, _ in triton.asked] == ["load", "unload", "load"]
+
+
+def test_an_instance_that_triton_has_waited_for_is_replaced(server: Server, triton: Triton) -> None:
+    """Triton 26.01 and later leave no zombie once somebody has asked whether the model is ready."""
+    triton.served = SERVED | {"instance_group": [{"count": 2}]}
+    triton.on_load = server.start
+    said: list[str] = []
+    healer = Healer(server.pid, triton.url, said.append)
+    healer.look()
+    os.kill(server.stubs[0], signal.SIGKILL)
+    server.wait_for_killed(1)
+    look_until(healer, said, "have been replaced")
+    assert "m_0_0" in said[0]
+    for _ in range(20):
+        healer.look()
+        time.sleep(0.03)
+    assert [action for action, _ in triton.asked] == ["load"]
+
+
+@pytest.mark.parametrize(("count", "state"), [(1, "READY"), (2, "UNLOADING")])
+def test_an_instance_that_was_to_end_is_not_missed(server: Server, triton: Triton, count: int, state: str) -> None:
+    """The model is served with fewer instances than before, or is being unloaded."""
+    triton.served = SERVED | {"instance_group": [{"count": count}]}
+    triton.state = state
+    said: list[str] = []
+    healer = Healer(server.pid, triton.url, said.append)
+    healer.look()
+    os.kill(server.stubs[0], signal.SIGKILL)
+    server.wait_for_killed(1)
+    for _ in range(50):
+        healer.look()
+        time.sleep(0.03)
+    assert (said, triton.asked) == ([], [])
+    assert len(triton.headers) == 1  # looked once
+    assert healer._tries["m"] == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"), [([], 0), ([{"count": 2}, {}], 3), ([{"count": 2, "gpus": [0, 1], "kind": "KIND_GPU"}], 4)]
+)
+def test_instances_are_counted(groups: list[dict[str, Any]], expected: int) -> None:
+    assert healing.instances_of({"instance_group": groups}) == expected
 
 
 def test_tries_are_bounded(server: Server, triton: Triton) -> None:

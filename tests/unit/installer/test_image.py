@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -10,15 +11,19 @@ import shutil
 import subprocess
 import sys
 import threading
+import venv
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pip
 import pytest
 
 import build
 from tests.support.triton_tree import make_tree
-from tools.installer import containers, environment, image, into, target
+from tools.installer import containers, environment, image, into, locks, target
 from tools.installer.console import BuildError
 from tools.installer.image import ImageOptions
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT
@@ -32,6 +37,9 @@ WISHES = [
     ImageOptions(release="25.08", backends=("identity",)),
     ImageOptions(release="25.12", root=True),
 ]
+
+
+_CONTAINERS_PYTHON = "3.12"
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class TestText:
             (ImageOptions(release="26.08"), ["av", "qwen-vl-utils"]),
             (ImageOptions(release="26.01"), ["av", "qwen-vl-utils"]),
             (ImageOptions(release="26.02"), ["av", "qwen-vl-utils", "vllm"]),
-            (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "numpy", "vllm"]),
+            (ImageOptions(release="24.11"), ["av", "qwen-vl-utils", "vllm", "numpy"]),
             (ImageOptions(release="26.08", base=image.STANDARD), ["av", "qwen-vl-utils", "vllm"]),
             (ImageOptions(release="26.08", openai_port=9000), ["av", "qwen-vl-utils", *image._FRONTEND_PACKAGES]),
         ],
@@ -114,9 +122,11 @@ class TestText:
             release: " ".join(one.rest for one in parse(image.dockerfile(ImageOptions(release=release))))
             for release in ("24.11", "26.02", "26.08")
         }
-        assert "--constraint /opt/vllm_custom/locks/cuda.txt" in commands["24.11"]
-        assert "grep -v '^numpy==' /opt/vllm_custom/locks/cuda.txt > /tmp/versions.txt" in commands["26.02"]
-        assert "--constraint /tmp/versions.txt" in commands["26.02"]
+        for release in ("24.11", "26.02"):
+            assert "grep -v '^numpy==' /opt/vllm_custom/locks/cuda.txt > /tmp/versions.txt" in commands[release]
+            assert "--constraint /tmp/versions.txt" in commands[release]
+        assert "--no-deps numpy==" in commands["24.11"]
+        assert "numpy==1" not in commands["26.02"]
         assert "--no-deps" in commands["26.08"]
 
     def test_the_openai_port(self) -> None:
@@ -212,10 +222,7 @@ class TestSteps:
             if one.name == "COPY" and not one.flags:
                 copy(one.rest.split(), container)
             elif one.name == "RUN" and " pip install " not in one.rest:
-                # Paths of the container, below the directory; numeric owners are those of this process.
-                command = re.sub(r"(?<=\s)/(opt|mnt|models|var)", rf"{container}/\1", one.rest)
-                command = re.sub(r"-o \d+ -g \d+", f"-o {os.getuid()} -g {os.getgid()}", command)
-                subprocess.run(["/bin/sh", "-c", command], cwd=container, check=True)
+                shell(one.rest, container)
 
     def test_they_install_the_backend(self, container: Path) -> None:
         self.run(ImageOptions(), container)
@@ -232,6 +239,52 @@ class TestSteps:
     def test_a_step_that_fails_stops_the_build(self, container: Path) -> None:
         with pytest.raises(subprocess.CalledProcessError):
             self.run(ImageOptions(backends=("nothing",)), container)
+
+    @pytest.mark.parametrize(
+        ("options", "there", "expected"),
+        [
+            (ImageOptions(openai_port=9000), {}, {"av", *image._FRONTEND_PACKAGES}),
+            (ImageOptions(release="24.11"), {"numpy": "2.1.0"}, {"av", "vllm", "transformers", "numpy"}),
+            (ImageOptions(release="26.02"), {"numpy": "2.1.0"}, {"av", "vllm", "transformers"}),
+        ],
+        ids=lambda given: given.release if isinstance(given, ImageOptions) else "",
+    )
+    def test_pip_installs_what_the_lock_says_and_leaves_the_rest(
+        self, tmp_path: Path, options: ImageOptions, there: dict[str, str], expected: set[str]
+    ) -> None:
+        """From wheels of this machine that hold nothing, and of which there are later ones than those of the lock.
+
+        The image of 24.11 could not be built: packages of vLLM ask for numpy 2, and its stub needs numpy 1.
+        """
+        pins = locks.read_pins("cuda", _CONTAINERS_PYTHON)
+        wheels = tmp_path / "wheels"
+        wheels.mkdir()
+        needs = {"qwen-vl-utils": ["av"], "vllm": ["transformers", "numpy>=2"], "supervisor": ["missing-dependency"]}
+        for name in ("av", "qwen-vl-utils", "vllm", "transformers", "numpy", *image._FRONTEND_PACKAGES):
+            make_wheel(wheels, name, pins[name], *needs.get(name, []))
+            make_wheel(wheels, name, "9999.0")
+        make_wheel(wheels, "numpy", "2.2.0")
+        packages = bare_python(tmp_path / "venv")
+        environ = {
+            "PATH": os.pathsep.join([str(tmp_path / "venv/bin"), "/usr/bin", "/bin"]),
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(wheels),
+        }
+        for name, version in there.items():
+            make_wheel(wheels, name, version)
+            shell(f"python3 -m pip install {name}=={version}", tmp_path, environ)
+        for one in parse(image.dockerfile(options)):
+            if one.name == "COPY" and "locks/" in one.rest:
+                copy(one.rest.split(), tmp_path / "container")
+                as_a_container_reads(tmp_path / "container/opt/vllm_custom/locks/cuda.txt")
+            elif one.name == "RUN" and " pip install " in one.rest:
+                shell(one.rest, tmp_path / "container", environ)
+        found = {one.name: one.version for one in importlib.metadata.distributions(path=[str(packages)])}
+        assert found.keys() == {"pip", "qwen-vl-utils", *expected, *there}
+        assert {name: found[name] for name in expected} == {name: pins[name] for name in expected}
+        assert {name: found[name] for name in there.keys() - expected} == {
+            name: version for name, version in there.items() if name not in expected
+        }
 
     def test_the_health_check_asks_both_servers(self) -> None:
         (check,) = [one for one in parse(image.dockerfile(ImageOptions(openai_port=9000))) if one.name == "HEALTHCHECK"]
@@ -262,6 +315,44 @@ class Ready(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def shell(command: str, container: Path, environ: Mapping[str, str] | None = None) -> None:
+    """One RUN. Paths of the container are below the directory; numeric owners are those of this process."""
+    command = re.sub(r"(?<=\s)/(opt|mnt|models|var|tmp)", rf"{container}/\1", command)
+    command = re.sub(r"-o \d+ -g \d+", f"-o {os.getuid()} -g {os.getgid()}", command)
+    (container / "tmp").mkdir(exist_ok=True)
+    subprocess.run(["/bin/sh", "-c", command], cwd=container, check=True, env=environ)
+
+
+def make_wheel(folder: Path, name: str, version: str, *needs: str) -> None:
+    """A package without modules."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    about = f"{stem}.dist-info"
+    metadata = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"])
+    metadata += "".join(f"\nRequires-Dist: {need}" for need in needs) + "\n"
+    tags = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{about}/METADATA", metadata)
+        wheel.writestr(f"{about}/WHEEL", tags)
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+def bare_python(folder: Path) -> Path:
+    """An interpreter with this one's pip and nothing else; the folder of its packages."""
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/*/site-packages")
+    source = Path(pip.__file__).parent
+    for path in (source, *source.parent.glob("pip-*.dist-info")):
+        shutil.copytree(path, packages / path.name)
+    return packages
+
+
+def as_a_container_reads(lock: Path) -> None:
+    """Without the markers of Python's version, which is another one here."""
+    lines = lock.read_text().splitlines()
+    kept = [line for line in lines if f'python_version == "{_CONTAINERS_PYTHON}"' in line or ";" not in line]
+    lock.write_text("\n".join(line.partition(" ;")[0] for line in kept) + "\n")
+
+
 def copy(words: list[str], container: Path) -> None:
     *sources, destination = words
     folder = container / destination.lstrip("/")
@@ -281,3 +372,13 @@ def test_the_table_is_in_order_and_its_numbers_are_versions() -> None:
     assert [target.numbers(row.triton) for row in rows] == sorted(target.numbers(row.triton) for row in rows)
     assert [target.numbers(row.vllm) for row in rows] == sorted(target.numbers(row.vllm) for row in rows)
     assert [row.release for row in rows if not row.ensemble] == ["24.08", "24.09"]
+    assert {row.release for row in rows if "aarch64" in row.platforms} == {name for name in releases if name >= "25.04"}
+
+
+def test_the_page_has_the_table() -> None:
+    rows = [
+        (row.release, row.triton, row.vllm, row.python, "yes" if row.ensemble else "no", ", ".join(row.platforms))
+        for row in containers.CONTAINERS.values()
+    ]
+    page = (CHECKOUT / "docs/compatibility.md").read_text(encoding="utf-8")
+    assert "".join(f"| {' | '.join(row)} |\n" for row in rows) in page

@@ -81,7 +81,8 @@ class Rooms:
 
     def __init__(self) -> None:
         self.responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.watcher = CancellationWatcher(FakeLogger(), poll_seconds=0.005)
+        self.logger = FakeLogger()
+        self.watcher = CancellationWatcher(self.logger, poll_seconds=0.005)
         self.watcher.start()
         self.finals = 0
         self.replies = ReplyThread(self.responses, self._on_final, FakeLogger(), lambda content: content)
@@ -175,6 +176,7 @@ async def test_a_cancelled_client_cancels_its_task(rooms: Rooms) -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert reply.state["is_cancelled"] is True
+    assert "[vllm] Cancelling the request" in rooms.logger.lines  # as the official tests look for
 
 
 async def test_a_slow_sender_holds_back_its_own_request_only(rooms: Rooms) -> None:

@@ -3,6 +3,7 @@
 So each backend has a kernel under a name of its own. Both can be in one process, and in different versions.
 """
 
+from vllm_custom.kernel import devices as devices
 from vllm_custom.kernel import embedding_request as embedding_request
 from vllm_custom.kernel import engine_errors as engine_errors
 from vllm_custom.kernel import errors as errors
@@ -13,6 +14,7 @@ from vllm_custom.kernel import metrics as metrics
 from vllm_custom.kernel import model_files as model_files
 from vllm_custom.kernel import numbers as numbers
 from vllm_custom.kernel import official_tensors as official_tensors
+from vllm_custom.kernel import official_texts as official_texts
 from vllm_custom.kernel import orphans as orphans
 from vllm_custom.kernel import owned_folders as owned_folders
 from vllm_custom.kernel import sampling as sampling

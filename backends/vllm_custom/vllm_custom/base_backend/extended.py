@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from vllm_custom.base_backend.adapter import with_current_hooks
+from vllm_custom.kernel import devices
 
 
 class Hooks(Protocol):
@@ -13,6 +15,9 @@ class Hooks(Protocol):
 
     def engine_arguments(self, given: dict[str, Any]) -> dict[str, Any]:
         """The engine arguments for those that the base has read from model.json."""
+
+    def visible_devices(self, arguments: Mapping[str, Any]) -> str | None:
+        """What CUDA_VISIBLE_DEVICES has to be; None where it stays as it is."""
 
     def lora_adapters(self, arguments: Mapping[str, Any]) -> dict[str, str] | None:
         """Adapter name to path; None where the engine runs without LoRA."""
@@ -27,7 +32,11 @@ def extended(base: type, hooks: Hooks) -> type:
 
         def _validate_device_config(self) -> None:
             self.vllm_engine_config = hooks.engine_arguments(self.vllm_engine_config)
-            super()._validate_device_config()
+            visible = hooks.visible_devices(self.vllm_engine_config)
+            if visible is None:
+                super()._validate_device_config()
+            else:  # the base would take Triton's number of a GPU for the machine's
+                os.environ[devices.VARIABLE] = visible
 
         def _setup_lora(self) -> None:
             found = hooks.lora_adapters(self.vllm_engine_config)

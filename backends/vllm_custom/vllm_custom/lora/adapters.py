@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vllm_custom.engine.protocol import Adapter, Engine
-from vllm_custom.errors import InvalidRequestError, NotFoundError, UnavailableError, listing
+from vllm_custom.errors import InvalidRequestError, NotFoundError, UnavailableError
+from vllm_custom.kernel import official_texts
 from vllm_custom.lora.folder import FoundAdapter, LoraFolder
 from vllm_custom.observability.requests import note_adapter
 
@@ -146,14 +147,13 @@ class LoraAdapters:
 
     async def _version(self, name: str) -> _Version:
         if not self._enabled:
-            raise InvalidRequestError(f"lora_name: this model runs without enable_lora, got {name!r}")
+            raise InvalidRequestError(official_texts.NO_ADAPTERS)
         if name in self._fixed:
             return self._fixed[name]
         found = await self._folder.adapters() if self._folder is not None else {}
         self._retire_changed(found)
         if name not in found:
-            known = listing({*self._fixed, *found})
-            raise NotFoundError(f"lora_name: expected an adapter of this model ({known}), got {name!r}")
+            raise NotFoundError(official_texts.unknown_adapter(name, {*self._fixed, *found}))
         if name not in self._current:
             copy = next(self._own_numbers)
             number = copy

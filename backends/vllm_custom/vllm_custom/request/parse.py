@@ -31,6 +31,7 @@ from vllm_custom.contract.request_parameters import RequestParameters
 from vllm_custom.contract.tensors import EXCLUSIONS
 from vllm_custom.engine.embeds import ImageEmbeds, read_embeds
 from vllm_custom.errors import InvalidRequestError, invalid, shorten
+from vllm_custom.kernel import official_texts
 from vllm_custom.kernel.embedding_request import read_embedding_request
 from vllm_custom.kernel.tensors import decode, single
 from vllm_custom.request.json_text import json_object, parse_json
@@ -208,7 +209,7 @@ def _check_combinations(call: InferenceCall, given: Collection[str]) -> None:
         if problem := exclusion.problem(given):
             raise InvalidRequestError(problem)
     if call.stream and call.exclude_input is False:
-        raise InvalidRequestError("exclude_input_in_output: false cannot be combined with stream: true; omit it")
+        raise InvalidRequestError(official_texts.STREAM_WITH_PROMPT)
     if call.messages is not None and call.control.apply_chat_template is False:
         raise InvalidRequestError("apply_chat_template: false cannot be combined with messages")
     if call.prompt_embeds is not None and call.sampling.get("prompt_logprobs") is not None:

@@ -116,6 +116,7 @@ class Common:
             engine,
             restart_seconds=restart.seconds if restart is not None and unload is None else None,
             wait_seconds=settings.engine_restart_wait_seconds,
+            asks_engine=settings.enable_vllm_health_check,
         )
         self.watch = EngineWatch(
             engine,

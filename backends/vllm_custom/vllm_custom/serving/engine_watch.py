@@ -11,8 +11,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol
 
 from vllm_custom.engine.protocol import Engine
+from vllm_custom.kernel import official_texts
 from vllm_custom.observability import Log
-from vllm_custom.serving.health import DIED, UNLOADING, Health
+from vllm_custom.serving.health import DIED, Health
 from vllm_custom.triton.engine_events import EngineEvent
 
 _LOOK_SECONDS = 0.25
@@ -133,7 +134,7 @@ class EngineWatch:
             if self._stall_seconds and time.monotonic() - asked_at > min(_STEP_SECONDS, self._stall_seconds):
                 self._end_if_still()
                 asked_at = time.monotonic()
-            if self._engine.is_dead and not self._stopped.is_set() and not self._is_healed():
+            if self._health.failed and not self._stopped.is_set() and not self._is_healed():
                 return
 
     def _end_if_still(self) -> None:
@@ -196,7 +197,7 @@ class EngineWatch:
         return True
 
     def _is_unloading(self, unload: Callable[[], None]) -> bool:
-        self._health.falls(UNLOADING)
+        self._health.falls(official_texts.UNHEALTHY)
         self._unloading = True
         try:
             unload()

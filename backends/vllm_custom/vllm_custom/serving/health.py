@@ -8,11 +8,11 @@ import threading
 import time
 
 from vllm_custom.engine.protocol import Engine
-from vllm_custom.errors import EngineDownError
+from vllm_custom.errors import BackendError, EngineDownError
+from vllm_custom.kernel import official_texts
 
 DIED = "the vLLM engine has died; the model has to be loaded again"
 REPLACED = "the model is being loaded again, with another engine; try again"
-UNLOADING = "the vLLM engine has died; the model is being unloaded"
 _RESTARTING = "the vLLM engine has died and is being started again; try again in {} seconds"
 _POLL_SECONDS = 0.05
 
@@ -20,15 +20,25 @@ _POLL_SECONDS = 0.05
 class Health:
     """Refuses requests at once where the engine does not run. Thread-safe."""
 
-    def __init__(self, engine: Engine, *, restart_seconds: float | None = None, wait_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        restart_seconds: float | None = None,
+        wait_seconds: float = 0.0,
+        asks_engine: bool = False,
+    ) -> None:
         """
         Args:
             engine: that runs.
             restart_seconds: how long it takes to start it again; None where nobody does.
             wait_seconds: how long a request may wait for that.
+            asks_engine: whether each request asks the engine how it is, as with the official backend.
         """
         self._engine = engine
         self._wait_seconds = wait_seconds
+        self._asks_engine = asks_engine
+        self._is_unwell = False
         self._lock = threading.Lock()
         self._down = False
         self._message = DIED
@@ -39,6 +49,11 @@ class Health:
     def ready(self) -> bool:
         """Whether the engine runs. Cheap."""
         return not (self._down or self._engine.is_dead)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine has died, or has said that it is not well. Cheap."""
+        return self._is_unwell or self._engine.is_dead
 
     @property
     def may_wait(self) -> bool:
@@ -64,6 +79,8 @@ class Health:
         while not self.ready and self._restart_seconds is not None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         self.check()
+        if self._asks_engine:
+            await self._ask_engine()
 
     def falls(self, message: str = DIED, restart_seconds: float | None = None) -> None:
         """The engine has died.
@@ -79,7 +96,15 @@ class Health:
     def rises(self, restart_seconds: float) -> None:
         """The engine runs again; to start it once more would take so long."""
         with self._lock:
-            self._down, self._restart_seconds = False, restart_seconds
+            self._down, self._is_unwell, self._restart_seconds = False, False, restart_seconds
+
+    async def _ask_engine(self) -> None:
+        try:
+            await self._engine.check_health()
+        except BackendError as error:
+            self.falls(official_texts.UNHEALTHY)
+            self._is_unwell = True
+            raise self._error() from error
 
     def _error(self) -> EngineDownError:
         with self._lock:

@@ -19,6 +19,7 @@ from vllm_custom.errors import (
     UnavailableError,
 )
 from vllm_custom.handlers import Handler, Parsed, Router
+from vllm_custom.kernel import official_texts
 from vllm_custom.observability import Log, Observer, serving
 from vllm_custom.request.context import RequestContext
 from vllm_custom.responses import Responder
@@ -156,6 +157,8 @@ class RequestLife:
             if timer is not None:
                 timer.cancel()
             self._with.watch.unwatch(self.responder)
+            if isinstance(self._reason, RequestCancelledError):
+                self._with.log.log_info(f"{official_texts.CANCELLED} {self._context.request_id}")
 
     def _timer(self, timeout_us: int) -> asyncio.TimerHandle | None:
         if not timeout_us:
@@ -202,7 +205,9 @@ class RequestLife:
         """Say in the log how the request ended; a defect with its traceback."""
         try:
             start = f"[vllm_custom] request {self._context.request_id} failed: "
-            if isinstance(answer, InternalError):
+            if isinstance(answer, RequestCancelledError):
+                self._with.log.log_info(f"{official_texts.CANCELLING} {self._context.request_id}")
+            elif isinstance(answer, InternalError):
                 self._with.log.log_error(start + "".join(traceback.format_exception(error)))
             else:
                 self._with.log.log_info(f"{start}{answer}")

@@ -121,7 +121,7 @@ def test_sampling_parameters_win_over_the_requests_own() -> None:
         ),
         (
             {"text_input": text("x"), "stream": flag(True), "exclude_input_in_output": flag(False)},
-            "exclude_input_in_output: false cannot be combined with stream: true",
+            "Error generating stream: When streaming, `exclude_input_in_output` = False is not allowed.",
         ),
         ({"messages": text(MESSAGES), "image": text("a")}, "image: cannot be combined with messages; use their parts"),
         (

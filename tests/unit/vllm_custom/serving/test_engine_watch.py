@@ -14,6 +14,7 @@ import pytest
 from tests.support import fakes
 from tests.support.fake_engine import FACTS, FakeEngine
 from tests.support.service_harness import Model, wait_until
+from vllm_custom.errors import UnavailableError
 from vllm_custom.serving import engine_watch
 from vllm_custom.serving.engine_watch import Tries
 
@@ -203,11 +204,41 @@ def test_the_official_health_check_unloads_where_that_is_possible(can: bool) -> 
         restart.engine.die()
         if can:
             wait_until(lambda: model.unloads == ["model"])
-            assert "being unloaded" in message(model.submit())
+            assert message(model.submit()) == "Model is unavailable due to unhealthy vLLM engine"
             assert restart.tries == 0
         else:
             wait_until(lambda: restart.tries == 1 and model.service.ready)
             assert [line for line in model.log.lines if "--model-control-mode=explicit" in line]
+        model.settle()
+
+
+def test_the_official_health_check_asks_the_engine_with_each_request() -> None:
+    """The official backend's own tests have the second question answered with an error, by an engine that lives."""
+    engine = FakeEngine(TEXT_ONLY)
+    answers = iter([None, UnavailableError("simulated")])
+
+    async def check_health() -> None:
+        if error := next(answers):
+            raise error
+
+    engine.check_health = check_health  # type: ignore[method-assign]
+    with Model(engine, ENABLE_VLLM_HEALTH_CHECK="true") as model:
+        assert model.submit().wait().error is None
+        assert message(model.submit()) == "Model is unavailable due to unhealthy vLLM engine"
+        wait_until(lambda: model.unloads == ["model"])
+        assert not model.service.ready
+        model.settle()
+
+
+def test_without_the_health_check_nobody_asks_the_engine() -> None:
+    engine = FakeEngine(TEXT_ONLY)
+
+    async def check_health() -> None:
+        raise UnavailableError("simulated")
+
+    engine.check_health = check_health  # type: ignore[method-assign]
+    with Model(engine) as model:
+        assert model.submit().wait().error is None
         model.settle()
 
 

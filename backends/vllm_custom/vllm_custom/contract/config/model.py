@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from vllm_custom.contract.declare import config_parameter
+from vllm_custom.kernel import devices
 
 
 def _json_object(text: str) -> dict[str, object]:
@@ -37,6 +38,11 @@ def _log_format(text: str) -> str:
     return text.lower()
 
 
+def _gpu_groups(text: str) -> str:
+    devices.read_groups(text)
+    return text
+
+
 def _route(text: str) -> str:
     if not text.startswith("/") or not text.isascii():
         raise ValueError(text)
@@ -58,6 +64,15 @@ class ModelParameters(BaseModel):
         "Watch the engine, and unload the model when it has died, in place of starting the engine again. Triton "
         "unloads only with --model-control-mode=explicit; elsewhere the log says so, and ENGINE_RESTARTS holds.",
         official=True,
+    )
+    gpu_device_ids: str = config_parameter(
+        "",
+        "The GPUs of the model, as `0,1`, as many as the engine takes; several groups, as `0,1;2,3`, for as many "
+        "instances ([which GPUs](guides/scaling.md#which-gpus)). The numbers count within what tritonserver sees "
+        "(`CUDA_VISIBLE_DEVICES`). Default: with KIND_GPU the GPU of Triton's choice, else the first that it sees.",
+        official=True,
+        parse=_gpu_groups,
+        allowed="numbers of GPUs, such as 0,1 or 0,1;2,3",
     )
     otlp_traces_endpoint: str = config_parameter(
         "",

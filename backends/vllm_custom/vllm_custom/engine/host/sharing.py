@@ -15,6 +15,7 @@ from vllm_custom.engine.host.connection import Connection, HostLostError
 from vllm_custom.engine.host.messages import Fronts, Numbered
 from vllm_custom.engine.host.newest import Newest
 from vllm_custom.errors import ConfigError, UnavailableError
+from vllm_custom.kernel import devices
 
 _STARTED_FROM = ("model.json", "multi_lora.json")
 
@@ -26,17 +27,16 @@ def fronts_of(model_config: Mapping[str, Any], args: Mapping[str, str]) -> int:
         model_config: of Triton.
         args: of Triton's ``initialize``.
     """
-    kind, device = f"KIND_{args['model_instance_kind']}", int(args["model_instance_device_id"])
-    groups = [group for group in model_config.get("instance_group", []) if group.get("kind", kind) == kind]
-    if kind == "KIND_GPU":
-        groups = [group for group in groups if device in group.get("gpus", [device])]
-    return max(1, sum(int(group.get("count", 1)) for group in groups))
+    return devices.sharers(model_config, args)
 
 
-def engine_name(args: Mapping[str, str], version_dir: Path, *others: str) -> folders.EngineName:
+def engine_name(
+    model_config: Mapping[str, Any], args: Mapping[str, str], version_dir: Path, *others: str
+) -> folders.EngineName:
     """What the engine of this instance is known by.
 
     Args:
+        model_config: of Triton.
         args: of Triton's ``initialize``.
         version_dir: of the model.
         others: texts that make another engine where they differ.
@@ -45,7 +45,7 @@ def engine_name(args: Mapping[str, str], version_dir: Path, *others: str) -> fol
     return folders.EngineName(
         model=args["model_name"],
         version=args["model_version"],
-        devices=f"{args['model_instance_kind']} {args['model_instance_device_id']}",
+        devices=_devices(model_config, args),
         server=os.getppid(),
         files=folders.fingerprint([*texts, *others], _weights(texts[0], version_dir)),
     )
@@ -125,6 +125,11 @@ class Share:
 
     def _row(self, column: int) -> Row:
         return Row(self._board, self._connection.client, column)
+
+
+def _devices(model_config: Mapping[str, Any], args: Mapping[str, str]) -> str:
+    group = devices.group_of(model_config, args)
+    return f"{args['model_instance_kind']} {args['model_instance_device_id']}" if group is None else f"GPUs {group}"
 
 
 def _text(path: Path) -> str:

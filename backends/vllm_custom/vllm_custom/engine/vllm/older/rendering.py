@@ -119,7 +119,7 @@ class _Messages:
         if "tokenizer" in inspect.signature(parse).parameters:
             given["tokenizer"] = self._tokenizer
         conversation, promised, uuids = parse(**given)
-        media = await promised
+        media = with_joined_embeds(await promised)
         found = {"multi_modal_data": media, "multi_modal_uuids": uuids}
 
         def through_template() -> Mapping[str, Any]:
@@ -153,7 +153,27 @@ class _RenderersMessages:
             chat_template=template, chat_template_kwargs={**variables, "tokenize": False}
         )
         _, prompt = await self._renderer.render_messages_async(list(messages), params)
+        if media := prompt.get("multi_modal_data"):
+            prompt = {**prompt, "multi_modal_data": with_joined_embeds(media)}
         return lambda: cast(Mapping[str, Any], prompt)
+
+
+def with_joined_embeds(media: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Embedded images of chat messages in the form of a text prompt's: for each field, the rows of all images.
+
+    vLLM up to 0.16 stacks what has the same shape, and takes the field of a single image as it is; one it refuses,
+    of the others its engine dies.
+    """
+    images = (media or {}).get("image")
+    if media is None or not isinstance(images, Mapping):
+        return media
+    import torch
+
+    joined = {}
+    for name, given in images.items():
+        fields = given if isinstance(given, list) else [given]
+        joined[name] = torch.cat([field.reshape(-1, field.shape[-1]) for field in fields])
+    return {**media, "image": joined}
 
 
 def chat_template_of(tokenizer: Any, config: Any) -> str | None:

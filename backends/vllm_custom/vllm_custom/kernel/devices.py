@@ -1,0 +1,213 @@
+"""Which GPUs an instance of a model gets: from instance_group, or from GPU_DEVICE_IDS of config.pbtxt.
+
+Both count within what tritonserver itself sees (CUDA_VISIBLE_DEVICES).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError, shorten
+from .model_files import ENGINE_ARGS_FILE
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+PARAMETER = "GPU_DEVICE_IDS"
+_ABOUT = f"config.pbtxt: parameter {PARAMETER}"
+_ENGINE_SIZES = ("tensor_parallel_size", "pipeline_parallel_size")
+
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """``visible`` is what CUDA_VISIBLE_DEVICES has to be; ``reason`` says why, for the log."""
+
+    visible: str
+    reason: str
+
+
+def read_groups(text: str) -> tuple[Group, ...]:
+    """GPU_DEVICE_IDS: groups between semicolons, numbers between commas.
+
+    Raises:
+        ConfigError: names the group and what is wrong with it.
+    """
+    return tuple(_read_group(number, part) for number, part in enumerate(text.split(";"), start=1))
+
+
+def groups_of(model_config: Mapping[str, Any]) -> tuple[Group, ...]:
+    """The groups of GPUs that Triton's ``model_config`` gives; none without the parameter.
+
+    Raises:
+        ConfigError: they are not such, or neither one nor as many as there are instances.
+    """
+    parameters = model_config.get("parameters", {})
+    if PARAMETER not in parameters:
+        return ()
+    groups = read_groups(str(parameters[PARAMETER].get("string_value", "")))
+    instances = sum(1 for _ in _instances(model_config)) or 1
+    if len(groups) not in (1, instances):
+        raise ConfigError(
+            f"{_ABOUT}: expected one group of GPUs for each instance that instance_group counts ({instances}), or one "
+            f"for all, got {len(groups)} groups"
+        )
+    return groups
+
+
+def group_of(model_config: Mapping[str, Any], args: Mapping[str, str]) -> Group | None:
+    """The group of one instance, the i-th for the i-th of instance_group; None without GPU_DEVICE_IDS.
+
+    Args:
+        model_config: of Triton.
+        args: of Triton's ``initialize``.
+
+    Raises:
+        ConfigError: as :func:`groups_of`.
+    """
+    groups = groups_of(model_config)
+    if len(groups) < 2:
+        return groups[0] if groups else None
+    return groups[_index(model_config, args)]
+
+
+def sharers(model_config: Mapping[str, Any], args: Mapping[str, str]) -> int:
+    """How many instances, this one included, are on the same GPUs.
+
+    Raises:
+        ConfigError: as :func:`groups_of`.
+    """
+    group = group_of(model_config, args)
+    instances = list(_instances(model_config))
+    if group is not None:
+        groups = groups_of(model_config)
+        return len(instances) or 1 if len(groups) == 1 else groups.count(group)
+    kind, device = f"KIND_{args['model_instance_kind']}", int(args["model_instance_device_id"])
+    same = [gpu for _, its_kind, gpu in instances if its_kind in (kind, "") and gpu in (None, device)]
+    return max(1, len(same))
+
+
+def device_count(arguments: Mapping[str, Any]) -> int:
+    """How many GPUs of this machine the engine arguments ask for.
+
+    Raises:
+        ConfigError: a size is not a positive integer.
+    """
+    count = 1
+    for key in _ENGINE_SIZES:
+        count *= _size(arguments, key)
+    local = "data_parallel_size_local"
+    count *= _size(arguments, local if arguments.get(local) else "data_parallel_size")
+    return max(1, count // _size(arguments, "nnodes"))
+
+
+def check(model_config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """What can be wrong with GPU_DEVICE_IDS, for all instances.
+
+    Raises:
+        ConfigError: names the group.
+    """
+    for number, group in enumerate(groups_of(model_config), start=1):
+        if len(group) != (expected := device_count(arguments)):
+            raise ConfigError(
+                f"{_ABOUT}: group {number}: expected {expected} GPUs, as {ENGINE_ARGS_FILE} asks for "
+                f"({', '.join(_ENGINE_SIZES)}, data_parallel_size), got {len(group)} ({_listed(group)})"
+            )
+
+
+def devices_of(
+    model_config: Mapping[str, Any], args: Mapping[str, str], arguments: Mapping[str, Any], inherited: str | None
+) -> Devices | None:
+    """The GPUs of one instance; None where it takes those that tritonserver sees.
+
+    Args:
+        model_config: of Triton.
+        args: of Triton's ``initialize``.
+        arguments: of the engine.
+        inherited: tritonserver's CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        ConfigError: what config.pbtxt says does not fit model.json, or tritonserver does not see such a GPU.
+    """
+    group = group_of(model_config, args)
+    if group is not None:
+        check(model_config, arguments)
+        visible = ",".join(visible_device(number, inherited, _ABOUT) for number in group)
+        # The first words are those of the official backend, whose own tests look for them.
+        kind = f"KIND_{args['model_instance_kind']}"
+        reason = f"Detected {kind} instance with {PARAMETER} specified: GPUs {_listed(group)}"
+        return Devices(visible, f"{reason}, {VARIABLE}={visible}")
+    if args["model_instance_kind"] != "GPU":
+        return None
+    if any(_size(arguments, key) > 1 for key in _ENGINE_SIZES):
+        raise ConfigError(
+            "config.pbtxt: instance_group.kind: expected KIND_MODEL, got KIND_GPU, which is one GPU, while "
+            f"model.json asks for several ({', '.join(_ENGINE_SIZES)}); {PARAMETER} says which"
+        )
+    device = int(args["model_instance_device_id"])
+    if device < 0:
+        return None
+    visible = visible_device(device, inherited)
+    return Devices(visible, f"{args['model_name']}: using GPU {visible}, as instance_group says")
+
+
+def visible_device(number: int, visible: str | None, about: str = "config.pbtxt: instance_group.gpus") -> str:
+    """What CUDA_VISIBLE_DEVICES has to be for GPU ``number``, which counts within the server's own ``visible``.
+
+    Raises:
+        ConfigError: the server does not see so many; begins with ``about``.
+    """
+    if not visible:
+        return str(number)
+    devices = [device.strip() for device in visible.split(",")]
+    if number >= len(devices):
+        raise ConfigError(
+            f"{about}: expected 0 to {len(devices) - 1} (tritonserver runs with {VARIABLE}={visible}), got {number}"
+        )
+    return devices[number]
+
+
+def _read_group(number: int, text: str) -> Group:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise ConfigError(
+            f"{_ABOUT}: group {number}: expected numbers of GPUs such as 0,1 (groups for several instances are "
+            f"separated by semicolons: 0,1;2,3), got {shorten(text)}"
+        )
+    group = tuple(int(word) for word in words)
+    if len(set(group)) < len(group):
+        raise ConfigError(f"{_ABOUT}: group {number}: expected each GPU once, got {shorten(text)}")
+    return group
+
+
+def _instances(model_config: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
+    """Name, kind and GPU of all instances, in Triton's order."""
+    for place, group in enumerate(model_config.get("instance_group", [])):
+        name = group.get("name") or f"{model_config.get('name', '')}_{place}"
+        for copy in range(int(group.get("count", 1))):
+            for gpu in group.get("gpus") or [None]:
+                yield f"{name}_{copy}", group.get("kind", ""), gpu
+
+
+def _index(model_config: Mapping[str, Any], args: Mapping[str, str]) -> int:
+    name, device = args["model_instance_name"], int(args["model_instance_device_id"])
+    for index, (its_name, _, gpu) in enumerate(_instances(model_config)):
+        if its_name == name and gpu in (None, device):
+            return index
+    raise ConfigError(f"{_ABOUT}: instance_group has no instance {name}")
+
+
+def _size(arguments: Mapping[str, Any], key: str) -> int:
+    value = arguments.get(key) or 1
+    try:
+        size = int(value)
+    except (TypeError, ValueError):
+        size = 0
+    if size < 1:
+        raise ConfigError(f"{ENGINE_ARGS_FILE}: {key}: expected a positive integer, got {shorten(value)}")
+    return size
+
+
+def _listed(group: Group) -> str:
+    return ",".join(map(str, group))
