@@ -45,6 +45,7 @@ STREAMS, TOKENS = 64, 600
 ASKED = 200
 STOPPED_SECONDS = 10.0
 _BLOCK = 65536
+_TIMES = 6
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 120.0
 _IN_FLIGHT = re.compile(rf'^vllm_custom:sequences_in_flight\{{model="{MODEL}",version="1"\}} (\S+)', re.MULTILINE)
@@ -62,14 +63,14 @@ class Faults:
         self._url = f"{server.http_url}/v2/models/{MODEL}"
 
     async def leaving(self) -> Row:
-        """The second time nothing may be more than after the first."""
-        await self._leave()
-        before = await asyncio.to_thread(figures, self._server)
-        free_after = await self._leave()
-        after = await asyncio.to_thread(figures, self._server)
+        """Several times: the last one leaves no more than those before it."""
+        free_after, left = [], []
+        for _ in range(_TIMES):
+            free_after.append(await self._leave())
+            left.append(await asyncio.to_thread(figures, self._server))
         kept = ("descriptors", "threads", "processes", "shared-memory segments", "memory MiB")
-        more = {f"more {name}": round(after[name] - before[name], 1) for name in kept}
-        return {"clients": self._clients, "seconds until all places are free": free_after, **more}
+        each = {name: [round(one[name]) for one in left] for name in kept}
+        return {"clients": self._clients, "seconds until all places are free": free_after, **each}
 
     async def stopped(self) -> Row:
         """Every stream is whole in the end, and those of the other front go on meanwhile."""
