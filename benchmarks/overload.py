@@ -3,8 +3,9 @@
     python -m benchmarks.overload --places 64
 
 A model on the null engine with MAX_INFLIGHT_REQUESTS. As many clients as it has places, then four times as many, take
-turns; each sends one request after the other, and one that is refused waits for about a second, as it is told to. Over
-Triton's generate endpoint, and over the OpenAI frontend.
+turns; each sends one request after the other. They begin within a second of each other, and one that is refused waits
+for about a second, as it is told to, with the jitter that clients' libraries have. Over Triton's generate endpoint, and
+over the OpenAI frontend. Meanwhile the same process asks whether the server lives: what that takes is the machine's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ MODEL = "full"
 CROWD = 4
 # A second on the average, as the hint says that goes with a refusal; not all at the same time.
 PAUSE_SECONDS = (0.5, 1.5)
+BEGIN_SECONDS = 1.0
+PROBE_SECONDS = 0.05
 _OK = 200
 _REFUSED = (400, 503)  # the first is what Triton 24.10 makes of UNAVAILABLE
 
@@ -42,13 +45,15 @@ class Outcome:
 
     admitted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        admitted = {f"admitted p{percent}": _percentile(self.admitted, percent) for percent in (50, 99)}
-        refused = {f"refused p{percent}": _percentile(self.refused, percent) for percent in (50, 99)}
-        counts = {"admitted": len(self.admitted), "refused": len(self.refused), "failed": len(self.failed)}
-        return counts | admitted | refused
+        of = {"admitted": self.admitted, "refused": self.refused, "probe": self.probes}
+        counts = {name: len(seconds) for name, seconds in of.items()} | {"failed": len(self.failed)}
+        return counts | {
+            f"{name} p{percent}": _percentile(seconds, percent) for name, seconds in of.items() for percent in (50, 99)
+        }
 
 
 def main() -> None:
@@ -69,14 +74,22 @@ def main() -> None:
         generate = {"text_input": "Hello", "max_tokens": options.tokens, "ignore_eos": True}
         completion = {"model": MODEL, "prompt": "Hello", "max_tokens": options.tokens, "ignore_eos": True}
         ways = {
-            "generate": (f"{server.http_url}/v2/models/{MODEL}/generate", generate),
-            "OpenAI frontend": (f"{frontend.base_url}/completions", completion),
+            "generate": (
+                f"{server.http_url}/v2/models/{MODEL}/generate",
+                f"{server.http_url}/v2/health/live",
+                generate,
+            ),
+            "OpenAI frontend": (
+                f"{frontend.base_url}/completions",
+                f"http://127.0.0.1:{frontend.port}/live",
+                completion,
+            ),
         }
         for turn in range(options.rounds):
-            for way, (url, body) in ways.items():
+            for way, (url, live, body) in ways.items():
                 crowds = (1, CROWD) if turn % 2 == 0 else (CROWD, 1)
                 for crowd in crowds:
-                    outcome = asyncio.run(_clients(url, body, crowd * options.places, options.seconds))
+                    outcome = asyncio.run(_clients(url, live, body, crowd * options.places, options.seconds))
                     rows.append({"way": way, "crowd": crowd, "round": turn} | outcome.row())
                     write_json(options.out, rows, places=options.places)
                     if outcome.failed:
@@ -84,10 +97,11 @@ def main() -> None:
     _print(rows, list(ways))
 
 
-async def _clients(url: str, body: Mapping[str, Any], users: int, seconds: float) -> Outcome:
+async def _clients(url: str, live: str, body: Mapping[str, Any], users: int, seconds: float) -> Outcome:
     outcome, until = Outcome(), time.monotonic() + seconds
 
     async def user() -> None:
+        await asyncio.sleep(random.uniform(0, BEGIN_SECONDS))
         while time.monotonic() < until:
             began = time.monotonic()
             async with session.post(url, json=body) as answer:
@@ -101,8 +115,16 @@ async def _clients(url: str, body: Mapping[str, Any], users: int, seconds: float
             else:
                 outcome.failed.append(f"{answer.status} {text[:200]}")
 
+    async def probe() -> None:
+        while time.monotonic() < until:
+            began = time.monotonic()
+            async with session.get(live) as answer:
+                await answer.read()
+            outcome.probes.append(time.monotonic() - began)
+            await asyncio.sleep(PROBE_SECONDS)
+
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(user() for _ in range(users)))
+        await asyncio.gather(probe(), *(user() for _ in range(users)))
     return outcome
 
 
@@ -113,7 +135,7 @@ def _percentile(seconds: list[float], percent: int) -> float | None:
 
 def _print(rows: list[dict[str, Any]], ways: list[str]) -> None:
     """Medians over the rounds."""
-    names = ["admitted p50", "admitted p99", "refused p50", "refused p99"]
+    names = [f"{name} p{percent}" for name in ("admitted", "refused", "probe") for percent in (50, 99)]
     print(f"| way | clients per place | {' | '.join(f'{name} ms' for name in names)} | p99 ratio |")
     print("| --- " * (len(names) + 3) + "|")
     for way in ways:

@@ -3,12 +3,13 @@
     python -m benchmarks.soak --seconds 600
     python -m benchmarks.soak --requests 10000 --users 256 --bad 0.05
     python -m benchmarks.soak --seconds 300 --reload 50
+    python -m benchmarks.soak --seconds 1200 --users 8 --pause 0.1 --every 10
 
 Models on the null engine: one with two versions, one with two fronts. Users send text, streams that are read to their
 end or left in the middle, images and mistakes, all in one order that --seed fixes, and each answer is looked at. Every
-few seconds memory, descriptors, threads and shared-memory segments of tritonserver and all below it are counted; at the
-end each has its slope, with an interval of 95 % as eight means of neighbours give it. With --reload a further model is
-loaded, asked and unloaded again and again meanwhile.
+few seconds memory, descriptors, threads and shared-memory segments of tritonserver and all below it are counted, memory
+also by process; at the end each has its slope, with an interval of 95 % as eight means of neighbours give it. With
+--reload a further model is loaded, asked and unloaded again and again meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import itertools
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +80,7 @@ class Load:
     def __init__(self, server: TritonServer, options: argparse.Namespace) -> None:
         self._url = server.http_url
         self._bad = options.bad
+        self._pause = options.pause
         self._random = random.Random(options.seed)
         self._numbers: Iterator[int] = itertools.count()
         self._limit = options.requests or math.inf
@@ -96,6 +99,8 @@ class Load:
                 await kind(session)
             except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
                 self.tally.wrong.append(repr(error))
+            if self._pause:
+                await asyncio.sleep(2 * self._pause * self._random.random())
 
     @property
     def _right(self) -> Sequence[Callable[[aiohttp.ClientSession], Any]]:
@@ -172,12 +177,23 @@ def figures(server: TritonServer) -> dict[str, float]:
     process = psutil.Process(server.pid)
     for each in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            found["memory MiB"] += each.memory_full_info().uss / 2**20
+            memory = each.memory_full_info().uss / 2**20
+            found["memory MiB"] += memory
+            found[f"memory MiB of {role(each)}"] += memory
             found["descriptors"] += each.num_fds()
             found["threads"] += each.num_threads()
             found["processes"] += 1
     found["shared-memory segments"] = len(list(_SHARED_MEMORY.iterdir()))
     return dict(found)
+
+
+def role(process: psutil.Process) -> str:
+    """What a process is; those that come and go have one name together."""
+    text = " ".join(process.cmdline())
+    if stub := re.search(r"/([^/ ]+)/([^/ ]+)/model\.py .* ([^/ ]+_\d+_\d+) ", text):
+        return f"instance {stub[3]}, version {stub[2]}"
+    program = re.search(r"/(\w+)\.py |(?:-m|from) ([\w.]+)", text) if process.name().startswith("python") else None
+    return (program[1] or program[2].rpartition(".")[2]) if program else process.name()
 
 
 async def watch(server: TritonServer, seconds: float, rows: list[dict[str, float]]) -> None:
@@ -227,6 +243,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--requests", type=int, default=0, help="so many, in place of the time")
     parser.add_argument("--users", type=int, default=32)
+    parser.add_argument("--pause", type=float, default=0, help="seconds, on average, between two requests of a user")
     parser.add_argument("--bad", type=float, default=0.05, help="share of requests that are mistakes")
     parser.add_argument("--reload", type=int, default=0, metavar="TIMES")
     parser.add_argument("--every", type=float, default=2, help="seconds between counts")
@@ -242,10 +259,10 @@ def main() -> None:
     write_json(options.out, rows, done=tally.done, wrong=tally.wrong, seconds=took)
     print(f"{tally.done.total()} requests in {took:.0f} s: {dict(tally.done)}")
     later = rows[int(len(rows) * _WARM_UP) :]
-    for name in rows[0].keys() - {"at"}:
-        slope = Slope.of([row["at"] for row in later], [row[name] for row in later])
+    for name in sorted(later[0].keys() - {"at"}):
+        slope = Slope.of([row["at"] for row in later], [row.get(name, 0.0) for row in later])
         flat = "flat" if slope.is_flat else "grows"
-        last = f"{later[0][name]:.0f} -> {later[-1][name]:.0f}"
+        last = f"{later[0][name]:.0f} -> {later[-1].get(name, 0.0):.0f}"
         print(f"{name}: {last}, {slope.per_hour:+.1f} +- {slope.margin:.1f} per hour, {flat}")
     print(f"wrong: {len(tally.wrong)}")
     for line in tally.wrong[:10]:

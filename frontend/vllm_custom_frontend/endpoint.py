@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_custom_frontend.answer import Answer
 from vllm_custom_frontend.health import Health
+from vllm_custom_frontend.room import Room
 from vllm_custom_frontend.triton import (
     BrokenError,
     InferCall,
@@ -24,43 +26,12 @@ from vllm_custom_frontend.triton import (
 
 _log = logging.getLogger("vllm_custom_frontend")
 _MODELS_PATH = "/v1/models"
-_TOO_MANY_REQUESTS = 429
 _FIRST_ERROR = 400
 _FIRST_DEFECT = 500
 _NOT_IMPLEMENTED = 501
-_UNAVAILABLE = 503
 _TIMED_OUT = 504
-# The parameter of config.pbtxt that an answer 503 names where only the number of requests is in the way.
-_LIMIT = b"MAX_INFLIGHT_REQUESTS"
-# The header of an answer 503 of a model whose engine does not run.
-_ENGINE_STATE = "x-engine-state"
-
-# With these the model says that it has not begun with a request.
-REFUSALS = frozenset({_TOO_MANY_REQUESTS, _UNAVAILABLE})
 
 Card = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer of a model."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def engine_down(self) -> bool:
-        """Whether the model says that its engine does not run."""
-        return self.status == _UNAVAILABLE and _ENGINE_STATE in self.headers
-
-    @property
-    def busy(self) -> bool:
-        """Whether nothing but the number of requests is in the way."""
-        if self.engine_down:
-            return False
-        full = "retry-after" in self.headers or _LIMIT in self.body
-        return self.status == _TOO_MANY_REQUESTS or (self.status == _UNAVAILABLE and full)
 
 
 @dataclass
@@ -74,6 +45,7 @@ class Endpoint:
     triton: TritonClient
     model: ServedModel
     health: Health = field(default_factory=Health)
+    room: Room = field(default_factory=Room)
     cards: Sequence[Card] = ()
     _heard_at: float = float("-inf")
 
@@ -96,6 +68,7 @@ class Endpoint:
             self.health.lost()
         elif answer.busy:
             self.health.busy()
+            self.room.note(answer)
         elif answer.status < _FIRST_ERROR:
             self.health.succeeded()
         elif answer.status >= _FIRST_DEFECT and answer.status not in (_NOT_IMPLEMENTED, _TIMED_OUT):

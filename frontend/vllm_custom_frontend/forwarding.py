@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 from vllm_custom_frontend import errors
 from vllm_custom_frontend.access_log import entry_of
-from vllm_custom_frontend.endpoint import REFUSALS, Answer, Endpoint
+from vllm_custom_frontend.answer import REFUSALS, Answer
+from vllm_custom_frontend.endpoint import Endpoint
 from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import Exchange
 from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.registry import ModelRegistry
+from vllm_custom_frontend.routes import needs_room
 from vllm_custom_frontend.tracing import call_of
 from vllm_custom_frontend.triton import BrokenError, InferCall, LateError, ResponseChunk, TritonError, UnreachableError
 from vllm_custom_frontend.triton_metrics import TritonFailures
@@ -99,11 +101,15 @@ class Forwarder:
         )
 
     async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:
+        takes_room = needs_room(call.method, call.path)
+        if takes_room and (refusal := endpoint.room.refusal) is not None:
+            raise RefusedError(refusal)
         self.attempt = Attempt(endpoint, time.monotonic())
         endpoint.triton.open_calls += 1
         endpoint.triton.last_call = time.monotonic()
+        room = endpoint.room.asked() if takes_room else contextlib.nullcontext()
         try:
-            with call_of(self._exchange.scope, endpoint.triton.address) as trace:
+            with room, call_of(self._exchange.scope, endpoint.triton.address) as trace:
                 asked = replace(call, model=endpoint.model, headers={**(call.headers or {}), **trace})
                 async with contextlib.aclosing(endpoint.call(asked)) as chunks:
                     await self._relay(endpoint, chunks)

@@ -8,6 +8,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from vllm_custom_frontend import metric_files
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # prometheus_client's own: where it is set, all values are in files below it.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -15,6 +17,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 _collector: Any = MultiProcessCollector  # it has no types
+metric_files.install()
 
 
 class Metrics:

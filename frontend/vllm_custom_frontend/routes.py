@@ -51,6 +51,12 @@ def route_of(path: str) -> str | None:
     return path if path in OPENAI_PATHS and "{" not in path else None
 
 
+def needs_room(method: str, path: str) -> bool:
+    """Whether a model that is full refuses the request: what only looks something up, or ends work, it does not."""
+    found = _RESPONSE.fullmatch(path.partition("?")[0])
+    return method != "GET" and not (found and found[2])
+
+
 def label_of(path: str) -> str | None:
     """What ``path`` is in the metrics: as :func:`route_of`, and the frontend's own routes; None for others."""
     if path in OPEN_PATHS:

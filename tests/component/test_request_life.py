@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("null_model")
 TIMEOUT_US = 500_000
 SUCCESS = f'vllm_custom:requests_success_total{{model="{MODEL}",version="1"}}'
 EVENT_SECONDS = 120
+MODELS = json.dumps({"path": "/v1/models"})
 
 
 @pytest.fixture
@@ -67,6 +69,8 @@ class TestCounts:
         client.generate(MODEL, text_input="2+3=", temperature=-1)
         client.stream(MODEL, text_input="2+3=", tempratur=1)
         client.generate(MODEL, text_input="2+3=", dimensions=8)
+        for _ in range(3):  # as frontends do every few seconds
+            assert MODEL in client.generate(MODEL, openai_request=MODELS).body["openai_response"]
         wait_until(lambda: client.metrics().get(SUCCESS, 0) == before + 4)
         wait_until(lambda: failed(client, "INVALID_ARG") == refused + 2)
         wait_until(lambda: failed(client, "UNSUPPORTED") == unsupported + 1)

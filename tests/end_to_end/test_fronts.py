@@ -116,9 +116,9 @@ def test_metrics_count_each_request_once_whichever_front_serves_it(client: Clien
         return {name: after[name] - before.get(name, 0) for name in names}
 
     assert grown(*expected) == expected
-    # A frontend of another module may ask for the model's list now and then: that counts as well, for Triton too.
-    wait_until(lambda: len(set(grown(SUCCEEDED, TRITONS).values())) == 1)
-    assert requests <= grown(SUCCEEDED)[SUCCEEDED] < 2 * requests
+    # A frontend of another module may ask for the model's list now and then, which Triton counts.
+    wait_until(lambda: grown(SUCCEEDED)[SUCCEEDED] == requests)
+    assert grown(TRITONS)[TRITONS] >= requests
     assert client.metrics()[ATTACHED] == FRONTS
 
 

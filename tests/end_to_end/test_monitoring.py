@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support import openai_cases
+from tests.support import debian, openai_cases
 from tests.support.bodies import b64
 from tests.support.client import Client
 from tests.support.frontend_process import Frontend
@@ -26,10 +25,7 @@ from tools.installer.paths import CHECKOUT
 from tools.installer.server import TritonServer
 from tools.monitoring.prometheus import Prometheus, panels_without_data
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not shutil.which("prometheus"), reason="not run: prometheus is not installed"),
-]
+pytestmark = pytest.mark.timeout(600)
 
 FOLDER = CHECKOUT / "deploy/monitoring"
 WINDOW = "20s"
@@ -39,8 +35,22 @@ PICTURES = [b64(picture(41_000 + number, (224, 224)).encoded()) for number in ra
 
 
 @pytest.fixture(scope="module")
+def programs() -> tuple[str, str]:
+    """prometheus and promtool."""
+    try:
+        prometheus, promtool = debian.programs("prometheus", "prometheus", "promtool")
+    except debian.UnavailableError as error:
+        pytest.skip(f"not run: {error}")
+    return prometheus, promtool
+
+
+@pytest.fixture(scope="module")
 def prometheus(
-    triton: TritonServer, frontend: Frontend, superset: str, tmp_path_factory: pytest.TempPathFactory
+    programs: tuple[str, str],
+    triton: TritonServer,
+    frontend: Frontend,
+    superset: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Prometheus]:
     """The configuration as it is, but for addresses and intervals."""
     folder = tmp_path_factory.mktemp("prometheus")
@@ -54,7 +64,7 @@ def prometheus(
         config = config.replace(said, real)
     (folder / "prometheus.yml").write_text(config)
     port = ports.choose("127.0.0.1", 0, "--port", set())
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    command = [programs[0], f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
         try:
@@ -114,3 +124,21 @@ def test_every_rule_can_be_evaluated_and_no_alert_fires(prometheus: Prometheus, 
 def test_a_panel_without_data_is_found(prometheus: Prometheus, tmp_path: Path) -> None:
     """The check can fail: before anything was recorded there is nothing."""
     assert panels_without_data(prometheus, 1000.0, 1100.0, window=WINDOW)
+
+
+@pytest.mark.parametrize(
+    "command", ["check config prometheus.yml", "check rules rules.yml", "test rules rules_test.yml"]
+)
+def test_promtool_accepts_it(command: str, programs: tuple[str, str]) -> None:
+    done = subprocess.run([programs[1], *command.split()], cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tests_of_the_rules_can_fail(tmp_path: Path, programs: tuple[str, str]) -> None:
+    for file in ("rules.yml", "rules_test.yml"):
+        text = (FOLDER / file).read_text(encoding="utf-8")
+        (tmp_path / file).write_text(text.replace("> 0.95", "> 0.85").replace("> 10\n", "> 30\n"))
+    command = [programs[1], "test", "rules", "rules_test.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "KVCacheFull" in done.stdout + done.stderr

@@ -14,7 +14,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 SUCCESS: Final = "vllm_custom:requests_success_total"
 FAILED: Final = "vllm_custom:requests_failed_total"
 REQUEST_METRICS: Final = (
-    Family(SUCCESS, "COUNTER", "Requests that completed without an error."),
+    Family(SUCCESS, "COUNTER", "Requests that completed without an error; a look-up, as of a list of models, is none."),
     Family(
         FAILED,
         "COUNTER",

@@ -39,6 +39,7 @@ class Parsed:
         sequences: how many the engine will run at once for this request.
         additional_outputs: optional outputs that the client asked for.
         trace_headers: W3C Trace Context of the span above this request.
+        looks_up: whether it gives the engine nothing to do, and is not followed.
     """
 
     call: Any
@@ -46,6 +47,7 @@ class Parsed:
     sequences: int = 1
     additional_outputs: frozenset[str] = frozenset()
     trace_headers: Mapping[str, str] | None = None
+    looks_up: bool = False
 
 
 class Handler(Protocol):

@@ -48,7 +48,7 @@ class OpenAIHandler:
         if above is incoming.span and self._traces:
             call = replace(call, headers={**_without_trace(call.headers), **(above or {})})
         timeout_us = shortest(incoming.timeout_us, call.timeout)
-        return Parsed(call, timeout_us=timeout_us, sequences=asked, trace_headers=above)
+        return Parsed(call, timeout_us=timeout_us, sequences=asked, trace_headers=above, looks_up=call.looks_up)
 
     async def run(self, call: OpenAICall, responder: Responder, context: RequestContext) -> None:
         """vLLM's own application answers.

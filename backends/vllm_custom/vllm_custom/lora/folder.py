@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ _CONFIG_FILE = "adapter_config.json"
 # What vLLM reads of an adapter; training leaves much else beside it.
 _ADAPTER_FILES = ("adapter_*", "new_embeddings.*")
 _MAX_AGE_SECONDS = 1.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # Name, size, time of change and inode of each file: another one, and the weights are others.
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -111,6 +113,8 @@ def _copy(adapter: FoundAdapter, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
         unchanged = _fingerprint(adapter.path) == adapter.fingerprint
     except OSError as error:
-        raise UnavailableError(f"lora_name: the adapter {adapter.name!r} cannot be read now; try again") from error
+        shutil.rmtree(target, ignore_errors=True)  # on a disk without room a part of a copy takes what is left
+        what = "copied: the server has no room" if error.errno in _NO_ROOM else "read"
+        raise UnavailableError(f"lora_name: the adapter {adapter.name!r} cannot be {what} now; try again") from error
     if not unchanged:
         raise UnavailableError(f"lora_name: the adapter {adapter.name!r} is being replaced; try again")

@@ -77,13 +77,17 @@ class OpenAICall:
         return self._is_set("background") and self.path == RESPONSES_PATH
 
     @property
+    def looks_up(self) -> bool:
+        """Whether it gives the engine nothing to do: frontends ask for lists of models again and again."""
+        return self.method == "GET" or is_path(self.path, CANCEL_PATH)
+
+    @property
     def sequences(self) -> int:
         """How many the engine will run at once: n of each prompt; what a pooling model reads counts as one.
 
-        What is only looked up costs no place: frontends ask for lists of models again and again. What runs in the
-        background has a place of its own.
+        What is only looked up costs no place, and what runs in the background has a place of its own.
         """
-        return 0 if self.method == "GET" or self.background or is_path(self.path, CANCEL_PATH) else self.all_sequences
+        return 0 if self.looks_up or self.background else self.all_sequences
 
     @property
     def all_sequences(self) -> int:

@@ -82,8 +82,8 @@ class HttpRunner:
                 ticket.leave()
 
         reply = HttpReply(receive, send, leave)
-        observer = self._common.observer
-        record = observer.arrived(request.request_id, key=request.key)
+        observer, counted = self._common.observer, not request.looks_up
+        record = observer.arrived(request.request_id, key=request.key) if counted else None
         observer.begin(record, request.headers)
         self.running += 1
         try:
@@ -100,7 +100,8 @@ class HttpRunner:
         finally:
             leave()
             self.running -= 1
-            self._common.observe(reply.failure)
+            if counted:
+                self._common.observe(reply.failure)
             observer.ended(record, reply.failure)
         return not reply.gone
 

@@ -66,6 +66,7 @@ class RequestLife:
         self._reason: BackendError | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelling = False
+        self._looks_up = False
         self._record = surroundings.observer.arrived(context.request_id, context.arrived_at)
 
     @property
@@ -86,7 +87,7 @@ class RequestLife:
                 self._with.health.check()
             self.responder.additional_outputs = parsed.additional_outputs
             self._context = self._context.traced(parsed.trace_headers)
-            self._with.observer.begin(self._record, parsed.trace_headers)
+            self._follow(parsed)
             self._start(handler, parsed)
         except BaseException as error:
             self.fail(error)
@@ -112,7 +113,8 @@ class RequestLife:
     def after_final(self, error: BackendError | None) -> None:
         """The final response has been sent, or could not be: work that still runs is for nobody."""
         with contextlib.suppress(Exception):
-            self._with.observe(error, time.monotonic() - self._context.arrived_at)
+            if not self._looks_up:
+                self._with.observe(error, time.monotonic() - self._context.arrived_at)
             self._with.observer.ended(self._record, error)
         loop = self._with.base.event_loop
         if self._task is not None and not self._task.done():
@@ -120,12 +122,23 @@ class RequestLife:
         call_on(loop, self._with.base.request_finished)
 
     def _admit(self, request: object) -> None:
-        admission = self._with.admission
-        self._ticket = admission.enter(counted=not (admission.is_full and self._with.door.looks_up(request)))
-        if self._with.base.shutting_down:
+        admission, health, leaving = self._with.admission, self._with.health, self._with.base.shutting_down
+        if (admission.is_full or leaving or not health.ready) and self._with.door.looks_up(request):
+            self._follow_not()
+        self._ticket = admission.enter(counted=not self._looks_up)
+        if leaving:
             raise UnavailableError(f"model {self._with.model_name} is being unloaded")
-        if not self._with.health.may_wait:
-            self._with.health.check()
+        if not health.may_wait:
+            health.check()
+
+    def _follow(self, parsed: Parsed) -> None:
+        if parsed.looks_up:
+            self._follow_not()
+        self._with.observer.begin(self._record, parsed.trace_headers)
+
+    def _follow_not(self) -> None:
+        """What is looked up, as by frontends every few seconds, is neither counted nor traced nor a line in the log."""
+        self._looks_up, self._record = True, None
 
     def _start(self, handler: Handler, parsed: Parsed) -> None:
         work = self._serve(handler, parsed)

@@ -1,6 +1,8 @@
 """LoRA adapters: ids, loading, and a folder that changes while it serves."""
 
 import asyncio
+import errno
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,26 @@ async def test_an_adapter_that_changes_while_it_is_copied_is_not_served(folder: 
     with pytest.raises(UnavailableError, match="the adapter 'a' is being replaced; try again"):
         await used(folder.adapters, "a")
     assert await folder.use("a") == (3, "other")
+
+
+async def test_an_adapter_for_which_there_is_no_room_leaves_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("a", "one")
+    copied: list[Path] = []
+
+    def fill(_: Path, target: Path) -> None:
+        target.write_text("a part")
+        copied.append(target)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vllm_custom.lora.folder.shutil.copyfile", fill)
+        with pytest.raises(UnavailableError, match="'a' cannot be copied: the server has no room now; try again"):
+            await used(folder.adapters, "a")
+    assert copied
+    assert not copied[0].parent.exists()
+    assert await folder.use("a") == (2, "one")
 
 
 async def test_an_adapter_that_vanishes_before_it_is_copied(folder: Folder) -> None:

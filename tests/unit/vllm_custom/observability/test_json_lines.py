@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.direct_harness import answering
 from tests.support.fake_engine import TEXT_ONLY, FakeEngine
 from tests.support.service_harness import Model
 from vllm_custom.contract.settings import Settings
@@ -41,6 +42,28 @@ def test_each_request_has_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     (bad,) = [line for line in told if line.get("event") == "request" and line["request_id"] == "bad"]
     assert (bad["status"], bad["output_tokens"]) == ("INVALID_ARG", 0)
     assert "secret prompt" not in json.dumps(told)
+
+
+def test_what_is_only_looked_up_has_no_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Frontends ask for the list of models every few seconds, also of a model that is full or whose engine is down."""
+    engine = FakeEngine(facts=TEXT_ONLY)
+    engine.application = answering("{}")
+    with Model(engine, LOG_FORMAT="json", MAX_INFLIGHT_REQUESTS="1") as model:
+
+        def look_up() -> str:
+            sender = model.submit(None, openai_request='{"path": "/v1/models"}', request_id="looks").wait()
+            outputs = {item.name(): item.as_numpy().reshape(-1)[0] for item in sender.sent[0][0].output_tensors()}
+            return str(outputs["openai_status"])
+
+        assert look_up() == "200"
+        held = model.admission.hold(1)
+        assert look_up() == "200"
+        held.leave()
+        engine.die()
+        assert look_up() == "503"
+        assert model.submit("a", request_id="asks").wait().error is not None
+    asked = [line["request_id"] for line in lines(capfd) if line.get("event") == "request"]
+    assert asked == ["asks"]
 
 
 @pytest.mark.parametrize("request_id", ["<a at 0x", "<function ", "https://u:p@h/x?sig=1", '"}{'])

@@ -171,7 +171,7 @@ def test_an_engine_that_stands_still_counts_as_dead() -> None:
     with serving(restart, ENGINE_STALL_SECONDS="1") as model:
         restart.engine.still = True
         wait_until(lambda: restart.tries == 1 and model.service.ready)
-        assert [line for line in model.log.lines if "stands still" in line]
+        wait_until(lambda: any("stands still" in line for line in model.log.lines))
         model.settle()
 
 

@@ -35,6 +35,12 @@ def test_a_limit_holds_for_all_rows_together(board: Board) -> None:
     assert second.take(1000, 0), "no limit"
 
 
+def test_a_disk_that_fills_up_later_ends_no_process(board: Board) -> None:
+    """A file with holes would: the write that finds no room raises SIGBUS."""
+    (file,) = [path.stat() for path in board.folder.iterdir() if path.is_file()]
+    assert file.st_blocks * 512 >= file.st_size > 0
+
+
 def test_columns_do_not_mix(board: Board) -> None:
     Row(board, 1, SEQUENCES).take(5, 0)
     assert Row(board, 1, DECODED_BYTES).total == 0
