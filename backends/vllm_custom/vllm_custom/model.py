@@ -73,22 +73,23 @@ class Model:
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         self._say_what_is_left_to_base(keys, given)
-        files = read_files(self._settings, self._version_dir)
-        handles = MediaHandles()
-        engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
-        set_pixel_limit(self._settings.image_max_pixels)
         self._join = self._joining(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
         self._connection: host.Connection | None = None
         self._share: Share | None = None
         self._base: Any = None
-        engine.start_cores_quickly()
-        compiling = engine.CompileProcess(fork=True)
+        compiling: engine.CompileProcess | None = None
+        began = time.monotonic()
         try:
             if self._settings.unload_first:
                 host.end_others(self._engine_name)
-            if self._shares:  # before anything that takes long: it keeps an engine that is there, or starts one
+            if self._shares:  # first: it keeps an engine that is there, or imports vLLM while this process does
                 self._connection = self._join()
-            began = time.monotonic()
+            files = read_files(self._settings, self._version_dir)
+            handles = MediaHandles()
+            engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
+            set_pixel_limit(self._settings.image_max_pixels)
+            engine.start_cores_quickly()
+            compiling = engine.CompileProcess(fork=True)
             self._base = self._started(extended(loaded.model_class, self), args, given)
             base = BaseModelAdapter(self._base)
             running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
@@ -102,7 +103,8 @@ class Model:
                 running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share, restart=restart
             )
         except BaseException:
-            compiling.close()
+            if compiling is not None:
+                compiling.close()
             if self._base is not None:
                 self._base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
             if self._connection is not None:
