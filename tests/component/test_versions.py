@@ -1,17 +1,29 @@
-"""What Triton's configuration says of a model as a whole: several versions, warm-up, and a load with another one."""
+"""Several versions of a model, its warm-up, and loads of a model that is served."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import tritonclient.grpc as grpcclient
 
 from tests.support.client import Answer, Client
+from tests.support.front_processes import hosts
 from tests.support.null_engine import Records
 from tests.support.servers import Loads, Repository, parameter, wait_until
+from tools.installer.server import TritonServer
 
 MODEL = "versions"
+RELOADED = "reloaded"
+HOST = "null_core_host"
+SHORT: dict[str, Any] = {"text_input": "2+3=", "max_tokens": 2}
+TWO: dict[str, Any] = {**SHORT, "parameters": {"n": 2}}
+# Two seconds.
+STREAMED = 400
 # Of the request that Triton sends to each instance before it is ready; no other one has it.
 WARM_UP_TOKENS = 13
 CONFIG = """
@@ -28,9 +40,9 @@ model_warmup [ {
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def model(repository: Repository, load: Loads) -> None:
-    config = CONFIG + parameter("REPORT_CUSTOM_METRICS", "true") + parameter("MAX_INFLIGHT_REQUESTS", 8)
+@pytest.fixture(scope="module")
+def versions(repository: Repository, load: Loads) -> None:
+    config = CONFIG + parameter("REPORT_CUSTOM_METRICS", "true")
     repository.add(MODEL, config, repository.shapes_args())
     folder = repository.folder / MODEL
     shutil.copytree(folder / "1", folder / "2")
@@ -40,13 +52,28 @@ def model(repository: Repository, load: Loads) -> None:
     load(MODEL)
 
 
-def ask(client: Client, version: int, **more: object) -> Answer:
-    body = {"text_input": "2+3=", "max_tokens": 2, **more}
-    return client.generate(f"{MODEL}/versions/{version}", **body)
+@pytest.fixture(scope="module")
+def reloaded(repository: Repository, load: Loads) -> str:
+    """A model whose engine has a host, and which ends it before it has another one."""
+    config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
+    config += parameter("UNLOAD_FIRST", "true") + parameter("MAX_INFLIGHT_REQUESTS", 8)
+    repository.add(RELOADED, config, repository.shapes_args())
+    load(RELOADED)
+    return RELOADED
+
+
+def ask(client: Client, version: int) -> Answer:
+    return client.generate(f"{MODEL}/versions/{version}", **SHORT)
 
 
 def succeeded(client: Client, version: int) -> float:
     return client.metrics().get(f'vllm_custom:requests_success_total{{model="{MODEL}",version="{version}"}}', 0)
+
+
+def load_by_grpc(triton: TritonServer, model: str) -> None:
+    """A load by HTTP keeps one of the server's threads, and with it streams of other clients, to its end."""
+    with grpcclient.InferenceServerClient(triton.grpc_url) as server:
+        server.load_model(model)
 
 
 def warm_ups(records: Records) -> int:
@@ -54,6 +81,7 @@ def warm_ups(records: Records) -> int:
     return sum(line["event"] == "begins" and line["sampling"]["max_tokens"] == WARM_UP_TOKENS for line in lines)
 
 
+@pytest.mark.usefixtures("versions")
 def test_both_versions_answer_and_each_counts_its_own(client: Client) -> None:
     before = {version: succeeded(client, version) for version in (1, 2)}
     for version, times in ((1, 3), (2, 1)):
@@ -62,22 +90,48 @@ def test_both_versions_answer_and_each_counts_its_own(client: Client) -> None:
             assert (answer.status, answer.body["model_version"]) == (200, str(version))
     wait_until(lambda: [succeeded(client, version) - before[version] for version in (1, 2)] == [3, 1])
     # Who names no version gets the latest.
-    assert client.generate(MODEL, text_input="2+3=", max_tokens=2).body["model_version"] == "2"
+    assert client.generate(MODEL, **SHORT).body["model_version"] == "2"
 
 
+@pytest.mark.usefixtures("versions")
 def test_each_version_was_warmed_up_before_it_was_ready(records: Records) -> None:
     assert warm_ups(records) == 2
 
 
-def test_a_load_may_bring_another_configuration(client: Client, records: Records) -> None:
-    """It holds until the next load, whatever config.pbtxt says."""
-    changed = client.config(MODEL)
-    changed["version_policy"] = {"specific": {"versions": [1]}}
+def test_a_load_with_another_configuration_keeps_the_engine(
+    client: Client, triton: TritonServer, reloaded: str
+) -> None:
+    """The configuration holds until the next load, whatever config.pbtxt says."""
+    (host,) = hosts(triton, reloaded, HOST)
+    changed = client.config(reloaded)
     changed["parameters"]["MAX_INFLIGHT_REQUESTS"] = {"string_value": "1"}
-    answer = client.load(MODEL, config=json.dumps(changed))
+    answer = client.load(reloaded, config=json.dumps(changed))
     assert answer.status == 200, answer.body
-    wait_until(lambda: ask(client, 2).status != 200)
-    assert client.config(MODEL)["parameters"]["MAX_INFLIGHT_REQUESTS"] == {"string_value": "1"}
-    assert "MAX_INFLIGHT_REQUESTS" in ask(client, 1, parameters={"n": 2}).error
-    assert ask(client, 1).status == 200
-    assert warm_ups(records) == 3
+    wait_until(lambda: "MAX_INFLIGHT_REQUESTS" in client.generate(reloaded, **TWO).body.get("error", ""))
+    assert client.config(reloaded)["parameters"]["MAX_INFLIGHT_REQUESTS"] == {"string_value": "1"}
+    assert client.generate(reloaded, **SHORT).status == 200
+    assert hosts(triton, reloaded, HOST) == [host]
+
+
+def test_an_engine_with_other_arguments_starts_when_the_old_one_has_ended(
+    client: Client, triton: TritonServer, records: Records, repository: Repository, reloaded: str
+) -> None:
+    (old,) = hosts(triton, reloaded, HOST)
+    (repository.folder / reloaded / "1/model.json").write_text(json.dumps(repository.shapes_args(max_num_seqs=7)))
+    together, refused = 0, set()
+    body = {"text_input": "2+3=", "max_tokens": STREAMED, "ignore_eos": True}
+    with ThreadPoolExecutor(2) as pool:
+        stream = pool.submit(client.stream, reloaded, id="through-a-load", **body)
+        records.begun("through-a-load")
+        load = pool.submit(load_by_grpc, triton, reloaded)
+        while not load.done():
+            together = max(together, len(hosts(triton, reloaded, HOST)))
+            refused.add(client.generate(reloaded, **SHORT).body.get("error", ""))
+            time.sleep(0.1)
+        load.result()
+        assert all("error" not in event for event in stream.result()), "what was under way has ended as it should"
+    assert together == 1
+    assert any("is being loaded again" in error for error in refused)
+    (new,) = hosts(triton, reloaded, HOST)
+    assert new != old
+    wait_until(lambda: client.generate(reloaded, **SHORT).status == 200)

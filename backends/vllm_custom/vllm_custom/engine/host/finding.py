@@ -21,7 +21,7 @@ from vllm_custom.errors import ConfigError
 _BACKLOG = 64
 # A host that ends waits for its engine to end.
 _PATIENCE_SECONDS = 60.0
-# What the engine has when it is to end has half of it.
+# Half of it is for requests under way.
 _MAKE_WAY_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
