@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import pip
 import pytest
 
 import build
@@ -340,7 +339,8 @@ def bare_python(folder: Path) -> Path:
     """An interpreter with this one's pip and nothing else; the folder of its packages."""
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/*/site-packages")
-    source = Path(pip.__file__).parent
+    # Where it is imported, or only looked for as a module, it is in the way of setuptools.
+    source = Path(str(importlib.metadata.distribution("pip").locate_file("pip")))
     for path in (source, *source.parent.glob("pip-*.dist-info")):
         shutil.copytree(path, packages / path.name)
     return packages

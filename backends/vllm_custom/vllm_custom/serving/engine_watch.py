@@ -209,4 +209,6 @@ class EngineWatch:
             )
             self._unloading = False
             return False
+        finally:
+            self._health.settles()
         return True

@@ -15,6 +15,8 @@ DIED = "the vLLM engine has died; the model has to be loaded again"
 REPLACED = "the model is being loaded again, with another engine; try again"
 _RESTARTING = "the vLLM engine has died and is being started again; try again in {} seconds"
 _POLL_SECONDS = 0.05
+# Triton may wait for the requests under way before it says that it unloads a model.
+_SETTLE_SECONDS = 2.0
 
 
 class Health:
@@ -38,7 +40,7 @@ class Health:
         self._engine = engine
         self._wait_seconds = wait_seconds
         self._asks_engine = asks_engine
-        self._is_unwell = False
+        self._is_unwell = self._is_settled = False
         self._lock = threading.Lock()
         self._down = False
         self._message = DIED
@@ -97,6 +99,11 @@ class Health:
         """The engine runs again; to start it once more would take so long."""
         with self._lock:
             self._down, self._is_unwell, self._restart_seconds = False, False, restart_seconds
+            self._is_settled = False
+
+    def settles(self) -> None:
+        """Triton has been told to unload the model, or could not be."""
+        self._is_settled = True
 
     async def _ask_engine(self) -> None:
         try:
@@ -104,6 +111,10 @@ class Health:
         except BackendError as error:
             self.falls(official_texts.UNHEALTHY)
             self._is_unwell = True
+            # Whoever gets the answer finds a model that is not ready, as with the official backend.
+            until = time.monotonic() + _SETTLE_SECONDS
+            while not self._is_settled and time.monotonic() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
             raise self._error() from error
 
     def _error(self) -> EngineDownError:

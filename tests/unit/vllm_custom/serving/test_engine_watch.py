@@ -225,7 +225,7 @@ def test_the_official_health_check_asks_the_engine_with_each_request() -> None:
     with Model(engine, ENABLE_VLLM_HEALTH_CHECK="true") as model:
         assert model.submit().wait().error is None
         assert message(model.submit()) == "Model is unavailable due to unhealthy vLLM engine"
-        wait_until(lambda: model.unloads == ["model"])
+        assert model.unloads == ["model"], "it is unloaded before the answer"
         assert not model.service.ready
         model.settle()
 
