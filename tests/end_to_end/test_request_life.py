@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.grpc_calls import Call, Calls, calls
+from tests.support.processes import held_by
 from tests.support.servers import SHARED_MODEL, Loads, Repository, parameter, wait_until
 from tools.installer.server import TritonServer
 
@@ -153,6 +154,8 @@ def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_agai
     stub = _stub(triton)
     below = stub.children(recursive=True)
     assert [process for process in below if "EngineCor" in process.name()]
+    held = held_by([stub, *below])
+    assert [path for path in held if "/vllm_custom_" in str(path) and path.is_socket()], "vLLM's sockets"
     body = LONG | {"text_input": "2+3=", "max_tokens": 400, "return_num_output_tokens": True}
     with ThreadPoolExecutor(4) as pool:
         before = client.metrics().get(GENERATED, 0)
@@ -163,6 +166,7 @@ def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_agai
     assert [answer.body.get("num_output_tokens") for answer in answers] == [400] * 4
     wait_until(lambda: not client.is_ready(MODEL))
     wait_until(lambda: not any(_is_alive(process) for process in (stub, *below)))
+    wait_until(lambda: not [path for path in held if path.exists()])
     load(MODEL)
     assert client.generate(MODEL, text_input="2+3=", temperature=0).text == "2+3=5"
 
@@ -172,9 +176,12 @@ def test_the_engine_ends_with_a_stub_that_is_killed(triton: TritonServer) -> Non
     stub = _stub(triton)
     engines = stub.children(recursive=True)
     assert [engine for engine in engines if "EngineCor" in engine.name()]
+    held = held_by([stub, *engines]) - held_by([psutil.Process(triton.pid)])
+    assert held
     stub.kill()
     psutil.wait_procs(engines, timeout=EVENT_SECONDS)
     assert not [engine for engine in engines if engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE]
+    assert not [path for path in held if path.exists()]
 
 
 def _stub(triton: TritonServer) -> psutil.Process:

@@ -20,6 +20,7 @@ from tests.support.frontend_process import HttpApi
 from tests.support.processes import is_gone, wait_until
 from tools.installer import ports
 from vllm_custom_frontend.metrics_folder import metrics_folder
+from vllm_custom_frontend.workers import bound_socket
 
 pytestmark = pytest.mark.slow
 WORKERS = 2
@@ -126,6 +127,12 @@ def test_folders_of_killed_processes_go_at_the_next_start(tmp_path: Path, monkey
     with metrics_folder() as following:
         assert list(tmp_path.iterdir()) == [following.path]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="not run: this machine has no IPv6")
+def test_workers_listen_at_an_ipv6_address() -> None:
+    with bound_socket("::1", 0) as first, bound_socket("::1", first.getsockname()[1]) as second:
+        assert first.getsockname()[:2] == second.getsockname()[:2] == ("::1", first.getsockname()[1])
 
 
 def test_a_port_that_is_taken_is_told() -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux has POSIX shared memory
 # Of multiprocessing, and of tritonserver: as `build.py serve` has it name them, and as it does by itself.
 _NAME = re.compile(
-    r"psm_[0-9a-f]{8}|sem\.mp-\w{8}|(vllm_custom_[0-9a-f]{12}|triton_python_backend_shm_region)_[0-9a-f-]{36}"
+    r"psm_[0-9a-f]{8}|sem\.mp-\w{8}|(vllm_custom_[0-9a-f]{12}|triton_\w+_backend_shm_region)_[0-9a-f-]{36}"
 )
 # A line of /proc/PID/maps has a file's number before its path. The path is that at the time when it was opened, and a
 # semaphore has another one then.

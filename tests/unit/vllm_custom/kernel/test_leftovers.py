@@ -27,7 +27,7 @@ import multiprocessing, os, socket, time, uuid
 from multiprocessing.shared_memory import SharedMemory
 memory = SharedMemory(create=True, size=1024)
 lock = multiprocessing.get_context("spawn").Lock()
-regions = [f"vllm_custom_{uuid.uuid4().hex[:12]}_{uuid.uuid4()}", f"triton_python_backend_shm_region_{uuid.uuid4()}"]
+regions = [f"{prefix}_{uuid.uuid4()}" for prefix in ("vllm_custom_0123456789ab", "triton_vllm_backend_shm_region")]
 held = [SharedMemory(name, create=True, size=1024) for name in regions]
 folder = os.environ["VLLM_RPC_BASE_PATH"]
 listening = socket.socket(socket.AF_UNIX)
