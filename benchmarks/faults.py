@@ -60,6 +60,7 @@ class Faults:
         self._server = server
         self._session = session
         self._clients = clients
+        self._broken = 0
         self._url = f"{server.http_url}/v2/models/{MODEL}"
 
     async def leaving(self) -> Row:
@@ -70,7 +71,8 @@ class Faults:
             left.append(await asyncio.to_thread(figures, self._server))
         kept = ("descriptors", "threads", "processes", "shared-memory segments", "memory MiB")
         each = {name: [round(one[name]) for one in left] for name in kept}
-        return {"clients": self._clients, "seconds until all places are free": free_after, **each}
+        # Triton 24.10's HTTP server may begin an answer without its status line where it has many at once.
+        return {"clients": self._clients, "broken": self._broken, "seconds until all are free": free_after, **each}
 
     async def stopped(self) -> Row:
         """Every stream is whole in the end, and those of the other front go on meanwhile."""
@@ -108,7 +110,7 @@ class Faults:
             "clients": len(opened),
             "answered": len(beside),
             "p99 ms without them": _p99(alone),
-            "p99 ms beside them": _p99(beside),
+            "p99 ms next to them": _p99(beside),
             "seconds until all places are free": await self._until_free(),
         }
 
@@ -142,19 +144,16 @@ class Faults:
 
     async def _leave(self) -> float:
         """Seconds from the moment at which all leave."""
-        opened = await asyncio.gather(
-            *(self._session.post(f"{self._url}/generate_stream", json=LONG) for _ in self._all)
-        )
+        asked = (self._session.post(f"{self._url}/generate_stream", json=LONG) for _ in range(self._clients))
+        tried = await asyncio.gather(*asked, return_exceptions=True)
+        opened = [answer for answer in tried if not isinstance(answer, BaseException)]
+        self._broken += len(tried) - len(opened)
         first = await asyncio.gather(*(answer.content.readline() for answer in opened))
         if wrong := [line for line in first if not line.startswith(b"data: ") or b"error" in line]:
             raise SystemExit(f"{len(wrong)} streams did not begin: {wrong[0][:300]!r}")
         for answer in opened:
             answer.close()
         return await self._until_free()
-
-    @property
-    def _all(self) -> range:
-        return range(self._clients)
 
     async def _read(self, heard: list[float]) -> str:
         texts = []

@@ -42,7 +42,7 @@ def _with_room(filename: str) -> str:
         finally:
             os.close(descriptor)
     except OSError as error:
-        _log.warning("no room for a file of metrics: what this process counts is not shown (%s)", error.strerror)
+        _log.warning("no space for a file of metrics: what this process counts is not shown (%s)", error.strerror)
         with contextlib.suppress(OSError):
             Path(filename).unlink()
         return f"/proc/self/fd/{os.memfd_create('metrics')}"

@@ -36,7 +36,7 @@ def test_counts_are_in_files_that_have_all_their_room(tmp_path: Path, disk: str)
     files = [file.stat() for file in tmp_path.iterdir()]
     if disk == "full":
         assert (shown, files) == (False, [])
-        assert "no room for a file of metrics" in done.stderr
+        assert "no space for a file of metrics" in done.stderr
     else:
         assert shown
         assert [file for file in files if file.st_blocks * 512 < file.st_size] == []

@@ -113,8 +113,8 @@ def _copy(adapter: FoundAdapter, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
         unchanged = _fingerprint(adapter.path) == adapter.fingerprint
     except OSError as error:
-        shutil.rmtree(target, ignore_errors=True)  # on a disk without room a part of a copy takes what is left
-        what = "copied: the server has no room" if error.errno in _NO_ROOM else "read"
+        shutil.rmtree(target, ignore_errors=True)  # on a full disk a part of a copy takes what is left
+        what = "copied: the server has no space" if error.errno in _NO_ROOM else "read"
         raise UnavailableError(f"lora_name: the adapter {adapter.name!r} cannot be {what} now; try again") from error
     if not unchanged:
         raise UnavailableError(f"lora_name: the adapter {adapter.name!r} is being replaced; try again")

@@ -194,7 +194,7 @@ async def test_an_adapter_for_which_there_is_no_room_leaves_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr("vllm_custom.lora.folder.shutil.copyfile", fill)
-        with pytest.raises(UnavailableError, match="'a' cannot be copied: the server has no room now; try again"):
+        with pytest.raises(UnavailableError, match="'a' cannot be copied: the server has no space now; try again"):
             await used(folder.adapters, "a")
     assert copied
     assert not copied[0].parent.exists()
