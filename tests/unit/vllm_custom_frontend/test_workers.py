@@ -60,10 +60,10 @@ class Server(HttpApi):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[Server]:
     port = ports.choose("127.0.0.1", 0, "--port", set())
     arguments = [f"--port={port}", f"--workers={WORKERS}", "--drain-seconds=10"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-m", "tests.support.fake_worker", *arguments], env=environment) as process:
         made = Server(process, port)
         wait_until(made.all_answer)
