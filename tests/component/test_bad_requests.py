@@ -173,7 +173,7 @@ BAD = [
     asks("no choices", "guided_choice", "empty", guided_choice="[]"),
     asks("an unknown response format", "response_format.type", "'xml'", "text", response_format='{"type": "xml"}'),
     # What is not there, what is not done, what takes too long
-    asks("an unknown adapter", "lora_name", "'fr'", "caps, zh", status=NOT_FOUND, lora_name="fr"),
+    asks("an unknown adapter", "LoRA fr", "'caps', 'zh'", status=NOT_FOUND, lora_name="fr"),
     sends("a stream", "stream: true", "decoupled", status=UNSUPPORTED, text_input="a", stream=[True]),
     asks("a field of pooling models", "dimensions", "pooling", status=UNSUPPORTED, dimensions=8),
     sends("an embedding", "embedding_request", "pooling", status=UNSUPPORTED, embedding_request='{"input": "a"}'),

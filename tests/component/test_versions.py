@@ -95,7 +95,7 @@ def test_both_versions_answer_and_each_counts_its_own(client: Client) -> None:
 
 @pytest.mark.usefixtures("versions")
 def test_each_version_was_warmed_up_before_it_was_ready(records: Records) -> None:
-    assert warm_ups(records) == 2
+    assert warm_ups(records) >= 2  # more where Triton has lost patience with a start
 
 
 def test_a_load_with_another_configuration_keeps_the_engine(
