@@ -177,9 +177,12 @@ class Faults:
 
     async def _until_free(self) -> float:
         began = time.monotonic()
-        while await self._in_flight():
+        while left := await self._in_flight():
             if time.monotonic() - began > _PATIENCE_SECONDS:
-                raise SystemExit("requests of clients that have left are still under way")
+                raise SystemExit(
+                    f"{left:.0f} requests of clients that have left are still under way; "
+                    f"{self._broken} answers had no status line"
+                )
             await asyncio.sleep(_POLL_SECONDS)
         return round(time.monotonic() - began, 2)
 
