@@ -12,16 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import (
-    BaseKeys,
-    BaseModelAdapter,
-    LoadedBase,
-    extended,
-    host_program,
-    keys_of_base,
-    load_base,
-    without,
-)
+from vllm_custom.base_backend import BaseModelAdapter, LoadedBase, extended, host_program, load_base
+from vllm_custom.base_backend.keys import BaseKeys, keys_of_base, without
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_custom import engine_args
-from vllm_custom.base_backend import find_base, keys_of_base, without
+from vllm_custom.base_backend import find_base
+from vllm_custom.base_backend.keys import keys_of_base, without
 from vllm_custom.contract.settings import Settings
 from vllm_custom.kernel import devices, model_files
 from vllm_custom.media.budget import check_budgets

@@ -266,5 +266,5 @@ async def test_a_wrong_request_is_answered_and_the_next_one_is_not_touched(
     model = Answering(binding, model_class, ValueError("from the engine"), monkeypatch)
     wrong = FakeRequest('{"lora_name": "\\ud800"}', text_input="a")
     (first, _), (second, _) = await model.answers([wrong, FakeRequest(text_input="a")])
-    assert b"lora_name" in first
+    assert first == b"LoRA feature is not enabled."
     assert second == b"from the engine"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vllm_custom import preflight
-from vllm_custom.base_backend import extended, keys_in, keys_of_base, without
+from vllm_custom.base_backend import extended
+from vllm_custom.base_backend.keys import keys_in, keys_of_base, without
 from vllm_custom.errors import ConfigError
 
 SOURCE = """
