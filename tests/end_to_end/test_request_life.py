@@ -155,7 +155,9 @@ def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_agai
     below = stub.children(recursive=True)
     assert [process for process in below if "EngineCor" in process.name()]
     held = held_by([stub, *below])
-    assert [path for path in held if "/vllm_custom_" in str(path) and path.is_socket()], "vLLM's sockets"
+    sockets = [path for path in held if "/vllm_custom_" in str(path) and path.is_socket()]
+    assert sockets, "vLLM's"
+    assert list(sockets[0].parent.glob("vllm_dist_*")), "by which its workers find each other"
     body = LONG | {"text_input": "2+3=", "max_tokens": 400, "return_num_output_tokens": True}
     with ThreadPoolExecutor(4) as pool:
         before = client.metrics().get(GENERATED, 0)

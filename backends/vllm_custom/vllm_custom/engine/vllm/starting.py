@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from vllm_custom.runtime.new_process import WithoutCollections
 
@@ -15,8 +17,24 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """vLLM's function of this name, which a new process finds here."""
     from vllm.v1.engine.core import EngineCoreProc
 
+    keep_files_with_sockets()
     own: Callable[..., None] = _vllms_own or EngineCoreProc.run_engine_core
     own(*args, **kwargs)
+
+
+def keep_files_with_sockets() -> None:
+    """In an engine core's process: the file by which workers find each other goes with the folder of its sockets.
+
+    vLLM leaves it in the temporary folder. Versions before 0.30 have no such file.
+    """
+    from vllm.v1.executor import multiproc_executor, uniproc_executor
+
+    folder = os.environ.get("VLLM_RPC_BASE_PATH")
+    if folder is None:  # it could not be made
+        return
+    for executor in (multiproc_executor, uniproc_executor):
+        if hasattr(executor, "get_file_store_init_method"):
+            executor.get_file_store_init_method = lambda: f"file://{folder}/vllm_dist_{uuid4().hex}"
 
 
 def start_cores_quickly() -> None:
