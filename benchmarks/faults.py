@@ -78,7 +78,10 @@ class Faults:
         """Every stream is whole in the end, and those of the other front go on meanwhile."""
         heard: list[float] = []
         running = [asyncio.ensure_future(self._read(heard)) for _ in range(STREAMS)]
-        while len(heard) < STREAMS:  # noqa: ASYNC110
+        began = time.monotonic()
+        while len(heard) < STREAMS:
+            if time.monotonic() - began > _PATIENCE_SECONDS:
+                raise SystemExit(f"only {len(heard)} events have come")
             await asyncio.sleep(_POLL_SECONDS)
         children = psutil.Process(self._server.pid).children()
         front = next(child for child in children if f" {MODEL}_0_0 " in " ".join(child.cmdline()))
@@ -189,7 +192,9 @@ class Faults:
     async def _in_flight(self) -> float:
         async with self._session.get(self._server.metrics_url) as answer:
             found = _IN_FLIGHT.search(await answer.text())
-        return float(found[1]) if found else 0.0
+        if found is None:
+            raise SystemExit("the server does not say how many requests are under way")
+        return float(found[1])
 
 
 def _noise() -> str:

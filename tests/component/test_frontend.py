@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.addresses import has_ipv6
 from tests.support.certificates import make_certificate
 from tests.support.client import Client
 from tests.support.echo_model import CONFIG, MODEL
@@ -22,7 +23,7 @@ from tools.installer import frontend as frontend_of_build_py
 from tools.installer.server import TritonServer
 
 CHAT = "/v1/chat/completions"
-HOST = "::1" if Path("/proc/net/if_inet6").exists() else "127.0.0.1"
+HOST = "::1" if has_ipv6() else "127.0.0.1"
 USABLE = 'vllm_custom_frontend_endpoint_usable{model="'
 
 

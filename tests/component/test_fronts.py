@@ -77,7 +77,7 @@ def test_they_share_one_engine_by_default(triton: TritonServer, client: Client, 
 
 def test_each_is_told_its_gpus(triton: TritonServer) -> None:
     said = f"Detected KIND_MODEL instance with GPU_DEVICE_IDS specified: GPUs {GPU}, CUDA_VISIBLE_DEVICES={GPU}"
-    assert triton.log_text().count(said) == FRONTS
+    assert triton.log_text().count(said) >= FRONTS
 
 
 @pytest.mark.parametrize("turn", range(2))

@@ -37,7 +37,15 @@ CUSTOM: Mapping[str, Fields] = {
     },
     "monitoring.coreos.com/v1/PodMonitor": {
         "selector": {"matchLabels": ANYTHING},
-        "podMetricsEndpoints": [{"port": str, "path": str, "interval": str}],
+        "podMetricsEndpoints": [
+            {
+                "port": str,
+                "path": str,
+                "interval": str,
+                "relabelings": [{"targetLabel": str, "replacement": str}],
+                "metricRelabelings": [{"sourceLabels": [str], "targetLabel": str}],
+            }
+        ],
     },
     "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet": {
         "replicas": int,

@@ -96,13 +96,20 @@ class Healer:
 
     def _heal(self, model: str, lost: Mapping[Process, Instance]) -> None:
         began = time.monotonic()
+        waited_for = lost.keys() <= self._instances.gone().keys()
         try:
-            ready = self._triton.is_ready(model)
-            if lost.keys() <= self._instances.gone().keys() and not (ready and self._is_short(model)):
+            try:
+                versions = self._triton.ready_versions(model)
+                missed = versions > 0 and (not waited_for or self._is_short(model, versions))
+            except (HealingError, OSError, http.client.HTTPException):
+                if not waited_for:
+                    raise
+                self._tries[model].pop()  # it is asked again: Triton answers nobody before the first load
+                return
+            if waited_for and not missed:
                 self._instances.forget(set(lost))  # they were to end
                 self._tries[model].pop()
-                return
-            if not ready:  # it is being unloaded, or was
+            if not missed:  # it is being unloaded, or was
                 return
             self._say(f"{_names(lost)} gone; replacing the instances (try {len(self._tries[model])})")
             how = self._replaced(model)
@@ -126,9 +133,9 @@ class Healer:
         self._instances.forget(before | gone)  # Triton may keep them, for requests that the killed one had
         return how
 
-    def _is_short(self, model: str) -> bool:
+    def _is_short(self, model: str, versions: int) -> bool:
         """Whether it has fewer instances than it is to have. They may have ended for another configuration."""
-        return self._instances.alive(model) < instances_of(self._triton.config(model))
+        return self._instances.alive(model) < instances_of(self._triton.config(model)) * versions
 
     def _load(self, model: str, config: Mapping[str, Any] | None = None) -> None:
         """One that hangs is ended, and tried once more."""
@@ -163,7 +170,7 @@ def counted(served: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def instances_of(served: Mapping[str, Any]) -> int:
-    """How many instances a configuration asks for."""
+    """How many instances of each version a configuration asks for."""
     groups = served.get("instance_group") or []
     return sum(int(group.get("count") or 1) * max(1, len(group.get("gpus") or [])) for group in groups)
 
@@ -180,12 +187,10 @@ class Repository:
         self._host = urlsplit(http_url).netloc
         self._headers = {"content-type": "application/json", **headers}
 
-    def is_ready(self, model: str) -> bool:
-        """Whether it serves. Raises HealingError, OSError, http.client.HTTPException."""
-        return any(
-            entry.get("name") == model and entry.get("state") == "READY"
-            for entry in self._ask("POST", "/v2/repository/index", {})
-        )
+    def ready_versions(self, model: str) -> int:
+        """How many of its versions serve. Raises HealingError, OSError, http.client.HTTPException."""
+        entries = self._ask("POST", "/v2/repository/index", {})
+        return sum(entry.get("name") == model and entry.get("state") == "READY" for entry in entries)
 
     def config(self, model: str) -> dict[str, Any]:
         """The completed configuration. Raises HealingError, OSError, http.client.HTTPException."""
@@ -201,7 +206,7 @@ class Repository:
         """Returns when it is gone, or after two minutes. Raises HealingError, OSError, http.client.HTTPException."""
         self._ask("POST", f"/v2/repository/models/{model}/unload", {})
         deadline = time.monotonic() + _UNLOAD_SECONDS
-        while time.monotonic() < deadline and self.is_ready(model):
+        while time.monotonic() < deadline and self.ready_versions(model):
             time.sleep(_LOOK_SECONDS)
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:

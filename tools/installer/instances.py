@@ -88,4 +88,6 @@ def _read(pid: int, backend: str) -> Instance | None:
     if Path(arguments[0]).name != STUB or len(arguments) <= _BACKEND or Path(arguments[_BACKEND]).name != backend:
         return None
     folder = Path(arguments[_MODEL]).parent.parent
+    if arguments[_NAME] == folder.name:  # it completes the configuration, and ends then
+        return None
     return Instance(arguments[_NAME], folder.name, folder)

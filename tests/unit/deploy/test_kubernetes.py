@@ -140,6 +140,13 @@ class TestCustomResources:
         ]
 
 
+def test_jobs_are_named_as_the_rules_have_them() -> None:
+    (monitor,) = [it for it in MANIFESTS if it["kind"] == "PodMonitor"]
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    scraped = yaml.safe_load((CHECKOUT / "deploy/monitoring/prometheus.yml").read_text())["scrape_configs"]
+    assert [it["relabelings"][0]["replacement"] for it in endpoints] == [job["job_name"] for job in scraped]
+
+
 class TestPods:
     @pytest.mark.parametrize("pod", PODS, ids=origin)
     def test_it_runs_as_the_images_user_without_any_right(self, pod: Pod) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,9 +24,9 @@ from tools.installer.instances import Instances
 # ended, as Triton 26.01 does when it is asked for the readiness of a model.
 SERVER = """
 import subprocess, sys
-folder, backend = sys.argv[1:]
+folder, backend, name = sys.argv[1:]
 def start(number):
-    stub = ["/x/triton_python_backend_stub", f"{folder}/m/1/model.py", *"abcdef", f"m_0_{number}", backend]
+    stub = ["/x/triton_python_backend_stub", f"{folder}/m/1/model.py", *"abcdef", name.format(number), backend]
     kept.append(subprocess.Popen(stub, executable=sys.executable))
     print(kept[-1].pid, flush=True)
 kept = []
@@ -43,10 +44,10 @@ SERVED = {"name": "m", "backend": "vllm_custom", "input": [1], "parameters": {"A
 class Server:
     """A process with two children that look like instances of the model m."""
 
-    def __init__(self, folder: Path, backend: str = "/b/vllm_custom") -> None:
+    def __init__(self, folder: Path, backend: str = "/b/vllm_custom", name: str = "m_0_{}") -> None:
         (folder / "m/1").mkdir(parents=True)
         (folder / "m/1/model.py").write_text("import time; time.sleep(1000)")
-        command = [sys.executable, "-c", SERVER, str(folder), backend]
+        command = [sys.executable, "-c", SERVER, str(folder), backend, name]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.stubs = [self._started(), self._started()]
 
@@ -123,6 +124,7 @@ class Triton:
         self.asked: list[tuple[str, Any]] = []
         self.headers: list[str | None] = []
         self.state = "READY"
+        self.versions = 1
         self.served: dict[str, Any] = SERVED
         self.refusals: list[str] = []
         self.refuse_counted = ""
@@ -137,7 +139,8 @@ class Triton:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 triton.headers.append(self.headers["key"])
                 if self.path.endswith("/index"):
-                    self._answer(200, [{"name": "m", "version": "1", "state": triton.state}])
+                    entry = {"name": "m", "state": triton.state}
+                    self._answer(200, [{**entry, "version": str(number)} for number in range(triton.versions)])
                     return
                 action = self.path.rpartition("/")[2]
                 triton.asked.append((action, body))
@@ -260,6 +263,42 @@ def test_an_instance_that_triton_has_waited_for_is_replaced(server: Server, trit
     assert [action for action, _ in triton.asked] == ["load"]
 
 
+def test_instances_of_all_versions_are_wanted(server: Server, triton: Triton) -> None:
+    triton.served = SERVED | {"instance_group": [{"count": 1}]}
+    triton.versions = 2
+    triton.on_load = server.start
+    said: list[str] = []
+    healer = Healer(server.pid, triton.url, said.append)
+    healer.look()
+    os.kill(server.stubs[0], signal.SIGKILL)
+    server.wait_for_killed(1)
+    look_until(healer, said, "have been replaced")
+
+
+def test_what_ends_before_triton_answers_is_no_failure(server: Server) -> None:
+    """The processes that complete configurations end before the first load does; each model may have one."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        said: list[str] = []
+        healer = Healer(server.pid, f"http://127.0.0.1:{closed.getsockname()[1]}", said.append)
+        healer.look()
+        os.kill(server.stubs[0], signal.SIGKILL)
+        server.wait_for_killed(1)
+        for _ in range(50):
+            healer.look()
+            time.sleep(0.03)
+    assert said == []
+    assert healer._tries["m"] == [] or healer.busy
+
+
+def test_the_process_that_completes_a_configuration_is_no_instance(tmp_path: Path) -> None:
+    server = Server(tmp_path, name="m")
+    instances = Instances(server.pid)
+    instances.lost()
+    assert instances.alive("m") == 0
+    server.stop()
+
+
 @pytest.mark.parametrize(("count", "state"), [(1, "READY"), (2, "UNLOADING")])
 def test_an_instance_that_was_to_end_is_not_missed(server: Server, triton: Triton, count: int, state: str) -> None:
     """The model is served with fewer instances than before, or is being unloaded."""
@@ -270,7 +309,11 @@ def test_an_instance_that_was_to_end_is_not_missed(server: Server, triton: Trito
     healer.look()
     os.kill(server.stubs[0], signal.SIGKILL)
     server.wait_for_killed(1)
-    for _ in range(50):
+    deadline = time.monotonic() + 10
+    while not triton.headers or healer.busy:
+        healer.look()
+        assert time.monotonic() < deadline
+    for _ in range(20):
         healer.look()
         time.sleep(0.03)
     assert (said, triton.asked) == ([], [])

@@ -67,7 +67,11 @@ def test_a_name_is_looked_up() -> None:
         ("a" * 70, "cannot listen on aaa"),
     ],
 )
-def test_what_cannot_be_listened_on_is_refused(host: str, said: str) -> None:
+def test_what_cannot_be_listened_on_is_refused(host: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(BuildError, match=said):
         ports.address(host)
 

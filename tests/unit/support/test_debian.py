@@ -65,7 +65,7 @@ def test_lists_of_packages_are_fetched_where_there_are_none(path: Path, tmp_path
         ({"apt-get": DOWNLOADS}, "no dpkg-deb"),
         ({"apt-get": "echo 'E: no network' >&2; exit 100", "dpkg-deb": UNPACKS}, "apt-get failed: E: no network"),
         ({"apt-get": "exit 7", "dpkg-deb": UNPACKS}, "apt-get failed: 7"),
-        ({"apt-get": "sleep 60", "dpkg-deb": UNPACKS}, "apt-get took too long"),
+        ({"apt-get": "exec sleep 60", "dpkg-deb": UNPACKS}, "apt-get took too long"),
         ({"apt-get": DOWNLOADS, "dpkg-deb": "exit 2"}, "dpkg-deb failed: 2"),
         ({"apt-get": DOWNLOADS, "dpkg-deb": 'mkdir -p "$3"'}, "the package package has no tool"),
     ],

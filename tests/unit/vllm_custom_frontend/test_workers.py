@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.addresses import has_ipv6
 from tests.support.frontend_process import HttpApi
 from tests.support.processes import is_gone, wait_until
 from tools.installer import ports
@@ -129,7 +130,7 @@ def test_folders_of_killed_processes_go_at_the_next_start(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="not run: this machine has no IPv6")
+@pytest.mark.skipif(not has_ipv6(), reason="not run: this machine has no IPv6")
 def test_workers_listen_at_an_ipv6_address() -> None:
     with bound_socket("::1", 0) as first, bound_socket("::1", first.getsockname()[1]) as second:
         assert first.getsockname()[:2] == second.getsockname()[:2] == ("::1", first.getsockname()[1])

@@ -30,6 +30,7 @@ def test_nothing_is_collected_before_it_begins() -> None:
     ours, theirs = context.Pipe()
     process = context.Process(target=WithoutCollections(tell), args=(Argument(), theirs))
     process.start()
+    assert ours.poll(60)
     assert ours.recv() == (False, True)
     process.join()
 
@@ -43,5 +44,6 @@ def test_a_fork_without_collections_has_them_again() -> None:
         process.start()
     finally:
         gc.enable()
+    assert ours.poll(60)
     assert ours.recv()[1]
     process.join()
