@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_custom.base_backend import patch_as
+from vllm_custom.base_backend.keys import keys_of_base, without
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
@@ -115,12 +116,14 @@ class Guests:
             ConfigError: the model cannot be served here.
             OSError: its engine has gone.
         """
-        settings = self._storing_alone(Settings.from_model_config(json.loads(made.model_config)))
+        given = json.loads(made.model_config)
+        keys = await asyncio.to_thread(keys_of_base, given, Path(made.backend_dir))
+        settings = self._storing_alone(Settings.from_model_config(without(given, keys.not_ours(given))))
         version_dir = Path(made.version_dir)
         if not self._patched:
             await asyncio.to_thread(patch_as, Path(made.backend_dir), made.release)
             self._patched = True
-        files = await asyncio.to_thread(read_files, settings, version_dir)
+        files = await asyncio.to_thread(read_files, settings, version_dir, keys)
         adapters = read_adapters(settings, version_dir, model_files.read_engine_args(version_dir))
         files = files.with_adapters(adapters or {}, enabled=adapters is not None)
         self._widen(settings)

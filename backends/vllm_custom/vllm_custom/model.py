@@ -73,10 +73,11 @@ class Model:
         began = time.monotonic()
         try:
             if self._settings.unload_first:
+                read_files(self._settings, self._version_dir, keys)  # what is wrong costs the old engine nothing
                 host.end_others(self._engine_name)
             if self._shares:  # first: it keeps an engine that is there, or imports vLLM while this process does
                 self._connection = self._join()
-            files = read_files(self._settings, self._version_dir)
+            files = read_files(self._settings, self._version_dir, keys)
             handles = MediaHandles()
             engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
             set_pixel_limit(self._settings.image_max_pixels)
@@ -226,7 +227,10 @@ class Model:
 
     def _join_others(self, connection: host.Connection) -> None:
         self._watch_others(connection)
-        host.offer(connection.folder, self._made)
+        try:
+            host.offer(connection.folder, self._made)
+        except OSError as error:
+            self._log.log_warn(f"[vllm_custom] the direct server cannot find this model: {error.strerror}")
 
     def _offer(self, args: Mapping[str, str], backend_dir: Path, loaded: LoadedBase) -> host.Offer:
         """What a process that serves OpenAI's API by itself needs, to serve this model as this one does."""

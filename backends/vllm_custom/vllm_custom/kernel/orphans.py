@@ -31,7 +31,7 @@ _GRACE_SECONDS = 3.0
 # A stub that tritonserver itself has ended, or waits for, does not stay a zombie for so long.
 _LOST_SECONDS = 2.0
 # Where vLLM makes sockets, each with a name of 36 characters; an address has 107.
-_SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
+SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
 _SOCKETS_CHARACTERS = 107 - 37
 _END = "end"
 
@@ -61,11 +61,11 @@ def guard_against_orphans(warn: Callable[[str], None], *, end_server: bool = Fal
 
 def _have_sockets_removed() -> None:
     """vLLM does not remove its sockets, however it ends: the guard does, with the folder that is this process's."""
-    if _SOCKETS_VARIABLE in os.environ:
+    if SOCKETS_VARIABLE in os.environ:
         return
     owned_folders = _beside("owned_folders")
     with contextlib.suppress(OSError):  # they are in the temporary folder then, as with vLLM alone
-        os.environ[_SOCKETS_VARIABLE] = str(owned_folders.OwnedFolder(owned_folders.SOCKETS, _SOCKETS_CHARACTERS).path)
+        os.environ[SOCKETS_VARIABLE] = str(owned_folders.OwnedFolder(owned_folders.SOCKETS, _SOCKETS_CHARACTERS).path)
 
 
 class _Process(NamedTuple):

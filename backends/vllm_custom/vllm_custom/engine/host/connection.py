@@ -76,6 +76,7 @@ class Connection:
         self._on_census: Callable[[Fronts], None] | None = None
         self._on_retired: Callable[[], None] | None = None
         self._on_replaced: Callable[[], None] | None = None
+        self._replaced = False
         self._socket = connected
         self._lock = threading.Lock()
         self._leaving = False
@@ -129,9 +130,12 @@ class Connection:
             self._on_retired = call
 
     def when_replaced(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called, from another thread, when the engine is about to end for another one."""
+        """Have ``call`` called, from another thread, when the engine is about to end for another one; or now."""
         with self._lock:
             self._on_replaced = call
+            replaced = self._replaced
+        if replaced:
+            call()
 
     def when_fronts_change(self, call: Callable[[Fronts], None]) -> None:
         """Have ``call`` called, from another thread, with what this front is told of all; now with what it has been."""
@@ -207,8 +211,9 @@ class Connection:
         if isinstance(message, (Retire, Replaced)):
             with self._lock:
                 end = self._on_retired if isinstance(message, Retire) else self._on_replaced
-            if end is not None:
-                end()
+                self._replaced |= isinstance(message, Replaced)
+            if end is not None:  # not here: it may wait for what this thread hears
+                threading.Thread(target=end, name="vllm_custom_host_told", daemon=True).start()
             return
         key = message.key if isinstance(message, Numbered) else _ATTACHING
         with self._lock:

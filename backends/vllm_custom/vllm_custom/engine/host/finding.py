@@ -102,6 +102,8 @@ def end_others(name: folders.EngineName) -> None:
     Raises:
         ConfigError: one of them does not end.
     """
+    with contextlib.suppress(OSError), folders.locked() as parent:
+        _remove_deserted(parent)
     for folder in folders.others(name):
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # it has just ended, or is busy and asked in vain

@@ -57,19 +57,28 @@ class EngineName:
         return f"{readable}-{self.version}-{digest}"
 
 
+class _Note(msgspec.Struct):
+    """``born``: when the server of the engine started, whose process id may be used again."""
+
+    name: EngineName
+    born: str
+
+
 def note(folder: Path, name: EngineName) -> None:
     """Leave the name of the engine in its folder. Raises OSError where there is none."""
-    (folder / _NAME).write_bytes(msgspec.json.encode(name))
+    (folder / _NAME).write_bytes(msgspec.json.encode(_Note(name, started_at(name.server))))
 
 
 def others(name: EngineName) -> list[Path]:
     """Folders of engines that differ from this one in their files alone."""
     found = []
+    born = started_at(name.server)
     with contextlib.suppress(OSError):
         for folder in runtime_folder(make=False).iterdir():
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                noted = msgspec.json.decode((folder / _NAME).read_bytes(), type=EngineName)
-                if noted != name and replace(noted, files=name.files) == name:
+                noted = msgspec.json.decode((folder / _NAME).read_bytes(), type=_Note)
+                is_other = noted.name != name and replace(noted.name, files=name.files) == name
+                if is_other and noted.born == born:
                     found.append(folder)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -27,14 +29,14 @@ def keep_files_with_sockets() -> None:
 
     vLLM leaves it in the temporary folder. Versions before 0.30 have no such file.
     """
-    from vllm.v1.executor import multiproc_executor, uniproc_executor
-
     folder = os.environ.get("VLLM_RPC_BASE_PATH")
     if folder is None:  # it could not be made
         return
-    for executor in (multiproc_executor, uniproc_executor):
-        if hasattr(executor, "get_file_store_init_method"):
-            executor.get_file_store_init_method = lambda: f"file://{folder}/vllm_dist_{uuid4().hex}"
+    for name in ("multiproc_executor", "uniproc_executor"):
+        with contextlib.suppress(ImportError):  # vLLM 0.11.0 has one of them elsewhere
+            executor: Any = importlib.import_module(f"vllm.v1.executor.{name}")
+            if hasattr(executor, "get_file_store_init_method"):
+                executor.get_file_store_init_method = lambda: f"file://{folder}/vllm_dist_{uuid4().hex}"
 
 
 def start_cores_quickly() -> None:

@@ -26,6 +26,7 @@ from vllm_custom.engine.host import (
     Share,
     config_of,
     end_others,
+    folders,
     join,
     join_as_guest,
     offer,
@@ -239,6 +240,17 @@ def test_an_engine_of_the_same_files_stays(setting: Setting) -> None:
     end_others(setting.name())
     assert not is_gone(setting.engine())
     assert isinstance(connection.number("it is still there", 1).result(10), Numbered)
+
+
+def test_a_folder_that_was_left_behind_does_not_hold_up_the_engine_of_other_files(setting: Setting) -> None:
+    """Its host was killed together with what looks after it."""
+    name = setting.name(files="of an engine that was killed")
+    with folders.locked() as parent:
+        (parent / name.folder).mkdir()
+        folders.note(parent / name.folder, name)
+    end_others(setting.name())
+    assert not (parent / name.folder).exists()
+    parent.rmdir()
 
 
 def test_an_engine_whose_requests_do_not_end_ends_all_the_same(

@@ -41,8 +41,8 @@ class CompileProcess:
     def __init__(self, *, fork: bool = False) -> None:
         """
         Args:
-            fork: make it a copy of this process, whose imports of vLLM take seconds: only while there is neither an
-                engine nor anything else that works on threads.
+            fork: make it a copy of this process, whose imports of vLLM take seconds: only while this has no engine of
+                its own, and no thread holds what the copy uses.
 
         Raises:
             OSError: it cannot be started.
@@ -107,7 +107,8 @@ class _Fork:
         context = multiprocessing.get_context("fork")
         self._process = context.Process(target=compile_server.serve_in_copy, args=(control,), daemon=True)
         with warnings.catch_warnings():
-            # Python 3.12 warns of threads: those of Triton's own stub hold nothing that the copy uses.
+            # Python 3.12 warns of threads: those of Triton's stub, and of the connection to an engine's host, hold
+            # nothing that the copy uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
 

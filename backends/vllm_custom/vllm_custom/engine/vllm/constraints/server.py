@@ -91,10 +91,14 @@ def serve_in_copy(control: socket.socket) -> None:
     import torch
 
     find("set_process_title", "vllm.utils.system_utils", "vllm.utils")("Constraints")
-    descriptor = control.fileno()
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for number in (signal.SIGTERM, signal.SIGINT):  # Triton's stub does nothing on them
+        signal.signal(number, signal.SIG_DFL)
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if descriptor not in (0, 1, 2, control.fileno()):
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(descriptor)
     gc.freeze()  # a collection would write to all memory that the two share
+    gc.enable()
     os.environ.update(SINGLE_THREADED)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm_custom.engine.host import Connection, config_of
 from vllm_custom.engine.host.messages import Slot
+from vllm_custom.kernel.orphans import SOCKETS_VARIABLE
 from vllm_custom.runtime.async_utils import call_on
 
 
@@ -102,7 +103,8 @@ def attach(connection: Connection, vllm_config: Any, fronts: int, *, log_stats: 
     parallel._api_process_rank = -1 if parallel._api_process_count > 1 else 0
     maybe_register_config_serialize_by_value()
     config = bytes(ForkingPickler.dumps(vllm_config))
-    slot = connection.attach(config, log_stats=log_stats, fronts=fronts, environment=dict(os.environ))
+    environment = {name: value for name, value in os.environ.items() if name != SOCKETS_VARIABLE}
+    slot = connection.attach(config, log_stats=log_stats, fronts=fronts, environment=environment)
     parallel._api_process_rank = slot.index % parallel._api_process_count
     return slot
 

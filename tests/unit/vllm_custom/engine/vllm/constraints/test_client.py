@@ -184,11 +184,12 @@ async def test_the_server_ends_with_the_process_that_started_it() -> None:
 
 # A process that has imported vLLM, as the model's has when it makes the copy; it says what is left open there.
 COPY = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 import vllm.v1.engine.core
 from vllm_custom.engine.vllm.constraints.client import CompileClient, CompileProcess
 open_here = open(os.devnull)
+signal.signal(signal.SIGTERM, lambda *_: None)  # as in Triton's stub
 server = CompileProcess(fork=True)
 facts = sys.stdin.buffer.read()
 client = CompileClient(facts, 60.0, print, process=server)
@@ -196,8 +197,10 @@ print(asyncio.run(client.compile("json", sys.argv[1], {})).backend)
 descriptors = [os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir() if int(path.name) > 2]
 print([name.split(":")[0] for name in descriptors])
 print(len(list(Path(f"/proc/{server.pid}/task").iterdir())))
-client.close()
+os.kill(server.pid, signal.SIGTERM)
+server._process.wait()
 print(server.alive)
+client.close()
 """
 
 
