@@ -177,17 +177,13 @@ def test_a_bad_row_fails_its_own_request_only(triton: TritonServer, pictures: li
 
 
 @pytest.mark.parametrize(
-    ("parameters", "http_status", "grpc_status"),
-    [
-        ({"temperature": -1}, "400", "StatusCode.INVALID_ARGUMENT"),
-        ({"lora_name": "zh"}, "400", "StatusCode.INVALID_ARGUMENT"),
-    ],
+    ("parameters", "said"),
+    [({"temperature": -1}, "temperature"), ({"lora_name": "zh"}, "LoRA feature is not enabled")],
     ids=["bad value", "no adapters in this model"],
 )
-def test_error_codes(triton: TritonServer, parameters: dict[str, Any], http_status: str, grpc_status: str) -> None:
-    field = next(iter(parameters))
-    for library, status in ((httpclient, http_status), (grpcclient, grpc_status)):
-        with pytest.raises(InferenceServerException, match=field) as caught:
+def test_error_codes(triton: TritonServer, parameters: dict[str, Any], said: str) -> None:
+    for library, status in ((httpclient, "400"), (grpcclient, "StatusCode.INVALID_ARGUMENT")):
+        with pytest.raises(InferenceServerException, match=said) as caught:
             infer(triton, library, [DESCRIBE], [[picture(22_100).encoded()]], **parameters)
         assert caught.value.status() == status
 
