@@ -310,7 +310,7 @@ class TestPairs:
             ({"dimensions": 5}, ["dimensions", "no effect", "use_activation"]),
             ({"temperature": 1}, ["temperature", "generative model"]),
             ({"instruction": "c"}, ["instruction", "score template"]),
-            ({"lora_name": "zh"}, ["lora_name", "'zh'"]),
+            ({"lora_name": "zh"}, ["LoRA feature is not enabled"]),
             ({"truncate_prompt_tokens": -2}, ["truncate_prompt_tokens", "-2"]),
             ({"truncate_prompt_tokens": 999}, ["truncate_prompt_tokens", "999", "256"]),
             ({"truncate_prompt_tokens": 0}, ["documents[0]", "empty prompt"]),
