@@ -133,9 +133,9 @@ class TestCustomResources:
 
     def test_what_is_wrong_is_found(self) -> None:
         allowed = CUSTOM["monitoring.coreos.com/v1/PodMonitor"]
-        wrong = {"selektor": {}, "podMetricsEndpoints": [{"port": 8002}]}
+        wrong = {"pods": {}, "podMetricsEndpoints": [{"port": 8002}]}
         assert list(kubernetes.wrong_fields(wrong, allowed)) == [
-            "spec.selektor: unknown",
+            "spec.pods: unknown",
             "spec.podMetricsEndpoints[0].port: expected str",
         ]
 
