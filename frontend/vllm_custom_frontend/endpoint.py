@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_custom_frontend.answer import Answer
+from vllm_custom_frontend.capacity import Capacity
 from vllm_custom_frontend.health import Health
-from vllm_custom_frontend.room import Room
 from vllm_custom_frontend.triton import (
     BrokenError,
     InferCall,
@@ -45,7 +45,7 @@ class Endpoint:
     triton: TritonClient
     model: ServedModel
     health: Health = field(default_factory=Health)
-    room: Room = field(default_factory=Room)
+    capacity: Capacity = field(default_factory=Capacity)
     cards: Sequence[Card] = ()
     _heard_at: float = float("-inf")
 
@@ -68,7 +68,7 @@ class Endpoint:
             self.health.lost()
         elif answer.busy:
             self.health.busy()
-            self.room.note(answer)
+            self.capacity.note(answer)
         elif answer.status < _FIRST_ERROR:
             self.health.succeeded()
         elif answer.status >= _FIRST_DEFECT and answer.status not in (_NOT_IMPLEMENTED, _TIMED_OUT):

@@ -101,15 +101,15 @@ class Forwarder:
         )
 
     async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:
-        takes_room = needs_room(call.method, call.path)
-        if takes_room and (refusal := endpoint.room.refusal) is not None:
+        takes_capacity = needs_room(call.method, call.path)
+        if takes_capacity and (refusal := endpoint.capacity.refusal) is not None:
             raise RefusedError(refusal)
         self.attempt = Attempt(endpoint, time.monotonic())
         endpoint.triton.open_calls += 1
         endpoint.triton.last_call = time.monotonic()
-        room = endpoint.room.asked() if takes_room else contextlib.nullcontext()
+        counted = endpoint.capacity.asked() if takes_capacity else contextlib.nullcontext()
         try:
-            with room, call_of(self._exchange.scope, endpoint.triton.address) as trace:
+            with counted, call_of(self._exchange.scope, endpoint.triton.address) as trace:
                 asked = replace(call, model=endpoint.model, headers={**(call.headers or {}), **trace})
                 async with contextlib.aclosing(endpoint.call(asked)) as chunks:
                     await self._relay(endpoint, chunks)

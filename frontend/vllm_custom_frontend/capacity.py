@@ -12,7 +12,7 @@ from vllm_custom_frontend.answer import Answer
 _SECONDS = 0.1
 
 
-class Room:
+class Capacity:
     """Of one endpoint: how many requests of this process it had when it said that it was full.
 
     While there are as many, and it has said so a moment ago, it would say so again.

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.triton_servers import FakeTriton, Model, Reply, frontend, reply, serving
-from vllm_custom_frontend import room as room_module
+from vllm_custom_frontend import capacity as capacity_module
 from vllm_custom_frontend.answer import Answer
-from vllm_custom_frontend.room import Room
+from vllm_custom_frontend.capacity import Capacity
 from vllm_custom_frontend.routes import needs_room
 
 FULL = "too many requests: 2 are under way and MAX_INFLIGHT_REQUESTS is 2; try again later"
@@ -37,33 +37,33 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def room(clock: Clock) -> Room:
-    return Room(clock)
+def capacity(clock: Clock) -> Capacity:
+    return Capacity(clock)
 
 
-def test_it_refuses_while_as_many_requests_are_there(room: Room, clock: Clock) -> None:
+def test_it_refuses_while_as_many_requests_are_there(capacity: Capacity, clock: Clock) -> None:
     with contextlib.ExitStack() as others:
         first = others.enter_context(contextlib.ExitStack())
-        first.enter_context(room.asked())
-        others.enter_context(room.asked())
-        assert room.refusal is None, "nobody has said that there is no room"
-        with room.asked():
-            room.note(refusal())
-        assert room.refusal == refusal()
+        first.enter_context(capacity.asked())
+        others.enter_context(capacity.asked())
+        assert capacity.refusal is None, "nobody has said that there is no room"
+        with capacity.asked():
+            capacity.note(refusal())
+        assert capacity.refusal == refusal()
         first.close()
-        assert room.refusal is None, "one has ended"
-        others.enter_context(room.asked())
-        assert room.refusal == refusal()
+        assert capacity.refusal is None, "one has ended"
+        others.enter_context(capacity.asked())
+        assert capacity.refusal == refusal()
         clock.now = MUCH_LATER
-        assert room.refusal is None, "others may have left room meanwhile"
+        assert capacity.refusal is None, "others may have left room meanwhile"
 
 
-def test_places_that_others_hold_are_asked_for_again_soon(room: Room, clock: Clock) -> None:
-    with room.asked():
-        room.note(refusal())
-    assert room.refusal is not None
+def test_places_that_others_hold_are_asked_for_again_soon(capacity: Capacity, clock: Clock) -> None:
+    with capacity.asked():
+        capacity.note(refusal())
+    assert capacity.refusal is not None
     clock.now = MUCH_LATER
-    assert room.refusal is None
+    assert capacity.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,12 @@ def test_places_that_others_hold_are_asked_for_again_soon(room: Room, clock: Clo
         refusal("MAX_INFLIGHT_REQUESTS is 2", retry_after="1"),
     ],
 )
-def test_what_does_not_say_that_there_is_no_room_at_all_says_nothing_of_others(room: Room, answer: Answer) -> None:
-    with room.asked():
-        room.note(answer)
-    assert room.refusal is None
+def test_what_does_not_say_that_there_is_no_room_at_all_says_nothing_of_others(
+    capacity: Capacity, answer: Answer
+) -> None:
+    with capacity.asked():
+        capacity.note(answer)
+    assert capacity.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_what_needs_room(method: str, path: str, needs: bool) -> None:
 
 
 async def test_a_full_model_is_asked_once_and_again_when_a_request_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_module, "_SECONDS", MUCH_LATER)
+    monkeypatch.setattr(capacity_module, "_SECONDS", MUCH_LATER)
     free, held = asyncio.Event(), asyncio.Event()
 
     async def serve(asked: dict[str, Any]) -> Reply:
