@@ -1,4 +1,4 @@
-"""Which unit tests go to one process together: those of a file; those that need vLLM; each of the fuzzers by itself."""
+"""Which tests go to one process together: those of a file, and those that share what takes long to start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from xdist.scheduler import LoadFileScheduling
 
 from tools.installer.paths import CHECKOUT
 
-_NEEDS_VLLM = re.compile(r"\bvllm: None\b|usefixtures\(\"vllm\"\)|\basync_llm: Any\b")
+# The import of vLLM in unit tests, and the two models that most tests with a server share.
+_SHARED = {
+    "vllm": re.compile(r"\bvllm: None\b|usefixtures\(\"vllm\"\)|\basync_llm: Any\b"),
+    "null_model": re.compile(r"\bnull_model: str\b|usefixtures\(\"null_model\"\)"),
+    "superset": re.compile(r"\bsuperset: str\b|usefixtures\(\"superset\"\)"),
+}
 _EACH_BY_ITSELF = "tests/fuzz/"
 
 
-class ByWhatIsImported(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """A process that imports vLLM needs ten seconds for it, so only one does."""
+class ByWhatTheyShare(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """What takes ten seconds or thirty to start is started by one process only."""
 
     def _split_scope(self, nodeid: str) -> str:
         return scope(nodeid)
@@ -26,10 +31,16 @@ def scope(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
     if file.startswith(_EACH_BY_ITSELF):
         return nodeid
-    return "vllm" if needs_vllm(CHECKOUT / file) else file
+    return shared_by(CHECKOUT / file) or file
+
+
+def needs_vllm(file: Path) -> bool:
+    """Whether unit tests of ``file`` ask for one of the fixtures that import vLLM."""
+    return shared_by(file) == "vllm"
 
 
 @functools.cache
-def needs_vllm(file: Path) -> bool:
-    """Whether tests of ``file`` ask for one of the fixtures that import vLLM."""
-    return _NEEDS_VLLM.search(file.read_text(encoding="utf-8")) is not None
+def shared_by(file: Path) -> str | None:
+    """What tests of ``file`` have in common with those of others, by the fixtures that they ask for."""
+    text = file.read_text(encoding="utf-8")
+    return next((name for name, asked in _SHARED.items() if asked.search(text)), None)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.scheduling import ByWhatIsImported, needs_vllm
+from tests.support.scheduling import needs_vllm
 from vllm_custom.runtime.tuning import without_collections
 
 # No test may depend on how busy the machine is.
@@ -22,11 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long goes first, so that no process is left with it at the end: vLLM's group, then files with slow."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not needs_vllm(item.path), item.path not in slow))
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatIsImported:
-    """Of several processes one imports vLLM."""
-    return ByWhatIsImported(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -40,14 +40,15 @@ class Level:
 
 _SLOWEST = ("--durations=15", "--durations-min=1")
 _COVERAGE = ("--cov", "--cov-report=term:skip-covered")
-# What goes together to one process, and what comes first, says tests/unit/conftest.py.
+# What comes first says tests/unit/conftest.py.
 _BY_SCHEDULE = "--no-loadscope-reorder"
 # Many unit tests wait.
 _FAST_PROCESSES = min(2 * (os.cpu_count() or 1), 16)
-# One server, and one engine that has all cores: where its stub gets none for a second, Triton 24.10 gives up a load.
-SERVER_LEVELS = (
-    Level("component tests", ("tests/component", *_SLOWEST)),
-    Level("end-to-end tests", ("tests/end_to_end", *_SLOWEST)),
+# A load has one core for most of its time. What goes together to one process says tests/support/scheduling.py.
+_SERVER_PROCESSES = 2
+SERVERS = Level(
+    "component and end-to-end tests",
+    ("tests/component", "tests/end_to_end", "-n", str(_SERVER_PROCESSES), *_SLOWEST),
 )
 UNIT = Level("unit tests", ("tests/unit", "tests/fuzz", "-n", "logical", _BY_SCHEDULE, *_SLOWEST, *_COVERAGE))
 FAST = Level(
@@ -77,15 +78,14 @@ def run(environment: Environment, progress: Progress, *, fast: bool = False) -> 
 
 
 def _all_levels(environment: Environment, progress: Progress) -> list[str]:
-    """The names of those that failed. A server's tests leave much of the processor, which unit tests use meanwhile."""
+    """The names of those that failed. A server's tests leave some of the processor, which unit tests use meanwhile."""
     progress.step(f"{UNIT.name}, in the background")
     unit = Background(environment, ("pytest", *UNIT.arguments))
     failed = []
     try:
-        for level in SERVER_LEVELS:
-            progress.step(level.name)
-            if _python(environment, ("pytest", *level.arguments), beside=unit):
-                failed.append(level.name)
+        progress.step(SERVERS.name)
+        if _python(environment, ("pytest", *SERVERS.arguments), beside=unit):
+            failed.append(SERVERS.name)
         progress.step(UNIT.name)
         if unit.finish():
             failed.insert(0, UNIT.name)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class Model:
         given = json.loads(args["model_config"])
         keys = keys_of_base(given, backend_dir)
         self._args = args
-        self._model_config = model_config = without(given, keys.not_ours(given))
-        self._settings = Settings.from_model_config(model_config)
+        self._model_config = without(given, keys.not_ours(given))
+        self._settings = Settings.from_model_config(self._model_config)
         self._version_dir = Path(pb_utils.get_model_dir())
         self._pb_utils = pb_utils
         self._log = _logger(self._settings, self._version_dir.name, pb_utils)
@@ -65,50 +65,59 @@ class Model:
         loaded = load_base(backend_dir, self._settings.vllm_backend_dir)
         self._announce(loaded)
         self._say_what_is_left_to_base(keys, given)
-        self._join = self._joining(args, model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
+        self._join = self._joining(args, self._model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
         self._connection: host.Connection | None = None
         self._share: Share | None = None
         self._base: Any = None
-        compiling: engine.CompileProcess | None = None
-        began = time.monotonic()
-        try:
-            if self._settings.unload_first:
-                read_files(self._settings, self._version_dir, keys)  # what is wrong costs the old engine nothing
-                host.end_others(self._engine_name)
-            if self._shares:  # first: it keeps an engine that is there, or imports vLLM while this process does
-                self._connection = self._join()
-            files = read_files(self._settings, self._version_dir, keys)
-            handles = MediaHandles()
-            engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
-            set_pixel_limit(self._settings.image_max_pixels)
-            engine.start_cores_quickly()
-            compiling = engine.CompileProcess(fork=True)
-            self._base = self._started(extended(loaded.model_class, self), args, given)
-            base = BaseModelAdapter(self._base)
-            running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
-            files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
-            if self._connection is not None:
-                self._share = Share(self._connection, self._fronts)
-                if self._settings.report_custom_metrics:
-                    wait_on(base.event_loop, running.report_scheduler())
-            restart = self._restart(base, time.monotonic() - began)
-            self._service = Service(
-                running, base, self._settings, files, handles, pb_utils, merge=merge, share=self._share, restart=restart
-            )
-        except BaseException:
-            if compiling is not None:
-                compiling.close()
-            if self._base is not None:
-                self._base.finalize()  # the engine runs already; Triton does not finalize what did not initialize
-            if self._connection is not None:
-                self._connection.leave()
-            raise
         self._asked = self._closing = False
+        with ExitStack() as undo:  # Triton does not finalize what did not initialize
+            self._service = self._start(extended(loaded.model_class, self), given, keys, undo, merge=merge)
+            undo.pop_all()
         self._made = self._offer(args, backend_dir, loaded)
         if self._connection is not None:
             self._join_others(self._connection)
         tuning.set_switch_interval()
         tuning.freeze_gc_heap()
+
+    def _start(
+        self, base_class: type, given: dict[str, Any], keys: BaseKeys, undo: ExitStack, *, merge: bool
+    ) -> Service:
+        """Start the engine, or join that of others, and put the service together; ``undo`` gets what ends all of it."""
+        began = time.monotonic()
+        if self._settings.unload_first:
+            read_files(self._settings, self._version_dir, keys)  # what is wrong costs the old engine nothing
+            host.end_others(self._engine_name)
+        if self._shares:  # first: it keeps an engine that is there, or imports vLLM while this process does
+            self._connection = self._join()
+            undo.callback(self._connection.leave)
+        files = read_files(self._settings, self._version_dir, keys)
+        handles = MediaHandles()
+        engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
+        set_pixel_limit(self._settings.image_max_pixels)
+        engine.start_cores_quickly()
+        compiling = engine.CompileProcess(fork=True)
+        undo.callback(compiling.close)
+        self._base = self._started(base_class, given)
+        base = BaseModelAdapter(self._base)
+        undo.callback(self._base.finalize)  # the engine runs already
+        running = wait_on(base.event_loop, engine.VllmEngine.attach(base.engine, compiling))
+        files = files.with_adapters(base.adapters(), enabled=base.lora_enabled)
+        if self._connection is not None:
+            self._share = Share(self._connection, self._fronts)
+            if self._settings.report_custom_metrics:
+                wait_on(base.event_loop, running.report_scheduler())
+        restart = self._restart(base, time.monotonic() - began)
+        return Service(
+            running,
+            base,
+            self._settings,
+            files,
+            handles,
+            self._pb_utils,
+            merge=merge,
+            share=self._share,
+            restart=restart,
+        )
 
     def submit(self, request: Any) -> None:
         """Serve one of Triton's requests; returns soon."""
@@ -164,7 +173,7 @@ class Model:
         """multi_lora.json, which may be missing where LORA_DIR is set."""
         return read_adapters(self._settings, self._version_dir, arguments)
 
-    def _started(self, base: type, args: Mapping[str, str], model_config: dict[str, Any]) -> Any:
+    def _started(self, base: type, model_config: dict[str, Any]) -> Any:
         # The base serves decoupled models only and says so by an assertion; our way out does both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         # All of vLLM's metrics are reported here (triton/engine_metrics.py); the base has eight of them.
@@ -172,7 +181,7 @@ class Model:
         model_config["parameters"].pop(devices.PARAMETER, None)
         model: Any = base()
         with tuning.fast_event_loops(), self._engine_of_others():
-            model.initialize({**args, "model_config": json.dumps(model_config)})
+            model.initialize({**self._args, "model_config": json.dumps(model_config)})
         model.using_decoupled = self._settings.decoupled
         return model
 

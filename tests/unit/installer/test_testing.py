@@ -55,11 +55,13 @@ def runs(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> Runs:
 
 def test_checks_and_all_levels_without_arguments(runs: Runs) -> None:
     assert build.main(["test"]) == 0
-    assert [module[0] for module in runs.modules] == ["ruff", "ruff", "mypy", "codespell_lib", *["pytest"] * 3]
-    assert [module[1] for module in runs.modules[-3:]] == ["tests/unit", "tests/component", "tests/end_to_end"]
-    for level in runs.modules[-3:]:
-        assert "--durations=15" in level
-    assert "--cov" in runs.modules[-3]
+    assert [module[0] for module in runs.modules] == ["ruff", "ruff", "mypy", "codespell_lib", *["pytest"] * 2]
+    unit, servers = runs.modules[-2:]
+    assert unit[1] == "tests/unit"
+    assert servers[1:3] == ("tests/component", "tests/end_to_end")
+    assert "--durations=15" in unit
+    assert "--durations=15" in servers
+    assert "--cov" in unit
 
 
 def test_fast_is_checks_and_unit_tests(runs: Runs) -> None:
@@ -93,7 +95,7 @@ def test_what_holds_on_any_base_runs_on_the_one_that_is_named(runs: Runs, tmp_pa
 def test_a_failure_does_not_hide_the_rest(runs: Runs, failing: dict[str, int]) -> None:
     runs.failing = failing
     assert build.main(["test"]) == 1
-    assert len(runs.modules) == len(testing.CHECKS) + 1 + len(testing.SERVER_LEVELS)
+    assert len(runs.modules) == len(testing.CHECKS) + len((testing.UNIT, testing.SERVERS))
 
 
 @pytest.mark.parametrize("background", [False, True])
