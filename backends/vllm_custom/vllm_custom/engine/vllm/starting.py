@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 from collections.abc import Callable
@@ -21,7 +22,12 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
 
     keep_files_with_sockets()
     own: Callable[..., None] = _vllms_own or EngineCoreProc.run_engine_core
-    own(*args, **kwargs)
+    try:
+        own(*args, **kwargs)
+    finally:
+        # Its memory goes with the process. An interpreter that ends would look for cycles in all of it, for longer than
+        # the five seconds after which vLLM kills it.
+        gc.freeze()
 
 
 def keep_files_with_sockets() -> None:
