@@ -46,7 +46,7 @@ class FrontendError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer has beside its content type."""
+        """What the answer has in addition to its content type."""
         again = {"retry-after": str(self.retry_after_seconds)} if self.retry_after_seconds else {}
         return {**again, "connection": "close"} if self.closes else again
 

@@ -16,7 +16,7 @@ from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.forms import form_as_json, is_form
 from vllm_custom_frontend.routes import FORM_PATHS
 
-# What is longer is made JSON, or UTF-8, beside the event loop.
+# What is longer is made JSON, or UTF-8, in a thread, off the event loop.
 _SHORT_BYTES = 256 * 1024
 
 

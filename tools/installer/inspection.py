@@ -39,7 +39,7 @@ def inspect(
     Args:
         folders: of the models.
         python: that serves. Where it has no protobuf, this one is asked.
-        backend: where vllm_custom lies, or will, beside the backend that it builds on.
+        backend: where vllm_custom lies, or will, next to the backend that it builds on.
     """
     said = ""
     for candidate in dict.fromkeys((str(python), sys.executable)):

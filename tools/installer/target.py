@@ -20,7 +20,7 @@ BASE = "vllm"
 OLDEST_VLLM = (0, 11)
 # Of those before the first that has the interface for rendering prompts, what was run: docs/compatibility.md.
 _RENDERING_VLLM, _TRIED_BEFORE = (0, 20), ((0, 11), (0, 13))
-# What vllm_custom imports beside vLLM, which brings all of it.
+# What vllm_custom imports in addition to vLLM, which brings all of it.
 _PACKAGES = ("aiohttp", "pydantic", "pillow")
 _ASK = """
 import importlib.metadata, json, sys

@@ -187,17 +187,17 @@ async def test_a_slow_sender_holds_back_its_own_request_only(rooms: Rooms) -> No
 
     gate, slow = threading.Event(), Slow()
     reply = rooms.reply(slow)
-    await asyncio.wait_for(reply.room(), 10)
+    await asyncio.wait_for(reply.drain(), 10)
     for _ in range(MAX_QUEUED_CHUNKS):
         reply.send({}, final=False)
-    await asyncio.wait_for(rooms.reply(FakeSender()).room(), 10)
-    waiting = asyncio.create_task(reply.room())
+    await asyncio.wait_for(rooms.reply(FakeSender()).drain(), 10)
+    waiting = asyncio.create_task(reply.drain())
     await asyncio.sleep(0.05)
     assert not waiting.done()
     gate.set()
     await asyncio.wait_for(waiting, 10)
     for _ in range(1000):
-        await asyncio.wait_for(reply.room(), 10)
+        await asyncio.wait_for(reply.drain(), 10)
         reply.send({}, final=False)
     reply.send({}, final=True)
     assert slow.final.wait(5)
@@ -211,7 +211,7 @@ async def test_a_sender_that_fails_does_not_hold_back_its_request(rooms: Rooms) 
 
     reply = rooms.reply(Broken())
     for _ in range(10):
-        await asyncio.wait_for(reply.room(), 10)
+        await asyncio.wait_for(reply.drain(), 10)
         reply.send({}, final=False)
 
 

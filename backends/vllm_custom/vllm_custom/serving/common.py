@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What was found beside config.pbtxt: the version, the text of CHAT_TEMPLATE, LORA_DIR, and multi_lora.json."""
+    """What was found next to config.pbtxt: the version, the text of CHAT_TEMPLATE, LORA_DIR, and multi_lora.json."""
 
     version: str = "1"
     chat_template: str | None = None
@@ -72,12 +72,12 @@ class Common:
             engine: runs.
             loop: its event loop, which runs in another thread.
             settings: of config.pbtxt.
-            files: beside it.
+            files: next to it.
             handles: through which the engine's renderer finds decoded media.
             triton: Triton's module, or what has its ``Logger`` and its ``MetricFamily``.
             share: what this process has in common with others that serve the model; None where it is the only one.
             unload: asks Triton to unload the model when its engine has died; None where that is not wanted.
-            restart: starts the engine again when it has died; None where nobody does.
+            restart: starts the engine again when it has died; None where nothing does.
             observe_engine: counts what becomes of the engine.
         """
         self._engine = engine

@@ -54,7 +54,7 @@ class RequestLife:
     """One request, from Triton's execute thread to the final response. Nothing it is asked to do may raise.
 
     ``responder`` has to be set before :meth:`begin`. The client is answered at the moment in which the outcome is
-    known: what runs on after that (a cancellation that is lost, a thread that cannot be stopped) answers nobody.
+    known. What runs on after that (a cancellation that is lost, a thread that cannot be stopped) answers no client.
     """
 
     responder: Responder
@@ -106,12 +106,12 @@ class RequestLife:
         self._note(error, answer)
 
     def before_final(self) -> None:
-        """The final response is about to be sent: whoever waits for it may send the next request at once."""
+        """The final response is about to be sent: a client that waits for it may send the next request at once."""
         if self._ticket is not None:
             self._ticket.leave()
 
     def after_final(self, error: BackendError | None) -> None:
-        """The final response has been sent, or could not be: work that still runs is for nobody."""
+        """The final response has been sent, or could not be: work that still runs is of no use."""
         with contextlib.suppress(Exception):
             if not self._looks_up:
                 self._with.observe(error, time.monotonic() - self._context.arrived_at)

@@ -59,7 +59,7 @@ class Door(Protocol):
         before_final: Callable[[], None],
         after_final: Callable[[BackendError | None], None],
     ) -> Responder:
-        """The way out of ``request``.
+        """What answers ``request``.
 
         Args:
             request: Triton's.

@@ -70,12 +70,12 @@ class Service:
             engine: runs.
             base: the model class that owns the engine and its event loop.
             settings: of config.pbtxt.
-            files: beside it.
+            files: next to it.
             handles: through which the engine's renderer finds decoded media.
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
             share: what this process has in common with others that serve the model; None where it is the only one.
-            restart: starts the engine again when it has died; None where nobody does.
+            restart: starts the engine again when it has died; None where nothing does.
         """
         labels = {"model": settings.model_name, "version": files.version}
         self._engine_events: EngineEventMetrics | None = None
@@ -129,7 +129,7 @@ class Service:
         self._common.watch.close()
 
     def make_way(self) -> None:
-        """The engine is about to end for another one of this model. No request begins, and nobody starts it again."""
+        """The engine is about to end for another one of this model. No request begins, and it is not started again."""
         self._common.watch.close()
         self._common.health.falls(REPLACED)
         self._observe_engine(EngineEvent.ENDED)

@@ -58,7 +58,7 @@ class TritonDoor:
         before_final: Callable[[], None],
         after_final: Callable[[BackendError | None], None],
     ) -> Responder:
-        """The way out: errors in OpenAI's form for calls of its API, else in Triton's."""
+        """What answers: errors in OpenAI's form for calls of its API, else in Triton's."""
         stream = ResponseStream(
             self._senders,
             request.get_response_sender(),

@@ -41,7 +41,7 @@ _checked_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked_addresses
 
 
 def _uncounted(size: int) -> None:
-    """Nobody counts."""
+    """Count nothing."""
 
 
 class Resolver(Protocol):
@@ -57,7 +57,7 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The machine's own resolver, in threads of its own: a name server that hangs must hold up nobody else."""
+    """The machine's own resolver, in threads of its own: a name server that hangs must not hold up anything else."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_LOOK_UP_THREADS, thread_name_prefix="vllm_custom_look_up")
