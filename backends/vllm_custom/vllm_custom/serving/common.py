@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
 from vllm_custom.engine.host import Share
+from vllm_custom.engine.protocol import ConstraintChecker
 from vllm_custom.errors import BackendError, ConfigError
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media.decoders.frames import FrameSampling
@@ -98,19 +99,7 @@ class Common:
         self.admission = Admission(settings.max_inflight_requests, share.sequences if share else None)
         parts = self.media, handles, self.loras, log.log_error, self.admission.hold
         self.openai = wait_on(loop, OpenAIService.build(engine, settings, files.chat_template, *parts))
-        self._checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
-        self.constraints = ConstraintCompiler(
-            engine,
-            self._checker,
-            max_bytes=settings.structured_max_bytes,
-            seconds=settings.structured_compile_seconds,
-        )
-        if engine.facts.generates:
-            engine.guard_constraints(self.constraints.accept)
-            engine.guard_prompts(PromptLogprobs(settings.max_prompt_logprobs).check)
-            asyncio.run_coroutine_threadsafe(self._checker.start(), loop)
-        else:
-            self._checker.close()
+        self._checker, self.constraints = _constraints(engine, settings, log, loop)
         self._counts = RequestMetrics(triton, labels, log.log_error) if settings.report_custom_metrics else None
         self.health = Health(
             engine,
@@ -199,6 +188,23 @@ def _media(
         shared=share,
     )
     return loader, metrics
+
+
+def _constraints(
+    engine: Engine, settings: Settings, log: Log, loop: asyncio.AbstractEventLoop
+) -> tuple[ConstraintChecker, ConstraintCompiler]:
+    """Compiles constraints; from then on the engine begins no request that is not checked."""
+    checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
+    compiler = ConstraintCompiler(
+        engine, checker, max_bytes=settings.structured_max_bytes, seconds=settings.structured_compile_seconds
+    )
+    if engine.facts.generates:
+        engine.guard_constraints(compiler.accept)
+        engine.guard_prompts(PromptLogprobs(settings.max_prompt_logprobs).check)
+        asyncio.run_coroutine_threadsafe(checker.start(), loop)
+    else:
+        checker.close()
+    return checker, compiler
 
 
 def _loras(engine: Engine, files: ModelFiles, share: Share | None) -> LoraAdapters:
