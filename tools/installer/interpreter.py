@@ -100,16 +100,16 @@ def choose(wanted: str | None = None) -> Interpreter:
         if problem:
             raise problem
         return found
-    problems: list[BuildError] = []
+    problems: list[tuple[Interpreter, BuildError]] = []
     for candidate in _candidates():
         found = ask(candidate)
         problem = problem_of(found) if found else None
         if found and problem is None:
             return found
-        if problem:
-            problems.append(problem)
+        if found and problem:
+            problems.append((found, problem))
     # A fitting version that lacks one Debian package is nearer than another version.
-    raise next((p for p in problems if "cannot carry" not in p.problem), problems[0])
+    raise next((problem for found, problem in problems if found.minor in PYTHONS), problems[0][1])
 
 
 def _candidates() -> list[str]:
