@@ -69,7 +69,7 @@ class Exchange:
         """The request's body, in UTF-8; a form as JSON.
 
         Raises:
-            FrontendError: it is larger than allowed, and read no further; it takes too long; it is no Unicode, or no
+            FrontendError: it is larger than allowed, and read no further; it takes too long; it is not Unicode, or no
                 form.
             ClientGoneError: as it says.
         """

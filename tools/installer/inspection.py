@@ -65,7 +65,7 @@ def _ask(python: str, folders: Sequence[Path], backend: Path) -> tuple[list[Insp
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"{python} does not run: {error}"
     except ValueError:
-        return None, (result.stderr.strip().splitlines() or [f"{python} is no Python"])[-1]
+        return None, (result.stderr.strip().splitlines() or [f"{python} is not a Python interpreter"])[-1]
 
 
 def version_of(folder: Path) -> str:

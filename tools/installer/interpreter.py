@@ -72,11 +72,11 @@ def _libpython(facts: dict[str, str]) -> Path | None:
 
 
 def problem_of(interpreter: Interpreter) -> BuildError | None:
-    """Why this interpreter cannot carry the environment, or None where it can."""
+    """Why this interpreter cannot run the environment, or None where it can."""
     minor = interpreter.minor
     if minor not in PYTHONS:
         return BuildError(
-            f"Python {interpreter.version} cannot carry the environment: vLLM and numpy 1.26 have wheels for "
+            f"Python {interpreter.version} cannot run the environment: vLLM and numpy 1.26 have wheels for "
             f"{' and '.join(PYTHONS)} only",
             _apt(f"python{PYTHONS[0]}", f"python{PYTHONS[0]}-venv", f"libpython{PYTHONS[0]}"),
         )

@@ -48,7 +48,7 @@ def check_system() -> None:
     system, machine = platform.system(), platform.machine()
     if system != "Linux" or machine not in ("x86_64", "AMD64"):
         raise BuildError(
-            f"{system} on {machine} is not served: the packages of the environment are locked for Linux on x86_64",
+            f"{system} on {machine} is not supported: the packages of the environment are locked for Linux on x86_64",
             "use a Linux x86_64 machine, or NVIDIA's Triton container",
         )
     library, version = platform.libc_ver()

@@ -69,7 +69,9 @@ def ask(python: str) -> Interpreter:
         site = Path(facts["site"]) if facts["site"] else None
         return Interpreter(facts["path"], facts["python"], facts["packages"], site)
     except (ValueError, TypeError, KeyError) as error:
-        raise BuildError(f"{python} is no Python", "give --python the one that Triton's stub uses") from error
+        raise BuildError(
+            f"{python} is not a Python interpreter", "give --python the one that Triton's stub uses"
+        ) from error
 
 
 def numbers(version: str) -> tuple[int, ...]:
