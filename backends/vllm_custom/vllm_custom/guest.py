@@ -1,4 +1,4 @@
-"""Models of a running tritonserver in another process: fronts with a door of their own, on the models' engines."""
+"""Models of a running tritonserver in another process: fronts with an HTTP server, on the models' engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What serves a model whatever door its requests come in by: media, adapters, rules, constraints, limits."""
+"""What serves a model, whether its requests come by Triton or by HTTP: media, adapters, rules, constraints, limits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ModelFiles:
 
 
 class Common:
-    """Of one model in one process. Its attributes are for doors."""
+    """Of one model in one process. Its attributes are for what reads requests."""
 
     def __init__(
         self,

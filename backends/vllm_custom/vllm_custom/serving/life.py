@@ -26,7 +26,7 @@ from vllm_custom.responses import Responder
 from vllm_custom.runtime.async_utils import call_on
 from vllm_custom.serving.admission import Admission, Ticket
 from vllm_custom.serving.health import Health
-from vllm_custom.serving.protocols import Base, Door, Watch
+from vllm_custom.serving.protocols import Base, Transport, Watch
 
 _MICROSECONDS = 1_000_000
 # Libraries may lose a cancellation that meets the result they wait for; what still runs is cancelled again.
@@ -40,7 +40,7 @@ class Surroundings:
     model_name: str
     base: Base
     engine: Engine
-    door: Door
+    transport: Transport
     router: Router
     admission: Admission
     health: Health
@@ -78,7 +78,7 @@ class RequestLife:
         """Admit and read the request, and start to serve it. Called by Triton's execute thread."""
         try:
             self._admit(request)
-            incoming = self._with.door.read(request)
+            incoming = self._with.transport.read(request)
             handler = self._with.router.handler(incoming.tensors)
             parsed = handler.parse(incoming)
             assert self._ticket is not None
@@ -123,7 +123,7 @@ class RequestLife:
 
     def _admit(self, request: object) -> None:
         admission, health, leaving = self._with.admission, self._with.health, self._with.base.shutting_down
-        if (admission.is_full or leaving or not health.ready) and self._with.door.looks_up(request):
+        if (admission.is_full or leaving or not health.ready) and self._with.transport.looks_up(request):
             self._follow_not()
         self._ticket = admission.enter(counted=not self._looks_up)
         if leaving:

@@ -16,7 +16,7 @@ from vllm_custom.triton.sender import ResponseStream, SenderPool
 from vllm_custom.triton.tracing import span_of
 
 
-class TritonDoor:
+class TritonTransport:
     """Knows ``pb_utils.InferenceRequest``."""
 
     def __init__(self, senders: SenderPool, input_names: tuple[str, ...], *, decoupled: bool) -> None:
