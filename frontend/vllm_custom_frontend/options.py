@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ssl
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from vllm_custom_frontend.keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE, api_key
 from vllm_custom_frontend.logs import JSON, TEXT
 from vllm_custom_frontend.option_values import address, collector, port, positive, seconds, triton_address
 
+_SCRIPT = "vllm-custom-frontend"
 _KIBIBYTE = 1024
 _MEBIBYTE = 1024 * 1024
 
@@ -60,7 +62,7 @@ class Options(ServerOptions):
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """Read the command line; ends the process with a message where it is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m vllm_custom_frontend",
+        prog=_SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python -m vllm_custom_frontend",
         description="OpenAI's HTTP API in front of Triton servers whose models run on vllm_custom.",
     )
     parser.add_argument(

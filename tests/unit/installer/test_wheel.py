@@ -193,6 +193,7 @@ def test_nothing_is_written_into_the_package(installed: Installed) -> None:
 def test_the_frontend_says_which_extra_it_needs(installed: Installed) -> None:
     shown = installed.run("vllm-custom-frontend", "--help")
     assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage: vllm-custom-frontend ")
     assert "--triton" in shown.stdout
     refused = installed.run("vllm-custom-frontend")
     assert refused.returncode == 1
