@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import build
-from tools.installer import commands, containers, locks
+from tools.installer import command_table, containers, locks
 from tools.installer.paths import CHECKOUT
 from vllm_custom.base_backend import loader
 
@@ -22,7 +22,7 @@ GITHUB = CHECKOUT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), *GITHUB.rglob("*.md")]
-NAMES = {command.name for command in commands.COMMANDS}
+NAMES = {command.name for command in command_table.COMMANDS}
 
 
 def read(path: Path) -> Any:
