@@ -197,7 +197,7 @@ async def _kept(future: asyncio.Future[_T], otherwise: Callable[[_T], None]) -> 
     """What a thread makes; where it is not awaited any more, it goes to ``otherwise``."""
 
     def give(done: asyncio.Future[_T]) -> None:
-        if done.exception() is None:
+        if not done.cancelled() and done.exception() is None:
             otherwise(done.result())
 
     try:
