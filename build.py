@@ -16,7 +16,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - said here, before a newer syntax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tools.installer import commands
+from tools.installer import command_table
 from tools.installer.console import BuildError
 from tools.installer.paths import COMMAND, PROGRAM
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         prog=PROGRAM, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subcommands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in commands.offered():
+    for command in command_table.offered():
         sub = subcommands.add_parser(
             command.name,
             help=command.summary,

@@ -1,1 +1,1 @@
-"""Measurements of speed; README.md beside this file says how to run them and what came out."""
+"""Measurements of speed; README.md next to this file says how to run them and what came out."""

@@ -7,7 +7,7 @@
 
 A model on the null engine with two fronts. ``leaving``: that many clients leave in the middle of their streams, all at
 the same moment. ``stopped``: a front stands still (SIGSTOP) while both have streams. ``silent``: clients that never
-read what comes, beside others that do. With --full a folder, which has to be a small file system of its own, is filled
+read what comes, next to others that do. With --full a folder, which has to be a small file system of its own, is filled
 to the last byte, and emptied again; with TMPDIR and --out below it, that is where logs and temporary files are.
 """
 
@@ -106,19 +106,19 @@ class Faults:
         opened = [await asyncio.open_connection(host, int(port), limit=1) for _ in range(self._clients // 5)]
         for _, writer in opened:
             writer.write(request)
-        beside = await self._ask()
+        others = await self._ask()
         for _, writer in opened:
             writer.close()
         return {
             "clients": len(opened),
-            "answered": len(beside),
+            "answered": len(others),
             "p99 ms without them": _p99(alone),
-            "p99 ms next to them": _p99(beside),
+            "p99 ms next to them": _p99(others),
             "seconds until all places are free": await self._until_free(),
         }
 
     async def full(self, folder: Path) -> Row:
-        """What becomes of requests while there is no room in ``folder``, and after that."""
+        """What becomes of requests while there is no space in ``folder``, and after that."""
         filler = folder / "filler"
         try:
             with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):

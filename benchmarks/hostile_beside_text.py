@@ -1,4 +1,4 @@
-"""Does a small hostile request hold others up? Text streams on the null engine beside one such request at a time.
+"""Does a small hostile request hold others up? Text streams on the null engine, next to one such request at a time.
 
     python -m benchmarks.hostile_beside_text
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _row(server: TritonServer, bench: Bench, item: Hostile, streams: int) -> dict[str, Any]:
-    """One input beside the streams."""
+    """One input next to the streams."""
     stop = threading.Event()
     arrivals: list[list[tuple[float, int]]] = [[] for _ in range(streams)]
     readers = [threading.Thread(target=bench._read, args=(place, arrivals[place], stop)) for place in range(streams)]

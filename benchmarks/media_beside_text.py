@@ -1,12 +1,12 @@
-"""Text streams alone, and beside slow downloads and large decodes: does media work hold text requests up?
+"""Text streams alone, and next to slow downloads and large decodes: does media work hold text requests up?
 
     python -m benchmarks.media_beside_text --engine null --rounds 5
 
-Starts a tritonserver with shapes_vl and an HTTP server that sends pictures slowly. The engine is vLLM's, or one without
+Starts a tritonserver with shapes_vl and an HTTP server that sends images slowly. The engine is vLLM's, or one without
 a model that makes a token for each stream every 10 ms and leaves the cores to the rest. In each round every condition
 has a turn, in an order that changes; the figure of a condition is its ratio to "alone" in the same round. The large
-picture is cut off at its end, so that all of it is decoded and nothing of it reaches the engine. "decodes elsewhere" is
-the control: a process beside the server decodes the same picture as often as it can, which takes a core and 200 MB of
+image is cut off at its end, so that all of it is decoded and nothing of it reaches the engine. "decodes elsewhere" is
+the control: a process next to the server decodes the same image as often as it can, which takes a core and 200 MB of
 fresh memory each time. The results are printed and written to build/benchmarks.
 """
 
@@ -61,7 +61,7 @@ parameters {{ key: "MEDIA_FETCH_TIMEOUT_SECONDS" value: {{ string_value: "120" }
 
 
 def serve_slowly(seconds: float, ports: Any) -> None:
-    """A process that answers every GET with a small picture, in pieces over ``seconds``."""
+    """A process that answers every GET with a small image, in pieces over ``seconds``."""
     body = png(SMALL_SIDE, SMALL_SIDE)
     size = -(-len(body) // SLOW_PIECES)
 
@@ -85,8 +85,8 @@ def serve_slowly(seconds: float, ports: Any) -> None:
     server.serve_forever()
 
 
-def decode_for_ever(encoded: bytes) -> None:
-    """What the server does with the picture, without the server."""
+def decode_forever(encoded: bytes) -> None:
+    """What the server does with the image, without the server."""
     while True:
         with contextlib.suppress(OSError):  # it is cut off at its end
             Image.open(io.BytesIO(base64.b64decode(encoded))).load()
@@ -131,7 +131,7 @@ class Bench:
         self._window = window
 
     def conditions(self) -> dict[str, list[Callable[[threading.Event], None]]]:
-        """Name to what goes on beside the streams, until its event is set."""
+        """Name to what goes on next to the streams, until its event is set."""
         return {
             "alone": [],
             "slow downloads": [self.download],
@@ -140,8 +140,8 @@ class Bench:
             "decodes elsewhere": [self.decode_elsewhere],
         }
 
-    def stream(self, beside: list[Callable[[threading.Event], None]]) -> Window:
-        """All streams for the length of the window, with these beside them."""
+    def stream(self, others: list[Callable[[threading.Event], None]]) -> Window:
+        """All streams for the length of the window, with these others next to them."""
         stop, failures = threading.Event(), []
 
         def guarded(work: Callable[[threading.Event], None]) -> None:
@@ -154,7 +154,7 @@ class Bench:
         readers = [
             threading.Thread(target=self._read, args=(index, arrivals[index], stop)) for index in range(self._streams)
         ]
-        workers = [threading.Thread(target=guarded, args=(work,)) for work in beside]
+        workers = [threading.Thread(target=guarded, args=(work,)) for work in others]
         for thread in (*readers, *workers):
             thread.start()
         time.sleep(1.0)  # until all of it is under way
@@ -177,15 +177,15 @@ class Bench:
                 raise RuntimeError(f"the downloads failed: {answer}")
 
     def decode(self, stop: threading.Event) -> None:
-        """The large picture, again and again."""
+        """The large image, again and again."""
         while not stop.is_set():
             status, answer = self._ask(self._large_request)
             if status == 200 or "damaged" not in answer:
                 raise RuntimeError(f"the large image was not decoded to its end: {status} {answer[:300]}")
 
     def decode_elsewhere(self, stop: threading.Event) -> None:
-        """The same picture, by a process that has nothing to do with the server."""
-        process = multiprocessing.get_context("spawn").Process(target=decode_for_ever, args=(self._large,), daemon=True)
+        """The same image, by a process that has nothing to do with the server."""
+        process = multiprocessing.get_context("spawn").Process(target=decode_forever, args=(self._large,), daemon=True)
         process.start()
         stop.wait()
         process.terminate()

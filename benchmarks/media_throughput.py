@@ -3,7 +3,7 @@
     python -m benchmarks.media_throughput --rounds 3
 
 In each round every condition decodes all images, in an order that changes; its figure is the ratio to one thread in the
-same round. Hashing, handing over and taking over are part of it. Beside each condition a timer in the same process
+same round. Hashing, handing over and taking over are part of it. With each condition a timer in the same process
 wants its turn every millisecond; the longest delay is what streams would have waited for the interpreter.
 """
 

@@ -1,4 +1,4 @@
-"""What the ways to OpenAI's API cost, beside `vllm serve`, and the frontend by itself.
+"""What the ways to OpenAI's API cost, compared with `vllm serve`, and the frontend by itself.
 
     python -m benchmarks.openai_frontend streams             the frontend alone, before a gRPC server that only sends
     python -m benchmarks.openai_frontend serving             against `vllm serve`, same model and arguments

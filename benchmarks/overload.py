@@ -1,4 +1,4 @@
-"""Four times more clients than there is room for: what the admitted requests wait, and how soon the others hear so.
+"""Four times more clients than there are places for: what the admitted requests wait, and how soon the others hear so.
 
     python -m benchmarks.overload --places 64
 
@@ -31,7 +31,7 @@ from tests.support.frontend_process import Frontend
 
 MODEL = "full"
 CROWD = 4
-# A second on the average, as the hint says that goes with a refusal; not all at the same time.
+# A second on the average, as the hint of a refusal says; not all at the same time.
 PAUSE_SECONDS = (0.5, 1.5)
 BEGIN_SECONDS = 1.0
 PROBE_SECONDS = 0.05

@@ -79,7 +79,7 @@ class Target:
 
 
 class OpenAIServer:
-    """``vllm serve``: completions for text, chat completions for pictures."""
+    """``vllm serve``: completions for text, chat completions for images."""
 
     def __init__(self, address: str, model: str) -> None:
         self._url = f"{address}/v1"

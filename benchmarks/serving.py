@@ -79,7 +79,7 @@ def _turns(targets: Sequence[Target], rounds: int) -> Iterator[tuple[int, Target
 
 
 def _unseen(cell: Cell, number: int) -> Cell:
-    """The cell with images that no measurement before had: targets may be doors of one server, which keeps images."""
+    """The cell with images that no measurement before had: several targets may be one server, which keeps images."""
     first = cell.first_index + number * cell.requests if cell.image_pixels and not cell.different else cell.first_index
     return Cell(**{**vars(cell), "first_index": first})
 

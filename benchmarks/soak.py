@@ -205,7 +205,7 @@ async def watch(server: TritonServer, seconds: float, rows: list[dict[str, float
 
 
 async def reload(server: TritonServer, times: int, tally: Tally) -> None:
-    """Load, ask and unload a model beside the others."""
+    """Load, ask and unload a model next to the others."""
     model = f"{server.http_url}/v2/models/{RELOADED}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
 

@@ -1,8 +1,8 @@
-"""Import torchvision beside a CPU build of torch.
+"""Import torchvision with a CPU build of torch.
 
 What breaks: PyPI's torchvision (0.28, and every release since 0.16) is a CUDA build. Its compiled operators do not load
-beside a CPU build of torch, and `import torchvision` then ends with "operator torchvision::nms does not exist", because
-torchvision._meta_registrations describes operators that nobody defined. transformers' Qwen2-VL processor imports it.
+with a CPU build of torch. `import torchvision` then ends with "operator torchvision::nms does not exist", because
+torchvision._meta_registrations describes operators that do not exist. transformers' Qwen2-VL processor imports it.
 
 The cure: define the schemas of nms and qnms just before that module is imported. torchvision's Python transforms then
 work, and nothing that vLLM uses calls the compiled operators.
@@ -33,7 +33,7 @@ _kept: list[object] = []
 
 
 def applies(upstream: str, vllm_version: str) -> bool:
-    """Only beside a CPU build; a CUDA build of torch loads torchvision's own operators."""
+    """Only with a CPU build; a CUDA build of torch loads torchvision's own operators."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

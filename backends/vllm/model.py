@@ -186,7 +186,7 @@ class TritonPythonModel:
         encoder = TextEncoder(call.sampling_params.n, prefix, call.additional_outputs, logprobs=not call.sums_logprobs)
         async for output in call.outputs(self._llm_engine, self._loras, request_id):
             if not output.finished:
-                await reply.room()
+                await reply.drain()
             if call.stream or output.finished:
                 reply.send(encoder.encode(output), final=output.finished)
 
@@ -256,7 +256,7 @@ class TritonPythonModel:
             self.logger.log_verbose(f"[vllm] request {request_id}: {explained.triton_code}: {explained}")
 
     def _on_final_response(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for the count any more
+        with contextlib.suppress(RuntimeError):  # the loop has closed: no thread waits for the count any more
             self._event_loop.call_soon_threadsafe(self._count_answered)
 
     def _count_answered(self) -> None:

@@ -56,12 +56,12 @@ def make_app(options: Options, is_stopping: Callable[[], bool]) -> Starlette:
             await asyncio.gather(watch, return_exceptions=True)
             await models.close(_LEAVE_SECONDS)
 
-    nobody = "no model is ready, or not all are"
-    return application(lambda: answers, options, metrics, lifespan, nobody, is_stopping)
+    not_ready = "no model is ready, or not all are"
+    return application(lambda: answers, options, metrics, lifespan, not_ready, is_stopping)
 
 
 async def _until_ready(models: Models, is_stopping: Callable[[], bool]) -> None:
-    """The port opens with the first models: nobody is to come before."""
+    """The port opens with the first models: no client is to come before."""
     tell_at = time.monotonic() + _TELL_SECONDS
     while not models.settled and not is_stopping():
         if time.monotonic() > tell_at:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_custom_frontend.options import ServerOptions, add_server_arguments, positive, server_arguments
+from vllm_custom_frontend.option_values import positive
+from vllm_custom_frontend.options import ServerOptions, add_server_arguments, server_arguments
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,6 @@ class Answer:
 
     @property
     def full(self) -> bool:
-        """Whether there is room for no request at all: one with several sequences is refused before that."""
+        """Whether there is no place for any request at all: one with several sequences is refused before that."""
         found = _UNDER_WAY.search(self.body) if self.status == _UNAVAILABLE else None
         return found is not None and int(found[1]) >= int(found[2])

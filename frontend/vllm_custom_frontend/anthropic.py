@@ -1,4 +1,4 @@
-"""Errors of Anthropic's Messages API in Anthropic's own form, whoever made them: the frontend, Triton's model, vLLM."""
+"""Errors of Anthropic's Messages API in Anthropic's own form: the frontend's, those of Triton's model, and vLLM's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AnthropicErrors:
 
 
 class _Rewriting:
-    """The way out of one answer: the body of an error is held until it is whole."""
+    """Sends one answer: the body of an error is held until it is whole."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

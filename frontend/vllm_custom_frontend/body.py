@@ -15,7 +15,7 @@ _READ_AGAIN_BYTES = 1024 * 1024
 _LONGEST_NAME_BYTES = 4096
 # Each takes ten times as long to read as another character.
 _MOST_ESCAPES = 8_000_000
-# Nobody else has the interpreter while so many are decoded.
+# No other thread has the interpreter while so many are decoded.
 _PIECE_BYTES = 512 * 1024
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from vllm_custom_frontend.answer import Answer
 
-# Others may have left room meanwhile, of whose requests nothing is known here.
+# Requests of other processes, which are not counted here, may have ended meanwhile.
 _SECONDS = 0.1
 
 

@@ -18,7 +18,7 @@ from vllm_custom_frontend import errors
 from vllm_custom_frontend.errors import FrontendError
 
 _log = logging.getLogger("vllm_custom_frontend.access")
-# Of connections on which no request is whole, so many are kept; then the oldest makes room.
+# Of connections on which no request is whole, so many are kept; then the oldest is closed.
 _MOST_WAITING = 1000
 # So long a client that is refused may still send: a connection that is closed before loses the answer.
 _LINGER_SECONDS = 1.0
@@ -32,7 +32,7 @@ class ConnectionLimits:
         header_bytes: request line and headers of a request.
         headers: how many of them.
         header_seconds: from the connection, or the request's first byte, to the end of the headers.
-        body_seconds: for a body that nobody reads, since the answer is sent.
+        body_seconds: for a body that is not read any more, since the answer is sent.
     """
 
     header_bytes: int

@@ -46,7 +46,7 @@ class FrontendError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer has beside its content type."""
+        """What the answer has in addition to its content type."""
         again = {"retry-after": str(self.retry_after_seconds)} if self.retry_after_seconds else {}
         return {**again, "connection": "close"} if self.closes else again
 
@@ -56,7 +56,8 @@ def unauthorized() -> FrontendError:
 
 
 def too_large(limit: int) -> FrontendError:
-    return FrontendError(413, "RequestTooLargeError", f"the request body is larger than {limit} bytes")
+    message = f"body: expected at most {limit} bytes (--max-body-mib), got more"
+    return FrontendError(413, "RequestTooLargeError", message)
 
 
 def too_many_values(limit: int) -> FrontendError:
@@ -92,12 +93,12 @@ def too_many_headers(limit: int) -> FrontendError:
 
 
 def late_headers(seconds: float) -> FrontendError:
-    message = f"the request's headers did not arrive within {seconds:g} seconds (--header-timeout)"
+    message = f"headers: expected all of them within {seconds:g} seconds (--header-timeout), got a part"
     return FrontendError(408, "TimeoutError", message)
 
 
 def late_body(seconds: float) -> FrontendError:
-    message = f"the request's body did not arrive within {seconds:g} seconds (--body-timeout)"
+    message = f"body: expected all of it within {seconds:g} seconds (--body-timeout), got a part"
     return FrontendError(408, "TimeoutError", message, closes=True)
 
 

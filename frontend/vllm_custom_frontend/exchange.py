@@ -16,7 +16,7 @@ from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.forms import form_as_json, is_form
 from vllm_custom_frontend.routes import FORM_PATHS
 
-# What is longer is made JSON, or UTF-8, beside the event loop.
+# What is longer is made JSON, or UTF-8, in a thread, off the event loop.
 _SHORT_BYTES = 256 * 1024
 
 
@@ -69,7 +69,7 @@ class Exchange:
         """The request's body, in UTF-8; a form as JSON.
 
         Raises:
-            FrontendError: it is larger than allowed, and read no further; it takes too long; it is no Unicode, or no
+            FrontendError: it is larger than allowed, and read no further; it takes too long; it is not Unicode, or no
                 form.
             ClientGoneError: as it says.
         """

@@ -16,7 +16,7 @@ _MOST_HEADER_BYTES = 16 * 1024
 # Of a header. Python's own parser looks at the rest of the header for each of them, and for each again.
 _MOST_PARAMETERS = 32
 _MOST_TEXT_BYTES = 1024 * 1024
-# Nobody else has the interpreter while bytes are made base64; a multiple of three.
+# No other thread has the interpreter while bytes are made base64; a multiple of three.
 _PIECE_BYTES = 768 * 1024
 _DISPOSITION = "content-disposition"
 

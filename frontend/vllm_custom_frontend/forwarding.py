@@ -16,7 +16,7 @@ from vllm_custom_frontend.errors import FrontendError
 from vllm_custom_frontend.exchange import Exchange
 from vllm_custom_frontend.headers import forwarded
 from vllm_custom_frontend.registry import ModelRegistry
-from vllm_custom_frontend.routes import needs_room
+from vllm_custom_frontend.routes import needs_capacity
 from vllm_custom_frontend.tracing import call_of
 from vllm_custom_frontend.triton import BrokenError, InferCall, LateError, ResponseChunk, TritonError, UnreachableError
 from vllm_custom_frontend.triton_metrics import TritonFailures
@@ -101,7 +101,7 @@ class Forwarder:
         )
 
     async def _forward_to(self, endpoint: Endpoint, call: InferCall) -> None:
-        takes_capacity = needs_room(call.method, call.path)
+        takes_capacity = needs_capacity(call.method, call.path)
         if takes_capacity and (refusal := endpoint.capacity.refusal) is not None:
             raise RefusedError(refusal)
         self.attempt = Attempt(endpoint, time.monotonic())

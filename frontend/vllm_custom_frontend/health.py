@@ -61,7 +61,7 @@ class Health:
             self._next_rest_seconds = min(2 * self._next_rest_seconds, _LONGEST_REST_SECONDS)
 
     def busy(self) -> None:
-        """It has refused a request for want of room: nothing is wrong, but others may have some."""
+        """It has refused a request because it is full: nothing is wrong, but others may have capacity."""
         self._rests_until = max(self._rests_until, self._clock() + _FIRST_REST_SECONDS)
 
     def lost(self) -> None:

@@ -23,7 +23,7 @@ def api_keys(given: Sequence[str], file: Path | None) -> dict[str, str]:
     """All keys of the command line, of files with one in each line, and of the environment, each with its name.
 
     The name is for the log: that of a comment ``# name: NAME`` above a key in the file, else where the key was given.
-    Whoever names a place for keys wants some: without one in it nobody is let in by mistake.
+    A place that is named has to have one: else a mistake in it would let every client in.
 
     Raises:
         ValueError: a place that is named has no key, or the file cannot be read.
@@ -63,7 +63,7 @@ class KeyRing:
 
 
 def is_this_machine_only(host: str) -> bool:
-    """Whether nobody else can reach an address to listen on."""
+    """Whether no other machine can reach an address to listen on."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

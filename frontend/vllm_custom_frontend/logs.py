@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timezone
 
 TEXT, JSON = "text", "json"
-# What a record carries beside its message.
+# What a record carries in addition to its message.
 FIELDS = "fields"
 
 

@@ -1,6 +1,6 @@
 """Files of metrics without holes: a disk that fills up may cost what is counted, and never a process.
 
-prometheus_client maps files into memory, and leaves it to the system to find room for what is written there. Where
+prometheus_client maps files into memory, and leaves it to the system to find space for what is written there. Where
 there is none, the write ends the process (SIGBUS), and so do those of the one that takes its place.
 """
 
@@ -23,10 +23,10 @@ _Mapped: Any = MmapedDict  # it has no types
 
 
 class WholeFile(_Mapped):  # type: ignore[misc]
-    """A file that has all its room from the beginning; where there is none, memory that no other process reads."""
+    """A file that has all its space from the beginning; where there is none, memory that no other process reads."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
-        super().__init__(filename if read_mode else _with_room(filename), read_mode)
+        super().__init__(filename if read_mode else _allocated(filename), read_mode)
 
 
 def install() -> None:
@@ -34,7 +34,7 @@ def install() -> None:
     _library.MmapedDict = WholeFile
 
 
-def _with_room(filename: str) -> str:
+def _allocated(filename: str) -> str:
     try:
         descriptor = os.open(filename, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ssl
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any
 
 from vllm_custom_frontend.keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE, api_keys
 from vllm_custom_frontend.logs import JSON, TEXT
+from vllm_custom_frontend.option_values import address, collector, port, positive, seconds, triton_address
 
-_LAST_PORT = 65_535
-# Of any number of an option.
-_LARGEST = 1_000_000_000
+_SCRIPT = "vllm-custom-frontend"
 _KIBIBYTE = 1024
 _MEBIBYTE = 1024 * 1024
 
@@ -62,13 +62,13 @@ class Options(ServerOptions):
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """Read the command line; ends the process with a message where it is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m vllm_custom_frontend",
+        prog=_SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python -m vllm_custom_frontend",
         description="OpenAI's HTTP API in front of Triton servers whose models run on vllm_custom.",
     )
     parser.add_argument(
         "--triton",
         action="append",
-        type=_triton_address,
+        type=triton_address,
         metavar="HOST:PORT",
         help="gRPC address of a Triton server; repeat it for several (default: 127.0.0.1:8001)",
     )
@@ -137,6 +137,14 @@ def _check_file(parser: argparse.ArgumentParser, flag: str, file: str) -> None:
 
 
 def _add_limits(add: Callable[..., object]) -> None:
+    add("--max-body-mib", type=positive, default=64, metavar="MIB", help="largest request body (default: 64)")
+    add(
+        "--max-body-values",
+        type=positive,
+        default=1_000_000,
+        metavar="N",
+        help="most JSON values in a request body, such as token ids; commas in texts count (default: 1000000)",
+    )
     add(
         "--max-header-kib",
         type=positive,
@@ -147,14 +155,14 @@ def _add_limits(add: Callable[..., object]) -> None:
     add("--max-headers", type=positive, default=256, metavar="N", help="most request headers (default: 256)")
     add(
         "--header-timeout",
-        type=_seconds,
+        type=seconds,
         default=30.0,
         metavar="SECONDS",
         help="time for the headers of a request, from the connection or the request's first byte (default: 30)",
     )
     add(
         "--body-timeout",
-        type=_seconds,
+        type=seconds,
         default=300.0,
         metavar="SECONDS",
         help="time for the body of a request (default: 300)",
@@ -168,30 +176,11 @@ def _add_limits(add: Callable[..., object]) -> None:
     )
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of :class:`ServerOptions`."""
-    add = parser.add_argument
-    add(
-        "--host",
-        type=_address,
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen on (default: 127.0.0.1)",
-    )
-    add("--port", type=_port, default=9000, metavar="PORT", help="default: 9000")
+def _add_access(add: Callable[..., object]) -> None:
     keys = f"a key that clients send as `Authorization: Bearer KEY`; ${KEYS_VARIABLE} may hold more, with commas"
     add("--api-key", action="append", default=[], metavar="KEY", help=keys)
     file = f"a file with one key per line; # begins a comment line; ${KEYS_FILE_VARIABLE} may name another one"
     add("--api-key-file", type=Path, metavar="FILE", help=file)
-    add("--max-body-mib", type=positive, default=64, metavar="MIB", help="largest request body (default: 64)")
-    add(
-        "--max-body-values",
-        type=positive,
-        default=1_000_000,
-        metavar="N",
-        help="most JSON values in a request body, such as token ids; commas in texts count (default: 1000000)",
-    )
-    _add_limits(add)
     add(
         "--cors-origin",
         action="append",
@@ -199,9 +188,14 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="an origin whose pages may call this server from a browser; * for all",
     )
+    add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
+    add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
+
+
+def _add_times(add: Callable[..., object]) -> None:
     add(
         "--request-timeout",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="time for one request, which the model ends then (504); 5 s later it is ended in any case (default: none)",
@@ -215,83 +209,42 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--shutdown-delay",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="time between SIGTERM, from which on /ready says 503, and the moment from which on no requests are taken, "
         "for load balancers to notice (default: 0)",
     )
-    add("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate chain (PEM)")
-    add("--tls-key", metavar="FILE", help="the certificate's private key (PEM)")
+
+
+def _add_logging(add: Callable[..., object]) -> None:
     add("--no-access-log", action="store_true", help="do not log a line for each request")
     add("--log-format", choices=[TEXT, JSON], default=TEXT, help="json: a JSON object in each line (default: text)")
     levels = ["debug", "info", "warning", "error"]
     add("--log-level", choices=levels, default="info", help="which lines are logged (default: info)")
     add(
         "--otlp-traces-endpoint",
-        type=_collector,
+        type=collector,
         default="",
         metavar="URL",
         help="collector that gets OpenTelemetry spans; none for no spans (default: what "
         "$OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or $OTEL_EXPORTER_OTLP_ENDPOINT say)",
     )
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of :class:`ServerOptions`."""
+    add = parser.add_argument
+    add(
+        "--host",
+        type=address,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1)",
+    )
+    add("--port", type=port, default=9000, metavar="PORT", help="default: 9000")
+    _add_access(add)
+    _add_limits(add)
+    _add_times(add)
+    _add_logging(add)
     add("--workers", type=positive, default=1, metavar="N", help="processes that share the port (default: 1)")
-
-
-def _address(text: str) -> str:
-    """An empty one would mean all addresses of this machine."""
-    address = text.strip()
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
-    if not address:
-        raise argparse.ArgumentTypeError("expected an address, got none (0.0.0.0 and :: mean all of this machine's)")
-    return address
-
-
-def _collector(text: str) -> str:
-    """Everybody who can list processes reads a command line."""
-    if "@" in text:
-        raise argparse.ArgumentTypeError("expected a URL without credentials, which $OTEL_EXPORTER_OTLP_HEADERS has")
-    return text.strip()
-
-
-def _triton_address(text: str) -> str:
-    host, colon, port = text.strip().rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT with a port from 1 to {_LAST_PORT}, got {text!r}")
-    address = host.removeprefix("[").removesuffix("]")
-    if (":" in address) != (host == f"[{address}]"):
-        raise argparse.ArgumentTypeError(f"expected an IPv6 address in brackets, as [::1]:8001, got {text!r}")
-    return f"{host}:{port}"
-
-
-def _port(text: str) -> int:
-    value = _whole(text)
-    if value is None or not 0 <= value <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to {_LAST_PORT}, got {text!r}")
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, as an argument. Raises argparse.ArgumentTypeError."""
-    value = _whole(text)
-    if value is None or not 1 <= value <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {_LARGEST}, got {text!r}")
-    return value
-
-
-def _whole(text: str) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0, for none, to {_LARGEST}, got {text!r}")
-    return value

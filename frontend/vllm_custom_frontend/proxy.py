@@ -88,7 +88,7 @@ class Proxy(Answers):
         return await self._registry.is_ready()
 
     async def readiness(self, name: str | None = None) -> bool | None:
-        """Whether some endpoint is fit for requests, or one of ``name``; None where nobody has that."""
+        """Whether some endpoint is fit for requests, or one of ``name``; None where no endpoint has that."""
         snapshot = await self._registry.current()
         if name is None:
             return snapshot.ready

@@ -55,7 +55,7 @@ class ModelRegistry:
         self._warned: set[str] = set()
         self._wanted = asyncio.Event()
         self._refreshed_at = self._used_at = float("-inf")
-        # Calls under way that somebody has waited for as long as it makes sense.
+        # Calls under way that a request has waited for as long as it makes sense.
         self._slow: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
@@ -88,7 +88,7 @@ class ModelRegistry:
         Where only one model is served it gets the requests that name none.
 
         Raises:
-            FrontendError: nobody serves the model, no server can be reached, or all that serve it hang.
+            FrontendError: no server has the model, no server can be reached, or all that serve it hang.
         """
         name = name or None
         await self._used()
@@ -212,7 +212,7 @@ class ModelRegistry:
                 _log.warning("the name %s is ambiguous: it means %s", errors.shortened(name), meaning)
 
     async def _missing(self, name: str | None) -> errors.FrontendError:
-        """What to say of a name that nobody serves: it may be about to be served, or to go."""
+        """What to say of a name that no server has: it may be about to be served, or to go."""
         if name and self._reached():
             states = await asyncio.gather(*(server.is_changing(name) for server in self._servers if server.reached))
             if any(states):
@@ -235,7 +235,7 @@ def _rank(endpoint: Endpoint) -> tuple[bool, bool, int, float]:
     """What is broken comes last: where nothing else is left, a request may find that it is not so any more.
 
     A failure comes sooner than an answer as a rule, so the number of open requests alone would favour what fails.
-    Equals take turns: one request after the other would go to the first server for ever.
+    Equals take turns: one request after the other would go to the first server forever.
     """
     triton = endpoint.triton
     return endpoint.health.broken, endpoint.health.resting, triton.open_calls, triton.last_call

@@ -51,7 +51,7 @@ def route_of(path: str) -> str | None:
     return path if path in OPENAI_PATHS and "{" not in path else None
 
 
-def needs_room(method: str, path: str) -> bool:
+def needs_capacity(method: str, path: str) -> bool:
     """Whether a model that is full refuses the request: what only looks something up, or ends work, it does not."""
     found = _RESPONSE.fullmatch(path.partition("?")[0])
     return method != "GET" and not (found and found[2])

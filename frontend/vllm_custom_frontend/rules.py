@@ -69,7 +69,7 @@ class WholeAnswers:
 
 
 class _Answer:
-    """The way out of one answer."""
+    """Sends one answer."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

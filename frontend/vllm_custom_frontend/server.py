@@ -49,7 +49,7 @@ class Server:
 
     @property
     def is_new(self) -> bool:
-        """Whether it may have models that nobody has heard of yet."""
+        """Whether it may have models that are not known yet."""
         return self.reached is None or any(name not in self.endpoints for name in self._probes)
 
     def refresh(self) -> None:

@@ -47,7 +47,7 @@ async def _status(endpoint: Endpoint, response_id: str, seconds: float) -> int:
     call = InferCall(endpoint.model, RESPONSE_PATH.format(id=response_id), "GET")
     status = 0
     with contextlib.suppress(TritonError, UnreachableError, BrokenError, LateError):
-        # To its end: Triton may keep a model for ever whose request was cancelled as it ended.
+        # To its end: Triton may keep a model forever whose request was cancelled as it ended.
         async for chunk in endpoint.call(call, seconds):
             status = status or chunk.status
     return status

@@ -12,7 +12,7 @@ TRACE_HEADERS = frozenset(_MOST_CHARACTERS)
 def trace_context(headers: Mapping[str, str]) -> dict[str, str]:
     """W3C Trace Context in ``headers``, as far as it costs nothing to read.
 
-    Some versions of OpenTelemetry take seconds for long headers, and gRPC has room for a few kilobytes.
+    Some versions of OpenTelemetry take seconds for long headers, and gRPC takes a few kilobytes of headers.
     """
     return {
         name: value

@@ -47,7 +47,7 @@ class Tracer:
 
     @classmethod
     def configured(cls, endpoint: str) -> Tracer | None:
-        """One that sends to ``endpoint``, or to where OTEL_* say if that is empty; None where nobody wants spans.
+        """One that sends to ``endpoint``, or to where OTEL_* say if that is empty; None where spans are not asked for.
 
         Raises:
             OptionError: OpenTelemetry's packages are missing, or its variables are wrong.
@@ -86,7 +86,7 @@ class Tracer:
         span.end()
 
     def close(self) -> None:
-        """Send what waits. Blocks for some seconds at most: OpenTelemetry tries for longer where nobody answers."""
+        """Send what waits. Blocks for some seconds at most: OpenTelemetry tries for longer where there is no answer."""
         closing = threading.Thread(target=self._provider.shutdown, name="vllm_custom_spans", daemon=True)
         closing.start()
         closing.join(_CLOSE_SECONDS)

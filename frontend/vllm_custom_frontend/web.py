@@ -101,7 +101,7 @@ def application(
     options: ServerOptions,
     metrics: Metrics,
     lifespan: Any,
-    nobody: str,
+    not_ready: str,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """An ASGI application.
@@ -111,7 +111,7 @@ def application(
         options: keys, origins and log.
         metrics: counts.
         lifespan: Starlette's.
-        nobody: what ``/health`` and ``/ready`` say where nothing is usable.
+        not_ready: what ``/health`` and ``/ready`` say where nothing is usable.
         is_stopping: whether this server is about to end, and is to get no more requests.
 
     Raises:
@@ -130,14 +130,14 @@ def application(
 
     async def health(request: Request) -> Response:
         ready = await answers().is_ready()
-        return JSONResponse({"status": "ready" if ready else nobody}, 200 if ready else 503)
+        return JSONResponse({"status": "ready" if ready else not_ready}, 200 if ready else 503)
 
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "live"})
 
     async def ready(request: Request) -> Response:
         name = request.path_params.get("model")
-        return await _readiness(answers(), name, nobody, stopping=is_stopping())
+        return await _readiness(answers(), name, not_ready, stopping=is_stopping())
 
     async def metrics_endpoint(request: Request) -> Response:
         return Response(metrics.text(answers().collectors()), headers={"content-type": CONTENT_TYPE})
@@ -186,14 +186,14 @@ def _own(path: str, endpoint: Any, *methods: str) -> list[Route]:
     return [Route(path, endpoint, methods=list(served)), Route(path, _Function(refuse))]
 
 
-async def _readiness(answers: Answers, name: str | None, nobody: str, *, stopping: bool) -> Response:
+async def _readiness(answers: Answers, name: str | None, not_ready: str, *, stopping: bool) -> Response:
     """Of the server, or of the model or adapter ``name``."""
     ready = False if stopping else await answers.readiness(name)
     if ready:
         return JSONResponse({"status": "ready"})
     if ready is None:
         return JSONResponse({"status": "there is no such model"}, 404)
-    return JSONResponse({"status": "the server is about to end" if stopping else nobody}, 503)
+    return JSONResponse({"status": "the server is about to end" if stopping else not_ready}, 503)
 
 
 def _middleware(options: ServerOptions, metrics: Metrics, tracer: Tracer | None) -> list[Middleware]:

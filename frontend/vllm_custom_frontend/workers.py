@@ -29,7 +29,7 @@ _log = logging.getLogger("vllm_custom_frontend")
 # Tells a worker that it is one: the end of a pipe that closes with the process above it.
 _VARIABLE = "VLLM_CUSTOM_WORKER_PIPE"
 _POLL_SECONDS = 0.1
-# One that ends sooner is not started again at once, and not for ever.
+# One that ends sooner is not started again at once, and not forever.
 _SHORT_LIFE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_SHORT_LIVES = 5
@@ -90,7 +90,7 @@ class Workers:
         Raises:
             OSError: the port is taken.
         """
-        # Nobody else gets the port as long as this process lives, and port 0 is one that is free.
+        # No other process gets the port as long as this one lives, and port 0 is one that is free.
         self._reserved = bound_socket(options.host, options.port)
         self.port: int = self._reserved.getsockname()[1]
         self._command = [sys.executable, "-m", module, *arguments, f"--port={self.port}"]

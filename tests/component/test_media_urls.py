@@ -27,7 +27,7 @@ LONG = {"text_input": "2+3=", "ignore_eos": True, "max_tokens": 6000}
 
 @pytest.fixture
 def forbidden(files: Files) -> Iterator[Files]:
-    """On another address and the same port, with a picture that nobody may have; it was never asked."""
+    """On another address and the same port, with an image that nobody may have; it was never asked."""
     made = Files("127.0.0.2", files.port)
     made.add([PICTURE])
     yield made

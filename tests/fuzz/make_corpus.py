@@ -69,7 +69,7 @@ def images() -> dict[str, bytes]:
     }
 
 
-def clips() -> dict[str, bytes]:
+def videos() -> dict[str, bytes]:
     import av
 
     frames = [encode(picture().rotate(angle), "JPEG") for angle in (0, 90, 180)]
@@ -88,7 +88,7 @@ def clips() -> dict[str, bytes]:
     return found
 
 
-def sounds() -> dict[str, bytes]:
+def audio_files() -> dict[str, bytes]:
     samples = tone(seconds=0.05)
     found = {kind.lower(): sound(samples, kind) for kind in ("WAV", "FLAC", "MP3", "OGG")}
     return found | {"mp4": film(greys(2, (32, 32)), codec="mpeg4", audio=tone(seconds=0.05, rate=48_000))}
@@ -155,7 +155,7 @@ def write(name: str, files: Mapping[str, bytes]) -> None:
 
 
 def main() -> int:
-    for name, files in {**texts(), "image": images(), "video": clips(), "audio": sounds()}.items():
+    for name, files in {**texts(), "image": images(), "video": videos(), "audio": audio_files()}.items():
         write(name, files)
     return 0
 

@@ -12,7 +12,7 @@ from tests.fuzz import run
 
 pytestmark = pytest.mark.slow
 
-# A clip takes far longer to decode than anything else takes.
+# A video takes far longer to decode than anything else takes.
 RUNS = dict.fromkeys(run.NAMES, 2000) | {"video": 300, "audio": 1000}
 PLANTED = """
 import time

@@ -1,4 +1,4 @@
-"""Sounds and films for tests, made here."""
+"""Audio and videos for tests, made here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def film(
     rotation: int = 0,
     drop: Container[int] = (),
 ) -> bytes:
-    """Frames [height, width, 3] as a clip, with 48 kHz ``audio`` as its sound.
+    """Frames [height, width, 3] as a video, with 48 kHz ``audio`` as its audio track.
 
     ``live`` is how a browser's recorder writes it: without going back to note the length. ``rotation`` is how far
     players turn it counterclockwise; packets with the numbers in ``drop`` are left out.

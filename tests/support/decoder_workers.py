@@ -49,6 +49,11 @@ def workers(media: MediaLoader) -> list[int]:
     return children(fork_server(media))
 
 
+def busy(media: MediaLoader) -> bool:
+    """Whether each worker has an item."""
+    return not media._pool._idle
+
+
 def state(process: int) -> str:
     """R, S, T, Z ... as ps has it; empty for a process that is no more."""
     try:

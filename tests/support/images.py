@@ -1,4 +1,4 @@
-"""Pictures and clips for tests, drawn here."""
+"""Images and videos for tests, drawn here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 25
 
 
 def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
-    """The picture as a file."""
+    """The image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()

@@ -51,7 +51,7 @@ class Files:
         self._thread.start()
 
     def add(self, pictures: list[Picture], prefix: str = "") -> list[str]:
-        """Put pictures on the server; returns their URLs. Those without a prefix are openai_cases.PICTURES."""
+        """Put images on the server; returns their URLs. Those without a prefix are openai_cases.PICTURES."""
         paths = [f"/{prefix}{index}.png" for index in range(len(pictures))]
         self.files |= {path: item.encoded() for path, item in zip(paths, pictures, strict=True)}
         return [self.url + path for path in paths]

@@ -18,7 +18,7 @@ MODEL = "vllm"
 LIMIT = 60
 
 PICTURES = [picture(26_000 + index, (224, 224), count=2) for index in range(3)]
-# Where the pictures lie on an HTTP server, whose address takes the place of FILES.
+# Where the images lie on an HTTP server, whose address takes the place of FILES.
 FILES = "http://files.invalid"
 
 SCHEMA = {
@@ -306,5 +306,5 @@ def send(api: HttpApi, case: Case, files_url: str) -> HttpAnswer:
 
 
 def with_files(case: Case, url: str) -> Any:
-    """The body of ``case`` with the address of the server that has the pictures."""
+    """The body of ``case`` with the address of the server that has the images."""
     return json.loads(json.dumps(case.body).replace(FILES, url)) if not isinstance(case.body, str) else case.body

@@ -112,7 +112,7 @@ def make_cross_encoder(folder: Path) -> dict[str, Any]:
 
 
 def hidden_states(picture: str) -> dict[str, list[list[float]]]:
-    """The last hidden states of shapes_vl, [tokens, size], for each text and for a question about a picture."""
+    """The last hidden states of shapes_vl, [tokens, size], for each text and for a question about an image."""
     processor = AutoProcessor.from_pretrained(SHAPES_VL_WEIGHTS)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(SHAPES_VL_WEIGHTS, dtype=torch.float32).model.eval()
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]

@@ -1,4 +1,4 @@
-"""Pictures, numbers and clips for tests of the model `shapes_vl`, drawn in another way than those it learnt from.
+"""Images, numbers and videos for tests of the model `shapes_vl`, drawn in another way than those it learnt from.
 
 Shapes are computed as fields of distances and sampled nine times per pixel; backgrounds are sums of waves, blots, grain
 or tiles; digits come in fonts that the training does not use where they are found, else in Pillow's own. Needs Pillow
@@ -129,7 +129,7 @@ def number_picture(
 def clip(
     seed: int, direction: str, size: tuple[int, int] = (112, 112), frames: int = 8, ground: str | None = None
 ) -> list[Image.Image]:
-    """Frames of one shape that moves across the picture towards `direction`."""
+    """Frames of one shape that moves across the image towards `direction`."""
     rng = np.random.default_rng([seed, *size, frames])
     ink = _tinted(rng, PALETTE[str(rng.choice(list(PALETTE)))])
     kind = str(rng.choice(KINDS))

@@ -1,6 +1,6 @@
 """Vision-language models of several families without weights: configuration, tokenizer and processor, made here.
 
-All that vLLM reads to turn a prompt and pictures into the engine's input; nothing comes from the network.
+All that vLLM reads to turn a prompt and images into the engine's input; nothing comes from the network.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def paligemma(folder: Path) -> None:
-    """Takes one picture, and no placeholder: its processor puts the picture in front."""
+    """Takes one image, and no placeholder: its processor puts the image in front."""
     import transformers as t
 
     tokens = tokenizer("", "<image>", "\n")
@@ -269,7 +269,7 @@ def paligemma(folder: Path) -> None:
     _save(folder, config, "PaliGemmaForConditionalGeneration", t.PaliGemmaProcessor(images, tokens))
 
 
-# Family to its maker and the text that stands for a picture in its prompts.
+# Family to its maker and the text that stands for an image in its prompts.
 FAMILIES: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "llava": (llava, "<image>"),
     "llava_onevision": (llava_onevision, "<image>"),

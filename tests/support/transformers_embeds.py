@@ -1,6 +1,6 @@
-"""What transformers' own vision tower makes of pictures: ``transformers_embeds.py WEIGHTS OUT.npz IMAGE...``
+"""What transformers' own vision tower makes of images: ``transformers_embeds.py WEIGHTS OUT.npz IMAGE...``
 
-Writes image_embeds, FP32 [rows, hidden size], and image_grid_thw, INT64 [pictures, 3]. A process of its own, so that
+Writes image_embeds, FP32 [rows, hidden size], and image_grid_thw, INT64 [images, 3]. A process of its own, so that
 torch is loaded apart from the tests.
 """
 

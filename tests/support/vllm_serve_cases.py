@@ -18,7 +18,7 @@ PICTURES = [picture(24_000 + index, (224, 224)) for index in range(3)]
 
 @dataclass(frozen=True)
 class Case:
-    """One request: fields that both servers call alike, and a prompt, or a question with pictures."""
+    """One request: fields that both servers call alike, and a prompt, or a question with images."""
 
     name: str
     fields: dict[str, Any]

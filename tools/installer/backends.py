@@ -2,7 +2,7 @@
 
 python/       libtriton_python.so, triton_python_backend_utils.py, the stub of the environment's Python
 vllm/         the stand-in for the official backend, with a copy of vllm_custom's kernel
-vllm_custom/  the product, with patches/ and the frontend beside its code
+vllm_custom/  the product, with patches/ and the frontend next to its code
 """
 
 import os
@@ -22,7 +22,7 @@ KERNEL_COPY = Path("vllm_backend_lib/kernel")
 
 
 def assemble(environment: Environment, target: Path = BACKENDS) -> Path:
-    """Build the folder anew beside the target and put it in its place; a running server keeps what it has opened."""
+    """Build the folder anew next to the target and put it in its place; a running server keeps what it has opened."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.parent / f".{target.name}-{uuid.uuid4().hex[:8]}"
     try:

@@ -1,11 +1,9 @@
-"""The commands of build.py: what each is called, takes and does."""
+"""What the commands of build.py take, and do."""
 
 import argparse
 import math
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from tools.installer import (
     doctor,
     environment,
     frontend,
-    image,
     into,
-    lock_reports,
     locks,
     ports,
     server,
@@ -29,20 +25,7 @@ from tools.installer import (
 from tools.installer import demo as demonstration
 from tools.installer import serve as serving
 from tools.installer.console import BuildError, Progress
-from tools.installer.paths import DEFAULT_REPOSITORY, IS_PACKAGED
-
-
-@dataclass(frozen=True)
-class Command:
-    """One subcommand."""
-
-    name: str
-    summary: str
-    description: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    # Works on files that a package does not hold.
-    needs_checkout: bool = False
+from tools.installer.paths import DEFAULT_REPOSITORY
 
 
 class _OlderVllm(argparse.Action):
@@ -70,7 +53,7 @@ def prepare(options: argparse.Namespace, progress: Progress) -> environment.Envi
     return ready
 
 
-def _install_arguments(parser: argparse.ArgumentParser) -> None:
+def install_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     into_tree = parser.add_argument_group("into an existing installation of Triton (a container, or bare metal)")
     into_tree.add_argument("--into", type=Path, metavar="FOLDER", help="the installation, e.g. /opt/tritonserver")
@@ -111,7 +94,7 @@ def _install_into(options: argparse.Namespace) -> int:
     return into.uninstall(wanted) if options.uninstall else into.install(wanted)
 
 
-def _lock_arguments(parser: argparse.ArgumentParser) -> None:
+def lock_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--older", action="store_true", help="those of the older versions of vLLM instead")
 
 
@@ -120,7 +103,7 @@ def lock(options: argparse.Namespace) -> int:
     return 0
 
 
-def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument(
         "--model-repository",
@@ -193,7 +176,7 @@ def serve(options: argparse.Namespace) -> int:
     return serving.run(triton, lambda it: print(serving.banner(it, openai), file=sys.stderr, flush=True), openai)
 
 
-def _supervise_arguments(parser: argparse.ArgumentParser) -> None:
+def supervise_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", default="tritonserver", metavar="PROGRAM", help="default: tritonserver")
     openai = "also run the OpenAI frontend on this port, both under supervisord"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
@@ -220,7 +203,7 @@ def supervise_server(options: argparse.Namespace) -> int:
     return together.run(command, host, options.openai_port, more)
 
 
-def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--seed", type=int, default=10, metavar="NUMBER", help="draw another image (default: 10)")
 
@@ -230,7 +213,7 @@ def demo(options: argparse.Namespace) -> int:
     return demonstration.run(prepare(options, progress), progress, options.seed, options.extra_args)
 
 
-def _test_arguments(parser: argparse.ArgumentParser) -> None:
+def test_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--fast", action="store_true", help="the linters and unit tests, without slow ones")
     parser.add_argument(
@@ -257,7 +240,7 @@ def test(options: argparse.Namespace) -> int:
     return testing.run(ready, progress, fast=options.fast)
 
 
-def _docs_arguments(parser: argparse.ArgumentParser) -> None:
+def docs_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     site.add_arguments(parser)
 
@@ -266,7 +249,7 @@ def docs(options: argparse.Namespace) -> int:
     return site.run(environment.ensure(Progress(), options.flavour, options.python), options)
 
 
-def _compatibility_arguments(parser: argparse.ArgumentParser) -> None:
+def compatibility_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument(
         "sources",
@@ -282,7 +265,7 @@ def try_compatibility(options: argparse.Namespace) -> int:
     return compatibility.run(prepare(options, progress), progress, options.sources, options.only)
 
 
-def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _environment_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     repository = "check the models in it: weights, media, lengths, memory, ensembles"
@@ -310,112 +293,3 @@ def diagnose(options: argparse.Namespace) -> int:
         gpu_memory_gib=options.gpu_memory,
     )
     return doctor.run(doctor.examine(asked), as_json=options.json)
-
-
-COMMANDS = (
-    Command(
-        "install",
-        "make the environment and the backends folder, or add vllm_custom to an existing Triton",
-        "Install tritonserver, vLLM and what the tests need, from the lock, and assemble build/backends. With --into,\n"
-        "add vllm_custom to an installation of Triton instead; its Python is then --python (default: python3).",
-        _install_arguments,
-        install,
-    ),
-    Command(
-        "serve",
-        "run tritonserver in the foreground",
-        "Run tritonserver on a model repository until Ctrl-C or SIGTERM. Of the default repository only shapes_vl is\n"
-        "loaded; another one is loaded whole. What follows `--` is passed to tritonserver.",
-        _serve_arguments,
-        serve,
-    ),
-    Command(
-        "supervise",
-        "run an installed tritonserver, and replace instances that are killed",
-        "Run tritonserver as the first process of a container, with --openai-port and the OpenAI frontend.\n"
-        "Signals are passed on; under explicit model control, instances whose process was killed are replaced.\n"
-        "What follows `--` is passed to tritonserver.",
-        _supervise_arguments,
-        supervise_server,
-    ),
-    Command(
-        "demo",
-        "send an image to a real server and check its answer",
-        "Install what is missing, serve shapes_vl on free ports, send it an image and a question through generate\n"
-        "and generate_stream, show them with the answers, and stop. Exits with 0 only where both answers are right.",
-        _demo_arguments,
-        demo,
-    ),
-    Command(
-        "test",
-        "run the linters and the tests",
-        "Install what is missing, then run ruff, mypy, codespell, and the unit, component and end-to-end tests.\n"
-        "With arguments only pytest runs:\n"
-        "    build.py test tests/unit\n"
-        "    build.py test -- -k stream -x",
-        _test_arguments,
-        test,
-        needs_checkout=True,
-    ),
-    Command(
-        "doctor",
-        "report what is installed, what is wrong and how to fix it",
-        "Check the system, the environment and the machine without changing anything. Exits with 1 if a check fails.",
-        _doctor_arguments,
-        diagnose,
-    ),
-    Command(
-        "image",
-        "write a Dockerfile with vllm_custom, and build it",
-        "Write a Dockerfile on top of one of NVIDIA's containers of Triton, and build the image with --build.",
-        image.add_arguments,
-        image.run_command,
-    ),
-    Command(
-        "docs",
-        "build or show the documentation as a site",
-        "Build the site of docs/ with MkDocs into build/site, or serve it and follow changes. A warning, such as a\n"
-        "link that leads nowhere, fails the build.",
-        _docs_arguments,
-        docs,
-        needs_checkout=True,
-    ),
-    Command(
-        "compatibility",
-        "run the shared server tests on official releases",
-        "Run the shared server tests on the stand-in and on each official release in a folder, and write the\n"
-        "results into docs/compatibility.md. A release is a folder of its name with the official backend's src:\n"
-        "    git -C vllm_backend archive r26.01 src | tar x -C releases/r26.01",
-        _compatibility_arguments,
-        try_compatibility,
-        needs_checkout=True,
-    ),
-    Command(
-        "sbom",
-        "write a bill of materials",
-        "Write the packages of a lock as a CycloneDX bill of materials.",
-        lock_reports.add_sbom_arguments,
-        lock_reports.write_sbom,
-    ),
-    Command(
-        "audit",
-        "look for known vulnerabilities",
-        "Run pip-audit on the packages of a lock. Needs its database, and so the network.\n"
-        "Exits with 1 where a package has a known vulnerability, or could not be looked up.",
-        lock_reports.add_arguments,
-        lock_reports.audit,
-    ),
-    Command(
-        "lock",
-        "resolve the dependencies anew",
-        "Write locks/ from pyproject.toml.",
-        _lock_arguments,
-        lock,
-        needs_checkout=True,
-    ),
-)
-
-
-def offered(*, is_packaged: bool = IS_PACKAGED) -> list[Command]:
-    """The commands that work here."""
-    return [command for command in COMMANDS if not (is_packaged and command.needs_checkout)]

@@ -44,7 +44,7 @@ _TRITON_OF_WHEEL = {"0.7.0": "2.51 (24.10)"}
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """What the command line asks beside the system, the environment and the machine."""
+    """What the command line asks about, in addition to the system, the environment and the machine."""
 
     flavour: str | None = None
     python: str | None = None

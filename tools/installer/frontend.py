@@ -1,4 +1,4 @@
-"""The frontend for OpenAI's API as a child process beside tritonserver."""
+"""The frontend for OpenAI's API as a child process next to tritonserver."""
 
 import os
 import signal

@@ -104,7 +104,7 @@ class Healer:
             except (HealingError, OSError, http.client.HTTPException):
                 if not waited_for:
                     raise
-                self._tries[model].pop()  # it is asked again: Triton answers nobody before the first load
+                self._tries[model].pop()  # it is asked again: Triton answers no request before the first load
                 return
             if waited_for and not missed:
                 self._instances.forget(set(lost))  # they were to end

@@ -35,7 +35,7 @@ _READY = "import urllib.request as r; [r.urlopen(url, timeout=4) for url in ({ur
 _TRITON_READY = "http://127.0.0.1:8000/v2/health/ready"
 # With explicit model control, instances whose process was killed can be replaced.
 _OPTIONS = ("--model-repository=/models", "--model-control-mode=explicit", "--load-model=*")
-# What the frontend needs beside what comes with vLLM, and what runs it and tritonserver.
+# What the frontend needs in addition to what comes with vLLM, and what runs it and tritonserver.
 _FRONTEND_PACKAGES = ("tritonclient", "grpcio", "python-rapidjson", "supervisor")
 _PIP = "python3 -m pip install --no-cache-dir"
 _VERSIONS = "/tmp/versions.txt"  # noqa: S108 - of the image while it is built
@@ -130,7 +130,7 @@ def _labels(options: ImageOptions, container: Container) -> str:
 
 
 def _packages(options: ImageOptions, container: Container) -> Iterator[str]:
-    """vLLM where the image has none, or one that was not tried; what reads clips and sounds; the frontend's needs.
+    """vLLM where the image has none, or one that was not tried; what reads videos and audio; the frontend's needs.
 
     What comes with the image stays as it is: single packages are added without what they depend on, which is there.
     vLLM brings its own, in the versions of the lock.
@@ -178,7 +178,7 @@ def _install(options: ImageOptions) -> str:
 
 def _serving(options: ImageOptions) -> Iterator[str]:
     # Whatever else writes below the home folder does so in the volume: the rest of the image may be read-only.
-    # Python packages that somebody put there are not imported.
+    # Python packages that a user put there are not imported.
     variables = (
         f"HOME={_CACHE}",
         f"HF_HOME={_CACHE}/huggingface",
@@ -228,7 +228,7 @@ def run(options: ImageOptions, file: Path, tag: str, *, build: bool, say: Callab
         return 0
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-    # Beside a Dockerfile of this name, it goes before the .dockerignore of the checkout.
+    # Next to a Dockerfile of this name, it goes before the .dockerignore of the checkout.
     file.with_name(f"{file.name}.dockerignore").write_text(IGNORE)
     found = engine() if build else None
     if build and found is None:

@@ -39,7 +39,7 @@ def inspect(
     Args:
         folders: of the models.
         python: that serves. Where it has no protobuf, this one is asked.
-        backend: where vllm_custom lies, or will, beside the backend that it builds on.
+        backend: where vllm_custom lies, or will, next to the backend that it builds on.
     """
     said = ""
     for candidate in dict.fromkeys((str(python), sys.executable)):
@@ -65,7 +65,7 @@ def _ask(python: str, folders: Sequence[Path], backend: Path) -> tuple[list[Insp
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"{python} does not run: {error}"
     except ValueError:
-        return None, (result.stderr.strip().splitlines() or [f"{python} is no Python"])[-1]
+        return None, (result.stderr.strip().splitlines() or [f"{python} is not a Python interpreter"])[-1]
 
 
 def version_of(folder: Path) -> str:

@@ -37,7 +37,7 @@ class Instances:
         self._forgotten: set[processes.Process] = set()
 
     def lost(self) -> dict[processes.Process, Instance]:
-        """Which have been killed, and nobody has waited for.
+        """Which have been killed and not been waited for.
 
         One that has just ended is told the next time: it may be waited for, as at the end of a model.
         """

@@ -72,11 +72,11 @@ def _libpython(facts: dict[str, str]) -> Path | None:
 
 
 def problem_of(interpreter: Interpreter) -> BuildError | None:
-    """Why this interpreter cannot carry the environment, or None where it can."""
+    """Why this interpreter cannot run the environment, or None where it can."""
     minor = interpreter.minor
     if minor not in PYTHONS:
         return BuildError(
-            f"Python {interpreter.version} cannot carry the environment: vLLM and numpy 1.26 have wheels for "
+            f"Python {interpreter.version} cannot run the environment: vLLM and numpy 1.26 have wheels for "
             f"{' and '.join(PYTHONS)} only",
             _apt(f"python{PYTHONS[0]}", f"python{PYTHONS[0]}-venv", f"libpython{PYTHONS[0]}"),
         )
@@ -100,16 +100,16 @@ def choose(wanted: str | None = None) -> Interpreter:
         if problem:
             raise problem
         return found
-    problems: list[BuildError] = []
+    problems: list[tuple[Interpreter, BuildError]] = []
     for candidate in _candidates():
         found = ask(candidate)
         problem = problem_of(found) if found else None
         if found and problem is None:
             return found
-        if problem:
-            problems.append(problem)
+        if found and problem:
+            problems.append((found, problem))
     # A fitting version that lacks one Debian package is nearer than another version.
-    raise next((p for p in problems if "cannot carry" not in p.problem), problems[0])
+    raise next((problem for found, problem in problems if found.minor in PYTHONS), problems[0][1])
 
 
 def _candidates() -> list[str]:

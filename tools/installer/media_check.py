@@ -37,7 +37,7 @@ else:
         answer["error"] = str(error)
 print(json.dumps(answer))
 """
-_MENDS = {
+_FIXES = {
     "host": "add the host to ALLOWED_MEDIA_DOMAINS in config.pbtxt",
     "port": "add host:port to ALLOWED_MEDIA_DOMAINS in config.pbtxt",
     "address": "add its network to ALLOWED_MEDIA_NETWORKS in config.pbtxt, if it may be reached",
@@ -64,7 +64,7 @@ def check(python: Path | str, model: Model, url: str) -> Check:
     if "rule" in answer:
         where = f" ({', '.join(answer['addresses'])})" if "addresses" in answer else ""
         return Check(
-            name, Status.FAIL, f"{answer['reason']}{where}", _MENDS.get(answer["rule"], "see docs/security.md")
+            name, Status.FAIL, f"{answer['reason']}{where}", _FIXES.get(answer["rule"], "see docs/security.md")
         )
     if "error" in answer:
         fix = "check the name, the network and the firewall between this machine and the host"

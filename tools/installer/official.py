@@ -106,10 +106,10 @@ def _imports(folder: Path, vllm: Path) -> list[Finding]:
                 if names is not None and alias.name in names:
                     continue
                 problem = f"{path.name} imports it, and the installed vLLM does not have it"
-                mended = [name for name, text in patches.items() if module in text and alias.name in text]
-                if mended:
-                    problem += f" (put back by patches/{mended[0]}.py)"
-                findings.append(Finding(f"{module}.{alias.name}", problem, not mended))
+                repaired = [name for name, text in patches.items() if module in text and alias.name in text]
+                if repaired:
+                    problem += f" (put back by patches/{repaired[0]}.py)"
+                findings.append(Finding(f"{module}.{alias.name}", problem, not repaired))
     return findings
 
 

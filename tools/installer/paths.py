@@ -1,7 +1,7 @@
 """Where things are: the sources, what is generated from them, and the cache.
 
-The sources are a checkout, or the folder that a wheel has beside the package vllm_custom. In a checkout what is
-generated lies beside them; an installed package is not written to, and has it in the cache.
+The sources are a checkout, or the folder that a wheel has next to the package vllm_custom. In a checkout what is
+generated lies next to them; an installed package is not written to, and has it in the cache.
 """
 
 import os

@@ -103,6 +103,6 @@ class Pip:
                 self.progress.detail("unpacking (a minute or two)")
 
     def _environ(self) -> dict[str, str]:
-        # Somebody else's PYTHONPATH would count as installed packages, and PIP_USER cannot work here.
+        # The user's PYTHONPATH would count as installed packages, and PIP_USER cannot work here.
         unwanted = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV")
         return {key: value for key, value in self.environ.items() if key not in unwanted}

@@ -311,7 +311,7 @@ class TritonServer:
             connection.close()
 
     def _look_at_family(self) -> None:
-        """Remember who belongs to the server: once a parent is gone, nobody could tell any more."""
+        """Remember who belongs to the server: once a parent is gone, that cannot be found out any more."""
         now = processes.snapshot()
         known = {process for process in self._family if now.get(process.pid) == process}
         found = known | processes.family(self.pid, now)

@@ -66,7 +66,7 @@ def check_ports(command: Sequence[str], openai: tuple[str, int] | None = None) -
 
     Args:
         command: tritonserver and its options.
-        openai: address and port of a frontend beside it.
+        openai: address and port of a frontend next to it.
     """
     taken: set[int] = set()
     for service, usual in triton_options.PORTS.items():

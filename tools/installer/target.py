@@ -20,7 +20,7 @@ BASE = "vllm"
 OLDEST_VLLM = (0, 11)
 # Of those before the first that has the interface for rendering prompts, what was run: docs/compatibility.md.
 _RENDERING_VLLM, _TRIED_BEFORE = (0, 20), ((0, 11), (0, 13))
-# What vllm_custom imports beside vLLM, which brings all of it.
+# What vllm_custom imports in addition to vLLM, which brings all of it.
 _PACKAGES = ("aiohttp", "pydantic", "pillow")
 _ASK = """
 import importlib.metadata, json, sys
@@ -69,7 +69,9 @@ def ask(python: str) -> Interpreter:
         site = Path(facts["site"]) if facts["site"] else None
         return Interpreter(facts["path"], facts["python"], facts["packages"], site)
     except (ValueError, TypeError, KeyError) as error:
-        raise BuildError(f"{python} is no Python", "give --python the one that Triton's stub uses") from error
+        raise BuildError(
+            f"{python} is not a Python interpreter", "give --python the one that Triton's stub uses"
+        ) from error
 
 
 def numbers(version: str) -> tuple[int, ...]:

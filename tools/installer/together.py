@@ -123,7 +123,7 @@ def _own_output() -> Iterator[None]:
 
     def copy() -> None:
         while data := os.read(read_end, 65536):
-            with contextlib.suppress(OSError):  # nobody reads it any more
+            with contextlib.suppress(OSError):  # it is not read any more
                 while data:
                     data = data[os.write(outside[0], data) :]
 

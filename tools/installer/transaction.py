@@ -1,7 +1,7 @@
 """Folders of one folder exchanged: all of them or none, and nothing of it stays, whatever stops it in the middle.
 
-New folders are made in a folder beside them, which takes the old ones as well; only renames concern what is in use. A
-file in it says how far it is. Whoever comes next undoes what was stopped, or clears away what was done with.
+New folders are made in a folder next to them, which takes the old ones as well; only renames concern what is in use. A
+file in it says how far it is. The next installation undoes what was stopped, or clears away what was done with.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from tools.installer.console import BuildError
 _PREFIX = ".vllm_custom-"
 _STATE = ".state.json"
 _EARLIER = ".earlier"
-# Of the folder's files and of what file systems need for them, beside their sizes.
-_ROOM_BYTES = 4 * 1024**2
+# Of the folder's files and of what file systems need for them, in addition to their sizes.
+_SPARE_BYTES = 4 * 1024**2
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else exchanges something in ``folder`` meanwhile; what goes wrong with its files is a BuildError."""
+    """No other process exchanges something in ``folder`` meanwhile; what goes wrong with its files is a BuildError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -140,7 +140,7 @@ def problem_of(folder: Path, leaving: Sequence[str], sources: Sequence[Path]) ->
     for place in (folder, *(folder / name for name in leaving), *inside):
         if place.is_dir() and not place.is_symlink() and not os.access(place, os.W_OK | os.X_OK):
             return _explained(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), place)
-    needed = sum(path.lstat().st_size for source in sources for path in source.rglob("*")) + _ROOM_BYTES
+    needed = sum(path.lstat().st_size for source in sources for path in source.rglob("*")) + _SPARE_BYTES
     if shutil.disk_usage(folder).free < needed:
         return _explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder)
     return None

@@ -68,9 +68,9 @@ class TritonTree:
     @cached_property
     def server_library(self) -> Path | None:
         """libtritonserver: in lib, or wherever the Python backend finds it."""
-        beside = sorted((self.root / "lib").glob("libtritonserver*.so*"))
-        if beside:
-            return beside[0]
+        libraries = sorted((self.root / "lib").glob("libtritonserver*.so*"))
+        if libraries:
+            return libraries[0]
         if not self.python_library.is_file():
             return None
         needed = needs_of(self.python_library, self.library_path).libraries

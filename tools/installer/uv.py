@@ -81,7 +81,7 @@ def variables(listed: str) -> dict[str, str] | None:
     found = {}
     for section in _SECTIONS:
         for key, value in settings[section].items():
-            if key == _CACHE:  # beside pip's own
+            if key == _CACHE:  # next to pip's own
                 found["UV_CACHE_DIR"] = str(Path(value) / "uv")
             elif key in _VARIABLES:
                 variable = _VARIABLES[key]

@@ -1,4 +1,4 @@
-"""The panels of the dashboard, each declared once: the dashboard, its check and its picture are made from them."""
+"""The panels of the dashboard, each declared once: the dashboard, its check and its image are made from them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _gradient(rng: Random, size: tuple[int, int], first: RGB, last: RGB) -> Imag
 
 @lru_cache(maxsize=1)
 def _noise() -> npt.NDArray[np.float32]:
-    """Standard normal noise, shape (512, 512, 3), cut and repeated for every picture to save time."""
+    """Standard normal noise, shape (512, 512, 3), cut and repeated for every image to save time."""
     return np.random.default_rng(7).standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3)).astype(np.float32)
 
 

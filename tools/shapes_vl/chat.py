@@ -40,10 +40,10 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Visual:
-    """A picture (one frame) or a clip, at the size that the model sees.
+    """An image (one frame) or a video, at the size that the model sees.
 
     `frames` are uint8 arrays of shape (height, width, 3) whose sides are multiples of 28. `seconds_per_step` is the
-    time between two pairs of frames, None for a picture. `late_text` says that the text after a clip goes on at the
+    time between two pairs of frames, None for an image. `late_text` says that the text after a video goes on at the
     highest position + 1, as vLLM counts, instead of half the larger side of the patch grid, as transformers does.
     """
 
@@ -54,7 +54,7 @@ class Visual:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question with the number of pictures or clips shown along with it, and its answer."""
+    """One question with the number of images or videos shown along with it, and its answer."""
 
     question: str
     answer: str
@@ -75,7 +75,7 @@ class Example:
 
 
 def user_text(turn: Turn, visuals: tuple[Visual, ...]) -> str:
-    """The user's side of a turn, with one placeholder for each picture or clip."""
+    """The user's side of a turn, with one placeholder for each image or video."""
     shown = "".join(
         f"<|vision_start|>{IMAGE_PAD if visual.seconds_per_step is None else VIDEO_PAD}<|vision_end|>"
         for visual in visuals

@@ -24,7 +24,7 @@ MAX_LOGIT_DIFFERENCE = 2e-3
 
 @dataclass(frozen=True)
 class Case:
-    """One question with its pictures or the frames of its clip."""
+    """One question with its images or the frames of its video."""
 
     name: str
     asked: str
@@ -41,7 +41,7 @@ class Case:
 
 
 def check(folder: Path) -> list[str]:
-    """Compare on pictures, several pictures, text and a clip; returns one line for each, raises where they differ."""
+    """Compare on images, several images, text and a video; returns one line for each, raises where they differ."""
     processor = AutoProcessor.from_pretrained(folder)
     model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True

@@ -167,7 +167,7 @@ class Mixture:
         return Example(skill, tuple(turns), tuple(visuals), system, raw)
 
     def _size(self, progress: float, largest: float = 448.0) -> tuple[int, int]:
-        """Width and height in pixels: the short side is 100 or more, small pictures come first and most often."""
+        """Width and height in pixels: the short side is 100 or more, small images come first and most often."""
         rng = self._rng
         grown = min(1.0, progress / SHAPES_LEARNT_BY)
         largest = min(largest, 160 * (448 / 160) ** grown)

@@ -1,7 +1,7 @@
-"""Draws the pictures and clips that the model learns from. Needs Pillow and numpy only.
+"""Draws the images and videos that the model learns from. Needs Pillow and numpy only.
 
-Everything is drawn from a `random.Random`, so a seed gives the same picture again. Lengths are in pixels of the
-finished picture, colours are RGB triples from 0 to 255, and shapes are listed from left to right.
+Everything is drawn from a `random.Random`, so a seed gives the same image again. Lengths are in pixels of the
+finished image, colours are RGB triples from 0 to 255, and shapes are listed from left to right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, from left to right."""
+    """What an image shows, from left to right."""
 
     width: int
     height: int
@@ -48,7 +48,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Style:
-    """How a picture is drawn, apart from what it shows."""
+    """How an image is drawn, apart from what it shows."""
 
     background: str = "plain"
     antialias: bool = True
@@ -74,7 +74,7 @@ def random_style(rng: Random) -> Style:
 def draw_scene(
     seed: int | Random, size: tuple[int, int] = (224, 224), style: Style | None = None, count: int | None = None
 ) -> tuple[Image.Image, Scene]:
-    """Draw one to four shapes (or `count`) on a picture of `size` (width, height)."""
+    """Draw one to four shapes (or `count`) on an image of `size` (width, height)."""
     rng = _generator(seed)
     style = style or random_style(rng)
     scene = random_scene(rng, size, count or rng.randint(1, 4))
@@ -102,7 +102,7 @@ def random_scene(rng: Random, size: tuple[int, int], count: int) -> Scene:
 def draw_number(
     seed: int | Random, text: str, size: tuple[int, int], digit_px: float, style: Style | None = None
 ) -> Image.Image:
-    """Write the digits `text`, about `digit_px` high, on a picture of `size`; smaller where they would not fit."""
+    """Write the digits `text`, about `digit_px` high, on an image of `size`; smaller where they would not fit."""
     rng = _generator(seed)
     style = style or random_style(rng)
     ink = near(rng, rng.choice(COLOURS[rng.choice(tuple(COLOURS))]), 12)
@@ -117,7 +117,7 @@ def draw_number(
 def draw_clip(
     seed: int | Random, direction: str, size: tuple[int, int] = (112, 112), frames: int = 8, style: Style | None = None
 ) -> Clip:
-    """Draw one shape that crosses at least a quarter of the picture in `direction`, over a still background."""
+    """Draw one shape that crosses at least a quarter of the image in `direction`, over a still background."""
     rng = _generator(seed)
     style = style or random_style(rng)
     width, height = size

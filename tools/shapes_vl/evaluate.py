@@ -1,4 +1,4 @@
-"""Measures exact answers on pictures that the training never saw, per skill, size and way of drawing."""
+"""Measures exact answers on images that the training never saw, per skill, size and way of drawing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tools.shapes_vl.tasks import Language
 from tools.shapes_vl.train import exact_answers
 
 SIZES: tuple[str, ...] = ("112", "224", "336", "448", "896", "mixed")
-"""Sides in pixels of square pictures; `mixed` is 112 to 448 with aspect ratios from 0.55 to 1.8."""
+"""Sides in pixels of square images; `mixed` is 112 to 448 with aspect ratios from 0.55 to 1.8."""
 PICTURE_SKILLS = ("describe", "count", "number")
 FIRST_SEED = 1_000_000_000
 _GIF_RATES = (2.0, 5.0, 10.0, 25.0)

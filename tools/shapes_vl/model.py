@@ -32,7 +32,7 @@ KV_HEADS = 2
 HEAD_WIDTH = 64
 MLP = 640
 MROPE_SECTION = (8, 12, 12)
-# The positions within a picture differ by a few dozen at most. At the usual base of a million most of the channels for
+# The positions within an image differ by a few dozen at most. At the usual base of a million most of the channels for
 # the horizontal axis hardly turn over such distances, and left could not be told from right.
 ROPE_THETA = 100.0
 NORM_EPS = 1e-6
@@ -133,7 +133,7 @@ def answer_logits(weights: Weights, pack: Weights, attention: Attention) -> Tens
     # rows, one after the other.
     tokens = torch.arange(len(embedding), device=ids.device)
     text = (ids[:, None] == tokens).to(embedding.dtype) @ embedding
-    # One row more than there are tokens takes what belongs to no picture.
+    # One row more than there are tokens takes what belongs to no image.
     x = F.pad(text, (0, 0, 0, 1)).index_copy(0, pack["slots"].long(), seen)[:-1]
     cos, sin = _text_rotation(pack["positions"])
     for i in range(DEPTH):

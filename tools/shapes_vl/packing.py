@@ -19,7 +19,7 @@ TOKENS_PER_SECOND = 2
 TEMPORAL_PATCH = 2
 PAD_CHUNK = 64
 LONGEST = vision.MAX_PIXELS // vision.PATCH_PX**2
-"""Patches of the largest picture, and the most tokens of a conversation: 5120."""
+"""Patches of the largest image, and the most tokens of a conversation: 5120."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Limits:
 
     @property
     def rows(self) -> int:
-        """Rows of pixels; a patch of a clip needs two, one of a picture needs one."""
+        """Rows of pixels; a patch of a video needs two, one of an image needs one."""
         return self.patches + self.patches // 8
 
     @property
@@ -92,7 +92,7 @@ def conversation(example: Example, encoder: Encoder) -> _Parts:
 
 
 def _add_visual(parts: _Parts, visual: Visual, start: int) -> int:
-    """Add the pixels and placeholders of a picture or clip at position `start`; returns the position after it."""
+    """Add the pixels and placeholders of an image or video at position `start`; returns the position after it."""
     frames = visual.frames
     still = visual.seconds_per_step is None
     if not still and len(frames) % TEMPORAL_PATCH:

@@ -80,7 +80,7 @@ def question(skill: str, language: Language) -> str:
 
 
 def answer(scene: Depicts, language: Language = "en") -> str:
-    """What the model says of a picture, e.g. `a red circle, a blue square and a green star`."""
+    """What the model says of an image, e.g. `a red circle, a blue square and a green star`."""
     return describe([(shape.colour, shape.kind) for shape in scene.shapes], language)
 
 
@@ -96,7 +96,7 @@ def describe(shapes: Sequence[tuple[str, str]], language: Language = "en") -> st
 
 
 def describe_each(pictures: Sequence[Sequence[tuple[str, str]]], language: Language = "en") -> str:
-    """One numbered description for each picture, e.g. `1: a red circle; 2: a green star`."""
+    """One numbered description for each image, e.g. `1: a red circle; 2: a green star`."""
     colon, semicolon = ("：", "；") if language == "zh" else (": ", "; ")
     return semicolon.join(f"{i}{colon}{describe(shapes, language)}" for i, shapes in enumerate(pictures, 1))
 

@@ -1,4 +1,4 @@
-"""How a picture becomes rows of pixels: sizes, patches, attention windows and positions.
+"""How an image becomes rows of pixels: sizes, patches, attention windows and positions.
 
 A patch is 14 by 14 pixels, a unit is 2 by 2 patches (28 pixels, one token for the language model), and a window is
 4 by 4 units. Rows are kept in the order of the windows, unit by unit, four patches to the unit.
@@ -26,7 +26,7 @@ ROW_BYTES = PATCH_PX * PATCH_PX * 3
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of a picture of `units_high` by `units_wide` units.
+    """The order of an image of `units_high` by `units_wide` units.
 
     `order` (units,) holds the raster number of each unit in window order, `windows` the patches of each window, and
     `positions` (patches, 2) the row and column of each patch.
@@ -38,7 +38,7 @@ class Layout:
 
 
 def served_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """The size (width, height) to which the image processor scales a picture: multiples of 28 within the limits."""
+    """The size (width, height) to which the image processor scales an image: multiples of 28 within the limits."""
     wide, high = (max(1, round(side / UNIT_PX)) for side in (width, height))
     area = wide * high * UNIT_PX * UNIT_PX
     if area > max_pixels:
@@ -51,7 +51,7 @@ def served_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> tuple[
 
 
 def pixels(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """The picture as the model sees it: uint8, shape (height, width, 3), sides multiples of 28."""
+    """The image as the model sees it: uint8, shape (height, width, 3), sides multiples of 28."""
     picture = picture.convert("RGB")
     size = served_size(*picture.size, max_pixels)
     if size != picture.size:

@@ -24,7 +24,7 @@ async def build_engine(engine_args: Any, stat_loggers: list[Any]) -> Any:
         engine_args, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=stat_loggers
     )
     try:
-        await engine.reset_mm_cache()  # drops the pictures that vLLM made up to measure its memory
+        await engine.reset_mm_cache()  # drops the images that vLLM made up to measure its memory
     except BaseException:
         engine.shutdown()
         raise

@@ -23,9 +23,9 @@ def _decode(field: str, element: Any) -> Image.Image:
 
     data = _bytes(field, element)
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except UnidentifiedImageError as error:
         raise errors.invalid(field, data, "an image (PNG, JPEG, WebP, ...)") from error
     except Image.DecompressionBombError as error:

@@ -51,7 +51,7 @@ class Reply:
         """Whether the final response is on its way."""
         return bool(self.state["last_response_generated"])
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Waits while chunks of this request are waiting to be sent.
 
         One thread sends a few thousand responses per second. Where the engine makes more, its deltas wait in vLLM,
@@ -79,7 +79,7 @@ class Reply:
             return
         try:
             response = self._make_response(error)
-        except Exception:  # whatever cannot be said, the client must not wait for ever
+        except Exception:  # whatever cannot be said, the client must not wait forever
             response = self._make_response(errors.InternalError("internal error"))
         self._put(response, final=True)
 
@@ -133,7 +133,7 @@ class ReplyThread:
             state["is_cancelled"] = sender.is_cancelled()
 
     def _end(self, state: dict[str, Any], flags: int) -> None:
-        """In place of a final response that could not be sent: somebody may wait for one."""
+        """In place of a final response that could not be sent: the client may wait for one."""
         if flags == FINAL:
             with contextlib.suppress(Exception):  # it was sent after all, or the request has gone
                 state["response_sender"].send(
@@ -144,7 +144,7 @@ class ReplyThread:
         state["sent"] = state.get("sent", 0) + 1
         on_sent = state.get("on_sent")
         if on_sent is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nothing waits any more
                 on_sent()
         if flags == FINAL:
             self._on_final()

@@ -36,8 +36,8 @@ class GenerateCall:
         """The engine's outputs: deltas when streaming, else the final one only."""
         prompt: dict[str, Any] = {"prompt": self.prompt}
         if self.images:
-            pictures = await asyncio.to_thread(decode_images, self.images)
-            prompt["multi_modal_data"] = {"image": pictures}
+            images = await asyncio.to_thread(decode_images, self.images)
+            prompt["multi_modal_data"] = {"image": images}
         lora_request = await loras.request_for(engine, self.lora_name)
         stream = engine.generate(prompt, self.sampling_params, request_id, lora_request=lora_request)
         async for output in stream:

@@ -1,4 +1,4 @@
-"""Models of a running tritonserver in another process: fronts with a door of their own, on the models' engines."""
+"""Models of a running tritonserver in another process: fronts with an HTTP server, on the models' engines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class GuestModel:
         await asyncio.to_thread(self._share.close)
 
     async def _drained(self) -> None:
-        while self.runner.running and not self.is_dead:  # noqa: ASYNC110 - the engine tells nobody that it dies
+        while self.runner.running and not self.is_dead:  # noqa: ASYNC110 - the engine does not say that it dies
             await asyncio.sleep(_POLL_SECONDS)
 
 

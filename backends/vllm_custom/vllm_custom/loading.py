@@ -1,4 +1,4 @@
-"""What is read beside config.pbtxt when a model is loaded, for whichever door."""
+"""What is read in addition to config.pbtxt when a model is loaded, by Triton or as a guest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What can be wrong with a model before vLLM is imported, which takes seconds: a load that fails does so at once.
 
-`build.py doctor` asks the same of models that nobody loads.
+`build.py doctor` asks the same of models that are not loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
     model_config = json.loads(args["model_config"])
     keys = keys_of_base(model_config, backend_dir)
     model_config = without(model_config, keys.not_ours(model_config))
-    check_response_cache(model_config)  # where the configuration is not completed, nobody has looked yet
+    check_response_cache(model_config)  # auto-complete does so too, but it may be switched off
     settings = Settings.from_model_config(model_config)
     check_budgets(settings)
     client_context(settings)

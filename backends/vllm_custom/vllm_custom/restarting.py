@@ -1,4 +1,4 @@
-"""Starts the engine of a model again, in the process of a host, whoever it belonged to before."""
+"""Starts the engine of a model again, in the process of a host, whichever process it belonged to before."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A vLLM backend whose engine is the null engine: the official one or the stand-in, from NULL_ENGINE_BASE.
 
-It serves by itself (``backend: "null_base"``: the base's own way out), and vllm_custom builds on it where
+It serves by itself (``backend: "null_base"``: the base's own responses), and vllm_custom builds on it where
 VLLM_BACKEND_DIR names this folder.
 """
 

@@ -61,7 +61,7 @@ class TritonPythonModel:
         self._model = config["parameters"]["MODEL"]["string_value"]
         threads = int(config["parameters"]["CONCURRENCY"]["string_value"])
         self._threads = ThreadPoolExecutor(threads)
-        # As many may wait as run. Whoever comes then is told so, instead of waiting for long.
+        # As many may wait as run. What comes then is told so, instead of waiting for long.
         self._places = threading.Semaphore(2 * threads)
 
     def execute(self, requests: list[Any]) -> None:
@@ -151,7 +151,7 @@ class TritonPythonModel:
         )
         responses = asked.exec(decoupled=True)
         cancelled = False
-        for response in responses:  # to the end in any case: Triton holds on to responses that nobody takes
+        for response in responses:  # to the end in any case: Triton holds on to responses that are not taken
             if cancelled:
                 continue
             if response.has_error():

@@ -1,7 +1,7 @@
 """A vision tower behind Triton: images in, rows for the input image_embeds of vllm_custom out.
 
 The tower itself is in tower.py. Images are fetched and decoded by vllm_custom's own rules, in its confined processes:
-the backend lies beside Triton's Python backend.
+the backend lies next to Triton's Python backend.
 """
 
 from __future__ import annotations

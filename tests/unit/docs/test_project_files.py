@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import yaml
 
 import build
-from tools.installer import commands, containers, locks
+from tools.installer import command_table, containers, locks
 from tools.installer.paths import CHECKOUT
 from vllm_custom.base_backend import loader
 
@@ -22,7 +24,7 @@ GITHUB = CHECKOUT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), *GITHUB.rglob("*.md")]
-NAMES = {command.name for command in commands.COMMANDS}
+NAMES = {command.name for command in command_table.COMMANDS}
 
 
 def read(path: Path) -> Any:
@@ -135,14 +137,31 @@ def test_dependabot_looks_at_the_workflows() -> None:
     assert "github-actions" in [entry["package-ecosystem"] for entry in updates]
 
 
+def hooks() -> dict[str, Any]:
+    """By their names."""
+    return {hook["id"]: hook for repo in read(CHECKOUT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]}
+
+
 def test_every_hook_can_be_started() -> None:
     """The tools of the hooks are those of the environment."""
-    hooks = [hook for repo in read(CHECKOUT / ".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
-    assert {"trailing-whitespace", "yaml", "toml", "large-files", "codespell"} <= {hook["id"] for hook in hooks}
-    for hook in hooks:
+    assert hooks().keys() >= {"trailing-whitespace", "yaml", "toml", "large-files", "codespell"}
+    for hook in hooks().values():
         python, flag, module, *_ = shlex.split(hook["entry"])
         assert (python, flag, hook["language"]) == ("python", "-m", "system")
         assert is_installed(module), module
+
+
+@pytest.mark.parametrize(
+    ("hook", "patterns"),
+    [("yaml", ("*.yml", ".*.yaml", ".github/**/*.yml", "deploy/**/*.y*ml")), ("toml", ("*.toml",))],
+)
+def test_what_a_hook_reads_can_be_read(hook: str, patterns: tuple[str, ...]) -> None:
+    """It refused files with several YAML documents, as Kubernetes has them, and with it all of a commit."""
+    files = [str(path) for pattern in patterns for path in CHECKOUT.glob(pattern)]
+    assert files
+    _, *arguments = shlex.split(hooks()[hook]["entry"])
+    checked = subprocess.run([sys.executable, *arguments, *files], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_make_has_six_aliases_of_commands() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.installer.commands import COMMANDS
+from tools.installer.command_table import COMMANDS
 from tools.installer.paths import CHECKOUT
 
 ENGLISH, CHINESE = CHECKOUT / "README.md", CHECKOUT / "README.zh-CN.md"

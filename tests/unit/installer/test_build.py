@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import build
-from tools.installer import commands
+from tools.installer import command_table
 from tools.installer.console import BuildError
 from tools.installer.paths import CHECKOUT
 
@@ -14,12 +14,12 @@ STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in commands.COMMANDS:
+    for command in command_table.COMMANDS:
         with pytest.raises(SystemExit) as ended:
             build.main([command.name, "--help"])
         assert ended.value.code == 0
         assert command.description.splitlines()[0] in capsys.readouterr().out
-    assert {"install", "serve", "demo", "test", "doctor"} <= {command.name for command in commands.COMMANDS}
+    assert {"install", "serve", "demo", "test", "doctor"} <= {command.name for command in command_table.COMMANDS}
 
 
 def test_serve_has_the_ports_that_triton_has() -> None:
@@ -43,8 +43,8 @@ def test_an_error_is_told_without_a_traceback(
     def fail(options: object) -> int:
         raise BuildError("the lock is missing", "restore it")
 
-    failing = [commands.Command("install", "", "", lambda parser: None, fail)]
-    monkeypatch.setattr(commands, "COMMANDS", failing)
+    failing = [command_table.Command("install", "", "", lambda parser: None, fail)]
+    monkeypatch.setattr(command_table, "COMMANDS", failing)
     assert build.main(["install"]) == 1
     error = capsys.readouterr().err
     assert "the lock is missing\n  what to do: restore it" in error

@@ -225,7 +225,7 @@ def test_instances_are_started_anew(server: Server, triton: Triton) -> None:
 
 
 def test_the_old_ones_are_not_missed_and_the_new_ones_are(server: Server, triton: Triton) -> None:
-    """Triton keeps them for a while, and where the killed one had requests for ever; they end by themselves."""
+    """Triton keeps them for a while, and where the killed one had requests forever; they end by themselves."""
     triton.on_load = server.start
     said: list[str] = []
     healer = Healer(server.pid, triton.url, said.append)

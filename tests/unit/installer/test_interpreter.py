@@ -32,13 +32,13 @@ def test_a_fitting_python_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("change", "problem", "package"),
     [
-        ({"version": "3.10.13"}, "3.10.13 cannot carry", "python3.11-venv"),
-        ({"version": "3.13.0"}, "3.13.0 cannot carry", "libpython3.11"),
+        ({"version": "3.10.13"}, "3.10.13 cannot run", "python3.11-venv"),
+        ({"version": "3.13.0"}, "3.13.0 cannot run", "libpython3.11"),
         ({"libpython": None}, "no shared libpython3.11", "apt-get install libpython3.11"),
         ({"can_make_venv": False}, "cannot make virtual environments", "apt-get install python3.11-venv"),
     ],
 )
-def test_each_problem_comes_with_the_package_that_mends_it(
+def test_each_problem_comes_with_the_package_that_fixes_it(
     change: dict[str, object], problem: str, package: str
 ) -> None:
     error = interpreter.problem_of(dataclasses.replace(GOOD, **change))  # type: ignore[arg-type]

@@ -146,7 +146,7 @@ def test_the_direct_server_drains_before_the_models_do() -> None:
 
 
 def test_a_port_of_tritonserver_is_not_given_to_the_frontend(environment: Environment) -> None:
-    """The frontend took it, and tritonserver's readiness was asked of the frontend for ever."""
+    """The frontend took it, and tritonserver's readiness was asked of the frontend forever."""
     port = ports.choose("127.0.0.1", 0, "--http-port", set())
     with pytest.raises(BuildError, match=f"port {port} is given twice"):
         Frontend(environment, "127.0.0.1", port, "127.0.0.1:8001", taken={port})

@@ -85,7 +85,7 @@ def serve(environment: Environment, tmp_path: Path) -> Callable[[str], tuple[sub
 def test_serve_ends_however_tritonserver_does(
     serve: Callable[[str], tuple[subprocess.Popen[str], list[int]]], ends_by: str, words: str
 ) -> None:
-    """It waited for ever where tritonserver stood still as it ended."""
+    """It waited forever where tritonserver stood still as it ended."""
     process, pids = serve(ends_by)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

@@ -229,7 +229,7 @@ def test_errors_in_the_middle_are_short_and_say_what_to_do(
 
 def test_a_program_that_is_no_python(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    with pytest.raises(BuildError, match="is no Python"):
+    with pytest.raises(BuildError, match="is not a Python interpreter"):
         target.ask("/bin/true")
     with pytest.raises(BuildError, match="does not run"):
         target.ask("/bin/false")

@@ -18,7 +18,7 @@ import pytest
 import tomllib
 
 from tests.support.triton_tree import make_tree
-from tools.installer import backends, commands, environment, into, ports
+from tools.installer import backends, command_table, environment, into, ports
 from tools.installer.paths import BACKEND_SOURCES, CHECKOUT, FRONTEND_SOURCES, PACKAGED_SOURCES
 
 # Packages that lie next to vllm_custom in an installation.
@@ -103,7 +103,7 @@ def test_help_has_the_commands_that_need_no_checkout(installed: Installed) -> No
     assert shown.stdout.startswith("usage: vllm-custom ")
     assert "`vllm-custom demo`" in shown.stdout
     listed = {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("    ") and line[4] != " "}
-    assert {command.name for command in commands.offered(is_packaged=True)} <= listed
+    assert {command.name for command in command_table.offered(is_packaged=True)} <= listed
     assert not {"test", "lock", "compatibility"} & listed
     refused = installed.run("vllm-custom", "lock")
     assert refused.returncode == 2
@@ -111,7 +111,7 @@ def test_help_has_the_commands_that_need_no_checkout(installed: Installed) -> No
 
 
 def test_every_command_that_is_offered_has_help(installed: Installed) -> None:
-    for command in commands.offered(is_packaged=True):
+    for command in command_table.offered(is_packaged=True):
         shown = installed.run("vllm-custom", command.name, "--help")
         assert shown.returncode == 0, shown.stderr
 
@@ -193,6 +193,7 @@ def test_nothing_is_written_into_the_package(installed: Installed) -> None:
 def test_the_frontend_says_which_extra_it_needs(installed: Installed) -> None:
     shown = installed.run("vllm-custom-frontend", "--help")
     assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage: vllm-custom-frontend ")
     assert "--triton" in shown.stdout
     refused = installed.run("vllm-custom-frontend")
     assert refused.returncode == 1

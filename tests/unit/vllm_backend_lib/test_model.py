@@ -253,7 +253,7 @@ class Answering:
 async def test_every_failure_is_answered(
     binding: Any, model_class: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: bytes
 ) -> None:
-    """A panic of a Rust library, or a text that the logger refuses, left the client waiting for ever."""
+    """A panic of a Rust library, or a text that the logger refuses, left the client waiting forever."""
     model = Answering(binding, model_class, error, monkeypatch)
     ((response, flags),) = await model.answers([FakeRequest(text_input="a")])
     assert (response[: len(told)], flags) == (told, 1)

@@ -76,7 +76,7 @@ def test_a_failed_start_leaves_no_thread(error: BaseException) -> None:
     assert not any(other.name == "vllm-engine" for other in threading.enumerate())
 
 
-class Rooms:
+class Threads:
     """Queue, reply thread and watcher, as a model has them."""
 
     def __init__(self) -> None:
@@ -100,39 +100,39 @@ class Rooms:
 
 
 @pytest.fixture
-def rooms() -> Any:
-    made = Rooms()
+def threads() -> Any:
+    made = Threads()
     yield made
     made.close()
 
 
-def test_responses_keep_their_order_and_end_once(rooms: Rooms) -> None:
+def test_responses_keep_their_order_and_end_once(threads: Threads) -> None:
     sender, error = FakeSender(), errors.InvalidRequestError("wrong")
-    reply = rooms.reply(sender)
+    reply = threads.reply(sender)
     reply.send({}, final=False)
     reply.fail(error)
     reply.send({}, final=True)
     reply.fail(error)
     assert sender.final.wait(5)
-    rooms.close()
+    threads.close()
     assert sender.sent == [({}, 0), (error, FINAL)]
-    assert rooms.finals == 1
+    assert threads.finals == 1
 
 
-def test_a_sender_that_fails_does_not_stop_the_others(rooms: Rooms) -> None:
+def test_a_sender_that_fails_does_not_stop_the_others(threads: Threads) -> None:
     class Broken(FakeSender):
         def send(self, response: Any = None, flags: int = 0) -> None:
             raise RuntimeError("gone")
 
-    rooms.reply(Broken()).send({}, final=True)
+    threads.reply(Broken()).send({}, final=True)
     good = FakeSender()
-    rooms.reply(good).send({}, final=True)
+    threads.reply(good).send({}, final=True)
     assert good.final.wait(5)
-    rooms.close()
-    assert rooms.finals == 2
+    threads.close()
+    assert threads.finals == 2
 
 
-def test_a_final_response_that_cannot_be_sent_is_followed_by_an_error(rooms: Rooms) -> None:
+def test_a_final_response_that_cannot_be_sent_is_followed_by_an_error(threads: Threads) -> None:
     class Picky(FakeSender):
         def send(self, response: Any = None, flags: int = 0) -> None:
             if isinstance(response, dict):
@@ -140,87 +140,87 @@ def test_a_final_response_that_cannot_be_sent_is_followed_by_an_error(rooms: Roo
             super().send(response, flags)
 
     sender = Picky()
-    rooms.reply(sender).send({}, final=True)
+    threads.reply(sender).send({}, final=True)
     assert sender.final.wait(5)
     ((error, flags),) = sender.sent
     assert (str(error), flags) == ("a response could not be sent", FINAL)
 
 
-def test_an_error_that_cannot_be_made_a_response_is_answered_all_the_same(rooms: Rooms) -> None:
+def test_an_error_that_cannot_be_made_a_response_is_answered_all_the_same(threads: Threads) -> None:
     def picky(content: Any) -> Any:
         if str(content) != "internal error":
             raise TypeError("cannot convert")
         return content
 
     sender = FakeSender()
-    Reply(sender, rooms.responses, rooms.watcher, picky).fail(errors.InvalidRequestError("wrong"))
+    Reply(sender, threads.responses, threads.watcher, picky).fail(errors.InvalidRequestError("wrong"))
     assert sender.final.wait(5)
 
 
-def test_responses_of_a_subclass_are_asked_about_cancellation(rooms: Rooms) -> None:
+def test_responses_of_a_subclass_are_asked_about_cancellation(threads: Threads) -> None:
     sender = FakeSender()
     sender.cancelled = True
     state = {"response_sender": sender, "is_cancelled": False, "last_response_generated": False}
-    rooms.responses.put((state, "chunk", 0))
-    rooms.replies.stop()
+    threads.responses.put((state, "chunk", 0))
+    threads.replies.stop()
     assert state["is_cancelled"] is True
-    rooms.watcher.stop()
+    threads.watcher.stop()
 
 
-async def test_a_cancelled_client_cancels_its_task(rooms: Rooms) -> None:
+async def test_a_cancelled_client_cancels_its_task(threads: Threads) -> None:
     sender = FakeSender()
-    reply = rooms.reply(sender)
+    reply = threads.reply(sender)
     task = asyncio.create_task(asyncio.sleep(60))
-    rooms.watcher.watch(reply.state, task)
+    threads.watcher.watch(reply.state, task)
     sender.cancelled = True
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert reply.state["is_cancelled"] is True
-    assert "[vllm] Cancelling the request" in rooms.logger.lines  # as the official tests look for
+    assert "[vllm] Cancelling the request" in threads.logger.lines  # as the official tests look for
 
 
-async def test_a_slow_sender_holds_back_its_own_request_only(rooms: Rooms) -> None:
+async def test_a_slow_sender_holds_back_its_own_request_only(threads: Threads) -> None:
     class Slow(FakeSender):
         def send(self, response: Any = None, flags: int = 0) -> None:
             gate.wait(60)
             super().send(response, flags)
 
     gate, slow = threading.Event(), Slow()
-    reply = rooms.reply(slow)
-    await asyncio.wait_for(reply.room(), 10)
+    reply = threads.reply(slow)
+    await asyncio.wait_for(reply.drain(), 10)
     for _ in range(MAX_QUEUED_CHUNKS):
         reply.send({}, final=False)
-    await asyncio.wait_for(rooms.reply(FakeSender()).room(), 10)
-    waiting = asyncio.create_task(reply.room())
+    await asyncio.wait_for(threads.reply(FakeSender()).drain(), 10)
+    waiting = asyncio.create_task(reply.drain())
     await asyncio.sleep(0.05)
     assert not waiting.done()
     gate.set()
     await asyncio.wait_for(waiting, 10)
     for _ in range(1000):
-        await asyncio.wait_for(reply.room(), 10)
+        await asyncio.wait_for(reply.drain(), 10)
         reply.send({}, final=False)
     reply.send({}, final=True)
     assert slow.final.wait(5)
     assert len(slow.sent) == MAX_QUEUED_CHUNKS + 1001
 
 
-async def test_a_sender_that_fails_does_not_hold_back_its_request(rooms: Rooms) -> None:
+async def test_a_sender_that_fails_does_not_hold_back_its_request(threads: Threads) -> None:
     class Broken(FakeSender):
         def send(self, response: Any = None, flags: int = 0) -> None:
             raise RuntimeError("gone")
 
-    reply = rooms.reply(Broken())
+    reply = threads.reply(Broken())
     for _ in range(10):
-        await asyncio.wait_for(reply.room(), 10)
+        await asyncio.wait_for(reply.drain(), 10)
         reply.send({}, final=False)
 
 
-async def test_nobody_asks_after_the_final_response(rooms: Rooms) -> None:
+async def test_nobody_asks_after_the_final_response(threads: Threads) -> None:
     senders = [FakeSender() for _ in range(50)]
     task = asyncio.create_task(asyncio.sleep(60))
     for sender in senders:
-        reply = rooms.reply(sender)
-        rooms.watcher.watch(reply.state, task)
+        reply = threads.reply(sender)
+        threads.watcher.watch(reply.state, task)
         await asyncio.sleep(0.002)
         reply.send({}, final=True)
     await asyncio.sleep(0.05)

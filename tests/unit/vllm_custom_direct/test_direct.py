@@ -123,7 +123,7 @@ async def test_a_stream_passes_event_by_event(direct: Any) -> None:
         (b'{"model": "m", "a": "\\ud800"}', 400, "body: expected JSON (the lone surrogate"),
         (b'{"model": "m", "a": "\xe4"}', 400, "which is not UTF-8"),
         (b"[" + b"1," * 2000 + b"1]", 413, "--max-body-values"),
-        (b" " * 5000, 413, "larger than 4096 bytes"),
+        (b" " * 5000, 413, "at most 4096 bytes"),
     ],
     ids=["operator's", "limit", "surrogate", "Latin-1", "values", "bytes"],
 )

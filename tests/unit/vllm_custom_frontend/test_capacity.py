@@ -12,7 +12,7 @@ from tests.support.triton_servers import FakeTriton, Model, Reply, frontend, rep
 from vllm_custom_frontend import capacity as capacity_module
 from vllm_custom_frontend.answer import Answer
 from vllm_custom_frontend.capacity import Capacity
-from vllm_custom_frontend.routes import needs_room
+from vllm_custom_frontend.routes import needs_capacity
 
 FULL = "too many requests: 2 are under way and MAX_INFLIGHT_REQUESTS is 2; try again later"
 NOT_FOR_ALL = "too many requests: 1 are under way and MAX_INFLIGHT_REQUESTS is 2; try again later"
@@ -46,7 +46,7 @@ def test_it_refuses_while_as_many_requests_are_there(capacity: Capacity, clock: 
         first = others.enter_context(contextlib.ExitStack())
         first.enter_context(capacity.asked())
         others.enter_context(capacity.asked())
-        assert capacity.refusal is None, "nobody has said that there is no room"
+        assert capacity.refusal is None, "no endpoint has said that it is full"
         with capacity.asked():
             capacity.note(refusal())
         assert capacity.refusal == refusal()
@@ -55,7 +55,7 @@ def test_it_refuses_while_as_many_requests_are_there(capacity: Capacity, clock: 
         others.enter_context(capacity.asked())
         assert capacity.refusal == refusal()
         clock.now = MUCH_LATER
-        assert capacity.refusal is None, "others may have left room meanwhile"
+        assert capacity.refusal is None, "requests of others may have ended meanwhile"
 
 
 def test_places_that_others_hold_are_asked_for_again_soon(capacity: Capacity, clock: Clock) -> None:
@@ -92,8 +92,8 @@ def test_what_does_not_say_that_there_is_no_room_at_all_says_nothing_of_others(
         ("POST", "/v1/responses/resp_1/cancel?x=y", False),
     ],
 )
-def test_what_needs_room(method: str, path: str, needs: bool) -> None:
-    assert needs_room(method, path) is needs
+def test_what_needs_capacity(method: str, path: str, needs: bool) -> None:
+    assert needs_capacity(method, path) is needs
 
 
 async def test_a_full_model_is_asked_once_and_again_when_a_request_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

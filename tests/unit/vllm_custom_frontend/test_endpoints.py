@@ -48,7 +48,7 @@ async def usable(client: Any) -> dict[str, float]:
 
 
 async def test_a_model_that_hangs_holds_up_nobody_else() -> None:
-    """Neither requests to others, nor /health, /metrics and /v1/models: before, all waited for ever."""
+    """Neither requests to others, nor /health, /metrics and /v1/models: before, all waited forever."""
     hung, well = FakeTriton(m=Model(**LATE)), FakeTriton(other=Model(), stuck=Model(**LATE))
     async with serving(hung, well), frontend(hung.address, well.address, timing=SLOW) as client:
         began = time.monotonic()

@@ -35,7 +35,7 @@ def without(model_config: Mapping[str, Any], parameters: tuple[str, ...]) -> dic
 
 
 def keys_of_base(model_config: Mapping[str, Any], backend_dir: Path) -> BaseKeys:
-    """What the base that a model is to be loaded on knows. Without a base, nothing: whoever loads it says so."""
+    """What the base that a model is to be loaded on knows. Without a base, nothing: the load says so."""
     entry = model_config.get("parameters", {}).get("VLLM_BACKEND_DIR", {})
     try:
         return keys_in(find_base(backend_dir, str(entry.get("string_value", "")).strip()))

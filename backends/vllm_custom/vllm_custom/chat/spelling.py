@@ -30,11 +30,11 @@ def _message(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_other(part: Any) -> bool:
-    return isinstance(part, Mapping) and (_type(part) != part.get("type") or _has_url_beside(part))
+    return isinstance(part, Mapping) and (_type(part) != part.get("type") or _has_flat_url(part))
 
 
-def _has_url_beside(part: Mapping[str, Any]) -> bool:
-    """Whether the URL of a part stands beside its type: {"type": "image_url", "url": ...}."""
+def _has_flat_url(part: Mapping[str, Any]) -> bool:
+    """Whether the URL of a part is next to its type: {"type": "image_url", "url": ...}."""
     kind = part.get("type")
     return kind in _URL_KEYS and part.get(kind) is None and isinstance(part.get("url"), str)
 
@@ -48,7 +48,7 @@ def _is_nothing(part: Any) -> bool:
 def _part(part: Any) -> Any:
     if not _is_other(part):
         return part
-    if _has_url_beside(part):
+    if _has_flat_url(part):
         rest = {name: value for name, value in part.items() if name != "url"}
         return {**rest, part["type"]: {"url": part["url"]}}
     return {**part, "type": _type(part)}

@@ -6,5 +6,5 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any
 
-# The tasks of the request of this context; None where nobody wants to know of them.
+# The tasks of the request of this context; None where they are not asked for.
 BEGUN: ContextVar[list[asyncio.Task[Any]] | None] = ContextVar("vllm_custom_begun", default=None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm_custom.errors import BackendError, InvalidRequestError, UnavailableError, UnsupportedError
 
-# Beside a constraint, each of these can leave no token at all: vLLM then ends the request with an error. A logit_bias
+# With a constraint, each of these can leave no token at all: vLLM then ends the request with an error. A logit_bias
 # is finite, and cannot.
 _MASKS = ("allowed_token_ids", "bad_words", "min_tokens")
 

@@ -34,7 +34,7 @@ class Figures:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-# Gets the figures of requests that end in this context; None where nobody asks.
+# Gets the figures of requests that end in this context; None where they are not asked for.
 NOTED: ContextVar[list[Figures] | None] = ContextVar("NOTED", default=None)
 
 

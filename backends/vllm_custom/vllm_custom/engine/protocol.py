@@ -94,7 +94,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What goes with a prompt to the engine beside its parameters; ``reasoning`` is a ChatReading's."""
+    """What the engine gets with a prompt and its parameters; ``reasoning`` is a ChatReading's."""
 
     request_id: str
     adapter: Adapter | None = None
@@ -287,13 +287,13 @@ class Engine(Protocol):
         """Fields of StructuredOutputsParams."""
 
     def constraint_checker(self, seconds: float, log_error: Callable[[str], None]) -> ConstraintChecker:
-        """What compiles constraints beside the engine, each within ``seconds``. Blocks while a tokenizer is copied."""
+        """Compiles constraints outside of the engine, each within ``seconds``. Blocks while a tokenizer is copied."""
 
     def guard_constraints(self, accept: Accept) -> None:
-        """Let a request with a constraint begin only after ``accept`` has returned for it, whoever calls the engine."""
+        """Let a request with a constraint begin only after ``accept`` has returned for it, whatever calls generate."""
 
     def guard_prompts(self, check: CheckPrompt) -> None:
-        """Let a request to generate begin only after ``check`` has returned for it, whoever calls the engine."""
+        """Let a request to generate begin only after ``check`` has returned for it, whatever calls the engine."""
 
     def observe_requests(self) -> None:
         """Note the spans and figures of a request in its record, where its context has one (observability.serving)."""

@@ -1,6 +1,6 @@
 """A second attempt where the engine fails a request for no fault of its own.
 
-vLLM keeps processed media in two caches, beside its front and in its engine process, and sends only names of what both
+vLLM keeps processed media in two caches, in the client's process and in the engine's, and sends only names of what both
 should have. A request that is refused between the two leaves them apart, and the next one with the same media ends with
 the finish reason "error"; by then vLLM has put the first cache right, so the media are sent in full the next time.
 """

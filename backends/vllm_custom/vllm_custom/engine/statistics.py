@@ -18,7 +18,7 @@ class Sample(NamedTuple):
         family: its name, as the metrics endpoint shows it.
         kind: COUNTER or GAUGE.
         description: of the family.
-        labels: beside those of the model.
+        labels: in addition to those of the model.
         value: since the engine's start, or now.
     """
 

@@ -1,7 +1,7 @@
 """Have pydantic stop at the first element that is wrong, instead of collecting what is wrong with all of them.
 
 It notes every branch of a union that an element does not fit, and gives each note as an object: some of OpenAI's lists
-make hundreds for one element. Whoever sends thousands of wrong elements would hold the interpreter for a minute.
+make hundreds for one element. A client that sends thousands of wrong elements would hold the interpreter for a minute.
 """
 
 from __future__ import annotations

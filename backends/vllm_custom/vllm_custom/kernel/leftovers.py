@@ -1,8 +1,8 @@
-"""Shared memory of processes that were killed: whose it was is noted while they live, and it goes with them.
+"""Shared memory of processes that were killed: whose it was is noted while they live, and it is removed after them.
 
 Python's multiprocessing has a process that removes its segments (psm_*) and semaphores (sem.mp-*) once their users have
 gone, and tritonserver removes the region of each stub. Where these are killed with them they stay, and their names do
-not say whose they were. So a guard notes what its processes use, in a file beside it on which it holds a lock
+not say whose they were. So a guard notes what its processes use, in a file next to it on which it holds a lock
 (``flock``). The kernel takes the lock back however the guard ends, also in another container with the same memory, and
 the next guard of this user removes what it names.
 
@@ -134,7 +134,7 @@ def _remove_if_abandoned(path: Path) -> bool:
 
 
 def _remove(names: Iterable[str]) -> None:
-    """Remove those that are of this user and that nobody uses."""
+    """Remove those that are of this user and that no process uses."""
     present = _present()
     wanted = {name: present[name] for name in names if name in present}
     if not wanted:

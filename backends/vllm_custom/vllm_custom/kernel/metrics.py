@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from .series import SeriesHolders, keep_for_ever
+from .series import SeriesHolders, keep_forever
 
 
 class Family(NamedTuple):
     """A metric family. ``kind`` is COUNTER, GAUGE or HISTOGRAM; a histogram has the bounds of its buckets.
 
-    ``labels`` are those that it has beside the labels of all metrics, each with its values in words.
+    ``labels`` are those that it has in addition to the labels of all metrics, each with its values in words.
     """
 
     name: str
@@ -97,7 +97,7 @@ class MetricReporter:
         self._executor.shutdown(wait=True)
         with self._deleting(leave=True) as alone:
             if not alone:
-                keep_for_ever([*self._metrics.values(), *self._families.values()])
+                keep_forever([*self._metrics.values(), *self._families.values()])
             self._metrics.clear()
             self._families.clear()
 

@@ -63,7 +63,7 @@ def _have_sockets_removed() -> None:
     """vLLM does not remove its sockets, however it ends: the guard does, with the folder that is this process's."""
     if SOCKETS_VARIABLE in os.environ:
         return
-    owned_folders = _beside("owned_folders")
+    owned_folders = _sibling("owned_folders")
     with contextlib.suppress(OSError):  # they are in the temporary folder then, as with vLLM alone
         os.environ[SOCKETS_VARIABLE] = str(owned_folders.OwnedFolder(owned_folders.SOCKETS, _SOCKETS_CHARACTERS).path)
 
@@ -105,8 +105,8 @@ def _is_lost(stub: int, server: int) -> bool:
     return True
 
 
-def _beside(name: str) -> Any:
-    """A module beside this file, which is no package here."""
+def _sibling(name: str) -> Any:
+    """A module of this folder, loaded by its path: in this program the folder is no package."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     if spec is None or spec.loader is None:
         raise ImportError(name)
@@ -118,7 +118,7 @@ def _beside(name: str) -> Any:
 def main() -> None:
     # Linux hangs up on a group that has lost its parent while one of its processes is stopped.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    leftovers, owned_folders = _beside("leftovers"), _beside("owned_folders")
+    leftovers, owned_folders = _sibling("leftovers"), _sibling("owned_folders")
     stub, server = (int(argument) for argument in sys.argv[1:3])
     leftovers.remove_abandoned()
     owned_folders.remove_abandoned()

@@ -54,7 +54,7 @@ class SeriesHolders:
 
     @contextlib.contextmanager
     def deleting(self, *, leave: bool = False) -> Iterator[bool]:
-        """Whether nobody else has the series; if so, nobody comes as long as the block lasts.
+        """Whether no other process has the series; if so, none joins as long as the block lasts.
 
         ``leave``: this process has none after the block.
         """
@@ -82,7 +82,7 @@ class SeriesHolders:
 
     @contextlib.contextmanager
     def _folder_locked(self) -> Iterator[None]:
-        """Nobody joins or leaves meanwhile."""
+        """No process joins or leaves meanwhile."""
         while True:
             with contextlib.suppress(FileExistsError):
                 self._folder.mkdir(mode=0o700)
@@ -99,7 +99,7 @@ class SeriesHolders:
                 os.close(descriptor)
 
 
-def keep_for_ever(things: Iterable[Any]) -> None:
+def keep_forever(things: Iterable[Any]) -> None:
     """Python deletes none of them, not even at its end."""
     for thing in things:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -108,12 +108,12 @@ def bounded_repr(value: object) -> str:
     """``repr(value)`` of a value of any size, in bounded time. Never raises."""
     try:
         return _BOUNDED.repr(value)
-    except Exception:  # an integer of thousands of digits, or a __repr__ of somebody else's
+    except Exception:  # an integer of thousands of digits, or a __repr__ that is not ours
         return f"a value of type {type(value).__name__}"
 
 
 class _BoundedRepr(reprlib.Repr):
-    """reprlib's, with room for what an error shows, and dicts in their own order."""
+    """reprlib's, as long as what an error shows, and dicts in their own order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ _BOUNDED = _BoundedRepr()
 def _plain(text: object) -> str:
     try:
         return text if type(text) is str else str.__str__(text) if isinstance(text, str) else str(text)
-    except Exception:  # a __str__ of somebody else's
+    except Exception:  # a __str__ that is not ours
         return type(text).__name__
 
 
@@ -163,5 +163,5 @@ def _text_of(error: BaseException) -> str:
     try:
         first = error.args[0] if len(error.args) == 1 else None
         return (first if isinstance(first, str) and first else str(error)).strip()
-    except Exception:  # a __str__ of somebody else's
+    except Exception:  # a __str__ that is not ours
         return ""

@@ -16,10 +16,10 @@ from vllm_custom.errors import UnavailableError
 from vllm_custom.kernel.owned_folders import OwnedFolder, remove_abandoned
 
 _CONFIG_FILE = "adapter_config.json"
-# What vLLM reads of an adapter; training leaves much else beside it.
+# What vLLM reads of an adapter; training leaves much else next to it.
 _ADAPTER_FILES = ("adapter_*", "new_embeddings.*")
 _MAX_AGE_SECONDS = 1.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 # Name, size, time of change and inode of each file: another one, and the weights are others.
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -114,7 +114,7 @@ def _copy(adapter: FoundAdapter, target: Path) -> None:
         unchanged = _fingerprint(adapter.path) == adapter.fingerprint
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)  # on a full disk a part of a copy takes what is left
-        what = "copied: the server has no space" if error.errno in _NO_ROOM else "read"
+        what = "copied: the server has no space" if error.errno in _NO_SPACE else "read"
         raise UnavailableError(f"lora_name: the adapter {adapter.name!r} cannot be {what} now; try again") from error
     if not unchanged:
         raise UnavailableError(f"lora_name: the adapter {adapter.name!r} is being replaced; try again")

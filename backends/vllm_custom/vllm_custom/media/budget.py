@@ -88,7 +88,7 @@ class SharedBytes(Protocol):
 class SharedByteBudget(ByteBudget):
     """One whose limit is for several processes together.
 
-    What another process gives back nobody is told: while the first in the queue waits, it looks again and again.
+    No process is told what another one gives back: the first in the queue looks again and again.
     """
 
     def __init__(self, limit: int, count: SharedCount) -> None:

@@ -32,7 +32,7 @@ def decoded_size(data: Any) -> int:
 class MediaCache:
     """Decoded media by key; beyond ``max_bytes`` the least recently used go. For one event loop.
 
-    What is decoded is handed to several requests: nobody may change it.
+    What is decoded is handed to several requests: none may change it.
     """
 
     def __init__(self, max_bytes: int, observe: Observe = ignore) -> None:

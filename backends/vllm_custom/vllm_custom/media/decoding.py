@@ -62,7 +62,7 @@ class Decoder:
         frames: FrameSampling,
         metadata: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The item as vLLM takes it, in at most ``job.room`` bytes; ``metadata`` are those of a video if known.
+        """The item as vLLM takes it, in at most ``job.result_bytes`` bytes; ``metadata`` are those of a video if known.
 
         Raises:
             InvalidRequestError: the item is refused, or its worker had to be ended.
@@ -81,17 +81,17 @@ def _image(answer: Answer, memory: npt.NDArray[np.uint8]) -> Image.Image:
     """On the worker's memory, without a copy.
 
     So Image.frombuffer makes images of other modes. Of mode RGB it makes copies, and the C library keeps some of their
-    memory for ever.
+    memory forever.
     """
     height, width, _ = answer.shape
     core: Any = vars(Image)["core"]
     image = Image.Image()._new(core.map_buffer(memory, (width, height), "raw", 0, ("RGB", 0, 1)))
-    image.readonly = 1  # whoever changes it gets a copy: others may have it as well
+    image.readonly = 1  # a caller that changes it gets a copy: others may have it as well
     return image
 
 
 def _metadata(answer: Answer, frames: FrameSampling) -> dict[str, Any]:
-    """What vLLM's video models need beside the frames."""
+    """What vLLM's video models need in addition to the frames."""
     if answer.reader == sequence.READER:
         frames = sequence.taken_of(frames)
     return {

@@ -120,7 +120,7 @@ class MediaLoader:
 
     @property
     def modalities(self) -> list[str]:
-        """What this model takes beside text."""
+        """What this model takes in addition to text."""
         return list(self._limits)
 
     def frames(self, requested: FrameSampling) -> FrameSampling:
@@ -138,9 +138,9 @@ class MediaLoader:
     async def load(self, elements: Sequence[MediaElement], frames: FrameSampling | None = None) -> LoadedMedia:
         """Fetch and decode all elements of one prompt concurrently; the order is kept.
 
-        The request waits until there is room for its files. Before anything is decoded, the headers of all say how many
-        bytes they will be together; the request waits until it can have all of them, and holds them until the result
-        is released.
+        The request waits until its files fit into the budget. Before anything is decoded, the headers of all say how
+        many bytes they will be together; the request waits until it can have all of them, and holds them until the
+        result is released.
 
         Args:
             elements: what the client sent.
@@ -169,7 +169,7 @@ class MediaLoader:
             return await self._decode(items, frames)
 
     async def _decode(self, items: Sequence[_Item], frames: FrameSampling) -> LoadedMedia:
-        size = sum({item.uuid: item.job.room for item in items}.values())
+        size = sum({item.uuid: item.job.result_bytes for item in items}.values())
         self._check_size(size)
         await self._budget.acquire(size)
         try:
@@ -216,7 +216,7 @@ class MediaLoader:
         frames: FrameSampling,
         files: FileBytes,
     ) -> _Item:
-        """The element with its file, and with the bytes that it will need as ``job.room``; 0 if the cache has it."""
+        """The element with its file; ``job.result_bytes`` is what it will need, 0 if the cache has it."""
         if options is not None and element.modality == "video" and not element.listed:
             options = with_sampling(options, frames)
         with self._counted():

@@ -17,18 +17,18 @@ from vllm_custom.contract.metrics import (
     REFUSALS,
 )
 from vllm_custom.kernel.metrics import MetricReporter
-from vllm_custom.media.sources.policy import Refusal
 
 
 @dataclass(frozen=True)
 class FetchRecord:
     """How one URL ended. A URL that is refused before anything is dialled has no seconds.
 
-    ``url`` is for the log: without query and credentials, and empty where the URL is malformed.
+    ``rule`` is the name of the rule that it breaks, empty for none. ``url`` is for the log: without query and
+    credentials, and empty where the URL is malformed.
     """
 
     result: str
-    rule: Refusal | None = None
+    rule: str = ""
     size: int = 0
     seconds: float = 0.0
     url: str = ""
@@ -75,8 +75,8 @@ def log_refusals(log_warn: Callable[[str], None], then: Observe) -> Observe:
     """An observer that logs each URL that was refused, before it passes the event on."""
 
     def observe(record: Record) -> None:
-        if isinstance(record, FetchRecord) and record.rule is not None:
-            log_warn(f"[vllm_custom] media refused by rule {record.rule.value}: {record.url or '(a malformed URL)'}")
+        if isinstance(record, FetchRecord) and record.rule:
+            log_warn(f"[vllm_custom] media refused by rule {record.rule}: {record.url or '(a malformed URL)'}")
         then(record)
 
     return observe
@@ -115,8 +115,8 @@ class MediaMetrics:
     def _report_fetch(self, record: FetchRecord) -> None:
         metric = self._reporter.metric
         metric(FETCHES, result=record.result).increment(1)
-        if record.rule is not None:
-            metric(REFUSALS, rule=record.rule.value).increment(1)
+        if record.rule:
+            metric(REFUSALS, rule=record.rule).increment(1)
         if record.size:
             metric(FETCHED_BYTES).increment(record.size)
         if record.seconds:

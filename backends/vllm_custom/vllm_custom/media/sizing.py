@@ -77,11 +77,11 @@ class Sizing:
         if look.reader == READER:
             return self._plan_list(job, field, look, options or {})
         if options is None or self._rules is None:
-            return Plan(replace(job, room=look.size))
+            return Plan(replace(job, result_bytes=look.size))
         if job.modality == "image":
             height, width, _ = look.shape
             size = self._rules.image_size(field, (width, height), options, self._bounds)
-            return Plan(replace(job, sizes=(size,), room=size[0] * size[1] * IMAGE_BYTES))
+            return Plan(replace(job, sizes=(size,), result_bytes=size[0] * size[1] * IMAGE_BYTES))
         sampled = self._rules.sample(field, look.total, look.fps, options, self._bounds)
         size = self._rules.frame_size(field, _size(look), len(sampled.indices), options, self._bounds)
         metadata = _metadata(look.fps, look.total / look.fps, sampled.total, sampled.indices)
@@ -126,8 +126,8 @@ def _size(look: Answer) -> Size:
 
 def _frames_job(job: Job, indices: Sequence[int], sizes: Sequence[Size]) -> Job:
     width, height = sizes[-1]
-    room = len(indices) * width * height * CHANNELS
-    return replace(job, indices=tuple(indices), sizes=tuple(sizes), room=room)
+    result_bytes = len(indices) * width * height * CHANNELS
+    return replace(job, indices=tuple(indices), sizes=tuple(sizes), result_bytes=result_bytes)
 
 
 def _metadata(rate: float, seconds: float, total: float, indices: Sequence[int]) -> dict[str, Any]:

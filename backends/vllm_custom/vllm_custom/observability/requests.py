@@ -14,7 +14,7 @@ from vllm_custom.kernel.errors import BackendError
 from vllm_custom.observability.spans import Span, Tracer
 
 _OK = "OK"
-# For requests that nobody follows, of which each costs as good as nothing.
+# For requests that are not followed: a new one for each would cost time.
 _NOTHING = contextlib.nullcontext()
 
 
@@ -25,7 +25,7 @@ class RequestRecord:
     Attributes:
         request_id: the client's own, or a random one.
         arrived_at: seconds of the monotonic clock.
-        span: of the whole request; None where nobody traces, and before it has been read.
+        span: of the whole request; None where nothing is traced, and before it has been read.
         key: the name of the key that the client has shown to this process.
         adapter: by its name in requests.
         prompt_tokens, output_tokens: of all its prompts and sequences.
@@ -42,7 +42,7 @@ class RequestRecord:
     figures: list[Mapping[str, float]] = field(default_factory=list)
 
     def known(self) -> dict[str, Any]:
-        """What there is to say, beside id, model and outcome. Times are in seconds, and those of a single prompt."""
+        """What is said in addition to id, model and outcome. Times are in seconds, and those of a single prompt."""
         tokens = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
         cached = [int(each["cached_tokens"]) for each in self.figures if "cached_tokens" in each]
         if cached:
@@ -52,7 +52,7 @@ class RequestRecord:
         return {name: value for name, value in {**named, **times, **tokens}.items() if value != ""}
 
 
-# The request that is served in this context; None where nobody wants to know.
+# The request that is served in this context; None where it is not followed.
 RECORD: ContextVar[RequestRecord | None] = ContextVar("RECORD", default=None)
 # The span below which the next one begins.
 _SPAN: ContextVar[Span | None] = ContextVar("_SPAN", default=None)
@@ -93,7 +93,7 @@ def note_adapter(name: str) -> None:
 
 
 class Observer:
-    """Follows the requests of one model, where somebody wants their spans or their lines in the log."""
+    """Follows the requests of one model, where their spans or their lines in the log are asked for."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""OpenTelemetry's spans. Its packages are imported only where somebody wants spans."""
+"""OpenTelemetry's spans. Its packages are imported only where spans are asked for."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Tracer:
 
     @classmethod
     def configured(cls, endpoint: str) -> Tracer | None:
-        """One that sends spans to a collector; None where nobody wants them.
+        """One that sends spans to a collector; None where they are not asked for.
 
         Args:
             endpoint: of the collector; empty for what OpenTelemetry's environment variables say, "none" for none.

@@ -24,13 +24,13 @@ from vllm_custom.media.loader import MediaLoader
 _FILE = "file"
 _MOST_FIELDS = 100
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}\Z")
-# Beside those whose names end in [].
+# In addition to those whose names end in [].
 _LISTS = frozenset({"timestamp_granularities", "include"})
 _FLOAT_SAMPLES = 3
 
 
 def without_file(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a form beside its file."""
+    """The fields of a form without its file."""
     return {name: value for name, value in body.items() if name != _FILE}
 
 
@@ -49,7 +49,7 @@ def check_form(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if not _NAME.match(name):
             raise invalid("body", name, "names of letters, digits and _ . - [ ], of at most 100 characters")
-        # vLLM would take the last one, which nobody has looked at.
+        # vLLM would take the last one, which was not checked.
         if isinstance(value, list) and not (name.endswith("[]") or name in _LISTS):
             raise invalid(name, value, "the field once")
 

@@ -31,7 +31,7 @@ _UNAVAILABLE, _RETRY_AFTER_SECONDS = 503, "1"
 # For the frontend, which else takes a model that gives a time for one that has too many requests.
 _ENGINE_STATE, _RESTARTING, _DEAD = "x-engine-state", "restarting", "dead"
 
-# OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; nobody reads it.
+# OpenAI's error types as vLLM names them. 499 is what proxies note for a client that has gone; no client reads it.
 _STATUS: tuple[tuple[type[BackendError], int, str], ...] = (
     (InvalidRequestError, 400, "BadRequestError"),
     (NotFoundError, 404, "NotFoundError"),
@@ -164,7 +164,7 @@ class HttpReply:
         Args:
             receive: of the ASGI server, for what comes behind the body.
             send: of the ASGI server.
-            before_end: called before the last part: whoever waits for it may send the next request at once.
+            before_end: called before the last part: a client that waits for it may send the next request at once.
         """
         self._receive = receive
         self._send = send

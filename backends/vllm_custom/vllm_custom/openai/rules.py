@@ -37,7 +37,7 @@ _CONSTRAINTS = (
 _WITHOUT_CONTEXT = ("/tokenize", "/detokenize")
 # vLLM looks the text of each token up on the event loop.
 _STRINGS, _STRING_TIMES = "return_token_strs", 4
-# The body has them beside chat_template_kwargs.
+# The body has them next to chat_template_kwargs.
 _OWN = frozenset({"tools"})
 
 

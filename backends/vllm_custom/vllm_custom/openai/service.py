@@ -124,7 +124,7 @@ class OpenAIService:
             handles: through which vLLM asks for them.
             adapters: of the model.
             model_name: the model's own name, which wins over an adapter's.
-            more_paths: routes that may be called beside those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
+            more_paths: may be called in addition to those of :data:`~vllm_custom.contract.routes.OPENAI_PATHS`.
             max_body_bytes: OPENAI_MAX_BODY_BYTES.
             hold: takes a place for so many sequences that go on in the background, which is left with its ``leave``.
         """

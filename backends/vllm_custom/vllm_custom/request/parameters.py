@@ -19,7 +19,7 @@ from vllm_custom.request.rules import ClientRules
 from vllm_custom.request.template_kwargs import check_template_kwargs, check_template_list
 from vllm_custom.request.tool_rules import check_tools
 
-# What Triton itself puts beside the client's parameters.
+# What Triton itself adds to the client's parameters.
 _TRITON_PARAMETERS = frozenset({"id", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"})
 _TRITON_PREFIX = "triton_"
 # Headers that Triton was told to forward arrive as parameters, in the client's spelling.

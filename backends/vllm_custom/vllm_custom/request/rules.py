@@ -43,7 +43,7 @@ class ClientRules:
         processor: bounds of the model's media processor.
         max_prompt_chars: characters that a prompt may have, since more cannot fit into the model's context; None where
             the model has no tokenizer.
-        max_prompt_tokens: tokens of the model's context; None where nobody knows.
+        max_prompt_tokens: tokens of the model's context; None where that is unknown.
         prompt_embeds_size: hidden size of embeddings in place of a prompt; None where the engine takes none.
     """
 

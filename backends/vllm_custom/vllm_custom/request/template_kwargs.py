@@ -47,7 +47,7 @@ def check_template_kwargs(
     Args:
         kwargs: as sent.
         rules: TRUST_REQUEST_CHAT_TEMPLATE opens the key chat_template.
-        own: keys that the request has a place of their own for, beside add_generation_prompt and
+        own: keys that the request has a place of their own for, in addition to add_generation_prompt and
             continue_final_message.
         name: of the field in messages.
 

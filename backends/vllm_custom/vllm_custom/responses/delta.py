@@ -72,8 +72,8 @@ class ResponseDelta:
     ) -> ResponseDelta:
         """From a vLLM RequestOutput, which may hold only some of the ``sequences`` (n).
 
-        ``logprobs``: false where vLLM was asked for them only to add them up. ``token_ids``: false where nobody asks.
-        ``figures``: whether somebody asks what the request took.
+        ``logprobs``: false where vLLM was asked for them only to add them up. ``token_ids``, ``figures``: whether the
+        request asks for them.
         """
         delta = cls(len(output.prompt_token_ids or ()), [SequenceDelta() for _ in range(sequences)])
         for completion in output.outputs:

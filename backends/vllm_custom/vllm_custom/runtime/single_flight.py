@@ -29,7 +29,7 @@ class SingleFlight(Generic[K, V]):
     async def get(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """What the call under way for ``key`` gives or raises; ``call`` begins one where there is none.
 
-        Whoever is cancelled leaves the others their call; the last one cancels it.
+        A caller that is cancelled leaves the others their call; the last one cancels it.
         """
         running = self._running.get(key)
         if running is None:

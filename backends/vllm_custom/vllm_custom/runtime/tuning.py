@@ -30,7 +30,7 @@ def fast_event_loops() -> Iterator[None]:
 
 
 def set_switch_interval() -> None:
-    """Let the sender threads have their turn beside a busy event loop."""
+    """Let the sender threads have their turn while the event loop is busy."""
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
@@ -51,8 +51,8 @@ def without_collections() -> Iterator[None]:
     """No garbage is collected meanwhile, unless another thread ends such a block.
 
     While a reader of JSON makes a hundred thousand objects, in which there can be no cycles, the collector goes through
-    all of them again and again; that takes three times as long as the reading, and nobody else has the interpreter. Of
-    the import of vLLM it is a quarter.
+    all of them again and again. That takes three times as long as the reading, and no other thread has the interpreter
+    meanwhile. Of the import of vLLM it is a quarter.
     """
     enabled = gc.isenabled()
     gc.disable()

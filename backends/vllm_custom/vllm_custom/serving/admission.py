@@ -69,7 +69,7 @@ class Admission:
         ``counted`` is false for one that is known to ask for nothing.
 
         Raises:
-            UnavailableError: there is no room for a single sequence.
+            UnavailableError: there is no place for a single sequence.
         """
         if counted and self.is_full:
             raise self._full(self._count.total)

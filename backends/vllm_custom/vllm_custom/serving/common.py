@@ -1,4 +1,4 @@
-"""What serves a model whatever door its requests come in by: media, adapters, rules, constraints, limits."""
+"""What serves a model, whether its requests come by Triton or by HTTP: media, adapters, rules, constraints, limits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from vllm_custom.contract.settings import Settings
 from vllm_custom.engine import Engine
 from vllm_custom.engine.host import Share
+from vllm_custom.engine.protocol import ConstraintChecker
 from vllm_custom.errors import BackendError, ConfigError
 from vllm_custom.lora import LoraAdapters, LoraFolder
 from vllm_custom.media.decoders.frames import FrameSampling
@@ -37,7 +38,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What was found beside config.pbtxt: the version, the text of CHAT_TEMPLATE, LORA_DIR, and multi_lora.json."""
+    """What was found next to config.pbtxt: the version, the text of CHAT_TEMPLATE, LORA_DIR, and multi_lora.json."""
 
     version: str = "1"
     chat_template: str | None = None
@@ -51,7 +52,7 @@ class ModelFiles:
 
 
 class Common:
-    """Of one model in one process. Its attributes are for doors."""
+    """Of one model in one process. Its attributes are for what reads requests."""
 
     def __init__(
         self,
@@ -72,12 +73,12 @@ class Common:
             engine: runs.
             loop: its event loop, which runs in another thread.
             settings: of config.pbtxt.
-            files: beside it.
+            files: next to it.
             handles: through which the engine's renderer finds decoded media.
             triton: Triton's module, or what has its ``Logger`` and its ``MetricFamily``.
             share: what this process has in common with others that serve the model; None where it is the only one.
             unload: asks Triton to unload the model when its engine has died; None where that is not wanted.
-            restart: starts the engine again when it has died; None where nobody does.
+            restart: starts the engine again when it has died; None where nothing does.
             observe_engine: counts what becomes of the engine.
         """
         self._engine = engine
@@ -98,19 +99,7 @@ class Common:
         self.admission = Admission(settings.max_inflight_requests, share.sequences if share else None)
         parts = self.media, handles, self.loras, log.log_error, self.admission.hold
         self.openai = wait_on(loop, OpenAIService.build(engine, settings, files.chat_template, *parts))
-        self._checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
-        self.constraints = ConstraintCompiler(
-            engine,
-            self._checker,
-            max_bytes=settings.structured_max_bytes,
-            seconds=settings.structured_compile_seconds,
-        )
-        if engine.facts.generates:
-            engine.guard_constraints(self.constraints.accept)
-            engine.guard_prompts(PromptLogprobs(settings.max_prompt_logprobs).check)
-            asyncio.run_coroutine_threadsafe(self._checker.start(), loop)
-        else:
-            self._checker.close()
+        self._checker, self.constraints = _constraints(engine, settings, log, loop)
         self._counts = RequestMetrics(triton, labels, log.log_error) if settings.report_custom_metrics else None
         self.health = Health(
             engine,
@@ -199,6 +188,23 @@ def _media(
         shared=share,
     )
     return loader, metrics
+
+
+def _constraints(
+    engine: Engine, settings: Settings, log: Log, loop: asyncio.AbstractEventLoop
+) -> tuple[ConstraintChecker, ConstraintCompiler]:
+    """Compiles constraints; from then on the engine begins no request that is not checked."""
+    checker = engine.constraint_checker(settings.structured_compile_seconds, log.log_error)
+    compiler = ConstraintCompiler(
+        engine, checker, max_bytes=settings.structured_max_bytes, seconds=settings.structured_compile_seconds
+    )
+    if engine.facts.generates:
+        engine.guard_constraints(compiler.accept)
+        engine.guard_prompts(PromptLogprobs(settings.max_prompt_logprobs).check)
+        asyncio.run_coroutine_threadsafe(checker.start(), loop)
+    else:
+        checker.close()
+    return checker, compiler
 
 
 def _loras(engine: Engine, files: ModelFiles, share: Share | None) -> LoraAdapters:

@@ -95,7 +95,7 @@ class EngineWatch:
             loop: of the engine.
             stall_seconds: an engine that has not come to the end of a step for so long is ended; 0 for never.
             unload: asks Triton to unload the model; None where that is not wanted.
-            restart: starts the engine again; None where nobody does.
+            restart: starts the engine again; None where nothing does.
             tries: how often.
             restarted: called when the engine runs again, before requests reach it.
             observe: counts.

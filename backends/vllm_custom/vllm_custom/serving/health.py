@@ -33,7 +33,7 @@ class Health:
         """
         Args:
             engine: that runs.
-            restart_seconds: how long it takes to start it again; None where nobody does.
+            restart_seconds: how long it takes to start it again; None where nothing does.
             wait_seconds: how long a request may wait for that.
             asks_engine: whether each request asks the engine how it is, as with the official backend.
         """
@@ -111,7 +111,7 @@ class Health:
         except BackendError as error:
             self.falls(official_texts.UNHEALTHY)
             self._is_unwell = True
-            # Whoever gets the answer finds a model that is not ready, as with the official backend.
+            # A client that gets the answer finds a model that is not ready, as with the official backend.
             until = time.monotonic() + _SETTLE_SECONDS
             while not self._is_settled and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)

@@ -24,7 +24,7 @@ from vllm_custom.openai.asgi import LateError, Receive, Send
 from vllm_custom.serving.admission import Ticket
 from vllm_custom.serving.common import Common
 
-# What is longer is read beside the event loop.
+# What is longer is read in a thread, off the event loop.
 _SHORT_BYTES = 16 * 1024
 _MICROSECONDS = 1_000_000
 

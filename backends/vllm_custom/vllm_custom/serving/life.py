@@ -26,7 +26,7 @@ from vllm_custom.responses import Responder
 from vllm_custom.runtime.async_utils import call_on
 from vllm_custom.serving.admission import Admission, Ticket
 from vllm_custom.serving.health import Health
-from vllm_custom.serving.protocols import Base, Door, Watch
+from vllm_custom.serving.protocols import Base, Transport, Watch
 
 _MICROSECONDS = 1_000_000
 # Libraries may lose a cancellation that meets the result they wait for; what still runs is cancelled again.
@@ -40,7 +40,7 @@ class Surroundings:
     model_name: str
     base: Base
     engine: Engine
-    door: Door
+    transport: Transport
     router: Router
     admission: Admission
     health: Health
@@ -54,7 +54,7 @@ class RequestLife:
     """One request, from Triton's execute thread to the final response. Nothing it is asked to do may raise.
 
     ``responder`` has to be set before :meth:`begin`. The client is answered at the moment in which the outcome is
-    known: what runs on after that (a cancellation that is lost, a thread that cannot be stopped) answers nobody.
+    known. What runs on after that (a cancellation that is lost, a thread that cannot be stopped) answers no client.
     """
 
     responder: Responder
@@ -78,7 +78,7 @@ class RequestLife:
         """Admit and read the request, and start to serve it. Called by Triton's execute thread."""
         try:
             self._admit(request)
-            incoming = self._with.door.read(request)
+            incoming = self._with.transport.read(request)
             handler = self._with.router.handler(incoming.tensors)
             parsed = handler.parse(incoming)
             assert self._ticket is not None
@@ -106,12 +106,12 @@ class RequestLife:
         self._note(error, answer)
 
     def before_final(self) -> None:
-        """The final response is about to be sent: whoever waits for it may send the next request at once."""
+        """The final response is about to be sent: a client that waits for it may send the next request at once."""
         if self._ticket is not None:
             self._ticket.leave()
 
     def after_final(self, error: BackendError | None) -> None:
-        """The final response has been sent, or could not be: work that still runs is for nobody."""
+        """The final response has been sent, or could not be: work that still runs is of no use."""
         with contextlib.suppress(Exception):
             if not self._looks_up:
                 self._with.observe(error, time.monotonic() - self._context.arrived_at)
@@ -123,7 +123,7 @@ class RequestLife:
 
     def _admit(self, request: object) -> None:
         admission, health, leaving = self._with.admission, self._with.health, self._with.base.shutting_down
-        if (admission.is_full or leaving or not health.ready) and self._with.door.looks_up(request):
+        if (admission.is_full or leaving or not health.ready) and self._with.transport.looks_up(request):
             self._follow_not()
         self._ticket = admission.enter(counted=not self._looks_up)
         if leaving:

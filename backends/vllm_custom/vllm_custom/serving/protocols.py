@@ -39,7 +39,7 @@ class Base(Protocol):
         """The counterpart of :meth:`request_started`. Call it on the event loop."""
 
 
-class Door(Protocol):
+class Transport(Protocol):
     """Triton's side: reads requests and sends responses."""
 
     def client_id(self, request: object) -> str:
@@ -59,7 +59,7 @@ class Door(Protocol):
         before_final: Callable[[], None],
         after_final: Callable[[BackendError | None], None],
     ) -> Responder:
-        """The way out of ``request``.
+        """What answers ``request``.
 
         Args:
             request: Triton's.

@@ -24,7 +24,7 @@ class Runner:
         # Before the request can end: the base's shutdown waits for those that have begun.
         call_on(base.event_loop, base.request_started)
         try:
-            life.responder = self._with.door.open(
+            life.responder = self._with.transport.open(
                 request, life.request_id, before_final=life.before_final, after_final=life.after_final
             )
         except BaseException:
@@ -34,6 +34,6 @@ class Runner:
 
     def _client_id(self, request: object) -> str:
         try:
-            return self._with.door.client_id(request)
+            return self._with.transport.client_id(request)
         except Exception:  # an id that is no text; the request gets a random one
             return ""

@@ -1,4 +1,4 @@
-"""The composition root of Triton's door: what a model is put together from once its engine runs."""
+"""The composition root for requests by Triton: what a model is put together from once its engine runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ from vllm_custom.serving.life import Surroundings
 from vllm_custom.serving.protocols import Base
 from vllm_custom.serving.runner import Runner
 from vllm_custom.triton.cancellation import CancellationWatcher
-from vllm_custom.triton.door import TritonDoor
 from vllm_custom.triton.engine_events import EngineEvent, EngineEventMetrics
 from vllm_custom.triton.engine_metrics import EngineMetrics, Source
 from vllm_custom.triton.engine_source import EngineSource
@@ -45,6 +44,7 @@ from vllm_custom.triton.front_metrics import FrontMetrics
 from vllm_custom.triton.responses import ResponseBuilder
 from vllm_custom.triton.sender import SenderPool
 from vllm_custom.triton.tally import Tally
+from vllm_custom.triton.transport import TritonTransport
 
 _SENDER_THREADS = 2
 
@@ -70,12 +70,12 @@ class Service:
             engine: runs.
             base: the model class that owns the engine and its event loop.
             settings: of config.pbtxt.
-            files: beside it.
+            files: next to it.
             handles: through which the engine's renderer finds decoded media.
             pb_utils: Triton's module.
             merge: whether what waits of a stream is sent as one response.
             share: what this process has in common with others that serve the model; None where it is the only one.
-            restart: starts the engine again when it has died; None where nobody does.
+            restart: starts the engine again when it has died; None where nothing does.
         """
         labels = {"model": settings.model_name, "version": files.version}
         self._engine_events: EngineEventMetrics | None = None
@@ -104,7 +104,7 @@ class Service:
             model_name=settings.model_name,
             base=base,
             engine=engine,
-            door=TritonDoor(self._senders, rows.input_names, decoupled=settings.decoupled),
+            transport=TritonTransport(self._senders, rows.input_names, decoupled=settings.decoupled),
             router=_router(engine, common, files, rows, handles),
             admission=common.admission,
             health=common.health,
@@ -129,7 +129,7 @@ class Service:
         self._common.watch.close()
 
     def make_way(self) -> None:
-        """The engine is about to end for another one of this model. No request begins, and nobody starts it again."""
+        """The engine is about to end for another one of this model. No request begins, and it is not started again."""
         self._common.watch.close()
         self._common.health.falls(REPLACED)
         self._observe_engine(EngineEvent.ENDED)
@@ -157,7 +157,7 @@ def _observe(common: Common, tally: Tally, error: BackendError | None, seconds: 
 def _metrics(
     engine: Engine, tally: Tally, share: Share | None, pb_utils: Any, labels: Mapping[str, str], log: Log
 ) -> list[FrontMetrics | EngineMetrics]:
-    """What REPORT_CUSTOM_METRICS adds for this door: figures of the engine, of responses, and of fronts."""
+    """What REPORT_CUSTOM_METRICS adds for requests by Triton: figures of the engine, of responses, and of fronts."""
     sources: list[Source] = [tally]
     if engine.statistics is not None:
         sources.append(EngineSource(engine.statistics, share.newest if share is not None else None))

@@ -138,8 +138,8 @@ class ConstraintCompiler:
         for name, own in self._engine.facts.constraint_options.items():
             if options.get(name) not in (None, False, own):
                 raise InvalidRequestError(
-                    f"structured_outputs.{name}: expected what holds for all requests (structured_outputs_config in "
-                    f"model.json: {shorten(own)}), got {shorten(options[name])}"
+                    f"structured_outputs.{name}: expected {shorten(own)}, which model.json sets for all requests "
+                    f"(structured_outputs_config), got {shorten(options[name])}"
                 )
 
     def _told(self, constraint: Constraint, error: Exception) -> str:

@@ -77,7 +77,7 @@ class EngineMetrics:
     def _report_often(self) -> None:
         for source in self._sources:
             for sample in source.gauges():
-                if self._make_room(sample):
+                if self._may_report(sample):
                     self._metric(sample).set(sample.value)
             self._add(source.counters())
 
@@ -100,7 +100,7 @@ class EngineMetrics:
         self._reporter.declare(Family(sample.family, sample.kind, sample.description))
         return self._reporter.metric(sample.family, **dict(sample.labels))
 
-    def _make_room(self, sample: Sample) -> bool:
+    def _may_report(self, sample: Sample) -> bool:
         """Triton keeps each series of a gauge as long as the family, and labels of vLLM's may change all the time.
 
         Whether this one can be reported: not if there are many, and other instances have them too.

@@ -1,7 +1,7 @@
 """End a process in whose place Triton has started another one.
 
 Triton ends such a process itself, but not while a request of its model is open; and those that a killed instance had
-are open for ever. Where the model is unloaded meanwhile, Triton takes the instance apart, and aborts if its process
+are open forever. Where the model is unloaded meanwhile, Triton takes the instance apart, and aborts if its process
 ends at that moment: then the process is left to Triton.
 """
 

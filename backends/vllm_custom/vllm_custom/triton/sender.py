@@ -22,7 +22,7 @@ from vllm_custom.triton.responses import ResponseBuilder
 
 
 def _ignore(pieces: int) -> None:
-    """Nobody counts."""
+    """Count nothing."""
 
 
 class ResponseStream:
@@ -160,8 +160,8 @@ class ResponseStream:
             return self._busy
 
     def _send_final_error(self, builder: ResponseBuilder, error: BackendError) -> None:
-        """The request must get a final response whatever happened, or the client waits for ever."""
-        # It fails where the final flag has been sent, or the request is gone: then nobody waits.
+        """The request must get a final response whatever happened, or the client waits forever."""
+        # It fails where the final flag has been sent, or the request is gone: then no client waits.
         with contextlib.suppress(Exception):
             self._sender.send(builder.error(error), builder.final_flag)
 

@@ -83,7 +83,7 @@ async def test_without_media_there_is_no_second_attempt() -> None:
 def test_what_can_only_fail_again_is_not_called_worth_a_try(
     params: dict[str, object], constraint: str, kind: type[BackendError], message: str
 ) -> None:
-    """Choices that the allowed tokens cannot spell were answered with "try again", for ever."""
+    """Choices that the allowed tokens cannot spell were answered with "try again", forever."""
     error = engine_failure(SimpleNamespace(**params), constraint)
     assert type(error) is kind
     with pytest.raises(kind, match=message):

@@ -1,4 +1,4 @@
-"""Embeddings in place of pictures: what does not fit the model is refused before vLLM sees it."""
+"""Embeddings in place of images: what does not fit the model is refused before vLLM sees it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def values(rows: int, columns: int = 8, dtype: Any = np.float32) -> npt.NDArray[
     return np.arange(rows * columns, dtype=dtype).reshape(rows, columns)
 
 
-def grid(*pictures: tuple[int, int, int]) -> npt.NDArray[np.int64]:
-    return np.array(pictures, np.int64).reshape(-1, 3)
+def grid(*images: tuple[int, int, int]) -> npt.NDArray[np.int64]:
+    return np.array(images, np.int64).reshape(-1, 3)
 
 
 def test_two_images_are_taken_apart_by_their_grid() -> None:
@@ -39,7 +39,7 @@ def test_two_images_are_taken_apart_by_their_grid() -> None:
     assert embeds.count == 2
     assert first["image_embeds"].tolist() == values(10)[:4].tolist()
     assert second["image_embeds"].tolist() == values(10)[4:].tolist()
-    assert [picture["image_grid_thw"].tolist() for picture in (first, second)] == [[1, 4, 4], [1, 2, 12]]
+    assert [image["image_grid_thw"].tolist() for image in (first, second)] == [[1, 4, 4], [1, 2, 12]]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -47,9 +47,9 @@ def test_without_a_grid_all_rows_are_one_image(dtype: Any) -> None:
     embeds = read_embeds(values(5, dtype=dtype), None)
     assert embeds is not None
     embeds.check(PLAIN)
-    (picture,) = embeds.per_image(PLAIN.merge)
-    assert (embeds.count, list(picture)) == (1, ["image_embeds"])
-    assert picture["image_embeds"].dtype == dtype
+    (image,) = embeds.per_image(PLAIN.merge)
+    assert (embeds.count, list(image)) == (1, ["image_embeds"])
+    assert image["image_embeds"].dtype == dtype
 
 
 def test_the_requests_own_memory_is_not_kept() -> None:
@@ -143,11 +143,11 @@ def builder() -> Any:
     media.close()
 
 
-def embeds_call(text: str, pictures: int) -> Any:
+def embeds_call(text: str, images: int) -> Any:
     tensors = {
         "text_input": np.array([text.encode()], np.object_),
-        "image_embeds": values(4 * pictures),
-        "image_grid_thw": grid(*[(1, 4, 4)] * pictures),
+        "image_embeds": values(4 * images),
+        "image_grid_thw": grid(*[(1, 4, 4)] * images),
     }
     return parse_request(tensors, "{}", ())
 

@@ -135,8 +135,8 @@ async def test_everybody_gets_the_error_of_an_own_attempt_and_none_is_kept() -> 
 
 
 def test_sizes_are_those_of_the_decoded_data() -> None:
-    picture, frames = Image.new("RGB", (10, 20)), np.zeros((2, 3, 4, 3), np.uint8)
-    assert decoded_size(picture) == 800
+    image, frames = Image.new("RGB", (10, 20)), np.zeros((2, 3, 4, 3), np.uint8)
+    assert decoded_size(image) == 800
     assert decoded_size((frames, {"fps": 1.0})) == 72
     assert decoded_size((np.zeros(5, np.float32), 16000)) == 20
 
@@ -168,8 +168,8 @@ async def test_one_image_in_three_forms_and_two_requests_is_decoded_once(
     make_loader: Callable[..., MediaLoader],
 ) -> None:
     records: list[Record] = []
-    media, picture = make_loader(records), encode(Image.new("RGB", (8, 8), RED))
-    forms = elements(picture, base64.b64encode(picture), b"data:image/png;base64," + base64.b64encode(picture))
+    media, image = make_loader(records), encode(Image.new("RGB", (8, 8), RED))
+    forms = elements(image, base64.b64encode(image), b"data:image/png;base64," + base64.b64encode(image))
     first, second = [*await media.load(forms)], [*await media.load(forms)]
     assert len({item.uuid for item in first + second}) == 1
     assert [item.data.getpixel((0, 0)) for item in first + second] == [RED] * 6
@@ -189,11 +189,11 @@ async def test_the_cache_stays_within_its_parameter(make_loader: Callable[..., M
 
 
 async def test_no_file_can_take_the_place_of_another_ones_content(make_loader: Callable[..., MediaLoader]) -> None:
-    """The options of a clip were once hashed after the file: a picture that ended in them had the clip's name."""
-    clip = gif([RED, GREEN, BLUE])
-    forged = clip + b"frames=32"
+    """The options of a video were once hashed after the file: an image that ended in them had the video's name."""
+    video = gif([RED, GREEN, BLUE])
+    forged = video + b"frames=32"
     media = make_loader([])
-    items = await media.load([*elements(clip, modality="video"), *elements(clip, forged)])
+    items = await media.load([*elements(video, modality="video"), *elements(video, forged)])
     assert len({item.uuid for item in items}) == 3
 
 

@@ -29,7 +29,7 @@ from vllm_custom.media.sources.reading import Sources
 COLOURS = [RED, GREEN, BLUE]
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     return [encode(Image.new("RGB", (8, 8), colour)) for colour in COLOURS]
 
 
@@ -46,12 +46,12 @@ def media() -> Iterator[MediaLoader]:
 
 
 async def test_the_order_is_kept(media: MediaLoader) -> None:
-    decoded = await media.load(elements(*pictures()))
+    decoded = await media.load(elements(*images()))
     assert [item.data.getpixel((0, 0)) for item in decoded] == COLOURS
 
 
 async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) -> None:
-    (picture, *_) = pictures()
+    (picture, *_) = images()
     decoded = await media.load(
         elements(picture, base64.b64encode(picture), b"data:;base64," + base64.b64encode(picture))
     )
@@ -60,10 +60,10 @@ async def test_the_id_is_the_files_hash_however_it_was_sent(media: MediaLoader) 
 
 async def test_a_video_has_another_id_than_the_same_file_as_an_image(media: MediaLoader) -> None:
     data = gif(COLOURS)
-    picture, clip = await media.load([*elements(data), *elements(data, modality="video")])
+    picture, video = await media.load([*elements(data), *elements(data, modality="video")])
     assert picture.data.size == (16, 8)
-    assert clip.data[0].shape == (3, 8, 16, 3)
-    assert picture.uuid != clip.uuid
+    assert video.data[0].shape == (3, 8, 16, 3)
+    assert picture.uuid != video.uuid
 
 
 async def test_the_id_of_a_video_depends_on_the_frames_taken() -> None:
@@ -71,18 +71,18 @@ async def test_the_id_of_a_video_depends_on_the_frames_taken() -> None:
     for frames in ("2", "3"):
         config = {"name": "model", "parameters": {"VIDEO_MAX_FRAMES": {"string_value": frames}}}
         media = MediaLoader(Settings.from_model_config(config), {"video": 1})
-        ((clip),) = await media.load(elements(gif(COLOURS), modality="video"))
-        assert len(clip.data[0]) == int(frames)
-        ids.add(clip.uuid)
+        ((video),) = await media.load(elements(gif(COLOURS), modality="video"))
+        assert len(video.data[0]) == int(frames)
+        ids.add(video.uuid)
         media.close()
     assert len(ids) == 2
 
 
 async def test_the_frames_that_a_request_asks_for_are_taken(media: MediaLoader) -> None:
     asked = [FrameSampling(2), FrameSampling(3), FrameSampling(None, 5.0)]
-    clips = [(await media.load(elements(gif(COLOURS), modality="video"), media.frames(one)))[0] for one in asked]
-    assert [len(clip.data[0]) for clip in clips] == [2, 3, 1]
-    assert len({clip.uuid for clip in clips}) == 3
+    videos = [(await media.load(elements(gif(COLOURS), modality="video"), media.frames(one)))[0] for one in asked]
+    assert [len(video.data[0]) for video in videos] == [2, 3, 1]
+    assert len({video.uuid for video in videos}) == 3
 
 
 async def test_a_request_chooses_what_shows_through_its_images(media: MediaLoader) -> None:
@@ -100,8 +100,8 @@ async def test_frames_in_hand_are_a_video(media: MediaLoader) -> None:
     frames = [encode(Image.new("RGB", (16, 8), colour), "JPEG") for colour in COLOURS]
     uri = b"data:video/jpeg;base64," + b",".join(map(base64.b64encode, frames))
     for asked, rate in ((FrameSampling(), 1.0), (FrameSampling(None, 0.5), 0.5)):
-        (clip,) = await media.load(elements(uri, modality="video"), media.frames(asked))
-        shown, metadata = clip.data
+        (video,) = await media.load(elements(uri, modality="video"), media.frames(asked))
+        shown, metadata = video.data
         assert shown.shape == (len(COLOURS), 8, 16, 3)
         assert (metadata["fps"], metadata["video_backend"]) == (rate, "jpeg_sequence")
         assert metadata["frames_indices"] == list(range(len(COLOURS)))
@@ -117,15 +117,15 @@ async def test_audio_comes_at_the_models_rate(media: MediaLoader) -> None:
 
 
 async def test_images_videos_and_audio_files_of_one_request_keep_their_order(media: MediaLoader) -> None:
-    (picture, *_) = pictures()
+    (picture, *_) = images()
     mixed = [
         *elements(sound(tone(seconds=0.5)), modality="audio"),
         *elements(picture),
         *elements(gif(COLOURS), modality="video"),
         *elements(b"", sound(tone(seconds=0.25)), modality="audio")[1:],
     ]
-    first, image, clip, second = await media.load(mixed)
-    assert (len(first.data[0]), image.data.size, len(clip.data[0]), len(second.data[0])) == (8000, (8, 8), 3, 4000)
+    first, image, video, second = await media.load(mixed)
+    assert (len(first.data[0]), image.data.size, len(video.data[0]), len(second.data[0])) == (8000, (8, 8), 3, 4000)
 
 
 async def test_a_video_has_other_ids_as_audio_and_as_a_video(media: MediaLoader, vllm: None) -> None:
@@ -137,12 +137,12 @@ async def test_a_video_has_other_ids_as_audio_and_as_a_video(media: MediaLoader,
 @pytest.mark.parametrize(
     ("parameter", "value", "given", "rule"),
     [
-        ("MEDIA_MAX_BYTES", "20", elements(pictures()[0]), "bytes"),
-        ("IMAGE_MAX_PIXELS", "63", elements(pictures()[0]), "pixels"),
+        ("MEDIA_MAX_BYTES", "20", elements(images()[0]), "bytes"),
+        ("IMAGE_MAX_PIXELS", "63", elements(images()[0]), "pixels"),
         ("VIDEO_MAX_PIXELS", "100", elements(gif(COLOURS), modality="video"), "pixels"),
         ("AUDIO_MAX_SECONDS", "1", elements(sound(tone(seconds=1.5)), modality="audio"), "seconds"),
-        ("MEDIA_MAX_ITEMS", "2", elements(*pictures()), "items"),
-        ("MEDIA_MAX_ITEMS", "9", elements(*pictures(), *pictures()), "items"),  # limit_mm_per_prompt
+        ("MEDIA_MAX_ITEMS", "2", elements(*images()), "items"),
+        ("MEDIA_MAX_ITEMS", "9", elements(*images(), *images()), "items"),  # limit_mm_per_prompt
     ],
 )
 async def test_media_beyond_a_limit_are_counted(

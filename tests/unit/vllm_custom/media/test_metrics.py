@@ -17,7 +17,6 @@ from vllm_custom.media.metrics import (
     ignore,
     log_refusals,
 )
-from vllm_custom.media.sources.policy import Refusal
 
 # As they are declared.
 LABELS = {family.name: {label for label, _ in family.labels} for family in METRICS}
@@ -68,8 +67,8 @@ def test_results_rules_bytes_and_seconds_add_up_on_another_thread() -> None:
     for record in (
         FetchRecord("fetched", size=100, seconds=0.5),
         FetchRecord("fetched", size=50, seconds=0.25),
-        FetchRecord("refused", Refusal.HOST),
-        FetchRecord("refused", Refusal.ADDRESS, seconds=0.25),
+        FetchRecord("refused", "host"),
+        FetchRecord("refused", "address", seconds=0.25),
         FetchRecord("failed", seconds=1.0),
         LimitRecord("pixels"),
         LimitRecord("pixels"),
@@ -123,8 +122,8 @@ def test_refused_urls_are_logged_and_all_events_passed_on() -> None:
     passed: list[object] = []
     observe = log_refusals(lines.append, passed.append)
     sent = [
-        FetchRecord("refused", Refusal.HOST, url="http://evil.test/a.png"),
-        FetchRecord("refused", Refusal.MALFORMED),
+        FetchRecord("refused", "host", url="http://evil.test/a.png"),
+        FetchRecord("refused", "malformed"),
         FetchRecord("fetched", url="http://media.test/a.png"),
         LookupRecord("hit"),
     ]

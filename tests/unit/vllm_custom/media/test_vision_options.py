@@ -128,18 +128,18 @@ def test_a_part_goes_before_the_request() -> None:
 
 
 async def test_a_model_of_another_family_takes_the_form_but_not_its_options() -> None:
-    picture, clip = encode(Image.new("RGB", (30, 20), RED)), gif([(0, 0, grey) for grey in (0, 100, 200)])
+    picture, video = encode(Image.new("RGB", (30, 20), RED)), gif([(0, 0, grey) for grey in (0, 100, 200)])
     with loader() as media:
         loaded = await media.load(
             [
                 MediaElement("image", "m.image", picture, options={}),
-                MediaElement("video", "m.video", clip, options={}),
+                MediaElement("video", "m.video", video, options={}),
                 MediaElement("video", "n.video", b"", (picture, picture, picture), {"sample_fps": 4}),
             ]
         )
-        image, film, listed = (item.data for item in loaded)
+        image, video, listed = (item.data for item in loaded)
         assert image.size == (30, 20)
-        assert film[0].shape[0] == 3
+        assert video[0].shape[0] == 3
         assert listed[0].shape == (3, 20, 30, 3)
         assert (listed[1]["fps"], listed[1]["duration"], listed[1]["frames_indices"]) == (4, 0.75, [0, 1, 2])
         loaded.release()

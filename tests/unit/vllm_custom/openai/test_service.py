@@ -593,7 +593,7 @@ def _in_parts(stream: OpenAIResponder) -> None:
 
 
 def test_an_answer_in_parts_is_one_response_where_the_model_is_not_decoupled() -> None:
-    """Triton refuses a second response there, and with it the final one: the client waited for ever."""
+    """Triton refuses a second response there, and with it the final one: the client waited forever."""
     (answer,) = answers(_in_parts, decoupled=False)
     assert (answer["openai_status"], answer["openai_response"]) == (200, b"[1,2]")
     first, *others = answers(_in_parts, decoupled=True)

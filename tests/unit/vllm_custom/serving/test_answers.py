@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.fake_answers import FakeReading
 from tests.support.fake_engine import FakeEngine
+from tests.support.recording_engine import Recording, outputs, refusal
 from tests.support.service_harness import Model
-from tests.unit.vllm_custom.serving.test_native_contract import Recording, outputs, refusal
 from vllm_custom.engine.answers import ToolRequest
 from vllm_custom.handlers.answers import AnswerTaker
 from vllm_custom.responses import ResponseDelta

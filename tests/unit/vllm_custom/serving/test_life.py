@@ -185,7 +185,7 @@ def test_a_dead_engine_is_unloaded_where_that_is_wanted() -> None:
 
 
 def test_a_dead_engine_that_cannot_be_unloaded_is_not_said_to_be() -> None:
-    """Seen before: without explicit model control the model was "being unloaded" for ever."""
+    """Seen before: without explicit model control the model was "being unloaded" forever."""
     refuses = _raising(RuntimeError("explicit model load / unload not allowed"))
     with Model(FakeEngine(TEXT_ONLY, died=True), unload=refuses, ENABLE_VLLM_HEALTH_CHECK="true") as model:
         assert code(model.submit().wait()) == CODES.UNAVAILABLE

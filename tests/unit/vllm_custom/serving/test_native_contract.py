@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support import fakes
-from tests.support.fake_engine import FACTS, FakeEngine, Params
-from tests.support.service_harness import Model, Sender
-from vllm_custom.engine import RunOptions
+from tests.support.fake_engine import FakeEngine
+from tests.support.recording_engine import NATIVE, SIZE, Recording, outputs, refusal
+from tests.support.service_harness import Model
 
-SIZE = 8
-NATIVE = dataclasses.replace(
-    FACTS,
-    sampling_fields=FACTS.sampling_fields | {"prompt_logprobs": int | None},
-    media_limits={},
-    max_prompt_tokens=64,
-    prompt_embeds_size=SIZE,
-    data_parallel_ranks=2,
-)
 CODES = fakes.TritonError
 MESSAGES = '[{"role": "user", "content": "one two"}]'
-
-
-class Recording(FakeEngine):
-    """Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(NATIVE)
-        self.prompts: list[Mapping[str, Any]] = []
-        self.options: list[RunOptions] = []
-        self.template_kwargs: list[Mapping[str, Any]] = []
-
-    async def run(self, prompt: Mapping[str, Any], params: Params, options: RunOptions) -> AsyncGenerator[Any, None]:
-        self.prompts.append(prompt)
-        self.options.append(options)
-        async for output in super().run(prompt, params, options):
-            yield output
-
-    async def render_chat(self, *messages: Any, **options: Any) -> Mapping[str, Any]:
-        self.template_kwargs.append(options["template_kwargs"])
-        return await super().render_chat(*messages, **options)
 
 
 @pytest.fixture
@@ -57,21 +28,6 @@ def model(engine: Recording) -> Iterator[Model]:
     with Model(engine) as model:
         yield model
         model.settle()
-
-
-def outputs(sender: Sender, name: str) -> list[Any]:
-    """An output of each response that has it."""
-    assert sender.error is None, sender.error.message()
-    responses = [response for response, _ in sender.sent if response is not None]
-    return [
-        tensor.as_numpy() for response in responses for tensor in response.output_tensors() if tensor.name() == name
-    ]
-
-
-def refusal(sender: Sender) -> str:
-    error = sender.wait().error
-    assert error is not None
-    return str(error.message())
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])

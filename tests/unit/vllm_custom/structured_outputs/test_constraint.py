@@ -243,7 +243,7 @@ async def test_options_that_the_engine_alone_decides_are_refused_where_they_diff
     facts = ModelFacts(constraint_options={"disable_any_whitespace": own, "whitespace_pattern": None})
     compiler = ConstraintCompiler(VllmEngine(None, facts), FakeChecker())  # type: ignore[arg-type]
     asked = {"json": SCHEMA, "disable_any_whitespace": True}
-    refused = r"^structured_outputs.disable_any_whitespace: expected what holds for all requests .*False.*, got True"
+    refused = r"^structured_outputs.disable_any_whitespace: expected False, .* for all requests .*, got True"
     if own:
         assert await compiled(compiler, structured_outputs=asked)
     else:

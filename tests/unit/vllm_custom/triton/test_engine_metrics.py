@@ -123,7 +123,7 @@ def test_what_has_grown_is_added_and_what_is_0_is_shown() -> None:
 
 
 def test_only_who_was_told_last_sets_gauges(board: Board) -> None:
-    """Else the model would seem to run a request for ever which another front has seen end."""
+    """Else the model would seem to run a request forever which another front has seen end."""
     server = Server(several=True)
     first, second = Statistics(), Statistics()
     sources = [EngineSource(each, Newest(board, row)) for row, each in ((1, first), (2, second))]

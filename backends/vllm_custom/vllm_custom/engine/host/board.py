@@ -24,14 +24,14 @@ SEQUENCES, DECODED_BYTES, FILE_BYTES, CACHE_BYTES = range(4)
 HEARD = 4
 # When a front last said so on the metrics endpoint.
 SAID = 5
-# Since when somebody waits for a column, beside it.
+# Since when a front waits for a column, in the column that is so much further.
 _WAITING = 8
 # In the row of the host, which counts nothing.
 _HOST, _END = 0, 15
 
 
 def make(path: Path) -> None:
-    """A board on which nothing is counted. Raises OSError where there is no room for it."""
+    """A board on which nothing is counted. Raises OSError where there is no space for it."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         # A write into a hole that finds the disk full would end the process (SIGBUS).
@@ -69,7 +69,7 @@ class Board:
     def add(self, row: int, column: int, amount: int) -> None:
         """Change a count of this process's own row, whatever the others do. It does not fall below 0.
 
-        A front that the host takes for lost may still live: what it gives back is nobody's any more.
+        A front that the host takes for lost may still live: what it gives back does not count any more.
         """
         with self._lock:
             self._cells[row, column] = max(int(self._cells[row, column]) + amount, 0)
@@ -140,7 +140,7 @@ class Row:
             return True
 
     def stop_waiting(self) -> None:
-        """Nobody waits here any more."""
+        """No request waits here any more."""
         with self._place, self._board.alone() as cells:
             cells[self._row, self._column + _WAITING] = 0
 

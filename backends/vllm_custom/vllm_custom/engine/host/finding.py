@@ -90,7 +90,7 @@ def join_as_guest(folder: Path, name: str) -> Connection:
 
 
 def wait_until_gone(folder: Path, seconds: float) -> None:
-    """Wait for the end of a host that nobody uses any more, and of its engine."""
+    """Wait for the end of a host that no front uses any more, and of its engine."""
     deadline = time.monotonic() + seconds
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
@@ -176,7 +176,7 @@ def _start(
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-            # The engine may end before this front does: the kernel keeps a child until somebody has asked for it.
+            # The engine may end before this front does: the kernel keeps a child until its parent has asked for it.
             threading.Thread(target=started.wait, name="vllm_custom_host_guard", daemon=True).start()
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(folder / folders.CONTROL))

@@ -131,7 +131,7 @@ def runtime_folder(*, make: bool = True) -> Path:
 
 @contextlib.contextmanager
 def locked() -> Iterator[Path]:
-    """:func:`runtime_folder`, in which nobody else makes or removes a folder meanwhile."""
+    """:func:`runtime_folder`, in which no other process makes or removes a folder meanwhile."""
     with contextlib.ExitStack() as stack:
         while True:
             folder = runtime_folder()

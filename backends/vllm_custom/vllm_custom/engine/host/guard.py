@@ -27,7 +27,7 @@ _GRACE_SECONDS = 3.0
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else makes or removes something in ``folder`` meanwhile.
+    """No other process makes or removes something in ``folder`` meanwhile.
 
     Raises:
         OSError: there is no such folder any more.

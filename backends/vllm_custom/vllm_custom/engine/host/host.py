@@ -1,6 +1,6 @@
 """The host: owns an engine, gives its fronts their places, and notices which of them have gone.
 
-No request passes through it. It ends when its last front has left and nobody has come for a while, at once when
+No request passes through it. It ends when its last front has left and no other has come for a while, at once when
 tritonserver has gone, and when the engine has died, which its fronts then see from their connections. Guests, which
 are fronts that are no instances of Triton, do not keep it.
 """
@@ -134,7 +134,7 @@ class Host:
         self._work: set[asyncio.Task[None]] = set()
 
     async def serve(self, listening: socket.socket, server: int) -> None:
-        """Serve until there is nobody left to serve, or no engine to serve with.
+        """Serve until there is no front left to serve, or no engine to serve with.
 
         Args:
             listening: where fronts connect.
@@ -216,10 +216,10 @@ class Host:
                 self._numbers[message.key] = number
             front.tell(Numbered(message.key, number))
 
-    async def _attach(self, front: _Front, wish: Attach) -> None:
+    async def _attach(self, front: _Front, request: Attach) -> None:
         if self._starting is None:
-            os.environ.update(wish.environment)
-            start = self._core.start(wish.config, log_stats=wish.log_stats, fronts=wish.fronts)
+            os.environ.update(request.environment)
+            start = self._core.start(request.config, log_stats=request.log_stats, fronts=request.fronts)
             self._starting = asyncio.create_task(start)
         try:
             await asyncio.shield(self._starting)
@@ -234,7 +234,7 @@ class Host:
             front.tell(Refused("the engine has taken as many fronts as it can; unload the model and load it again"))
             return
         front.client = client
-        if front not in self._fronts:  # it has gone while the engine started, and has a place that nobody uses
+        if front not in self._fronts:  # it has gone while the engine started, and has a place that is never used
             return
         front.tell(Slot(client, self._core.addresses(client)))
         if not front.guest:
@@ -284,7 +284,7 @@ class Host:
     def _lose(self, front: _Front) -> None:
         instances = self._instances()
         _say(f"the front {front.name} has gone; {len(instances)} instances are left")
-        if front.guest:  # whoever started it starts it again
+        if front.guest:  # what started it starts it again
             return
         self._census.lost()
         for other in instances:

@@ -21,7 +21,7 @@ class Join(Message, tag="join"):
     Attributes:
         name: Triton's of the instance, for the log.
         generation: the same for all that Triton has started together.
-        guest: it uses the engine while others keep it, and is nobody's instance.
+        guest: it uses the engine while others keep it, and is no instance of Triton's.
     """
 
     name: str

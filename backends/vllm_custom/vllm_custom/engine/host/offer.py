@@ -44,7 +44,7 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 def guests_announced() -> int:
-    """How many guests each model of this server is to have, as whoever started the server says."""
+    """How many guests each model of this server is to have, as the command that started the server says."""
     text = os.environ.get(GUESTS_VARIABLE, "")
     return int(text) if text.isascii() and text.isdigit() else 0
 
@@ -65,7 +65,7 @@ def offer(folder: Path, made: Offer) -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Nobody is to come any more, and those that have come are to leave."""
+    """No guest is to come any more, and those that have come are to leave."""
     with contextlib.suppress(OSError):
         (folder / _OFFER).unlink()
 
@@ -87,7 +87,7 @@ def offers(server: int | None = None) -> Iterator[tuple[Path, Offer]]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, whoever reads it meanwhile."""
+    """All of it or nothing, for those that read it meanwhile."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     unfinished.touch(mode=0o600)
     unfinished.write_bytes(content)

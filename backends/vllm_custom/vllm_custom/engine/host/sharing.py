@@ -143,6 +143,6 @@ def _weights(engine_arguments: str, version_dir: Path) -> list[Path]:
     """The folder of the model, where it is one of this machine."""
     try:
         folder = version_dir / json.loads(engine_arguments)["model"]
-    except (ValueError, KeyError, TypeError):  # whoever reads it next says what is wrong
+    except (ValueError, KeyError, TypeError):  # what reads it next says what is wrong
         return []
     return [folder] if folder.is_dir() else []

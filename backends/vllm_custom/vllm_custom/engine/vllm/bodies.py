@@ -43,7 +43,7 @@ _read: ContextVar[_Read | None] = ContextVar("vllm_custom_body", default=None)
 
 
 def read_bodies_in_threads(application: Any, paths: Collection[str]) -> Application:
-    """A FastAPI application whose long bodies are parsed and checked beside the event loop.
+    """A FastAPI application whose long bodies are parsed and checked in threads, off the event loop.
 
     A body is refused for the first element that is wrong, and not for all of them.
 

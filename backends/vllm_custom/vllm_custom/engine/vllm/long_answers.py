@@ -32,7 +32,7 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 def build_long_answers_in_threads(application: Application, state: Any) -> Application:
-    """``application``, in which long answers of the chat, completions and responses routes hold nobody up.
+    """``application``, in which long answers of chat, completions and responses do not hold the event loop up.
 
     Args:
         application: vLLM's.
@@ -85,7 +85,7 @@ def _install_chat(handler: Any, turn: asyncio.Semaphore) -> None:
     build = handler.chat_completion_full_generator
     signature = inspect.signature(build)
 
-    async def build_beside(*args: Any, **kwargs: Any) -> Any:
+    async def build_in_thread(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         last = await _last(bound.arguments["result_generator"])
         bound.arguments["result_generator"] = _only(last)
@@ -94,7 +94,7 @@ def _install_chat(handler: Any, turn: asyncio.Semaphore) -> None:
             return await building
         return await _written_in_thread(turn, partial(_run, building), _without_choices_logprobs)
 
-    handler.chat_completion_full_generator = build_beside
+    handler.chat_completion_full_generator = build_in_thread
 
 
 def _install_completion(handler: Any, turn: asyncio.Semaphore) -> None:
@@ -108,14 +108,14 @@ def _install_completion(handler: Any, turn: asyncio.Semaphore) -> None:
             return build(*args, **kwargs)
         return _Later(partial(build, *args, **kwargs))
 
-    async def create_beside(*args: Any, **kwargs: Any) -> Any:
+    async def create_in_thread(*args: Any, **kwargs: Any) -> Any:
         response = await create(*args, **kwargs)
         if isinstance(response, _Later):
             return await _written_in_thread(turn, response.build, _without_choices_logprobs)
         return response
 
     handler.request_output_to_completion_response = build_later
-    handler.create_completion = create_beside
+    handler.create_completion = create_in_thread
 
 
 def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
@@ -128,7 +128,7 @@ def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
         ready = made.get()
         return make_logprobs(*args, **kwargs) if ready is None else ready
 
-    async def build_beside(*args: Any, **kwargs: Any) -> Any:
+    async def build_in_thread(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         named = bound.arguments
         request = named["request"]
@@ -153,19 +153,19 @@ def _install_responses(handler: Any, turn: asyncio.Semaphore) -> None:
             )
         made.set(ready)
         response = await build(*bound.args, **bound.kwargs)
-        if request.background:  # it is kept, and nobody waits for it
+        if request.background:  # it is kept, and no client waits for it
             return response
         return await _written_in_thread(turn, lambda: response, _without_items_logprobs)
 
-    async def retrieve_beside(*args: Any, **kwargs: Any) -> Any:
+    async def retrieve_in_thread(*args: Any, **kwargs: Any) -> Any:
         response = await retrieve(*args, **kwargs)
         if _items_entries(response) <= _FEW_ENTRIES:
             return response
         return await _written_in_thread(turn, lambda: response, _without_items_logprobs)
 
-    handler.retrieve_responses = retrieve_beside
+    handler.retrieve_responses = retrieve_in_thread
     handler._create_response_logprobs = logprobs_made_before
-    handler.responses_full_generator = build_beside
+    handler.responses_full_generator = build_in_thread
 
 
 @dataclass(frozen=True)

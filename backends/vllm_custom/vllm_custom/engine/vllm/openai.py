@@ -46,7 +46,7 @@ async def build_openai_application(
         from vllm.entrypoints.openai.api_server import build_app, init_app_state
 
     args = make_arg_parser(parser()).parse_args([])
-    # The root of a model card: not the path of the weights, which is nobody's business.
+    # The root of a model card: not the path of the weights, which clients are not to see.
     args.model, args.served_model_name = served_names[0], list(served_names)
     args.structured_outputs_config = engine.vllm_config.structured_outputs_config
     args.disable_log_stats = not engine.log_stats
@@ -66,7 +66,7 @@ async def build_openai_application(
     }
     with root_level_kept():
         application = _call(build_app, known)
-    # It counts requests once more, where nobody can see it.
+    # It counts requests once more, where no endpoint shows it.
     kept = [one for one in application.user_middleware if one.cls.__name__ != _COUNTING_MIDDLEWARE]
     application.user_middleware[:] = kept
     await _call(init_app_state, {**known, "state": application.state})

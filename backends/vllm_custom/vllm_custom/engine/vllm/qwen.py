@@ -136,5 +136,5 @@ class QwenRules:
 
 
 def _within(least: int, bounds: VisionBounds) -> int:
-    """The fewest pixels where nobody asks for a number: so few that there is a size between them and the limit."""
+    """The fewest pixels where the request sets no number: so few that there is a size between them and the limit."""
     return min(least, bounds.pixels // 4)

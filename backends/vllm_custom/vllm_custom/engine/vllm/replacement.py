@@ -81,7 +81,7 @@ def forget_requests(llm: Any) -> None:
     for future in list(getattr(llm.engine_core, "utility_results", {}).values()):
         if not future.done():
             future.set_exception(EngineDeadError())
-            future.exception()  # whoever waited may have gone
+            future.exception()  # what waited may have gone
     processor = getattr(llm, "output_processor", None)
     if processor is not None:
         # Up to vLLM 0.13 there is one kind of ids.

@@ -56,7 +56,7 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
 
 
 def guard_prompts(llm: Any, check: CheckPrompt) -> None:
-    """Let ``llm.generate`` begin only after ``check`` has returned, whoever calls it."""
+    """Let ``llm.generate`` begin only after ``check`` has returned, whatever calls it."""
     generate = llm.generate
 
     def guarded(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -70,7 +70,7 @@ def guard_prompts(llm: Any, check: CheckPrompt) -> None:
 
 
 def note_figures(llm: Any) -> None:
-    """Let ``llm.generate`` say what each request took, where somebody has asked for that (NOTED)."""
+    """Let ``llm.generate`` say what each request took, where that is asked for (NOTED)."""
     generate = llm.generate
 
     def noting(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -90,7 +90,7 @@ async def _noted(outputs: AsyncGenerator[Any, None], noted: list[Figures], seque
 
 
 def observe_requests(llm: Any) -> None:
-    """Let ``llm`` note what it does for the request of a context, whoever calls it: handlers or the application."""
+    """Let ``llm`` note what it does for the request of a context, whether handlers or the application call it."""
     for name in ("generate", "encode"):
         setattr(llm, name, observed(getattr(llm, name), traces=traces(llm)))
     renderer = getattr(llm, "renderer", None)  # older versions render elsewhere

@@ -31,7 +31,7 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
 
 
 def keep_files_with_sockets() -> None:
-    """In an engine core's process: the file by which workers find each other goes with the folder of its sockets.
+    """In an engine core's process: the file by which workers find each other lies in the folder of its sockets.
 
     vLLM leaves it in the temporary folder. Versions before 0.30 have no such file.
     """

@@ -13,7 +13,7 @@ _PREFIX = "vllm:"
 _MODEL, _ENGINE = "model_name", "engine"
 # When a series began, which is no figure of vLLM's.
 _BIRTH = "_created"
-# Attributes of vLLM's loggers: gauges with a series for whatever names came together, which vLLM keeps for ever.
+# Attributes of vLLM's loggers: gauges with a series for whatever names came together, which vLLM keeps forever.
 _GROWING = ("gauge_lora_info",)
 _MOST_SERIES = 64
 # Families that vLLM has renamed, new to old: both are reported where vLLM has the new one alone.
@@ -28,7 +28,7 @@ class VllmStatistics:
         Args:
             heard: is a logger of the AsyncLLM.
             registry: where vLLM registers its metrics.
-            several: whether the AsyncLLM has several engines, which samples then tell apart.
+            several: whether the AsyncLLM has several engines, which samples then distinguish.
             growing: gauges of vLLM's whose series become ever more.
         """
         self._growing = growing

@@ -1,4 +1,4 @@
-"""What vLLM keeps of the Responses API: as many responses as config.pbtxt says, where vLLM would keep all for ever."""
+"""What vLLM keeps of the Responses API: as many responses as config.pbtxt says, where vLLM would keep all forever."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bound_stored_responses(serving: Any, most: int) -> None:
 async def _events(
     serving: Any, unknown: Callable[..., AsyncIterator[Any]], response_id: str, starting_after: int | None = None
 ) -> AsyncIterator[Any]:
-    """The events of a background response, to the end of its task: vLLM's own waits for ever where it was cancelled.
+    """The events of a background response, to the end of its task: vLLM's own waits forever where it was cancelled.
 
     Args:
         serving: keeps them.
@@ -97,7 +97,7 @@ class _Store(dict[str, Any]):
 
 
 class _BackgroundTasks(dict[str, "asyncio.Task[Any]"]):
-    """Tasks by the ids of their responses; whoever has asked for one is told of it."""
+    """Tasks by the ids of their responses; the request that asked for one is told of it."""
 
     def __init__(self, responses: Mapping[str, Any]) -> None:
         """``responses``: by their ids, as long as they are kept."""
@@ -113,7 +113,7 @@ class _BackgroundTasks(dict[str, "asyncio.Task[Any]"]):
 
     @staticmethod
     def _end(response: Any, task: asyncio.Task[Any]) -> None:
-        """Whoever asks for a response whose task has failed would be told for ever that it goes on."""
+        """Without this, a client that asks for a response whose task has failed is told forever that it goes on."""
         failed = not task.cancelled() and task.exception() is not None
         if failed and getattr(response, "status", None) in _UNFINISHED:
             response.status = "failed"

@@ -30,7 +30,7 @@ def is_animation(data: bytes) -> bool:
 
 
 def new_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Where nobody says where the frames are to be put."""
+    """An array for frames, where the caller gives no memory for them."""
     return np.empty(shape, np.uint8)
 
 

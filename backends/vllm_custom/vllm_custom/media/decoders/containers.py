@@ -1,7 +1,7 @@
 """Open a file that a client sent with FFmpeg, which may read it from memory, and nothing else.
 
 By itself FFmpeg goes by content, and its formats include playlists and session descriptions (HLS, DASH, concat, SDP)
-that make it read other files, connect to hosts, and open ports. Whoever opens a file names the formats and codecs too.
+that make it read other files, connect to hosts, and open ports. So a caller names the formats and codecs that it takes.
 """
 
 from __future__ import annotations

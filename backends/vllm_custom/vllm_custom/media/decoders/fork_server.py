@@ -42,7 +42,7 @@ def main(control_descriptor: int, memory_bytes: int) -> None:
     gc.collect()
     gc.freeze()  # so that workers do not copy the pages of what is there
     server = _ForkServer(control, memory_bytes)
-    # Beside the socket's end: a process that was forked from the model's may hold the other end open.
+    # Not only the socket's end: a process that was forked from the model's may hold the other end open.
     while os.getppid() == model:
         server.reap()
         if select.select([control], [], [], _POLL_SECONDS)[0] and not server.obey():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 _MAGIC = b"\x00vllm_custom frames\x00"
 _NUMBER = struct.Struct("<I")
-# More of them are no clip that was meant to be sent so, and each is a Python object.
+# More of them are no video that was meant to be sent so, and each is a Python object.
 MAX_FRAMES = 10_000
 
 

@@ -132,7 +132,7 @@ def to_rgb(image: Image.Image, background: Colour = WHITE) -> Image.Image:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     if image.format in ("BMP", "DIB") and rgba.getchannel("A").getextrema() == (0, 0):
-        return rgba.convert("RGB")  # nobody means that: writers that leave the fourth byte empty
+        return rgba.convert("RGB")  # not meant so: there are writers that leave the fourth byte empty
     ground = Image.new("RGB", rgba.size, tuple(background))
     ground.paste(rgba, mask=rgba.getchannel("A"))
     return ground
@@ -202,7 +202,7 @@ def _no_image(data: bytes, field: str, rules: ImageRules) -> InvalidRequestError
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Scale 16- and 32-bit grey to 8 bits: Pillow's own conversion clips everything above 255 to white."""
+    """Scale 16- and 32-bit grey to 8 bits: Pillow's own conversion makes everything above 255 white."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     top = 65535.0 if image.mode.startswith("I") and values.max(initial=0.0) <= 65535.0 else values.max(initial=1.0)
     scaled = np.clip(values / max(top, 1.0) * 255.0, 0, 255).astype(np.uint8)

@@ -51,13 +51,13 @@ class ImageRules:
 
 @dataclass(frozen=True)
 class Job:
-    """One item for a worker; its file comes beside the message, and so does the memory for what it becomes.
+    """One item for a worker; its file comes as a descriptor with the message, and so does the memory for the result.
 
     Attributes:
         modality: image, video or audio.
         field: name and index for messages, e.g. ``"image[0]"``.
         size: bytes of the file.
-        room: bytes of the memory for the result; 0 asks only how many bytes the result may have at most.
+        result_bytes: size of the memory for the result; 0 asks only how many bytes the result may have at most.
         max_pixels: width times height of an image or frame.
         max_decode_pixels: pixels of all frames of a video together.
         max_seconds: of audio.
@@ -74,7 +74,7 @@ class Job:
     modality: str
     field: str
     size: int
-    room: int = 0
+    result_bytes: int = 0
     max_pixels: int = 0
     max_decode_pixels: int = 0
     max_seconds: int = 0

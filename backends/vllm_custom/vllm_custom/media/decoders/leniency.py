@@ -12,7 +12,7 @@ from PIL import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-# Beside the critical ones: transparency, orientation, and the frames of an animation.
+# In addition to the critical ones: transparency, orientation, and the frames of an animation.
 _NEEDED = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 # Texts in which programs write the orientation; profiles and comments are not looked at.

@@ -50,7 +50,7 @@ def work(job: Job, files: list[int]) -> Answer:
     set_pixel_limit(job.max_pixels)
     try:
         data = os.pread(files[0], job.size, 0)
-        if job.room:
+        if job.result_bytes:
             return _decode(job, data, files[1])
         return _look(job, data) if job.exact else Answer(size=_measure(job, data))
     except MemoryError:
@@ -94,11 +94,11 @@ def _decode(job: Job, data: bytes, result: int) -> Answer:
     if job.modality == "image":
         return _put_image(job, decode_image(data, job.field, job.max_pixels, job.sizes, job.images), result)
     try:
-        memory = mmap.mmap(result, job.room)
+        memory = mmap.mmap(result, job.result_bytes)
     except OSError as error:
         raise MemoryError from error
     answer = _decode_into(job, data, _allocator(job, memory))
-    memory.close()  # the other side seals it, for which nobody may be able to write to it any more
+    memory.close()  # the other side seals it, which fails while a process can still write to it
     return answer
 
 
@@ -127,7 +127,7 @@ def _decode_into(job: Job, data: bytes, allocate: Allocate) -> Answer:
 
 def _allocator(job: Job, memory: mmap.mmap) -> Allocate:
     def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        if int(np.prod(shape)) > job.room:
+        if int(np.prod(shape)) > job.result_bytes:
             raise _larger_than_measured(job)
         return np.ndarray(shape, np.uint8, memory)
 
@@ -138,7 +138,7 @@ def _put_image(job: Job, image: Image.Image, result: int) -> Answer:
     """As Pillow has the pixels itself, so that the other side can make an image of the memory."""
     width, height = image.size
     row_bytes = width * IMAGE_BYTES
-    if height * row_bytes > job.room:
+    if height * row_bytes > job.result_bytes:
         raise _larger_than_measured(job)
     rows = max(1, _STRIPE_BYTES // row_bytes)
     for top in range(0, height, rows):

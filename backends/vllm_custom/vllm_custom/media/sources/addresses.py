@@ -22,7 +22,7 @@ class AddressRule(Enum):
     UNSPECIFIED = "unspecified"
 
 
-# The clouds' metadata services: credentials for whoever can reach them, so no list of networks opens them.
+# The clouds' metadata services: credentials for every client that can reach them, so no list of networks opens them.
 _METADATA = frozenset(
     ip_address(text)
     for text in (

@@ -41,7 +41,7 @@ _checked_addresses: ContextVar[tuple[str, ...]] = ContextVar("_checked_addresses
 
 
 def _uncounted(size: int) -> None:
-    """Nobody counts."""
+    """Count nothing."""
 
 
 class Resolver(Protocol):
@@ -57,7 +57,7 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The machine's own resolver, in threads of its own: a name server that hangs must hold up nobody else."""
+    """The machine's own resolver, in threads of its own: a name server that hangs must not hold up anything else."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_LOOK_UP_THREADS, thread_name_prefix="vllm_custom_look_up")
@@ -109,7 +109,7 @@ class Fetcher:
         decision = self._policy.check_url(text)
         if isinstance(decision, Refusal):
             shown = "" if decision is Refusal.MALFORMED else loggable(text)
-            self._observe(FetchRecord("refused", decision, url=shown))
+            self._observe(FetchRecord("refused", decision.value, url=shown))
             raise InvalidRequestError(f"{field}: {_explain(decision, redirected=False)}")
         return decision
 
@@ -167,7 +167,7 @@ class Fetcher:
     def _observed(self, target: Target) -> Iterator[Callable[[Body], None]]:
         """Report how the block ends; it says so where it got a body."""
         began = time.monotonic()
-        result, rule, size = "failed", None, 0
+        result, rule, size = "failed", "", 0
 
         def done(body: Body) -> None:
             nonlocal result, size
@@ -179,8 +179,8 @@ class Fetcher:
             result = "cancelled"
             raise
         except FetchError as error:
-            rule = error.rule
-            result = "refused" if rule else "failed"
+            if error.rule is not None:
+                result, rule = "refused", error.rule.value
             raise
         finally:
             self._observe(FetchRecord(result, rule, size, time.monotonic() - began, loggable(target.url)))

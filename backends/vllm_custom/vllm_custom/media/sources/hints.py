@@ -42,7 +42,7 @@ def of_text(text: bytes) -> str:
 
 
 def of_reference(text: bytes) -> str:
-    """For what has a scheme that nobody takes, by its beginning."""
+    """For what has a scheme that no source takes, by its beginning."""
     return "http:// or https:// is missing" if _HOST_AND_PORT.fullmatch(text) else ""
 
 

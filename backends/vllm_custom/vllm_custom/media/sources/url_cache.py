@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 # RFC 9110, section 5.6: token, with an argument that may be quoted.
 _DIRECTIVE = re.compile(r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^,\s]*))?""")
-_ENTRY_BYTES = 1024  # about what an entry takes beside its body: empty ones must not pile up for nothing
+_ENTRY_BYTES = 1024  # about what an entry takes in addition to its body: empty ones must not pile up for nothing
 _SECONDS = re.compile(r"[0-9]{1,10}")
 
 

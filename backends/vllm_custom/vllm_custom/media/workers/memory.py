@@ -1,4 +1,4 @@
-"""Memory that passes between processes as a file without a name: nothing is left behind, whoever is killed.
+"""Memory that passes between processes as a file without a name: nothing is left behind, whichever process is killed.
 
 It is no file in /dev/shm, which containers keep small.
 """
@@ -18,7 +18,7 @@ _SEAL, _SHRINK, _GROW, _WRITE = 1, 2, 4, 8
 
 
 def sealed_copy(data: bytes | bytearray) -> int:
-    """A descriptor of memory that holds ``data`` and that nobody can change any more. Blocking: it is copied."""
+    """A descriptor of memory that holds ``data`` and that no process can change any more. Blocking: it is copied."""
     descriptor = os.memfd_create("media", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)
@@ -32,7 +32,7 @@ def sealed_copy(data: bytes | bytearray) -> int:
 
 
 def new_memory(size: int) -> int:
-    """A descriptor of ``size`` bytes of memory whose size nobody can change; pages that are not used take none."""
+    """A descriptor of ``size`` bytes of memory whose size cannot be changed; pages that are not used take none."""
     descriptor = os.memfd_create("media", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, size)
@@ -44,7 +44,7 @@ def new_memory(size: int) -> int:
 
 
 def taken_over(descriptor: int, size: int) -> npt.NDArray[np.uint8]:
-    """The first ``size`` bytes as an array without a copy, which nobody else can write to any more.
+    """The first ``size`` bytes as an array without a copy, which no other process can write to any more.
 
     What is written to the array is seen by this process alone.
 

@@ -1,4 +1,4 @@
-"""Hand items to worker processes, a few at a time; one that crashes, hangs or grows costs its item and nobody else."""
+"""Hand items to worker processes, a few at a time; one that crashes, hangs or grows costs its own item and no other."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ class DecoderPool:
             UnavailableError: no worker can be started.
         """
         async with self._places:
-            return await self._visit(job, data, [], lambda answer: _looked_at(job, answer))
+            return await self._ask(job, data, [], lambda answer: _looked_at(job, answer))
 
     async def decode(self, job: Job, data: bytes | bytearray) -> tuple[Answer, npt.NDArray[np.uint8]]:
-        """The item within ``job.room`` bytes: what it is, and its bytes. Raises as :meth:`measure` does."""
+        """The item within ``job.result_bytes`` bytes: what it is, and its bytes. Raises as :meth:`measure` does."""
         async with self._places:
-            memory = _or_unavailable(new_memory, job.room)
+            memory = _or_unavailable(new_memory, job.result_bytes)
             try:
-                return await self._visit(job, data, [memory], lambda answer: (answer, _taken(job, answer, memory)))
+                return await self._ask(job, data, [memory], lambda answer: (answer, _taken(job, answer, memory)))
             finally:
                 os.close(memory)
 
-    async def _visit(self, job: Job, data: bytes | bytearray, memory: list[int], take: Callable[[Answer], _T]) -> _T:
-        """What ``take`` makes of a worker's answer; who answers what ``take`` refuses is ended."""
+    async def _ask(self, job: Job, data: bytes | bytearray, memory: list[int], take: Callable[[Answer], _T]) -> _T:
+        """What ``take`` makes of a worker's answer; a worker whose answer ``take`` refuses is ended."""
         job = replace(job, size=len(data), cpu_seconds=self._seconds * _CPU_SECONDS_PER_SECOND + 1)
         source = await self._copy(data)
         try:
@@ -153,7 +153,7 @@ class DecoderPool:
             raise MediaLimitError(f"{job.field}: {message}", _TIME) from error
         finally:
             loop.remove_reader(worker.channel.fileno())
-            if job.room:
+            if job.result_bytes:
                 self._observe(DecodeRecord(job.modality, time.perf_counter() - began))
         return worker.channel.recv(MAX_MESSAGE)
 
@@ -184,7 +184,7 @@ def _looked_at(job: Job, answer: Answer) -> Answer:
 
 def _taken(job: Job, answer: Answer, memory: int) -> npt.NDArray[np.uint8]:
     size = answer.size_for(job)
-    if not 0 < size <= job.room:
+    if not 0 < size <= job.result_bytes:
         raise ValueError("not an answer: shape")
     return taken_over(memory, size)
 
@@ -194,10 +194,10 @@ def _ended(field: str) -> InvalidRequestError:
 
 
 async def _kept(future: asyncio.Future[_T], otherwise: Callable[[_T], None]) -> _T:
-    """What a thread makes; where nobody waits for it any more, it goes to ``otherwise``."""
+    """What a thread makes; where it is not awaited any more, it goes to ``otherwise``."""
 
     def give(done: asyncio.Future[_T]) -> None:
-        if done.exception() is None:
+        if not done.cancelled() and done.exception() is None:
             otherwise(done.result())
 
     try:

@@ -198,8 +198,8 @@ def in_bytes(pixels: Any, processor: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """How a clip is made, and what a client asks for with it."""
+class Video:
+    """How a video is made, and what a client asks for with it."""
 
     frames: int
     size: tuple[int, int]
@@ -217,43 +217,43 @@ class Clip:
         return {"type": "video", "video": uri(file, "video/mp4"), **self.options}
 
 
-CLIPS = [
-    Clip(10, (64, 48), {}),
-    Clip(33, (65, 49), {}, rate=30),
-    Clip(2, (320, 240), {}),
-    Clip(5, (127, 255), {"fps": 10}),
-    Clip(61, (96, 64), {"fps": 7.5}, rate=24),
-    Clip(40, (96, 64), {"nframes": 7}),
-    Clip(40, (64, 96), {"nframes": 40}),
-    Clip(50, (64, 64), {"fps": 0.1}),
-    Clip(50, (64, 64), {"fps": 1, "min_frames": 9}),
-    Clip(90, (64, 64), {"fps": 30, "max_frames": 15}, rate=30),
-    Clip(50, (64, 64), {"fps": 5, "video_start": 1.05}),
-    Clip(50, (64, 64), {"fps": 4, "video_end": 3.33}),
-    Clip(77, (64, 64), {"nframes": 6, "video_start": 0.5, "video_end": 2}, rate=25),
-    Clip(6, (640, 360), {"max_pixels": 60_000, "min_pixels": 20_000}),
-    Clip(6, (320, 200), {"resized_height": 150, "resized_width": 90}),
-    Clip(8, (640, 360), {"total_pixels": 900_000, "min_pixels": 3136}),
-    Clip(4, (200, 120), {}, as_list=True),
-    Clip(5, (201, 121), {"sample_fps": 3, "raw_fps": 24}, as_list=True),
-    Clip(3, (400, 300), {"max_pixels": 50_000, "min_pixels": 10_000, "fps": 1}, as_list=True),
-    Clip(1, (99, 177), {"resized_height": 280, "resized_width": 140}, as_list=True),
+VIDEOS = [
+    Video(10, (64, 48), {}),
+    Video(33, (65, 49), {}, rate=30),
+    Video(2, (320, 240), {}),
+    Video(5, (127, 255), {"fps": 10}),
+    Video(61, (96, 64), {"fps": 7.5}, rate=24),
+    Video(40, (96, 64), {"nframes": 7}),
+    Video(40, (64, 96), {"nframes": 40}),
+    Video(50, (64, 64), {"fps": 0.1}),
+    Video(50, (64, 64), {"fps": 1, "min_frames": 9}),
+    Video(90, (64, 64), {"fps": 30, "max_frames": 15}, rate=30),
+    Video(50, (64, 64), {"fps": 5, "video_start": 1.05}),
+    Video(50, (64, 64), {"fps": 4, "video_end": 3.33}),
+    Video(77, (64, 64), {"nframes": 6, "video_start": 0.5, "video_end": 2}, rate=25),
+    Video(6, (640, 360), {"max_pixels": 60_000, "min_pixels": 20_000}),
+    Video(6, (320, 200), {"resized_height": 150, "resized_width": 90}),
+    Video(8, (640, 360), {"total_pixels": 900_000, "min_pixels": 3136}),
+    Video(4, (200, 120), {}, as_list=True),
+    Video(5, (201, 121), {"sample_fps": 3, "raw_fps": 24}, as_list=True),
+    Video(3, (400, 300), {"max_pixels": 50_000, "min_pixels": 10_000, "fps": 1}, as_list=True),
+    Video(1, (99, 177), {"resized_height": 280, "resized_width": 140}, as_list=True),
 ]
 
 
 @functools.cache
-def clips_in_parts() -> list[dict[str, Any]]:
-    return [clip.part() for clip in CLIPS]
+def videos_in_parts() -> list[dict[str, Any]]:
+    return [clip.part() for clip in VIDEOS]
 
 
-def test_there_are_clips_enough() -> None:
-    assert len(CLIPS) == 20
+def test_there_are_videos_enough() -> None:
+    assert len(VIDEOS) == 20
 
 
 @FAMILIES
-async def test_clips_become_the_same_tokens_and_nearly_the_same_pixels(models: dict[str, Model], family: str) -> None:
+async def test_videos_become_the_same_tokens_and_nearly_the_same_pixels(models: dict[str, Model], family: str) -> None:
     model = models[family]
-    messages = [{"role": "user", "content": [*clips_in_parts(), QUESTION]}]
+    messages = [{"role": "user", "content": [*videos_in_parts(), QUESTION]}]
     expected = model.transformers(messages)
     made = await model.of_messages(messages)
     assert made["prompt_token_ids"] == expected["input_ids"][0].tolist()
@@ -271,7 +271,7 @@ async def test_clips_become_the_same_tokens_and_nearly_the_same_pixels(models: d
 
 async def test_one_part_in_this_form_makes_it_the_rule_of_its_request(models: dict[str, Model]) -> None:
     model, file = models["qwen2_5_vl"], uri(encode(drawing(300, 200)))
-    film = {"type": "video_url", "video_url": {"url": Clip(41, (64, 64), {}).part()["video"]}}
+    film = {"type": "video_url", "video_url": {"url": Video(41, (64, 64), {}).part()["video"]}}
 
     async def frames(*parts: dict[str, Any]) -> int:
         made = await model.of_messages([{"role": "user", "content": [film, *parts]}])
@@ -288,7 +288,7 @@ async def test_qwen_vl_utils_of_config_pbtxt_is_the_rule_for_plain_inputs(
 ) -> None:
     model = models["qwen2_5_vl"]
     loader = model.media(QWEN_VL_UTILS="true" if always else "false")
-    clip = base64.b64decode(Clip(41, (64, 64), {}, rate=10).part()["video"].partition(",")[2])
+    clip = base64.b64decode(Video(41, (64, 64), {}, rate=10).part()["video"].partition(",")[2])
 
     async def frames(parameters: dict[str, Any]) -> int:
         made = await model.ours({"text_input": [b"hi"], "video": [clip]}, loader, json.dumps(parameters))
@@ -303,7 +303,7 @@ async def test_a_body_of_the_openai_api_may_have_this_form(models: dict[str, Mod
     model = models["qwen3_vl"]
     loader = model.media()
     file = uri(encode(drawing(300, 200)))
-    listed = Clip(4, (200, 120), {}, as_list=True).part()
+    listed = Video(4, (200, 120), {}, as_list=True).part()
     body: dict[str, Any] = {
         "messages": [
             {
@@ -334,7 +334,7 @@ def picture(**options: object) -> list[dict[str, Any]]:
 
 
 def clip(**options: object) -> list[dict[str, Any]]:
-    return [{**Clip(10, (64, 64), {}).part(), **options}]
+    return [{**Video(10, (64, 64), {}).part(), **options}]
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ async def test_a_limit_below_the_packages_own_holds_for_what_nobody_asks_for(mod
 
 
 async def test_frames_in_one_uri_are_a_list_of_frames(models: dict[str, Model]) -> None:
-    listed = Clip(5, (200, 120), {}, as_list=True).part()
+    listed = Video(5, (200, 120), {}, as_list=True).part()
     joined = ",".join(frame.partition(",")[2] for frame in listed["video"])
     made = [
         await models["qwen3_vl"].of_messages([{"role": "user", "content": [{"type": "video", "video": video}]}])

@@ -123,7 +123,7 @@ async def test_events_of_a_cancelled_task_end() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [("queued", "failed"), ("cancelled", "cancelled")])
 async def test_a_response_whose_task_has_failed_says_so(before: str, after: str) -> None:
-    """Where the engine had died, vLLM said for ever that it was queued."""
+    """Where the engine had died, vLLM said forever that it was queued."""
     made = serving()
     bound_stored_responses(made, 1)
     made.msg_store["r"] = []

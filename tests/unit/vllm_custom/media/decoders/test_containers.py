@@ -60,7 +60,7 @@ def adts() -> bytes:
 WAV, MP3 = sound(tone()), sound(tone(), "MP3")
 _SOFTWARE = b"LIST" + struct.pack("<L", 26) + b"INFOISFT" + struct.pack("<L", 14) + b"Lavf58.29.100\0"
 _LARGE_COVER = encode(Image.fromarray(np.random.default_rng(1).integers(0, 256, (1200, 1200, 3), np.uint8)))
-SOUNDS = {
+AUDIO_FILES = {
     "no size, as written to a pipe": WAV[:4] + b"\xff" * 4 + WAV[8:40] + b"\xff" * 4 + WAV[44:],
     "sizes of zero": WAV[:4] + bytes(4) + WAV[8:40] + bytes(4) + WAV[44:],
     "a note before the samples": WAV[:4] + struct.pack("<L", len(WAV) + 26) + WAV[8:36] + _SOFTWARE + WAV[36:],
@@ -79,15 +79,15 @@ SOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", SOUNDS)
+@pytest.mark.parametrize("name", AUDIO_FILES)
 def test_odd_audio_is_heard(name: str) -> None:
-    samples = heard(SOUNDS[name])
+    samples = heard(AUDIO_FILES[name])
     assert len(samples) == pytest.approx(RATE, rel=0.13)
     loud = np.abs(np.fft.rfft(samples[4000:12_000])).argmax()
     assert loud == 220, "440 Hz in half a second"
 
 
-FILMS = {
+VIDEO_FILES = {
     "more bytes behind": film(greys()) + b"junk" * 100,
     "a live recording": film(greys(), "webm", "libvpx", live=True),
     "Matroska": film(greys(), "matroska"),
@@ -95,9 +95,9 @@ FILMS = {
 }
 
 
-@pytest.mark.parametrize("name", FILMS)
+@pytest.mark.parametrize("name", VIDEO_FILES)
 def test_odd_videos_are_seen(name: str) -> None:
-    frames = seen(FILMS[name])
+    frames = seen(VIDEO_FILES[name])
     assert frames.shape == (4, 48, 64, 3)
     assert frames[:, 20, 20, 0].tolist() == pytest.approx([0, 85, 170, 255], abs=6)
 

@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken: what may be asked for, and what comes of it."""
+"""Which frames of a video are taken: what may be asked for, and what comes of it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pictures become RGB, or are refused by name."""
+"""Images become RGB, or are refused by name."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Clips become evenly spread frames with their metadata."""
+"""Videos become evenly spread frames with their metadata."""
 
 import io
 import socket
@@ -109,7 +109,7 @@ def test_a_few_bytes_that_redraw_a_large_image_many_times_are_refused() -> None:
 
 
 def test_a_frame_beyond_the_video_is_refused() -> None:
-    """One pixel, followed by frames that each make the picture large."""
+    """One pixel, followed by frames that each make the image large."""
     header = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
     frames = [b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0" for side in (1, 900, 900)]
     with pytest.raises(
@@ -238,7 +238,7 @@ def test_what_makes_ffmpeg_open_other_things_is_refused(
 
 
 def hidden(frames: int) -> bytes:
-    """A VP8 clip that says it lasts 100 ms, one frame's time, of frames that are not to be shown."""
+    """A VP8 video that says it lasts 100 ms, one frame's time, of frames that are not to be shown."""
     data = bytearray(film(greys(frames), "webm", "libvpx"))
     with av.open(io.BytesIO(bytes(data))) as container:
         for packet in container.demux(video=0):
@@ -346,7 +346,7 @@ def test_a_cut_off_mp4_is_refused(mp4: bytes) -> None:
     st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8), st.sampled_from(["mp4", "webm"])
 )
 def test_damaged_videos_give_frames_or_our_error(changes: list[tuple[int, int]], file_format: str) -> None:
-    damaged = bytearray(_FILMS[file_format])
+    damaged = bytearray(_VIDEO_FILES[file_format])
     for place, value in changes:
         damaged[place % len(damaged)] = value
     try:
@@ -356,7 +356,7 @@ def test_damaged_videos_give_frames_or_our_error(changes: list[tuple[int, int]],
     assert str(error).startswith("video[0]: ") if error else len(made[0]) <= 3
 
 
-_FILMS = {"mp4": film(greys()), "webm": film(greys(), "webm", "libvpx")}
+_VIDEO_FILES = {"mp4": film(greys()), "webm": film(greys(), "webm", "libvpx")}
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from vllm_custom.media.decoders.job import Answer, Job
 from vllm_custom.media.workers.memory import new_memory, sealed_copy, taken_over
 
-IMAGE = Job("image", "image[0]", 1, room=300)
-VIDEO = Job("video", "video[0]", 1, room=300)
-AUDIO = Job("audio", "audio[0]", 1, room=300, rate=16_000)
+IMAGE = Job("image", "image[0]", 1, result_bytes=300)
+VIDEO = Job("video", "video[0]", 1, result_bytes=300)
+AUDIO = Job("audio", "audio[0]", 1, result_bytes=300, rate=16_000)
 
 
 @pytest.mark.parametrize(

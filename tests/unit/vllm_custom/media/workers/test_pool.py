@@ -1,4 +1,4 @@
-"""Media are decoded in processes of their own; one that crashes, hangs or grows costs its item and nobody else."""
+"""Media are decoded in processes of their own; one that crashes, hangs or grows costs its own item and no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.audio import film, greys, sound, tone
-from tests.support.decoder_workers import children, fork_server, loader, state, stop, until, workers
+from tests.support.decoder_workers import busy, children, fork_server, loader, state, stop, until, workers
 from tests.support.images import RED, encode, gif, halves
 from tools.installer.paths import CHECKOUT
 from vllm_custom.errors import BackendError, ConfigError, InvalidRequestError, MediaLimitError, UnavailableError
@@ -28,7 +28,7 @@ from vllm_custom.media.decoders.video import decode_video
 from vllm_custom.media.elements import LoadedMedia, MediaElement
 from vllm_custom.media.loader import MediaLoader
 from vllm_custom.media.metrics import LimitRecord, Record
-from vllm_custom.media.workers import ForkServer
+from vllm_custom.media.workers import ForkServer, pool
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
@@ -117,11 +117,11 @@ async def test_workers_make_the_same_of_each_file_as_the_decoders_do_here(monkey
 async def test_what_is_loaded_is_not_held_by_the_worker_and_can_be_written_to() -> None:
     """torch.from_numpy warns of arrays that cannot be."""
     with loader() as media:
-        (clip,) = await media.load(elements(gif([RED, (1, 2, 3)]), modality="video"))
+        (video,) = await media.load(elements(gif([RED, (1, 2, 3)]), modality="video"))
         os.kill(workers(media)[0], signal.SIGKILL)
-        assert tuple(clip.data[0][0, 0, 0]) == RED
-        clip.data[0][0, 0, 0] = 9
-        assert tuple(clip.data[0][0, 0, 0]) == (9, 9, 9)
+        assert tuple(video.data[0][0, 0, 0]) == RED
+        video.data[0][0, 0, 0] = 9
+        assert tuple(video.data[0][0, 0, 0]) == (9, 9, 9)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
@@ -130,8 +130,8 @@ async def test_a_worker_that_ends_costs_its_item_and_is_replaced(number: int) ->
         (first,) = workers(media)
         stop(first)
         lost = asyncio.create_task(media.load(elements(SMALL)))
+        await until(lambda: busy(media))
         waiting = asyncio.create_task(media.load(elements(encode(halves()))))
-        await asyncio.sleep(0.05)
         os.kill(first, number)
         os.kill(first, signal.SIGCONT)
         with pytest.raises(InvalidRequestError, match=r"^image\[0\]: the process that decoded it ended unexpectedly$"):
@@ -259,7 +259,7 @@ def test_closing_ends_everybody() -> None:
 
 PARENT = """
 import os, sys, time
-from vllm_custom.media.workers import ForkServer
+from vllm_custom.media.workers import ForkServer, pool
 forks = ForkServer(1 << 30)
 workers = [forks.start_worker() for _ in range(3)]
 held = os.fork()  # a process that the engine forked, which holds the model's sockets
@@ -311,6 +311,22 @@ async def test_workers_that_cannot_be_started_make_requests_unavailable(monkeypa
             await media.load(elements(SMALL))
 
 
+async def test_what_ends_with_the_loop_is_no_error() -> None:
+    """The log had a traceback for each descriptor that a thread was still to make."""
+    loop = asyncio.get_running_loop()
+    caught: list[object] = []
+    loop.set_exception_handler(lambda _, context: caught.append(context))
+    made: asyncio.Future[int] = loop.create_future()
+    taken: list[int] = []
+    waiting = asyncio.create_task(pool._kept(made, taken.append))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    made.cancel()
+    await asyncio.sleep(0)
+    assert (caught, taken) == ([], [])
+
+
 def test_a_text_model_starts_no_process() -> None:
     from vllm_custom.contract.settings import Settings
 
@@ -340,13 +356,13 @@ async def test_thirty_small_files_that_become_gigabytes_are_refused_before_any_i
 
 
 async def test_what_is_in_the_cache_does_not_count_for_the_request() -> None:
-    pictures = [encode(Image.new("RGB", (100, 100), colour)) for colour in ("red", "green", "blue")]
+    images = [encode(Image.new("RGB", (100, 100), colour)) for colour in ("red", "green", "blue")]
     with loader(MEDIA_REQUEST_BYTES=80_000) as media:
         with pytest.raises(MediaLimitError, match="MEDIA_REQUEST_BYTES"):
-            await media.load(elements(*pictures))
-        await media.load(elements(*pictures[:2]))
-        assert len(await media.load(elements(*pictures))) == 3
-        assert len(await media.load(elements(*pictures[:1] * 20))) == 20, "the same file is decoded once"
+            await media.load(elements(*images))
+        await media.load(elements(*images[:2]))
+        assert len(await media.load(elements(*images))) == 3
+        assert len(await media.load(elements(*images[:1] * 20))) == 20, "the same file is decoded once"
 
 
 async def test_requests_wait_for_each_others_bytes_and_none_is_refused() -> None:

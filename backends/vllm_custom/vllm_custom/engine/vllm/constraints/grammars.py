@@ -177,7 +177,7 @@ def constraint_of(params: Any) -> tuple[str, Any, dict[str, Any]]:
 
 
 def guard_generate(engine: Any, accept: Accept) -> None:
-    """Let ``engine.generate`` begin with a constraint only after ``accept`` has returned for it, whoever calls.
+    """Let ``engine.generate`` begin with a constraint only after ``accept`` has returned for it, whatever calls.
 
     What was accepted is not checked again: vLLM would do so on the event loop, for as long as parsing takes.
     """

@@ -1,4 +1,4 @@
-"""Why a constraint was refused, in words for the client. What is here may take long: it runs beside the compilers."""
+"""Why a constraint was refused, in words for the client. What is here may take long: it runs where the compilers do."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _check(vllm_config: Any) -> None:
     ):
         if given in ("ray", "torch_shm"):
             raise CoreError(
-                f"model.json: {argument}: expected another than {given!r} where several instances share an engine "
+                f"model.json: {argument}: cannot be {given!r} where several instances share an engine "
                 "(SHARE_ENGINE of config.pbtxt)"
             )
 

@@ -54,7 +54,7 @@ class OlderRendering:
         return self._preprocessor._get_mm_processor()
 
     async def text(self, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
-        return await self._beside(partial(self._render, prompt))
+        return await self._in_thread(partial(self._render, prompt))
 
     async def chat(
         self,
@@ -73,7 +73,7 @@ class OlderRendering:
             prompt = {**parsed(), **{name: value for name, value in extras.items() if value}}
             return self._render(prompt, add_special_tokens=False)  # a template writes the special tokens by itself
 
-        return await self._beside(render)
+        return await self._in_thread(render)
 
     def forget_media(self) -> None:
         if self._preprocessor.mm_processor_cache is not None:
@@ -85,7 +85,7 @@ class OlderRendering:
         vocabulary = self.tokenizer.get_vocab() if self.tokenizer is not None else {}
         return max(map(len, vocabulary), default=None)
 
-    async def _beside(self, work: Callable[[], _T]) -> _T:
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
         """In the one thread that renders, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 

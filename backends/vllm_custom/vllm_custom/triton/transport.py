@@ -16,7 +16,7 @@ from vllm_custom.triton.sender import ResponseStream, SenderPool
 from vllm_custom.triton.tracing import span_of
 
 
-class TritonDoor:
+class TritonTransport:
     """Knows ``pb_utils.InferenceRequest``."""
 
     def __init__(self, senders: SenderPool, input_names: tuple[str, ...], *, decoupled: bool) -> None:
@@ -58,7 +58,7 @@ class TritonDoor:
         before_final: Callable[[], None],
         after_final: Callable[[BackendError | None], None],
     ) -> Responder:
-        """The way out: errors in OpenAI's form for calls of its API, else in Triton's."""
+        """What answers: errors in OpenAI's form for calls of its API, else in Triton's."""
         stream = ResponseStream(
             self._senders,
             request.get_response_sender(),
