@@ -15,7 +15,7 @@ class Options(ServerOptions):
     """What it was told.
 
     Attributes:
-        server: process id of the tritonserver whose models it serves; None for any.
+        server: process id of the tritonserver whose models it serves, or of what has started it; None for any.
         triton_http: URL of its HTTP service; None where it is not to be asked.
     """
 
@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--server",
         type=positive,
         metavar="PID",
-        help="process id of the tritonserver (default: those of all that this user runs)",
+        help="process id of the tritonserver, or of what has started it (default: those of all that this user runs)",
     )
     parser.add_argument(
         "--triton-http",

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -180,6 +181,14 @@ def supervise_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", nargs="?", default="tritonserver", metavar="PROGRAM", help="default: tritonserver")
     openai = "also run the OpenAI frontend on this port, both under supervisord"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    parser.add_argument(
+        "--openai-direct",
+        type=_processes,
+        default=os.environ.get(frontend.DIRECT_VARIABLE) or None,
+        metavar="N",
+        help="run N processes of the direct server on it instead, which use the models' engines past Triton "
+        f"(default: ${frontend.DIRECT_VARIABLE})",
+    )
     everywhere = "0.0.0.0"  # noqa: S104 - a container's port is published, or not
     host = f"address for it to listen on (default: {everywhere})"
     parser.add_argument("--openai-host", default=everywhere, metavar="ADDRESS", help=host)
@@ -190,6 +199,8 @@ def supervise_arguments(parser: argparse.ArgumentParser) -> None:
 def supervise_server(options: argparse.Namespace) -> int:
     command = [options.program, *options.extra_args]
     if options.openai_port is None:
+        if options.openai_direct and frontend.DIRECT_VARIABLE not in os.environ:
+            raise BuildError("--openai-direct needs --openai-port, and is the number of processes", "see --help")
         supervise.check_ports(command)
         return supervise.run(command)
     try:
@@ -200,7 +211,7 @@ def supervise_server(options: argparse.Namespace) -> int:
         raise BuildError("--openai-port: expected a port from 1 to 65535, got 0", "9000 is usual")
     host = ports.address(options.openai_host)
     supervise.check_ports(command, (host, options.openai_port))
-    return together.run(command, host, options.openai_port, more)
+    return together.run(command, host, options.openai_port, more, options.openai_direct or 0)
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ from tools.installer.server import TritonServer, child_environment
 
 # Tells the models how many direct servers use each of their engines.
 DIRECT_VARIABLE = "VLLM_CUSTOM_OPENAI_DIRECT"
+# Where a direct server finds its modules.
+DIRECT_SOURCES = os.pathsep.join([str(BACKEND_SOURCES / "vllm_custom"), str(FRONTEND_SOURCES)])
 
 
 class Frontend:
@@ -111,5 +113,4 @@ class DirectServer(Frontend):
     @property
     def variables(self) -> dict[str, str]:
         """As the processes of the models have it."""
-        sources = os.pathsep.join([str(BACKEND_SOURCES / "vllm_custom"), str(FRONTEND_SOURCES)])
-        return child_environment(self._environment, {"PYTHONPATH": sources})
+        return child_environment(self._environment, {"PYTHONPATH": DIRECT_SOURCES})

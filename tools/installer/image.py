@@ -53,6 +53,7 @@ class ImageOptions:
     backends: tuple[str, ...] = ()
     root: bool = False
     openai_port: int | None = None
+    openai_direct: int | None = None
 
 
 def dockerfile(options: ImageOptions) -> str:
@@ -60,6 +61,8 @@ def dockerfile(options: ImageOptions) -> str:
     container = _container(options)
     if options.openai_port is not None:
         _check_port(options.openai_port)
+    if options.openai_direct is not None and (options.openai_port is None or options.openai_direct < 1):
+        raise BuildError("--openai-direct needs --openai-port, and is a number of processes", "see --help")
     for name in options.backends:
         if not _BACKEND.fullmatch(name):
             raise BuildError(f"--backends: expected names of backends, got {name!r}", "onnxruntime is one")
@@ -198,6 +201,8 @@ def _serving(options: ImageOptions) -> Iterator[str]:
     command, comment = ["python3", f"{_CHECKOUT}/build.py", "supervise"], ""
     if options.openai_port:
         command.append(f"--openai-port={options.openai_port}")
+        if options.openai_direct:
+            command.append(f"--openai-direct={options.openai_direct}")
         comment = "# Keys for OpenAI's API: VLLM_CUSTOM_API_KEYS, or VLLM_CUSTOM_API_KEYS_FILE, which names a secret.\n"
     yield f"{comment}CMD {json.dumps([*command, '--', *_OPTIONS])}"
 
@@ -253,6 +258,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", action="store_true", help="run as root (default: the user triton-server, 1000)")
     openai = "also start the OpenAI frontend on this port"
     parser.add_argument("--openai-port", type=int, metavar="PORT", help=openai)
+    direct = "start N processes of the direct server on it instead"
+    parser.add_argument("--openai-direct", type=int, metavar="N", help=direct)
     file = f"default: {DEFAULT_FILE}; - is standard output"
     parser.add_argument("--output", type=Path, default=DEFAULT_FILE, metavar="FILE", help=file)
     parser.add_argument("--build", action="store_true", help="build the image too, with docker or podman")
@@ -267,5 +274,6 @@ def run_command(options: argparse.Namespace) -> int:
         backends=tuple(options.backends),
         root=options.root,
         openai_port=options.openai_port,
+        openai_direct=options.openai_direct,
     )
     return run(wanted, options.output, options.tag, build=options.build)

@@ -1,7 +1,8 @@
-"""tritonserver and the OpenAI frontend of a container under supervisord.
+"""tritonserver and the OpenAI server of a container, which is the frontend or the direct server, under supervisord.
 
-Both are told to drain when the container is stopped. A frontend that ends is started again; where tritonserver has
-ended, or the frontend cannot start, both end, and the container with them.
+Both are told to drain when the container is stopped; the direct server, which uses the engines of the models, before
+tritonserver. An OpenAI server that ends is started again; where tritonserver has ended, or the OpenAI server cannot
+start, both end, and the container with them.
 """
 
 import contextlib
@@ -11,15 +12,16 @@ import shlex
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.installer import supervise, triton_options
 from tools.installer.console import BuildError
+from tools.installer.frontend import DIRECT_SOURCES, DIRECT_VARIABLE
 from tools.installer.paths import CHECKOUT, FRONTEND_SOURCES, PROGRAM
 
-_TRITON, _FRONTEND = "tritonserver", "frontend"
+_TRITON, _FRONTEND, _DIRECT = "tritonserver", "frontend", "direct"
 # After the time that each of the two takes by itself.
 _GRACE_SECONDS = 15
 _CONFIGURATION = """\
@@ -29,22 +31,26 @@ logfile=/dev/null
 logfile_maxbytes=0
 pidfile={folder}/pid
 childlogdir={folder}
-
-[group:server]
-programs={triton},{frontend}
-
+{group}
 [program:{triton}]
 command={shell}/{triton}
+priority=1
 autorestart=false
 startsecs=0
 {common}
 
-[program:{frontend}]
-command={shell}/{frontend}
+[program:{openai}]
+command={shell}/{openai}
+priority=2
 autorestart=true
 startsecs=5
 startretries=5
 {common}
+"""
+# What is in one group is told to stop at the same time; else what has the higher priority ends first.
+_GROUP = """
+[group:server]
+programs={triton},{openai}
 """
 _COMMON = """\
 stopwaitsecs={patience}
@@ -54,14 +60,15 @@ stdout_logfile=/dev/stdout
 stdout_logfile_maxbytes=0"""
 
 
-def run(command: Sequence[str], host: str, port: int, options: Sequence[str] = ()) -> int:
+def run(command: Sequence[str], host: str, port: int, options: Sequence[str] = (), direct: int = 0) -> int:
     """Run both until told to stop, or until one of them cannot go on. Returns 0, or 1 where they had to end.
 
     Args:
         command: tritonserver and its options.
-        host: address for the frontend to listen on.
-        port: of the frontend.
-        options: further ones of the frontend.
+        host: address for the OpenAI server to listen on.
+        port: of the OpenAI server.
+        options: further ones of it.
+        direct: processes of the direct server; 0 for the frontend.
 
     Raises:
         BuildError: supervisord is not installed here.
@@ -73,16 +80,27 @@ def run(command: Sequence[str], host: str, port: int, options: Sequence[str] = (
     with tempfile.TemporaryDirectory(prefix="vllm_custom_together_") as made:
         folder = Path(made)
         triton = [sys.executable, str(CHECKOUT / PROGRAM), "supervise", command[0], "--", *command[1:]]
-        address = f"{triton_options.reached(command, 'grpc')}:{triton_options.value(command, 'grpc-port', '8001')}"
-        frontend = [sys.executable, "-m", "vllm_custom_frontend", f"--host={host}", f"--port={port}"]
-        frontend += [f"--triton={address}", *options]
+        name, openai = (_DIRECT, _direct(command, direct)) if direct else (_FRONTEND, _frontend(command))
+        openai = [sys.executable, "-m", *openai, f"--host={host}", f"--port={port}", *options]
         # As scripts: what supervisord reads as a command has signs of its own, such as % and ;.
-        _write(folder / _TRITON, triton)
-        _write(folder / _FRONTEND, frontend, FRONTEND_SOURCES)
+        _write(folder / _TRITON, triton, {DIRECT_VARIABLE: str(direct)} if direct else {})
+        _write(folder / name, openai, {"PYTHONPATH": DIRECT_SOURCES if direct else str(FRONTEND_SOURCES)})
         file = folder / "supervisord.conf"
-        file.write_text(_configuration(folder, command))
+        file.write_text(_configuration(folder, command, name))
         with _own_output():
             return _supervise(supervisord, file)
+
+
+def _frontend(command: Sequence[str]) -> list[str]:
+    address = f"{triton_options.reached(command, 'grpc')}:{triton_options.value(command, 'grpc-port', '8001')}"
+    return ["vllm_custom_frontend", f"--triton={address}"]
+
+
+def _direct(command: Sequence[str], workers: int) -> list[str]:
+    # This process starts what starts tritonserver.
+    direct = ["vllm_custom_direct", f"--workers={workers}", f"--server={os.getpid()}"]
+    http = triton_options.http_url(command)
+    return [*direct, f"--triton-http={http}"] if http else direct
 
 
 def _supervise(supervisord: Any, file: Path) -> int:
@@ -138,18 +156,20 @@ def _own_output() -> Iterator[None]:
         copier.join(1.0)
 
 
-def _write(file: Path, command: Sequence[str], path: Path | None = None) -> None:
-    """A script that becomes ``command``; ``path`` is where its Python finds modules."""
-    variable = f"PYTHONPATH={shlex.quote(str(path))} " if path else ""
-    file.write_text(f"{variable}exec {shlex.join(command)}\n")
+def _write(file: Path, command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """A script that becomes ``command``, with these variables in its environment."""
+    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    file.write_text(" ".join([*given, "exec", shlex.join(command)]) + "\n")
 
 
-def _configuration(folder: Path, command: Sequence[str]) -> str:
+def _configuration(folder: Path, command: Sequence[str], openai: str) -> str:
     patience = round(supervise.patience(command)) + _GRACE_SECONDS
     common = _COMMON.format(patience=patience)
     shown = str(folder).replace("%", "%%")
     shell = f"/bin/sh {shlex.quote(shown)}"
-    return _CONFIGURATION.format(folder=shown, shell=shell, triton=_TRITON, frontend=_FRONTEND, common=common)
+    names = {"triton": _TRITON, "openai": openai}
+    group = _GROUP.format(**names) if openai == _FRONTEND else ""
+    return _CONFIGURATION.format(folder=shown, shell=shell, common=common, group=group, **names)
 
 
 def ends_all(event: str, process: str) -> bool:

@@ -180,8 +180,13 @@ class Model:
         model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
         model_config["parameters"].pop(devices.PARAMETER, None)
         model: Any = base()
-        with tuning.fast_event_loops(), self._engine_of_others():
-            model.initialize({**self._args, "model_config": json.dumps(model_config)})
+        try:
+            with tuning.fast_event_loops(), self._engine_of_others():
+                model.initialize({**self._args, "model_config": json.dumps(model_config)})
+        except Exception as error:
+            if reason := engine.start_failure(error):
+                raise ConfigError(f"vLLM could not start: {reason}") from error
+            raise
         model.using_decoupled = self._settings.decoupled
         return model
 

@@ -139,6 +139,15 @@ class TestText:
         given = build.parser().parse_args(command[2 : command.index("--")])
         assert (given.command, given.openai_port, given.openai_host) == ("supervise", 9000, "0.0.0.0")
 
+    def test_the_direct_server_on_the_openai_port(self) -> None:
+        text = image.dockerfile(ImageOptions(openai_port=9000, openai_direct=4))
+        frontends = image.dockerfile(ImageOptions(openai_port=9000))
+        command = json.loads(parse(text)[-1].rest)
+        assert set(command) - set(json.loads(parse(frontends)[-1].rest)) == {"--openai-direct=4"}
+        assert text.splitlines()[:-1] == frontends.splitlines()[:-1]
+        given = build.parser().parse_args(command[2 : command.index("--")])
+        assert (given.openai_port, given.openai_direct) == (9000, 4)
+
     def test_what_has_to_be_written_is_in_volumes(self, options: ImageOptions) -> None:
         instructions = {one.name: one.rest for one in parse(image.dockerfile(options))}
         volumes = json.loads(instructions["VOLUME"])
@@ -169,6 +178,11 @@ class TestRefusals:
     def test_a_port_that_cannot_be_or_is_tritons(self, port: int) -> None:
         with pytest.raises(BuildError, match="--openai-port"):
             image.dockerfile(ImageOptions(openai_port=port))
+
+    @pytest.mark.parametrize(("port", "direct"), [(None, 2), (9000, 0)])
+    def test_a_direct_server_without_a_port_or_processes(self, port: int | None, direct: int) -> None:
+        with pytest.raises(BuildError, match="--openai-direct needs --openai-port"):
+            image.dockerfile(ImageOptions(openai_port=port, openai_direct=direct))
 
     @pytest.mark.parametrize("name", ["a; rm -rf /", "", "a\nRUN b", "../a", "-x"])
     def test_what_is_no_name_of_a_backend(self, name: str) -> None:

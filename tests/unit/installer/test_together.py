@@ -59,6 +59,57 @@ def test_they_end_together(supervised: "subprocess.Popen[bytes]", tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "50% of it").iterdir()) == ["triton server"]
 
 
+# In the place of both programs: says with what it was started, and takes a while to end.
+RECORDING = """
+import os, signal, sys, time
+def note(line):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(f"{name} {line}\\n")
+def end(number, frame):
+    note("is told to stop")
+    time.sleep(0.5)
+    note("ends")
+    os._exit(0)
+name = "tritonserver" if "--http-port=1" in sys.argv else "direct"
+signal.signal(signal.SIGTERM, end)
+note(f"starts {os.environ.get('VLLM_CUSTOM_OPENAI_DIRECT')} {' '.join(sys.argv[1:])}")
+time.sleep(60)
+"""
+SUPERVISE = """
+import sys
+from tools.installer import together
+together.DIRECT_SOURCES = sys.argv[1]
+sys.exit(together.run([sys.argv[2], "--http-port=1"], "127.0.0.1", 2, ["--keep-alive=65"], direct=3))
+"""
+
+
+def test_a_direct_server_drains_before_the_models_that_it_uses_end(tmp_path: Path) -> None:
+    (tmp_path / "vllm_custom_direct.py").write_text(RECORDING)
+    program = tmp_path / "tritonserver"
+    program.write_text(f"#!{sys.executable}\n{RECORDING}")
+    program.chmod(0o755)
+    notes = tmp_path / "notes"
+    notes.touch()
+    env = {name: value for name, value in os.environ.items() if name != "VLLM_CUSTOM_OPENAI_DIRECT"}
+    command = [sys.executable, "-c", SUPERVISE, str(tmp_path), str(program)]
+    process = subprocess.Popen(command, env={**env, "NOTES": str(notes)}, cwd=CHECKOUT)
+    try:
+        wait_until(lambda: notes.read_text().count("starts") == 2 or process.poll() is not None, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    *started, first, second, third, fourth = notes.read_text().splitlines()
+    options = f"--workers=3 --server={process.pid} --triton-http=http://127.0.0.1:1"
+    assert sorted(started) == [
+        f"direct starts None {options} --host=127.0.0.1 --port=2 --keep-alive=65",
+        "tritonserver starts 3 --http-port=1",
+    ]
+    assert [first, second] == ["direct is told to stop", "direct ends"]
+    assert [third, fourth] == ["tritonserver is told to stop", "tritonserver ends"]
+
+
 @pytest.mark.parametrize(
     ("event", "process", "ends"),
     [

@@ -85,12 +85,26 @@ def others(name: EngineName) -> list[Path]:
 
 def started_at(process: int) -> str:
     """When ``process`` started, in the kernel's unit, as a process id may be used again; empty once it has ended."""
-    try:
+    state, *values = _stat(process)
+    return "" if state in ("", "Z", "X") else values[18]
+
+
+def is_below(process: int, other: int) -> bool:
+    """Whether ``other`` is this process, or has started it, or what has started that, and so on."""
+    while process != other:
+        state, *values = _stat(process)
+        if not state or process <= 1:
+            return False
+        process = int(values[0])
+    return True
+
+
+def _stat(process: int) -> list[str]:
+    """What the kernel says of a process, from its state on; one empty text where there is none of this id."""
+    with contextlib.suppress(OSError):
         # The name stands in brackets and may itself hold brackets and spaces.
-        state, *values = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return "" if state in ("Z", "X") else values[18]
-    except (OSError, ValueError, IndexError):
-        return ""
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split() or [""]
+    return [""]
 
 
 def fingerprint(texts: list[str], folders: list[Path]) -> str:

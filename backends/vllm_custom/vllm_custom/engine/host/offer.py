@@ -78,11 +78,15 @@ def offer_of(folder: Path) -> Offer | None:
 
 
 def offers(server: int | None = None) -> Iterator[tuple[Path, Offer]]:
-    """All offers of this user by the folders of their engines, or those of the models of one tritonserver."""
+    """All offers of this user by the folders of their engines.
+
+    Args:
+        server: of the tritonserver of this process id only, or of those that this process has started.
+    """
     with contextlib.suppress(OSError):
         for folder in sorted(folders.runtime_folder(make=False).iterdir()):
             found = offer_of(folder)
-            if found is not None and (server is None or found.server == server):
+            if found is not None and (server is None or folders.is_below(found.server, server)):
                 yield folder, found
 
 

@@ -10,6 +10,7 @@ from vllm_custom.engine.vllm.engine import VllmEngine
 from vllm_custom.engine.vllm.host import PROGRAM as HOST_PROGRAM
 from vllm_custom.engine.vllm.host import attached, guest_client
 from vllm_custom.engine.vllm.replacement import EngineReplacement
+from vllm_custom.engine.vllm.start_failures import start_failure
 from vllm_custom.engine.vllm.starting import start_cores_quickly
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "install_connector",
     "prepare_reasoning",
     "start_cores_quickly",
+    "start_failure",
 ]

@@ -1,4 +1,4 @@
-"""How the process of an engine core starts."""
+"""How the processes of an engine start: its core, and the core's workers where they have processes of their own."""
 
 from __future__ import annotations
 
@@ -10,24 +10,65 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from vllm_custom.engine.vllm.start_failures import expect_failure, note_failure
 from vllm_custom.runtime.new_process import WithoutCollections
 
-# In the process that starts others; in a new one nothing has taken the place of vLLM's function.
-_vllms_own: Callable[..., None] | None = None
+# In the process that starts others; in a new one nothing has taken the place of vLLM's functions.
+_vllms_core: Callable[..., None] | None = None
+_vllms_worker: Callable[..., None] | None = None
+
+
+def start_cores_quickly() -> None:
+    """Engine cores that are started from now on import vLLM without collecting garbage, and say why they end."""
+    from vllm.v1.engine.core import EngineCoreProc
+
+    global _vllms_core
+    if _vllms_core is None:
+        _vllms_core = EngineCoreProc.run_engine_core
+        EngineCoreProc.run_engine_core = staticmethod(WithoutCollections(run_engine_core))
+    expect_failure()
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """vLLM's function of this name, which a new process finds here."""
     from vllm.v1.engine.core import EngineCoreProc
 
-    keep_files_with_sockets()
-    own: Callable[..., None] = _vllms_own or EngineCoreProc.run_engine_core
+    own: Callable[..., None] = _vllms_core or EngineCoreProc.run_engine_core
+    begin_core()
     try:
         own(*args, **kwargs)
     finally:
-        # Its memory goes with the process. An interpreter that ends would look for cycles in all of it, for longer than
+        # Its memory ends with the process. An interpreter that ends would look for cycles in all of it, for longer than
         # the five seconds after which vLLM kills it.
         gc.freeze()
+
+
+def begin_core() -> None:
+    """In an engine core's process, before vLLM's program."""
+    note_failure()
+    keep_files_with_sockets()
+    _start_workers_quickly()
+
+
+def run_worker(*args: Any, **kwargs: Any) -> None:
+    """vLLM's ``WorkerProc.worker_main``."""
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    own: Callable[..., None] = _vllms_worker or WorkerProc.worker_main
+    note_failure()
+    try:
+        own(*args, **kwargs)
+    finally:
+        gc.freeze()
+
+
+def _start_workers_quickly() -> None:
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    global _vllms_worker
+    if _vllms_worker is None:
+        _vllms_worker = WorkerProc.worker_main
+        WorkerProc.worker_main = staticmethod(WithoutCollections(run_worker))
 
 
 def keep_files_with_sockets() -> None:
@@ -43,13 +84,3 @@ def keep_files_with_sockets() -> None:
             executor: Any = importlib.import_module(f"vllm.v1.executor.{name}")
             if hasattr(executor, "get_file_store_init_method"):
                 executor.get_file_store_init_method = lambda: f"file://{folder}/vllm_dist_{uuid4().hex}"
-
-
-def start_cores_quickly() -> None:
-    """Engine cores that are started from now on import vLLM without collecting garbage meanwhile."""
-    from vllm.v1.engine.core import EngineCoreProc
-
-    global _vllms_own
-    if _vllms_own is None:
-        _vllms_own = EngineCoreProc.run_engine_core
-        EngineCoreProc.run_engine_core = staticmethod(WithoutCollections(run_engine_core))

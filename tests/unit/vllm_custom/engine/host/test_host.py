@@ -392,6 +392,7 @@ def test_a_guest_finds_what_is_offered_and_uses_the_engine(setting: Setting) -> 
     assert list(offers(setting.server)) == []
     made = offered(instance, setting.server)
     assert list(offers(setting.server)) == list(offers()) == [(instance.folder, made)]
+    assert list(offers(os.getpid())) == list(offers(os.getppid())) == list(offers()), "above the server"
     assert list(offers(setting.server + 1)) == []
     assert guest(setting, instance).client == 2
     assert setting.noted("start") == ["start 0.0 True 2 3"]

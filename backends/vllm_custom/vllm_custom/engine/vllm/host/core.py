@@ -20,6 +20,7 @@ from vllm_custom.engine.host.board import ROWS
 from vllm_custom.engine.host.host import CoreError
 from vllm_custom.engine.vllm.host.process import run_engine_core
 from vllm_custom.engine.vllm.older import executor_class
+from vllm_custom.engine.vllm.start_failures import expect_failure, start_failure
 from vllm_custom.runtime.new_process import WithoutCollections
 
 # A client's place serves one front once: so often can all of them be replaced, and some more. Each that waits costs the
@@ -56,7 +57,8 @@ class VllmCore:
         except CoreError:
             raise
         except Exception as error:
-            raise CoreError(f"vLLM could not start: {type(error).__name__}: {error}") from error
+            reason = start_failure(error) or f"{type(error).__name__}: {error}"
+            raise CoreError(f"vLLM could not start: {reason}") from error
         # The engine gives its first client what concerns no request; that one has to read it.
         self._client = EngineCoreClient.make_async_mp_client(
             vllm_config, executor_class(vllm_config), log_stats, self.addresses(0), self._clients, 0
@@ -96,6 +98,7 @@ class VllmCore:
 
     def _launch(self, vllm_config: Any, log_stats: bool) -> None:
         core.EngineCoreProc.run_engine_core = staticmethod(WithoutCollections(run_engine_core))
+        expect_failure()
         parameters = inspect.signature(launch_core_engines).parameters
         options: dict[str, Any] = {}
         if "addresses" in parameters:
