@@ -23,6 +23,7 @@ from vllm_custom.engine.protocol import (
 from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
+from vllm_custom.engine.vllm.engine_limits import guard_engine
 from vllm_custom.engine.vllm.host.reporting import report_scheduler
 from vllm_custom.engine.vllm.older.answers import NoAnswerParsers, parses_in_pieces
 from vllm_custom.engine.vllm.statistics import VllmStatistics
@@ -43,6 +44,7 @@ class VllmEngine:
     @classmethod
     async def attach(cls, llm: Any, compiling: constraints.CompileProcess | None = None) -> VllmEngine:
         """``llm``: the AsyncLLM, on whose event loop this runs; ``compiling`` as in ``__init__``."""
+        guard_engine(llm)
         tasks = tuple(await llm.get_supported_tasks())
         generates = "generate" in tasks
         pixels = media.processor_bounds(llm)
