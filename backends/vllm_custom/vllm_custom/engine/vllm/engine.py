@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from vllm_custom.engine.answers import AnswerParsers
+from vllm_custom.engine.background import NO_STORAGE, Storage
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
@@ -201,8 +202,8 @@ class VllmEngine:
         served_names: Sequence[str],
         arguments: Mapping[str, Any],
         adapters: AdaptersInUse,
-        stored_responses: int = 0,
+        storage: Storage = NO_STORAGE,
     ) -> Application:
         if self._facts.generates:
             requests.note_figures(self._llm)
-        return await openai.build_openai_application(self._llm, served_names, arguments, adapters, stored_responses)
+        return await openai.build_openai_application(self._llm, served_names, arguments, adapters, storage)
