@@ -201,8 +201,6 @@ def _middleware(options: ServerOptions, metrics: Metrics, tracer: Tracer | None)
         Middleware(TrailingSlashes),
         Middleware(AccessLog, metrics=metrics, access_log=options.access_log, log_format=options.log_format),
     ]
-    if tracer is not None:
-        chosen.append(Middleware(TracedRequests, tracer=tracer))
     chosen.append(Middleware(VaryOnce))
     if options.cors_origins:
         chosen.append(
@@ -217,6 +215,8 @@ def _middleware(options: ServerOptions, metrics: Metrics, tracer: Tracer | None)
     chosen += [Middleware(AnthropicErrors), Middleware(WholeAnswers)]
     if options.api_keys:
         chosen.append(Middleware(ApiKeys, keys=options.api_keys, names=options.key_names))
+    if tracer is not None:  # inside of the keys: who has none writes nothing into a trace
+        chosen.append(Middleware(TracedRequests, tracer=tracer))
     return chosen
 
 

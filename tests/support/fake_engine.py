@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tests.support.fake_answers import FakeParsers
 from vllm_custom.engine import Adapter, ModelFacts, PairScoring, RunOptions
+from vllm_custom.engine.background import NO_STORAGE, Storage
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.following import observed, staged
 from vllm_custom.engine.protocol import (
@@ -305,7 +306,7 @@ class FakeEngine:
         served_names: Sequence[str],
         arguments: Mapping[str, Any],
         adapters: AdaptersInUse,
-        stored_responses: int = 0,
+        storage: Storage = NO_STORAGE,
     ) -> Application:
         return self.application or _no_routes
 

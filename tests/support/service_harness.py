@@ -84,7 +84,7 @@ class Request:
         return self._tensors
 
     def parameters(self) -> str:
-        return self._parameters
+        return self._parameters.encode("utf-8", "surrogateescape").decode()  # as the binding does
 
     def timeout(self) -> int:
         return self._timeout_us

@@ -76,7 +76,7 @@ def _no_models(repository: Path) -> Checks:
 def _load_checks(model: Model) -> Checks:
     """What Triton and the backend themselves say of the model's files, before an engine starts."""
     found = model.inspection
-    if unusable := stub_paths.unusable([model.folder]):
+    if unusable := stub_paths.unusable([model.folder.parent.resolve() / model.folder.name]):
         found_there = f"Triton cannot start its process from {unusable[0]!r}"
         yield Check(f"{model.name}: folder", Status.FAIL, found_there, stub_paths.FIX)
     if found.problem:

@@ -98,7 +98,7 @@ class TritonServer:
     ) -> None:
         if not repository.is_dir():
             raise BuildError(f"the model repository {repository} does not exist", "give --model-repository a folder")
-        if unusable := stub_paths.unusable([repository, backends]):
+        if unusable := stub_paths.unusable([repository.resolve(), backends.resolve()]):
             raise BuildError(f"Triton cannot start models from {unusable[0]!r}", stub_paths.FIX)
         self.repository = repository
         self.environment = environment

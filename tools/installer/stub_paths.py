@@ -9,5 +9,5 @@ _PLAIN = re.compile(r"[\w./@%+=:,-]+")
 
 
 def unusable(paths: Iterable[Path]) -> list[str]:
-    """Those that a shell would take apart."""
-    return [str(path) for path in paths if not _PLAIN.fullmatch(str(path.resolve()))]
+    """Those that a shell would take apart; ``paths`` are as Triton is told, which follows no links in them."""
+    return [str(path) for path in paths if not _PLAIN.fullmatch(str(path))]

@@ -189,6 +189,12 @@ class TestLoad:
         assert (check.status, "my models/m" in check.found) == (Status.FAIL, True)
         assert "without spaces" in check.fix
 
+    def test_a_link_to_a_folder_with_spaces_is_no_such_path(self, repository: Path) -> None:
+        """Triton uses the name of the link."""
+        elsewhere = (repository / "m").rename(repository.parent / "my model")
+        (repository / "m").symlink_to(elsewhere)
+        assert "m: folder" not in [check.name for check in model_checks.examine(repository, None, [])]
+
     def test_what_is_no_model_is_named(self, repository: Path) -> None:
         """Triton tries to load each of them. They were not mentioned."""
         (repository / "empty").mkdir()

@@ -84,6 +84,16 @@ async def test_an_error_has_its_status(exporter: InMemorySpanExporter) -> None:
     assert request.attributes["error.type"] == "503"
 
 
+async def test_who_has_no_key_writes_nothing_into_a_trace(exporter: InMemorySpanExporter) -> None:
+    triton = FakeTriton(m=Model())
+    async with serving(triton), frontend(triton.address, api_keys=frozenset({"secret-key"})) as client:
+        assert (await client.post({"model": "m"}, traceparent=SAMPLED)).status == 401
+        assert exporter.get_finished_spans() == ()
+        answer = await client.post({"model": "m"}, traceparent=SAMPLED, authorization="Bearer secret-key")
+    assert answer.status == 200
+    assert [span.name for span in exporter.get_finished_spans()] == ["triton", "POST /v1/chat/completions"]
+
+
 async def test_without_spans_the_clients_context_goes_on_as_it_is() -> None:
     triton = FakeTriton(m=Model())
     async with serving(triton), frontend(triton.address) as client:

@@ -62,7 +62,6 @@ VLLM_FIELDS: tuple[FieldSpec, ...] = (
     _bounded("logit_bias", "MAX_LOGIT_BIAS", reason="All are sent to the engine and added to the logits."),
     _bounded("allowed_token_ids", "MAX_TOKEN_IDS", reason="All are sent to the engine."),
     _bounded("logprob_token_ids", "MAX_TOKEN_IDS", reason="vLLM takes at most 128."),
-    _bounded("returned_token_ids", "MAX_TOKEN_IDS", reason="Columns of a pooling model's output."),
     _bounded("logprobs", reason="max_logprobs in model.json."),
     _bounded(
         "prompt_logprobs", "MAX_PROMPT_LOGPROBS", reason="max_logprobs in model.json; times the tokens of the prompt."
@@ -73,6 +72,7 @@ VLLM_FIELDS: tuple[FieldSpec, ...] = (
         reason="vLLM searches for patterns of every size after each token.",
     ),
     _operators("extra_args", "Reaches plugins, custom samplers and the transfer of KV caches."),
+    _operators("returned_token_ids", "Columns of a step pooling model's output; one that it lacks ends the engine."),
     _operators("skip_reading_prefix_cache", "Computes a cached prompt again."),
     _operators("watermarking", "Turns the operator's watermark off."),
     _operators("trace_decode_token_ids", "For debugging: forces the tokens of the answer."),

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy.typing as npt
 
 from vllm_custom.engine.answers import AnswerParsers
+from vllm_custom.engine.background import NO_STORAGE, Storage
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
@@ -315,10 +316,10 @@ class Engine(Protocol):
         served_names: Sequence[str],
         arguments: Mapping[str, Any],
         adapters: AdaptersInUse,
-        stored_responses: int = 0,
+        storage: Storage = NO_STORAGE,
     ) -> Application:
         """vLLM's OpenAI application on this engine; ``arguments`` are those of its server.
 
-        It keeps ``stored_responses`` of the Responses API, and puts what it begins in the background for the request
-        of a context into :data:`~vllm_custom.engine.background.BEGUN`.
+        It keeps responses of the Responses API as ``storage`` says, and puts what it begins in the background for the
+        request of a context into :data:`~vllm_custom.engine.background.BEGUN`.
         """

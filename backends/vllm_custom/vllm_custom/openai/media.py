@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from vllm_custom.media.vision_parts import VISION_PARTS, vision_element
 from vllm_custom.openai.anthropic import image_of_source
 from vllm_custom.openai.spelling import respell
 
+# What pairs are made of: texts, or objects with parts.
+_SCORED = ("query", "queries", "documents", "items", "data_1", "data_2", "text_1", "text_2")
 # Key of a content part to modality; the value is a URL, or an object that has one as "url".
 _MEDIA_KEYS = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
 
@@ -112,6 +115,7 @@ def find_media(body: dict[str, Any]) -> list[BodyMedia]:
         InvalidRequestError: a part without its medium.
     """
     found: list[BodyMedia] = []
+    _drop_ids(body)
     for part, where in _parts(body):
         part.pop("uuid", None)
         if not _is_of_responses(where):
@@ -132,6 +136,18 @@ def _parts(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             for position, part in enumerate(parts if isinstance(parts, list) else []):
                 if isinstance(part, dict):
                     yield from _with_inner(part, f"{name}[{index}].{key}[{position}]")
+
+
+def _drop_ids(body: dict[str, Any]) -> None:
+    """Of parts whose media are not taken: they would find another client's medium by its id alone."""
+    for name in (*_SCORED, "messages"):
+        value = body.get(name)
+        several = value if isinstance(value, list) else [value]
+        for item in itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in several):
+            parts = item.get("content") if isinstance(item, dict) else None
+            for part in parts if isinstance(parts, list) else []:
+                if isinstance(part, dict):
+                    part.pop("uuid", None)
 
 
 def _with_inner(part: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], str]]:

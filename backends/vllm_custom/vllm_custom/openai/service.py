@@ -11,7 +11,7 @@ import msgspec
 
 from vllm_custom.contract.routes import FORM_PATHS, RESPONSE_PATH, RESPONSES_PATH
 from vllm_custom.contract.settings import Settings
-from vllm_custom.engine.background import BEGUN
+from vllm_custom.engine.background import BEGUN, Storage
 from vllm_custom.engine.protocol import Engine
 from vllm_custom.errors import ConfigError, InternalError, NotFoundError, UnsupportedError, listing, shorten
 from vllm_custom.lora import LoraAdapters
@@ -160,10 +160,9 @@ class OpenAIService:
         arguments = application_arguments(settings, chat_template)
         adapters = RequestAdapters(loras)
         application = None
+        storage = Storage(settings.openai_stored_responses, settings.openai_stored_bytes)
         try:
-            application = await engine.openai_application(
-                [settings.model_name], arguments, adapters, settings.openai_stored_responses
-            )
+            application = await engine.openai_application([settings.model_name], arguments, adapters, storage)
         except Exception as error:
             if settings.tool_call_parser or settings.openai_args or settings.openai_stored_responses:
                 raise ConfigError(f"config.pbtxt: vLLM refuses its OpenAI server's arguments: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vllm_custom.contract.names import OPENAI_REQUEST
-from vllm_custom.errors import BackendError
+from vllm_custom.errors import BackendError, InvalidRequestError
 from vllm_custom.handlers import Incoming
 from vllm_custom.openai import OpenAIResponder, looks_up
 from vllm_custom.responses import Responder
@@ -39,7 +39,7 @@ class TritonTransport:
         found = {tensor.name(): tensor for tensor in request.inputs()}
         return Incoming(
             {name: np.asarray(tensor.as_numpy()) for name, tensor in found.items() if name in self._names},
-            parameters=request.parameters(),
+            parameters=_parameters(request),
             timeout_us=request.timeout(),
             span=span_of(request),
         )
@@ -68,3 +68,12 @@ class TritonTransport:
         )
         is_openai = any(tensor.name() == OPENAI_REQUEST for tensor in request.inputs())
         return OpenAIResponder(stream, decoupled=self._decoupled) if is_openai else stream
+
+
+def _parameters(request: Any) -> str:
+    """The request's own id is among them, and Triton's HTTP server takes any bytes for text."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at position {error.start} of their JSON"
+        raise InvalidRequestError(f"parameters: expected UTF-8, got {byte}") from error

@@ -123,3 +123,16 @@ def test_a_part_without_its_medium_is_refused(part: dict[str, Any]) -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "image_url", **part}]}]}
     with pytest.raises(InvalidRequestError, match=r'^messages\[0\].content\[0\]: expected "image_url": '):
         find_media(body)
+
+
+@pytest.mark.parametrize("name", ["documents", "queries", "data_1", "messages"])
+def test_no_id_of_a_clients_own_reaches_vllm(name: str) -> None:
+    """With the id of another client's image, a pair was scored as if the client had the image."""
+    part: dict[str, Any] = {"type": "image_url", "image_url": None, "uuid": "image-0123"}
+    holder = {"role": "user", "content": [part, "text"]}
+    body: dict[str, Any] = {name: [[holder], "text"] if name == "messages" else [holder, "text"]}
+    assert find_media(body) == []
+    assert "uuid" not in part
+    alone: dict[str, Any] = {"content": [dict(part, uuid="image-0123")]}
+    find_media({"query": alone})
+    assert "uuid" not in alone["content"][0]

@@ -252,13 +252,13 @@ TOO_MUCH: list[tuple[str, Any, str]] = [
     ("stop_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("allowed_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("logprob_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
-    ("returned_token_ids", list(range(16_385)), "MAX_TOKEN_IDS"),
     ("repetition_detection", {"max_pattern_size": 257, "min_count": 2}, "MAX_REPETITION_PATTERN"),
 ]
 NOT_THEIRS = [
     ("extra_args", {"kv_transfer_params": {}}),
     ("skip_reading_prefix_cache", True),
     ("watermarking", False),
+    ("returned_token_ids", [10**6]),
     ("trace_decode_token_ids", [1]),
     ("routed_experts_prompt_start", 1),
 ]

@@ -241,6 +241,14 @@ def test_ids_of_any_kind(model: Model, request_id: Any) -> None:
     assert len(sender.error.message()) < 300
 
 
+def test_parameters_that_are_no_text(model: Model) -> None:
+    """Triton's HTTP server hands on whatever bytes stand in a text. The answer was the codec's own sentence."""
+    sender = model.submit(parameters='{"stop": "\udcff"}')
+    sender.wait()
+    assert code(sender) == CODES.INVALID_ARG
+    assert sender.error.message() == "parameters: expected UTF-8, got byte 0xff at position 10 of their JSON"
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_response_that_cannot_be_sent(model: Model, failures: int) -> None:
     """The final response is tried again as an error; where that fails too, nobody is there to answer."""

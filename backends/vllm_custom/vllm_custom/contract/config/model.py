@@ -197,6 +197,13 @@ class ModelParameters(BaseModel):
         "response. 0: none, and `store` is ignored. Needs one instance, since each has a store of its own.",
         unit="responses",
     )
+    openai_stored_bytes: int = config_parameter(
+        1024 * 1024 * 1024,
+        "Memory of what OPENAI_STORED_RESPONSES keeps, as an estimate: where it is more, the oldest responses go. "
+        "Messages that several responses have in common count for each of them.",
+        minimum=1,
+        unit="bytes",
+    )
     score_max_documents: int = config_parameter(
         1000, "Elements that the input documents may have; each is a separate prompt for the engine.", minimum=1
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from vllm_custom.engine.answers import AnswerParsers
+from vllm_custom.engine.background import NO_STORAGE, Storage
 from vllm_custom.engine.embeds import EmbedsLayout
 from vllm_custom.engine.protocol import (
     Accept,
@@ -23,6 +24,7 @@ from vllm_custom.engine.protocol import (
 from vllm_custom.engine.statistics import Statistics
 from vllm_custom.engine.vision import VisionRules
 from vllm_custom.engine.vllm import answers, constraints, media, openai, pooling, prompts, qwen, requests, sampling
+from vllm_custom.engine.vllm.engine_limits import guard_engine
 from vllm_custom.engine.vllm.host.reporting import report_scheduler
 from vllm_custom.engine.vllm.older.answers import NoAnswerParsers, parses_in_pieces
 from vllm_custom.engine.vllm.statistics import VllmStatistics
@@ -43,6 +45,7 @@ class VllmEngine:
     @classmethod
     async def attach(cls, llm: Any, compiling: constraints.CompileProcess | None = None) -> VllmEngine:
         """``llm``: the AsyncLLM, on whose event loop this runs; ``compiling`` as in ``__init__``."""
+        guard_engine(llm)
         tasks = tuple(await llm.get_supported_tasks())
         generates = "generate" in tasks
         pixels = media.processor_bounds(llm)
@@ -199,8 +202,8 @@ class VllmEngine:
         served_names: Sequence[str],
         arguments: Mapping[str, Any],
         adapters: AdaptersInUse,
-        stored_responses: int = 0,
+        storage: Storage = NO_STORAGE,
     ) -> Application:
         if self._facts.generates:
             requests.note_figures(self._llm)
-        return await openai.build_openai_application(self._llm, served_names, arguments, adapters, stored_responses)
+        return await openai.build_openai_application(self._llm, served_names, arguments, adapters, storage)

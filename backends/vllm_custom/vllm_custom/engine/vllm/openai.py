@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm_custom.contract.routes import FORM_PATHS, OPENAI_PATHS
+from vllm_custom.engine.background import NO_STORAGE, Storage
 from vllm_custom.engine.protocol import AdaptersInUse, Application
 from vllm_custom.engine.vllm.bodies import read_bodies_in_threads
 from vllm_custom.engine.vllm.long_answers import build_long_answers_in_threads
@@ -25,7 +26,7 @@ async def build_openai_application(
     served_names: Sequence[str],
     arguments: Mapping[str, Any],
     adapters: AdaptersInUse,
-    stored_responses: int = 0,
+    storage: Storage = NO_STORAGE,
 ) -> Application:
     """vLLM's OpenAI application on ``engine``, as ``vllm serve`` builds it; to be called over ASGI.
 
@@ -34,7 +35,7 @@ async def build_openai_application(
         served_names: what requests may call the model; answers carry the first.
         arguments: of vLLM's server, by the names of its command line with underscores.
         adapters: become models of the application, by their own names.
-        stored_responses: how many responses of the Responses API it keeps.
+        storage: how many responses of the Responses API it keeps.
     """
     from types import SimpleNamespace
 
@@ -73,7 +74,7 @@ async def build_openai_application(
     application.state.server = SimpleNamespace(should_exit=False)  # the server it would stop when the engine has died
     _serve_adapters(application.state.openai_serving_models, adapters)
     leave_audio_limits_to_us(application)
-    bound_stored_responses(getattr(application.state, "openai_serving_responses", None), stored_responses)
+    bound_stored_responses(getattr(application.state, "openai_serving_responses", None), storage)
     reading = read_bodies_in_threads(application, OPENAI_PATHS - FORM_PATHS)
     return build_long_answers_in_threads(reading, application.state)
 

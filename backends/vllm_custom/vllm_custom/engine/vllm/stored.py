@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from vllm_custom.engine.background import BEGUN
+from vllm_custom.engine.background import BEGUN, Storage
 from vllm_custom.errors import UnsupportedError
 
 # vLLM's own switch is an environment variable, which says nothing of a number.
 _DEFAULT = 1000
 _STORES = ("response_store", "msg_store", "event_store")
+# Of memory: an event of a stream, a log probability, a number in a list.
+_EVENT_BYTES, _ENTRY_BYTES, _NUMBER_BYTES = 2048, 512, 32
 _UNFINISHED = ("queued", "in_progress")
 _USED = ("enable_store", "background_tasks", "responses_background_stream_generator")
 
 
-def bound_stored_responses(serving: Any, most: int) -> None:
-    """Let ``serving``, vLLM's OpenAIServingResponses, keep at most ``most`` responses, the youngest.
+def bound_stored_responses(serving: Any, storage: Storage) -> None:
+    """Let ``serving``, vLLM's OpenAIServingResponses, keep what ``storage`` allows, the youngest responses.
 
     Args:
         serving: None where the model has none.
-        most: 0 keeps none, unless VLLM_ENABLE_RESPONSES_API_STORE is set.
+        storage: no responses keep none, unless VLLM_ENABLE_RESPONSES_API_STORE is set.
 
     Raises:
-        UnsupportedError: this version of vLLM keeps responses in another way, or not at all, and ``most`` is not 0.
+        UnsupportedError: this version of vLLM keeps responses in another way, or not at all, and some are to be kept.
     """
     if serving is None or not all(hasattr(serving, name) for name in (*_STORES, *_USED)):
-        if most:
+        if storage.responses:
             raise UnsupportedError("OPENAI_STORED_RESPONSES: this model has no Responses API, or another one, in vLLM")
         return
-    if not most and serving.enable_store:
-        most = _DEFAULT
-    serving.enable_store = most > 0
-    stores = {name: _Store(most) for name in _STORES}
-    for name, store in stores.items():
-        store.others = [other for other in stores.values() if other is not store]
+    if not storage.responses and serving.enable_store:
+        storage = replace(storage, responses=_DEFAULT)
+    serving.enable_store = storage.responses > 0
+    stores = _Stores(storage)
+    for name, store in zip(_STORES, (stores.responses, stores.messages, stores.events), strict=True):
         setattr(serving, name, store)
-    stores["response_store"].needed = stores["msg_store"]
     serving.background_tasks = _BackgroundTasks(serving.response_store)
     unknown = serving.responses_background_stream_generator
     serving.responses_background_stream_generator = functools.partial(_events, serving, unknown)
@@ -60,7 +62,7 @@ async def _events(
             yield event
         return
     events, more = serving.event_store[response_id]
-    index = 0 if starting_after is None else starting_after + 1
+    index = 0 if starting_after is None else max(starting_after + 1, 0)
     while True:
         more.clear()
         while index < len(events):  # a list of them for each new one would take ever longer
@@ -73,27 +75,96 @@ async def _events(
             await more.wait()
 
 
-class _Store(dict[str, Any]):
-    """One of several stores with the same keys: what one of them drops, all drop.
+class _Stores:
+    """Several stores with the same keys: what one of them drops, all drop.
 
     A response without its messages would continue another conversation than the client means.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.messages = _Store(self)
+        self.responses = _Store(self, needed=self.messages)
+        self.events = _Store(self, measured=False)
+
+    def shrink(self) -> None:
+        """Drop the oldest where there are too many, or where they are too large."""
+        while max(map(len, self._all)) > self._storage.responses or self._bytes > self._storage.bytes:
+            most = max(map(len, self._all))
+            oldest = next(key for store in self._all if len(store) == most for key in store)
+            for store in self._all:
+                store.drop(oldest)
+
+    @property
+    def _all(self) -> tuple[_Store, ...]:
+        return self.messages, self.responses, self.events
+
+    @property
+    def _bytes(self) -> int:
+        events = sum(len(found[0]) for found in self.events.values() if isinstance(found, tuple))
+        return self.messages.bytes + self.responses.bytes + events * _EVENT_BYTES
+
+
+class _Store(dict[str, Any]):
+    """One of the stores.
+
+    Attributes:
+        bytes: about how many its values have.
+    """
+
+    def __init__(self, stores: _Stores, *, needed: _Store | None = None, measured: bool = True) -> None:
+        """
+        Args:
+            stores: this one and its others.
+            needed: what is not in it is not kept here, as it was dropped before it was complete.
+            measured: whether its values are what they will be.
+        """
         super().__init__()
-        self.others: list[_Store] = []
-        # What is not in it is not kept here: it was dropped before it was complete.
-        self.needed: _Store | None = None
-        self._most = most
+        self.bytes = 0
+        self._stores = stores
+        self._needed = needed
+        self._measured = measured
+        self._sizes: dict[str, int] = {}
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if self.needed is not None and key not in self.needed:
+        if self._needed is not None and key not in self._needed:
             return
+        size = memory_of(value) if self._measured else 0
+        self.bytes += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
         super().__setitem__(key, value)
-        while len(self) > self._most:
-            oldest = next(iter(self))
-            for store in (self, *self.others):
-                store.pop(oldest, None)
+        self._stores.shrink()
+
+    def drop(self, key: str) -> None:
+        """Keep it no longer, if it is here."""
+        self.bytes -= self._sizes.pop(key, 0)
+        self.pop(key, None)
+
+
+def memory_of(value: Any) -> int:
+    """About how many bytes of memory a value of JSON, or an object made of one, has.
+
+    Log probabilities are counted, not looked at: an answer may have tens of thousands.
+    """
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        total += sys.getsizeof(item)
+        if isinstance(item, Mapping):
+            waiting += item.keys()
+            waiting += item.values()
+        elif isinstance(item, (list, tuple)):
+            total += len(item) * _NUMBER_BYTES
+            waiting += () if item and isinstance(item[0], int) else item
+        elif not isinstance(item, (str, bytes)) and (fields := getattr(item, "__dict__", None)):
+            total += _log_probabilities(fields.get("logprobs")) * _ENTRY_BYTES
+            waiting += [field for name, field in fields.items() if name != "logprobs"]
+            waiting.append(getattr(item, "__pydantic_extra__", None))
+    return total
+
+
+def _log_probabilities(entries: Any) -> int:
+    return len(entries) * (1 + len(getattr(entries[-1], "top_logprobs", None) or ())) if entries else 0
 
 
 class _BackgroundTasks(dict[str, "asyncio.Task[Any]"]):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vllm_custom.engine.background import BEGUN
-from vllm_custom.engine.vllm.stored import bound_stored_responses
+from vllm_custom.engine.background import BEGUN, Storage
+from vllm_custom.engine.vllm.stored import bound_stored_responses, memory_of
 from vllm_custom.errors import UnsupportedError
 
 
@@ -27,7 +27,7 @@ def serving(*, enable_store: bool = False) -> Any:
 
 def test_the_oldest_response_is_dropped_from_all_stores() -> None:
     made = serving()
-    bound_stored_responses(made, 2)
+    bound_stored_responses(made, Storage(2))
     for name in ("a", "b", "c"):
         made.msg_store[name] = [name]
         made.event_store[name] = name
@@ -38,7 +38,7 @@ def test_the_oldest_response_is_dropped_from_all_stores() -> None:
 def test_a_response_is_not_kept_without_its_messages() -> None:
     """Requests that failed leave messages: they must not push out those of a response that is still there."""
     made = serving()
-    bound_stored_responses(made, 2)
+    bound_stored_responses(made, Storage(2))
     made.msg_store["a"] = made.response_store["a"] = "a"
     for name in ("failed", "failed too"):
         made.msg_store[name] = name
@@ -47,10 +47,43 @@ def test_a_response_is_not_kept_without_its_messages() -> None:
     assert made.response_store == {}
 
 
+def test_the_oldest_responses_go_where_their_memory_is_more_than_they_may_have() -> None:
+    """A thousand responses of a long context each would have taken gigabytes of the model's process."""
+    made = serving()
+    bound_stored_responses(made, Storage(100, bytes=100_000))
+    for number in range(10):
+        made.msg_store[str(number)] = [{"role": "user", "content": "x" * 30_000}]
+        made.response_store[str(number)] = SimpleNamespace(output=["short"])
+    assert [list(store) for store in (made.msg_store, made.response_store)] == [["7", "8", "9"]] * 2
+    made.msg_store["larger than all"] = ["x" * 200_000]
+    assert (made.msg_store, made.response_store) == ({}, {})
+    made.msg_store["again"] = made.response_store["again"] = ["x"]
+    assert list(made.response_store) == ["again"], "what was dropped does not count any more"
+
+
+def test_events_of_background_streams_count_as_well() -> None:
+    made = serving()
+    bound_stored_responses(made, Storage(100, bytes=100_000))
+    made.msg_store["first"] = made.msg_store["second"] = []
+    events: deque[str] = deque()
+    made.event_store["first"] = (events, asyncio.Event())
+    events.extend("e" for _ in range(100))
+    made.event_store["second"] = (deque(), asyncio.Event())
+    assert list(made.event_store) == ["second"]
+
+
+def test_log_probabilities_are_counted_and_not_looked_at() -> None:
+    entry = SimpleNamespace(token="a", top_logprobs=[None] * 20)
+    part = SimpleNamespace(text="", logprobs=[entry] * 4000)
+    assert 4000 * 21 * 100 < memory_of(SimpleNamespace(output=[SimpleNamespace(content=[part])])) < 4000 * 21 * 1000
+    assert memory_of([7] * 1000) > 8000
+    assert memory_of([{"a" * 5000: None}]) > 5000
+
+
 @pytest.mark.parametrize(("most", "switched_on", "kept"), [(0, False, 0), (0, True, 1000), (3, False, 3), (3, True, 3)])
 def test_how_many_are_kept(most: int, switched_on: bool, kept: int) -> None:
     made = serving(enable_store=switched_on)
-    bound_stored_responses(made, most)
+    bound_stored_responses(made, Storage(most))
     assert made.enable_store is (kept > 0)
     for number in range(1100):
         made.msg_store[str(number)] = made.response_store[str(number)] = number
@@ -59,14 +92,14 @@ def test_how_many_are_kept(most: int, switched_on: bool, kept: int) -> None:
 
 @pytest.mark.parametrize("without", [None, SimpleNamespace(enable_store=True)])
 def test_models_and_versions_without_a_store_refuse_one(without: Any) -> None:
-    bound_stored_responses(without, 0)
+    bound_stored_responses(without, Storage(0))
     with pytest.raises(UnsupportedError, match="OPENAI_STORED_RESPONSES"):
-        bound_stored_responses(without, 5)
+        bound_stored_responses(without, Storage(5))
 
 
 async def test_whoever_asks_is_told_of_background_tasks() -> None:
     made = serving()
-    bound_stored_responses(made, 1)
+    bound_stored_responses(made, Storage(1))
     begun: list[asyncio.Task[Any]] = []
     BEGUN.set(begun)
     task = made.background_tasks["a"] = asyncio.ensure_future(asyncio.sleep(0))
@@ -78,7 +111,7 @@ async def test_whoever_asks_is_told_of_background_tasks() -> None:
 async def test_events_end_with_their_task() -> None:
     """Of a response that was cancelled, vLLM waits for an event that never comes, and the model is never unloaded."""
     made = serving()
-    bound_stored_responses(made, 1)
+    bound_stored_responses(made, Storage(1))
     events, more, cancelled = deque(["a", "b"]), asyncio.Event(), asyncio.Event()
     made.event_store["r"] = (events, more)
 
@@ -91,10 +124,16 @@ async def test_events_end_with_their_task() -> None:
 
     task = made.background_tasks["r"] = asyncio.ensure_future(work())
     reader = made.responses_background_stream_generator
-    readers = [asyncio.ensure_future(_all(reader("r", after))) for after in (None, 0, 1, 7)]
+    readers = [asyncio.ensure_future(_all(reader("r", after))) for after in (None, 0, 1, 7, -5)]
     await asyncio.sleep(0.01)
     cancelled.set()
-    assert await asyncio.wait_for(asyncio.gather(*readers), 5) == [["a", "b", "c"], ["b", "c"], ["c"], []]
+    assert await asyncio.wait_for(asyncio.gather(*readers), 5) == [
+        ["a", "b", "c"],
+        ["b", "c"],
+        ["c"],
+        [],
+        ["a", "b", "c"],
+    ]
     await task
     del made.background_tasks["r"]
     assert await _all(reader("r")) == ["a", "b", "c"]
@@ -104,7 +143,7 @@ async def test_events_end_with_their_task() -> None:
 
 async def test_events_of_a_cancelled_task_end() -> None:
     made = serving()
-    bound_stored_responses(made, 1)
+    bound_stored_responses(made, Storage(1))
     more = asyncio.Event()
     made.event_store["r"] = (deque(["a"]), more)
 
@@ -125,7 +164,7 @@ async def test_events_of_a_cancelled_task_end() -> None:
 async def test_a_response_whose_task_has_failed_says_so(before: str, after: str) -> None:
     """Where the engine had died, vLLM said forever that it was queued."""
     made = serving()
-    bound_stored_responses(made, 1)
+    bound_stored_responses(made, Storage(1))
     made.msg_store["r"] = []
     response = made.response_store["r"] = SimpleNamespace(status=before)
 
