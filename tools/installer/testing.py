@@ -84,7 +84,7 @@ def _all_levels(environment: Environment, progress: Progress) -> list[str]:
     failed = []
     try:
         progress.step(SERVERS.name)
-        if _python(environment, ("pytest", *SERVERS.arguments), beside=unit):
+        if _python(environment, ("pytest", *SERVERS.arguments), background=unit):
             failed.append(SERVERS.name)
         progress.step(UNIT.name)
         if unit.finish():
@@ -161,7 +161,7 @@ def _python(
     module: Sequence[str],
     variables: Mapping[str, str] | None = None,
     *,
-    beside: Background | None = None,
+    background: Background | None = None,
 ) -> int:
     """Run a module, and let it clean up after itself when we are told to stop. Raises KeyboardInterrupt after that."""
     processes.adopt_orphans()
@@ -169,7 +169,7 @@ def _python(
     try:
         return _wait(process)
     finally:
-        left = processes.family(os.getpid(), processes.snapshot()) - (beside.family() if beside else set())
+        left = processes.family(os.getpid(), processes.snapshot()) - (background.family() if background else set())
         processes.end(left, grace_seconds=5.0)
 
 

@@ -38,6 +38,9 @@ _ENGINE_END_SECONDS = 30.0
 class Model:
     """One version of a model on one instance of Triton."""
 
+    _connection: host.Connection | None = None
+    _share: Share | None = None
+
     def __init__(self, args: Mapping[str, str], backend_dir: Path, pb_utils: Any, *, merge: bool = True) -> None:
         """Load it: check what model.json says, start the engine, put the service together.
 
@@ -66,9 +69,6 @@ class Model:
         self._announce(loaded)
         self._say_what_is_left_to_base(keys, given)
         self._join = self._joining(args, self._model_config, host_program(loaded.model_class, engine.HOST_PROGRAM))
-        self._connection: host.Connection | None = None
-        self._share: Share | None = None
-        self._base: Any = None
         self._asked = self._closing = False
         with ExitStack() as undo:  # Triton does not finalize what did not initialize
             self._service = self._start(extended(loaded.model_class, self), given, keys, undo, merge=merge)
@@ -174,7 +174,7 @@ class Model:
         return read_adapters(self._settings, self._version_dir, arguments)
 
     def _started(self, base: type, model_config: dict[str, Any]) -> Any:
-        # The base serves decoupled models only and says so by an assertion; our way out does both.
+        # The base serves decoupled models only and says so by an assertion; our responses do both.
         model_config["model_transaction_policy"] = {"decoupled": True}
         # All of vLLM's metrics are reported here (triton/engine_metrics.py); the base has eight of them.
         model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
@@ -199,7 +199,7 @@ class Model:
         self._clients = self._fronts + guests
         wanted = self._settings.share_engine
         if guests and "SHARE_ENGINE" not in model_config.get("parameters", {}):
-            wanted = "auto"  # whoever starts the server has asked for them
+            wanted = "auto"  # the command that starts the server has asked for them
         if self._settings.unload_first:
             if wanted == "false":
                 raise ConfigError("config.pbtxt: parameter UNLOAD_FIRST: expected false, as SHARE_ENGINE is false")
@@ -214,7 +214,7 @@ class Model:
         return functools.partial(host.join, name, instance, program, grace, self._settings.instances_replaced, stall)
 
     def _restart(self, base: BaseModelAdapter, seconds: float) -> EngineRestarter | None:
-        """What starts the engine again, which took ``seconds`` the first time; None where nobody does."""
+        """What starts the engine again, which took ``seconds`` the first time; None where nothing does."""
         if not self._settings.engine_restarts:
             return None
         try:

@@ -34,8 +34,6 @@ MODULES = [
 ALLOWED = re.compile(r"\bclip\.gif\b|\bpicture\.png\b")
 # An alias of the official backend's, and what the demo imports of the tests.
 ALLOWED_NAMES = {"guided_decoding", "picture"}
-# Two modules whose comments and names have a few such words left.
-NOT_YET = {"backends/vllm_custom/vllm_custom/model.py", "tools/installer/testing.py"}
 
 
 def banned_words() -> list[str]:
@@ -133,7 +131,6 @@ def test_comments_and_docstrings_have_the_fields_words() -> None:
     found = [
         f"{name(path)}, from line {number}: {word} in {text!r}"
         for path in MODULES
-        if name(path) not in NOT_YET
         for number, text in remarks(path.read_text(encoding="utf-8"))
         for word in found_in(text)
     ]
@@ -144,7 +141,6 @@ def test_names_in_the_code_have_the_fields_words() -> None:
     found = [
         f"{name(path)}, line {number}: {identifier}"
         for path in MODULES
-        if name(path) not in NOT_YET
         for number, identifier in names(path.read_text(encoding="utf-8"))
         if identifier not in ALLOWED_NAMES and found_in(words_of(identifier))
     ]

@@ -24,7 +24,7 @@ class Runs:
         self.variables: list[object] = []
 
     def __call__(
-        self, environment: Environment, module: Sequence[str], variables: object = None, beside: object = None
+        self, environment: Environment, module: Sequence[str], variables: object = None, background: object = None
     ) -> int:
         self.modules.append(module)
         if variables:
@@ -144,7 +144,7 @@ def test_others_leave_what_runs_in_the_background_alone(environment: Environment
     try:
         wait_until(lambda: orphan.exists() and orphan.read_text() != "" and len(running.family()) == 2)
         script(environment, "subprocess.Popen(['sleep', '60'], start_new_session=True)\n")
-        assert testing._python(environment, ("mypy",), beside=running) == 0
+        assert testing._python(environment, ("mypy",), background=running) == 0
         assert len([process for process in running.family() if processes.is_alive(process)]) == 2
         assert {process.pid for process in running.family()} == {running._process.pid, int(orphan.read_text())}
     finally:

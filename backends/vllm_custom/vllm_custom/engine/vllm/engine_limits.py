@@ -1,8 +1,8 @@
-"""What would end the engine, or stay behind in it, refused before it is sent: whoever asks, by whatever route.
+"""What would end the engine, or stay behind in it, refused before it is sent, by whatever route it comes.
 
 vLLM's second model runner (the default on GPUs in 0.32) keeps the parameters of each request in arrays of fixed sizes.
-What does not fit raises in the engine's own loop, which ends it for everybody. What cannot be written for the engine
-raises after vLLM has noted the request, and nobody strikes it off.
+What does not fit raises in the engine's own loop, which ends it for all. What cannot be written for the engine
+raises after vLLM has noted the request, and stays there.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ def guard_engine(llm: Any) -> None:
         return
     limits, context = RunnerLimits.of(llm), int(llm.model_config.max_model_len)
     process: Any = processor.process_inputs
-    process_beside: Any = getattr(processor, "process_inputs_async", None)
+    process_in_thread: Any = getattr(processor, "process_inputs_async", None)
 
     @functools.wraps(process)
     def checked(*args: Any, **kwargs: Any) -> Any:
         return _within(process(*args, **kwargs), limits, context)
 
-    async def checked_beside(*args: Any, **kwargs: Any) -> Any:
-        return _within(await process_beside(*args, **kwargs), limits, context)
+    async def checked_in_thread(*args: Any, **kwargs: Any) -> Any:
+        return _within(await process_in_thread(*args, **kwargs), limits, context)
 
     processor.process_inputs = checked
-    if process_beside is not None:
-        processor.process_inputs_async = checked_beside
+    if process_in_thread is not None:
+        processor.process_inputs_async = checked_in_thread
 
 
 def _within(request: Any, limits: RunnerLimits | None, context: int) -> Any:

@@ -1,6 +1,6 @@
 """Why an engine did not start, in its own words.
 
-vLLM tells whoever starts an engine that one of its processes has ended; the reason stands in the log alone. So each
+vLLM says only that one of an engine's processes has ended; the reason is in the log alone. So each
 process of the engine leaves the first error that it logs in a file, if there is none yet: what ends a worker ends the
 engine core as well, which knows less.
 """
