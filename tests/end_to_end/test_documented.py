@@ -21,7 +21,7 @@ from tests.support import documented
 from tests.support.client import Client
 from tests.support.documented import Example
 from tests.support.frontend_process import Frontend
-from tests.support.servers import Repository, wait_until
+from tests.support.servers import Loads, Repository, wait_until
 from tools.installer import environment
 from tools.installer.paths import CHECKOUT, FRONTEND_SOURCES
 from tools.installer.server import TritonServer, child_environment
@@ -88,8 +88,7 @@ class Server:
         self.unload(self._loaded.keys() - wanted)
         for name in sorted(wanted - self._loaded.keys()):
             before = self._client.ready_models()
-            answer = self._client.load(name)
-            assert answer.status == 200, answer.body
+            Loads(self._triton, self._client)(name)
             self._loaded[name] = self._client.ready_models() - before - {name}
 
     def unload(self, names: set[str]) -> None:

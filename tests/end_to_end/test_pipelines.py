@@ -63,9 +63,11 @@ def test_several_images_keep_their_order(client: Client, superset: str, images: 
 
 
 def test_streamed_in_pieces(client: Client, pictures: list[Picture], images: list[str]) -> None:
-    events = client.stream(ENCODED, text_input=DESCRIBE, image=images[:1], sampling_parameters=GREEDY)
+    """More tokens than what waits while a machine is busy, which is sent together."""
+    long = json.dumps({"temperature": 0, "max_tokens": 400, "ignore_eos": True})
+    events = client.stream(ENCODED, text_input=DESCRIBE, image=images[:1], sampling_parameters=long)
     assert len(events) > 1
-    assert "".join(event["text_output"] for event in events) == pictures[0].answer()
+    assert "".join(event["text_output"] for event in events).startswith(pictures[0].answer())
 
 
 @pytest.mark.parametrize(

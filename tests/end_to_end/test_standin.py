@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.support import one_process
 from tests.support.client import Answer, Client
-from tests.support.servers import is_idle, wait_until
+from tests.support.servers import Loads, is_idle, wait_until
 from tools.installer import backends, environment
 from tools.installer.server import TritonServer
 
@@ -70,12 +70,12 @@ def client(server: TritonServer) -> Client:
 
 
 @pytest.fixture
-def text(client: Client) -> Client:
+def text(server: TritonServer, client: Client) -> Client:
     """The client, once the model `text` is loaded; one engine at a time is enough for the machine."""
     if not client.is_ready("text"):
         client.unload("embed")
         wait_until(lambda: not client.is_ready("embed"))
-        assert client.load("text").status == 200
+        Loads(server, client)("text")
     return client
 
 
@@ -360,7 +360,7 @@ def test_unloading_lets_requests_finish(text: Client) -> None:
 def test_embeddings(client: Client, server: TritonServer) -> None:
     client.unload("text")
     wait_until(lambda: not engines(server))
-    assert client.load("embed").status == 200
+    Loads(server, client)("embed")
     request = json.dumps({"input": "a red circle"})
     answer = client.generate("embed", text_input="", embedding_request=request, return_num_input_tokens=True)
     assert answer.status == 200, answer.body

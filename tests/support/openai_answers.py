@@ -61,6 +61,8 @@ def _add(last: Any, event: Any) -> bool:
         last["delta"] += event["delta"]
         last["logprobs"] = (last.get("logprobs") or []) + (event.get("logprobs") or [])
         return True
+    if _is_bare_end(event) and _piece(last) is not None:  # the token that ends a text has none
+        event["choices"][0]["delta"] = {"content": ""}
     pieces = _piece(last), _piece(event)
     if None in pieces or last["choices"][0].get("finish_reason") is not None:
         return False
@@ -71,6 +73,11 @@ def _add(last: Any, event: Any) -> bool:
     _join(last["choices"][0], event["choices"][0])
     last.update({field: value for field, value in event.items() if field != "choices"})
     return True
+
+
+def _is_bare_end(event: Any) -> bool:
+    choices = event.get("choices") if isinstance(event, dict) else None
+    return bool(choices) and choices[0].get("delta") == {} and choices[0].get("finish_reason") is not None
 
 
 _TEXT_DELTA = "response.output_text.delta"

@@ -33,6 +33,8 @@ def test_ids_times_and_the_split_of_a_stream_are_no_difference() -> None:
     first = stream(piece("a"), piece("b", index=1), piece("b"), piece("", "stop", usage=None), "[DONE]")
     second = stream(piece("ab", "stop", usage=None), piece("b", index=1), "[DONE]")
     assert comparable(first) == comparable(second)
+    bare = {"id": "a", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": None}]}
+    assert comparable(stream(piece("ab"), bare)) == comparable(stream(piece("ab", "stop")))
     assert comparable(document({"id": "x", "created": 1, "n": [{"tool_call_id": "y"}], "m": "[10:00:00] bad"})) == (
         comparable(document({"id": "z", "created": 2, "n": [{"tool_call_id": "w"}], "m": "[11:11:11] bad"}))
     )

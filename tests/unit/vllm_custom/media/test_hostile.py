@@ -20,8 +20,8 @@ from vllm_custom.media.sources.policy import MediaPolicy
 from vllm_custom.runtime.async_utils import time_limit
 
 MIB = 1 << 20
-# What took seconds to minutes, in all of which nothing else ran; 10 times of what they take now.
-LONGEST_GAP_SECONDS = 1.0
+# What took four seconds to minutes, in all of which nothing else ran; 30 times of what they take now.
+LONGEST_GAP_SECONDS = 3.0
 
 # Made when it is needed: together they are 800 MiB.
 HOSTILE: dict[str, Callable[[], bytes]] = {
