@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.grpc_calls import Calls, calls
+from tests.support.hostile_inputs import fax
 from tests.support.media_files import HeldMedia
-from tests.support.null_model import MODEL
+from tests.support.null_model import MAX_INFLIGHT, MODEL
 from tests.support.servers import wait_until
 from tools.installer.server import TritonServer
 
@@ -57,6 +59,28 @@ class TestTimeout:
         assert "timeout: the request did not finish within" in answer.error
         assert held_media.closed.wait(EVENT_SECONDS)
         wait_until(lambda: failed(client, "UNAVAILABLE") == unavailable + 1)
+
+
+class TestMediaBesideText:
+    def test_small_texts_do_not_wait_for_large_images(self, client: Client) -> None:
+        """All places but one are taken by images of 49 megapixels, for whose decoding there are two processes."""
+        images = [fax(7000, mark) for mark in range(MAX_INFLIGHT - 1)]
+        described: list[int] = []
+
+        def describe(image: str) -> None:
+            answer = client.generate(MODEL, text_input="Describe the image.", image=[image], max_tokens=1)
+            described.append(answer.status)
+
+        with ThreadPoolExecutor(len(images)) as pool:
+            jobs = [pool.submit(describe, image) for image in images]
+            before_the_first_image = 0
+            while not any(job.done() for job in jobs):
+                assert client.generate(MODEL, text_input="2+3=", max_tokens=1).status == 200
+                before_the_first_image += 1
+            for job in jobs:
+                job.result()
+        assert described == [200] * len(images)
+        assert before_the_first_image >= 5
 
 
 class TestCounts:

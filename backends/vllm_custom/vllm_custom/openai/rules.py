@@ -47,8 +47,8 @@ def check_body(body: Mapping[str, Any], rules: ClientRules, path: str = "") -> N
     Raises:
         InvalidRequestError: names the key of the body.
     """
-    # A request's own id travels with each of its tokens.
-    for key in ("model", "request_id"):
+    # A request's own id travels with each of its tokens; what sessions are called goes to the engine.
+    for key in ("model", "request_id", "session_id"):
         name = body.get(key)
         if isinstance(name, str) and len(name) > LONGEST_NAME:
             raise invalid(key, name, f"a name of at most {LONGEST_NAME} characters")

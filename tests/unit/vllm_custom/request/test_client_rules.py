@@ -175,6 +175,7 @@ def test_names_are_bounded() -> None:
     assert refused(lambda: native(lora_name="x" * 10**6)).startswith("lora_name: ")
     assert refused(lambda: openai({"model": "x" * 10**6})).startswith("model: ")
     assert refused(lambda: openai({"request_id": "x" * 257})).startswith("request_id: ")
+    assert refused(lambda: openai({"session_id": "x" * 257})).startswith("session_id: ")
     assert native(traceparent="x" * 10**6)[1].trace_headers is None
 
 
