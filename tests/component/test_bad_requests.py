@@ -20,16 +20,16 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from tests.support.client import Client
-from tests.support.servers import ADAPTERS, Loads, Repository, wait_until
+from tests.support.servers import ADAPTERS, SHARED_MODEL, Loads, Repository, wait_until
 from tests.support.shapes import picture
 from tools.installer.server import TritonServer
 
 pytestmark = pytest.mark.any_base
 
 MODEL = "mistakes"
-CONFIG = """
-backend: "vllm_custom"
-instance_group [ { count: 1, kind: KIND_MODEL } ]
+CONFIG = (
+    SHARED_MODEL
+    + """
 model_transaction_policy { decoupled: false }
 input [
   { name: "text_input" data_type: TYPE_STRING dims: [ -1 ] optional: true },
@@ -39,6 +39,7 @@ input [
 ]
 parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }
 """
+)
 IMAGE = picture(21_001, count=1).encoded()
 PAD = "<|vision_start|><|image_pad|><|vision_end|>"
 INVALID, NOT_FOUND, UNSUPPORTED, UNAVAILABLE = "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "UNAVAILABLE"

@@ -14,7 +14,7 @@ import tritonclient.grpc as grpcclient
 from tests.support.client import Answer, Client
 from tests.support.front_processes import hosts
 from tests.support.null_engine import Records
-from tests.support.servers import Loads, Repository, parameter, wait_until
+from tests.support.servers import SHARED_MODEL, Loads, Repository, parameter, wait_until
 from tools.installer.server import TritonServer
 
 MODEL = "versions"
@@ -55,8 +55,7 @@ def versions(repository: Repository, load: Loads) -> None:
 @pytest.fixture(scope="module")
 def reloaded(repository: Repository, load: Loads) -> str:
     """A model whose engine has a host, and which ends it before it has another one."""
-    config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
-    config += parameter("UNLOAD_FIRST", "true") + parameter("MAX_INFLIGHT_REQUESTS", 8)
+    config = SHARED_MODEL + parameter("UNLOAD_FIRST", "true") + parameter("MAX_INFLIGHT_REQUESTS", 8)
     repository.add(RELOADED, config, repository.shapes_args())
     load(RELOADED)
     return RELOADED

@@ -18,7 +18,7 @@ from tests.support import one_process, superset
 from tests.support.client import TIMEOUT_SECONDS, Client
 from tests.support.frontend_process import Frontend
 from tests.support.openai_cases import COMPLETIONS, MODEL
-from tests.support.servers import ADAPTERS, Loads, Repository, parameter, serving, wait_until
+from tests.support.servers import ADAPTERS, SHARED_MODEL, Loads, Repository, parameter, serving, wait_until
 from tests.support.vllm_serve import vllm_serve
 from tests.support.vllm_serve_cases import CASES, ask, triton_body
 from tools.installer.server import TritonServer
@@ -83,7 +83,7 @@ def triton(
 ) -> Iterator[TritonServer]:
     """A server of this module's own, with the model just loaded; vLLM's own has ended."""
     own = Repository(tmp_path_factory.mktemp("counted"))
-    config = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
+    config = SHARED_MODEL
     parsers = {"TOOL_CALL_PARSER": "hermes", "ENABLE_AUTO_TOOL_CHOICE": "true", "REASONING_PARSER": "granite"}
     for name, value in {"REPORT_CUSTOM_METRICS": "true", **parsers}.items():
         config += parameter(name, value)

@@ -18,7 +18,7 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from tests.support.client import Client
-from tests.support.servers import SHAPES_VL, Loads, Repository
+from tests.support.servers import SHAPES_VL, SHARED_MODEL, Loads, Repository
 from tests.support.shapes import Picture, picture
 from tests.support.versions import at_least, needs_vllm
 from tools.installer.paths import CHECKOUT
@@ -29,18 +29,19 @@ pytestmark = pytest.mark.any_base
 MODEL = "batched"
 DESCRIBE = "Describe the image."
 
-CONFIG = """
-backend: "vllm_custom"
+CONFIG = (
+    SHARED_MODEL
+    + """
 max_batch_size: 8
 dynamic_batching { max_queue_delay_microseconds: 1000 }
 model_transaction_policy { decoupled: false }
-instance_group [ { count: 1, kind: KIND_MODEL } ]
 input [
   { name: "text_input" data_type: TYPE_STRING dims: [ -1 ] },
   { name: "tenant" data_type: TYPE_STRING dims: [ 1 ] optional: true }
 ]
 output [ { name: "text_output" data_type: TYPE_STRING dims: [ 1 ] } ]
 """
+)
 
 # A model in Triton's python backend that asks the batched one through BLS.
 BLS_CONFIG = """

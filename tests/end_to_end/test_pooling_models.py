@@ -21,13 +21,12 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support.client import Client
 from tests.support.frontend_process import Frontend
-from tests.support.servers import Loads, Repository, wait_until
+from tests.support.servers import SHARED_MODEL, Loads, Repository, wait_until
 from tests.support.shapes import picture
 from tools.installer.server import TritonServer
 
 EMBED, CLASSIFY, RERANK = "embed_vl", "classify_text", "rerank_text"
-DECOUPLED = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'
-BATCHED = DECOUPLED + "model_transaction_policy { decoupled: false }\nmax_batch_size: 8\n"
+BATCHED = SHARED_MODEL + "model_transaction_policy { decoupled: false }\nmax_batch_size: 8\n"
 METRICS = 'parameters { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }\n'
 # What the engine does for each request is noted then, by whatever names its arguments are given.
 FOLLOWED = 'parameters { key: "LOG_FORMAT" value: { string_value: "json" } }\n'
@@ -69,7 +68,7 @@ def embed_model(repository: Repository, client: Client, load: Loads) -> Iterator
     # In vLLM only a model whose configuration says so may cut its vectors.
     matryoshka = {"is_matryoshka": True}
     arguments = repository.shapes_args(runner="pooling", convert="embed", hf_overrides=matryoshka, max_model_len=512)
-    repository.add(EMBED, DECOUPLED + METRICS + FOLLOWED, arguments)
+    repository.add(EMBED, SHARED_MODEL + METRICS + FOLLOWED, arguments)
     load(EMBED)
     yield
     client.unload(EMBED)

@@ -17,10 +17,12 @@ import psutil
 import pytest
 
 from tests.support.client import Client
+from tests.support.front_processes import family, hosts, is_alive, stubs
 from tests.support.grpc_calls import Call, Calls, calls
 from tests.support.processes import held_by
-from tests.support.servers import SHARED_MODEL, Loads, Repository, parameter, wait_until
+from tests.support.servers import FRONTS, SHARED_MODEL, Loads, Repository, parameter, wait_until
 from tools.installer.server import TritonServer
+from vllm_custom.engine.vllm.host import PROGRAM
 
 MODEL = "one_at_a_time"
 CONFIG = SHARED_MODEL + parameter("REPORT_CUSTOM_METRICS", "true")
@@ -151,13 +153,11 @@ class TestPriority:
 def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_again(
     client: Client, triton: TritonServer, load: Loads
 ) -> None:
-    stub = _stub(triton)
-    below = stub.children(recursive=True)
-    assert [process for process in below if "EngineCor" in process.name()]
-    held = held_by([stub, *below])
-    sockets = [path for path in held if "/vllm_custom_" in str(path) and path.is_socket()]
-    assert sockets, "vLLM's"
-    assert list(sockets[0].parent.glob("vllm_dist_*")), "by which its workers find each other"
+    processes = _processes(triton)
+    held = held_by(processes)
+    folders = {path.parent for path in held if "/vllm_custom_" in str(path) and path.is_socket()}
+    assert folders, "of vLLM's sockets"
+    assert [file for folder in folders for file in folder.glob("vllm_dist_*")], "by which its workers find each other"
     body = LONG | {"text_input": "2+3=", "max_tokens": 400, "return_num_output_tokens": True}
     with ThreadPoolExecutor(4) as pool:
         before = client.metrics().get(GENERATED, 0)
@@ -167,7 +167,7 @@ def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_agai
         answers = [job.result() for job in jobs]
     assert [answer.body.get("num_output_tokens") for answer in answers] == [400] * 4
     wait_until(lambda: not client.is_ready(MODEL))
-    wait_until(lambda: not any(_is_alive(process) for process in (stub, *below)))
+    wait_until(lambda: not any(map(is_alive, processes)))
     wait_until(lambda: not [path for path in held if path.exists()])
     load(MODEL)
     assert client.generate(MODEL, text_input="2+3=", temperature=0).text == "2+3=5"
@@ -175,26 +175,19 @@ def test_requests_under_way_finish_at_unload_nothing_is_left_and_load_works_agai
 
 def test_the_engine_ends_with_a_stub_that_is_killed(triton: TritonServer) -> None:
     """The last one here: Triton kills a stub that gives no sign of life, the kernel one that takes too much memory."""
-    stub = _stub(triton)
-    engines = stub.children(recursive=True)
-    assert [engine for engine in engines if "EngineCor" in engine.name()]
-    held = held_by([stub, *engines]) - held_by([psutil.Process(triton.pid)])
+    processes = _processes(triton)
+    held = held_by(processes) - held_by([psutil.Process(triton.pid)])
     assert held
-    stub.kill()
-    psutil.wait_procs(engines, timeout=EVENT_SECONDS)
-    assert not [engine for engine in engines if engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE]
-    assert not [path for path in held if path.exists()]
+    for stub in stubs(triton, MODEL):
+        stub.kill()
+    wait_until(lambda: not any(map(is_alive, processes)), EVENT_SECONDS)
+    wait_until(lambda: not [path for path in held if path.exists()])
 
 
-def _stub(triton: TritonServer) -> psutil.Process:
-    """The model's process."""
-    children = psutil.Process(triton.pid).children()
-    (stub,) = (child for child in children if _is_alive(child) and MODEL in " ".join(child.cmdline()))
-    return stub
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _processes(triton: TritonServer) -> list[psutil.Process]:
+    """The model's: Triton's stubs, the host of their engine where they share one, and all below these."""
+    found = stubs(triton, MODEL)
+    assert len(found) == FRONTS
+    every = [one for process in found + hosts(triton, MODEL, PROGRAM) for one in family(process)]
+    assert [process for process in every if "EngineCor" in process.name()]
+    return every

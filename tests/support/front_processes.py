@@ -10,6 +10,9 @@ from tools.installer.server import TritonServer
 from vllm_custom.engine.host.folders import runtime_folder
 from vllm_custom.engine.vllm.host import PROGRAM
 
+# So much of a model's name is in the name of its engine's folder.
+_NAME_CHARACTERS = 10
+
 
 def is_alive(process: psutil.Process) -> bool:
     try:
@@ -30,7 +33,7 @@ def hosts(triton: TritonServer, model: str, program: str) -> list[psutil.Process
     for process in psutil.process_iter(["cmdline"]):
         match process.info["cmdline"]:
             case [_, "-m", name, folder, _, server, *_] if name == program and is_alive(process):
-                if server == str(triton.pid) and Path(folder).name.startswith(f"{model}-"):
+                if server == str(triton.pid) and _is_of(Path(folder), model):
                     found.append(process)
     return found
 
@@ -50,6 +53,10 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 def folders(model: str) -> list[Path]:
     """Of the model's engines."""
     try:
-        return [path for path in runtime_folder().iterdir() if path.name.startswith(f"{model}-")]
+        return [path for path in runtime_folder().iterdir() if _is_of(path, model)]
     except OSError:  # the last engine has taken it away
         return []
+
+
+def _is_of(folder: Path, model: str) -> bool:
+    return folder.name.startswith(f"{model[:_NAME_CHARACTERS]}-")
