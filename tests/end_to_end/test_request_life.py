@@ -180,8 +180,7 @@ def test_the_engine_ends_with_a_stub_that_is_killed(triton: TritonServer) -> Non
     assert held
     for stub in stubs(triton, MODEL):
         stub.kill()
-    psutil.wait_procs(processes, timeout=EVENT_SECONDS)
-    assert not [process for process in processes if is_alive(process)]
+    wait_until(lambda: not any(map(is_alive, processes)), EVENT_SECONDS)
     wait_until(lambda: not [path for path in held if path.exists()])
 
 
