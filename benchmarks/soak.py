@@ -48,7 +48,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"text_input": "Hello", "max_tokens": -1}, "max_tokens"),
     ({"text_input": "Hello", "temperature": "warm"}, "temperature"),
     ({"text_input": "Hello", "image": ["!!"]}, "image"),
-    ({"text_input": "Hello", "lora_name": "unknown"}, "unknown"),
+    ({"text_input": "Hello", "lora_name": "unknown"}, "LoRA feature is not enabled"),
     ({"text_input": "Hello", "sampling_parameters": "{"}, "sampling_parameters"),
     ({"text_input": "Hello", "guided_json": "{"}, "guided_json"),
 ]

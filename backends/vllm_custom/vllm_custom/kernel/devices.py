@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, shorten
@@ -16,6 +17,11 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 PARAMETER = "GPU_DEVICE_IDS"
 _ABOUT = f"config.pbtxt: parameter {PARAMETER}"
 _ENGINE_SIZES = ("tensor_parallel_size", "pipeline_parallel_size")
+# Of NVIDIA's driver: an entry for each GPU, in a container for those that it was given.
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+# Engine arguments with which some of the GPUs may be another machine's.
+_RAY = ("distributed_executor_backend", "data_parallel_backend")
+_ELSEWHERE = ("data_parallel_address", "data_parallel_rank", "data_parallel_external_lb", "data_parallel_hybrid_lb")
 
 Group = tuple[int, ...]
 
@@ -139,6 +145,7 @@ def devices_of(
         reason = f"Detected {kind} instance with {PARAMETER} specified: GPUs {_listed(group)}"
         return Devices(visible, f"{reason}, {VARIABLE}={visible}")
     if args["model_instance_kind"] != "GPU":
+        _check_enough(arguments, inherited)
         return None
     if any(_size(arguments, key) > 1 for key in _ENGINE_SIZES):
         raise ConfigError(
@@ -156,9 +163,12 @@ def visible_device(number: int, visible: str | None, about: str = "config.pbtxt:
     """What CUDA_VISIBLE_DEVICES has to be for GPU ``number``, which counts within the server's own ``visible``.
 
     Raises:
-        ConfigError: the server does not see so many; begins with ``about``.
+        ConfigError: the server does not see so many, or the machine does not have them; begins with ``about``.
     """
     if not visible:
+        count = machine_gpus()
+        if count is not None and number >= count:
+            raise ConfigError(f"{about}: expected 0 to {count - 1} (this machine has {count} GPUs), got {number}")
         return str(number)
     devices = [device.strip() for device in visible.split(",")]
     if number >= len(devices):
@@ -166,6 +176,27 @@ def visible_device(number: int, visible: str | None, about: str = "config.pbtxt:
             f"{about}: expected 0 to {len(devices) - 1} (tritonserver runs with {VARIABLE}={visible}), got {number}"
         )
     return devices[number]
+
+
+def machine_gpus() -> int | None:
+    """How many GPUs this machine has; None where NVIDIA's driver does not say."""
+    try:
+        return sum(1 for _ in _DRIVER.iterdir()) or None
+    except OSError:
+        return None
+
+
+def _check_enough(arguments: Mapping[str, Any], inherited: str | None) -> None:
+    """Whether tritonserver sees as many GPUs as the engine takes: vLLM says less, and later."""
+    there = machine_gpus()
+    if there is None or any(arguments.get(key) == "ray" for key in _RAY) or any(key in arguments for key in _ELSEWHERE):
+        return
+    seen = min(there, len(inherited.split(","))) if inherited else there
+    if (asked := device_count(arguments)) > seen:
+        raise ConfigError(
+            f"{ENGINE_ARGS_FILE}: expected at most {seen} GPUs, which tritonserver sees, got {asked} "
+            f"({', '.join(_ENGINE_SIZES)}, data_parallel_size)"
+        )
 
 
 def _read_group(number: int, text: str) -> Group:

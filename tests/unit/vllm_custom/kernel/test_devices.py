@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,19 @@ def visible(
 ) -> str | None:
     chosen = devices.devices_of(model_config, args, arguments, inherited)
     return None if chosen is None else chosen.visible
+
+
+@pytest.fixture(autouse=True)
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What NVIDIA's driver says of the machine; the folder is not there, as without a driver."""
+    folder = tmp_path / "gpus"
+    monkeypatch.setattr(devices, "_DRIVER", folder)
+    return folder
+
+
+def has_gpus(driver: Path, count: int) -> None:
+    for number in range(count):
+        (driver / f"0000:00:{number:02x}.0").mkdir(parents=True)
 
 
 def test_without_the_parameter_a_model_gets_what_tritonserver_sees() -> None:
@@ -79,6 +93,47 @@ def test_gpus_that_tritonserver_does_not_see() -> None:
         visible(config(), instance("GPU", device=2), {}, "2,3")
     with pytest.raises(ConfigError, match=r"GPU_DEVICE_IDS: expected 0 to 1 .*CUDA_VISIBLE_DEVICES=2,3.*got 2"):
         visible(config("2"), instance(), {}, "2,3")
+
+
+@pytest.mark.parametrize("ids", ["4", "7", "3,4"])
+def test_gpus_that_the_machine_does_not_have(driver: Path, ids: str) -> None:
+    has_gpus(driver, 4)
+    arguments = {"tensor_parallel_size": len(ids.split(","))}
+    said = rf"GPU_DEVICE_IDS: expected 0 to 3 \(this machine has 4 GPUs\), got {ids[-1]}"
+    with pytest.raises(ConfigError, match=said):
+        visible(config(ids), instance(), arguments)
+    with pytest.raises(ConfigError, match=r"instance_group\.gpus: expected 0 to 3 .*got 5"):
+        visible(config(), instance("GPU", device=5), {})
+    assert visible(config("3"), instance(), {}) == "3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inherited", "seen"),
+    [
+        ({"tensor_parallel_size": 8}, None, 4),
+        ({"data_parallel_size": 8}, "", 4),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 2}, "2,3", 2),
+    ],
+)
+def test_more_gpus_than_there_are(driver: Path, arguments: dict[str, Any], inherited: str | None, seen: int) -> None:
+    has_gpus(driver, 4)
+    with pytest.raises(ConfigError, match=rf"model\.json: expected at most {seen} GPUs, .*data_parallel_size"):
+        visible(config(), instance(), arguments, inherited)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tensor_parallel_size": 4},
+        {"data_parallel_size": 8, "data_parallel_size_local": 4},
+        {"tensor_parallel_size": 8, "nnodes": 2},
+        {"tensor_parallel_size": 8, "distributed_executor_backend": "ray"},
+        {"data_parallel_size": 8, "data_parallel_address": "node-0"},
+    ],
+)
+def test_gpus_of_other_machines_are_not_counted(driver: Path, arguments: dict[str, Any]) -> None:
+    has_gpus(driver, 4)
+    assert visible(config(), instance(), arguments) is None
 
 
 def test_several_gpus_need_the_kind_model_or_groups() -> None:
