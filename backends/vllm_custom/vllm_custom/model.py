@@ -19,7 +19,7 @@ from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
 from vllm_custom.engine.host import Share
 from vllm_custom.errors import ConfigError
-from vllm_custom.kernel import devices, model_files
+from vllm_custom.kernel import devices, model_files, nodes
 from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
@@ -82,6 +82,7 @@ class Model:
             engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
             set_pixel_limit(self._settings.image_max_pixels)
             engine.start_cores_quickly()
+            engine.bound_waits()
             compiling = engine.CompileProcess(fork=True)
             self._base = self._started(extended(loaded.model_class, self), args, given)
             base = BaseModelAdapter(self._base)
@@ -155,6 +156,7 @@ class Model:
         """The GPUs of GPU_DEVICE_IDS, or Triton's of instance_group, as the machine numbers them."""
         inherited = os.environ.get(devices.VARIABLE)
         chosen = devices.devices_of(self._model_config, self._args, arguments, inherited)
+        engine.check_devices(arguments, chosen.visible if chosen is not None else None)
         if chosen is None:
             return None
         self._log.log_info(f"[vllm_custom] {chosen.reason}")
@@ -171,7 +173,9 @@ class Model:
         model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
         model_config["parameters"].pop(devices.PARAMETER, None)
         model: Any = base()
-        with tuning.fast_event_loops(), self._engine_of_others():
+        arguments = model_files.read_engine_args(self._version_dir)
+        waiting = nodes.waited_for(arguments, lambda text: self._log.log_info(f"[vllm_custom] {text}"))
+        with tuning.fast_event_loops(), self._engine_of_others(), waiting:
             model.initialize({**args, "model_config": json.dumps(model_config)})
         model.using_decoupled = self._settings.decoupled
         return model

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from vllm_custom.kernel.nodes import WAIT
 from vllm_custom.runtime.new_process import WithoutCollections
 
 # In the process that starts others; in a new one nothing has taken the place of vLLM's function.
@@ -19,9 +20,19 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """vLLM's function of this name, which a new process finds here."""
     from vllm.v1.engine.core import EngineCoreProc
 
-    keep_files_with_sockets()
+    prepare_core(kwargs.get("vllm_config"))
     own: Callable[..., None] = _vllms_own or EngineCoreProc.run_engine_core
     own(*args, **kwargs)
+
+
+def prepare_core(vllm_config: Any) -> None:
+    """In an engine core's process, before vLLM's own function."""
+    keep_files_with_sockets()
+    parallel: Any = getattr(vllm_config, "parallel_config", None)
+    seconds = getattr(parallel, WAIT, None)
+    if seconds and parallel.distributed_executor_backend == "ray":  # vLLM waits for Ray's nodes for half an hour
+        ray_utils: Any = importlib.import_module("vllm.v1.executor.ray_utils")
+        ray_utils.PG_WAIT_TIMEOUT = seconds
 
 
 def keep_files_with_sockets() -> None:

@@ -12,7 +12,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.engine.core import EngineCoreProc
 
-from vllm_custom.engine.vllm.starting import keep_files_with_sockets
+from vllm_custom.engine.vllm.starting import prepare_core
 
 _vllms_own = EngineCoreProc.run_engine_core
 _update_from_output = Scheduler.update_from_output
@@ -23,7 +23,7 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     EngineCoreProc.abort_client = _abort_client
     EngineCoreProc.tell_client = _tell_client
     Scheduler.update_from_output = _tell_a_reporter
-    keep_files_with_sockets()
+    prepare_core(kwargs.get("vllm_config"))
     _vllms_own(*args, **kwargs)
 
 
