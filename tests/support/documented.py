@@ -29,6 +29,7 @@ REASONS = frozenset(
         "needs a media server of this name",
         "needs a model with audio input",
         "needs Prometheus",
+        "needs several machines",
         "needs an older openai than the tests",
         "needs the installed wheel",
         "needs weights of another model",

@@ -161,6 +161,9 @@ def memory_check(model: Model, size: int, length: int, gpu_bytes: Sequence[int])
     if need is None:
         return Check(name, Status.WARN, "config.json does not describe the KV cache", "try it, and watch the log")
     parallel = _gpus_asked_for(model)
+    if parallel > len(gpu_bytes) and model.engine_args.get("distributed_executor_backend") == "ray":
+        fix = "`ray status` says what its nodes have together"
+        return Check(name, Status.WARN, f"model.json asks for {parallel} GPUs, this node has {len(gpu_bytes)}", fix)
     if parallel > len(gpu_bytes):
         fix = f"set tensor_parallel_size to at most {len(gpu_bytes)}"
         return Check(name, Status.FAIL, f"model.json asks for {parallel} GPUs, there are {len(gpu_bytes)}", fix)
@@ -178,5 +181,7 @@ def memory_check(model: Model, size: int, length: int, gpu_bytes: Sequence[int])
 
 
 def _gpus_asked_for(model: Model) -> int:
+    """On this node."""
     arguments = model.engine_args
-    return int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+    asked = int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+    return max(1, asked // int(arguments.get("nnodes", 1)))

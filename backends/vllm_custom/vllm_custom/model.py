@@ -19,7 +19,7 @@ from vllm_custom.engine import host
 from vllm_custom.engine import vllm as engine
 from vllm_custom.engine.host import Share
 from vllm_custom.errors import ConfigError
-from vllm_custom.kernel import devices, model_files
+from vllm_custom.kernel import devices, model_files, nodes
 from vllm_custom.kernel.orphans import guard_against_orphans
 from vllm_custom.loading import read_adapters, read_files
 from vllm_custom.media.decoders.image import set_pixel_limit
@@ -95,6 +95,7 @@ class Model:
         engine.install_connector(handles, self._settings.image_max_pixels, self._settings.render_timeout_seconds)
         set_pixel_limit(self._settings.image_max_pixels)
         engine.start_cores_quickly()
+        engine.bound_waits()
         compiling = engine.CompileProcess(fork=True)
         undo.callback(compiling.close)
         self._base = self._started(base_class, given)
@@ -164,6 +165,7 @@ class Model:
         """The GPUs of GPU_DEVICE_IDS, or Triton's of instance_group, as the machine numbers them."""
         inherited = os.environ.get(devices.VARIABLE)
         chosen = devices.devices_of(self._model_config, self._args, arguments, inherited)
+        engine.check_devices(arguments, chosen.visible if chosen is not None else None)
         if chosen is None:
             return None
         self._log.log_info(f"[vllm_custom] {chosen.reason}")
@@ -180,8 +182,10 @@ class Model:
         model_config.setdefault("parameters", {})["REPORT_CUSTOM_METRICS"] = {"string_value": "false"}
         model_config["parameters"].pop(devices.PARAMETER, None)
         model: Any = base()
+        arguments = model_files.read_engine_args(self._version_dir)
+        waiting = nodes.waited_for(arguments, lambda text: self._log.log_info(f"[vllm_custom] {text}"))
         try:
-            with tuning.fast_event_loops(), self._engine_of_others():
+            with tuning.fast_event_loops(), self._engine_of_others(), waiting:
                 model.initialize({**self._args, "model_config": json.dumps(model_config)})
         except Exception as error:
             if reason := engine.start_failure(error):

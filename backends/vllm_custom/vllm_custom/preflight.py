@@ -13,7 +13,7 @@ from vllm_custom import engine_args
 from vllm_custom.base_backend import find_base
 from vllm_custom.base_backend.keys import keys_of_base, without
 from vllm_custom.contract.settings import Settings
-from vllm_custom.kernel import devices, model_files
+from vllm_custom.kernel import devices, model_files, nodes
 from vllm_custom.media.budget import check_budgets
 from vllm_custom.media.sources.tls import client_context
 from vllm_custom.openai.service import application_arguments
@@ -43,6 +43,7 @@ def check(args: Mapping[str, str], version_dir: Path, backend_dir: Path) -> None
     if known := engine_args.names_in_source():
         model_files.check_engine_args(arguments, known | keys.engine_arguments)
     devices.check(model_config, arguments)
+    nodes.check(arguments)
     lora_enabled = model_files.lora_enabled(arguments)
     settings.read_chat_template(version_dir)
     settings.find_lora_dir(version_dir, enable_lora=lora_enabled)

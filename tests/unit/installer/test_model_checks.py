@@ -390,3 +390,12 @@ class TestMemory:
         write_args(repository, {"model": "weights", "tensor_parallel_size": 4})
         check = find(repository, "m: GPU memory", gpus=(24 * GIB,) * 2)
         assert check.found == "model.json asks for 4 GPUs, there are 2"
+
+    def test_the_gpus_of_other_nodes_are_not_looked_for_here(self, repository: Path) -> None:
+        write_config(repository, QWEN3)
+        several = {"model": "weights", "max_model_len": 1000, "tensor_parallel_size": 4}
+        write_args(repository, several | {"nnodes": 2})
+        assert find(repository, "m: GPU memory", gpus=(24 * GIB,) * 2).status is Status.OK
+        write_args(repository, several | {"distributed_executor_backend": "ray"})
+        check = find(repository, "m: GPU memory", gpus=(24 * GIB,) * 2)
+        assert (check.status, check.found) == (Status.WARN, "model.json asks for 4 GPUs, this node has 2")

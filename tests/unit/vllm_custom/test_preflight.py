@@ -48,6 +48,12 @@ def test_a_good_model_passes(tmp_path: Path) -> None:
         ({"model": "x"}, {"ENABLE_AUTO_TOOL_CHOICE": "true"}, "ENABLE_AUTO_TOOL_CHOICE needs TOOL_CALL_PARSER"),
         ({"model": "x"}, {"CHAT_TEMPLATE": "none.jinja"}, "CHAT_TEMPLATE"),
         ({"model": "x"}, {"LORA_DIR": "none"}, "LORA_DIR"),
+        (
+            {"model": "x", "node_rank": 1, "nnodes": 2, "master_addr": "h"},
+            {},
+            "node_rank: expected 0.*vllm_custom.node",
+        ),
+        ({"model": "x", "nnodes": 2}, {}, "master_addr: expected the address"),
         ({"model": "x"}, {"base": False}, "no vLLM backend to build on"),
     ],
 )

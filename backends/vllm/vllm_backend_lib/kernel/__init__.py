@@ -12,6 +12,7 @@ from vllm_custom.kernel import json_objects as json_objects
 from vllm_custom.kernel import leftovers as leftovers
 from vllm_custom.kernel import metrics as metrics
 from vllm_custom.kernel import model_files as model_files
+from vllm_custom.kernel import nodes as nodes
 from vllm_custom.kernel import numbers as numbers
 from vllm_custom.kernel import official_tensors as official_tensors
 from vllm_custom.kernel import official_texts as official_texts

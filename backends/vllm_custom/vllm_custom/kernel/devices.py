@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, shorten
-from .model_files import ENGINE_ARGS_FILE
+from .model_files import ENGINE_ARGS_FILE, size_of
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 PARAMETER = "GPU_DEVICE_IDS"
@@ -102,10 +102,10 @@ def device_count(arguments: Mapping[str, Any]) -> int:
     """
     count = 1
     for key in _ENGINE_SIZES:
-        count *= _size(arguments, key)
+        count *= size_of(arguments, key)
     local = "data_parallel_size_local"
-    count *= _size(arguments, local if arguments.get(local) else "data_parallel_size")
-    return max(1, count // _size(arguments, "nnodes"))
+    count *= size_of(arguments, local if arguments.get(local) else "data_parallel_size")
+    return max(1, count // size_of(arguments, "nnodes"))
 
 
 def check(model_config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -120,6 +120,34 @@ def check(model_config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
                 f"{_ABOUT}: group {number}: expected {expected} GPUs, as {ENGINE_ARGS_FILE} asks for "
                 f"({', '.join(_ENGINE_SIZES)}, data_parallel_size), got {len(group)} ({_listed(group)})"
             )
+
+
+def check_enough(arguments: Mapping[str, Any], there: int) -> None:
+    """Compare the engine arguments with the number of GPUs that the engine can have on this node.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    if (wanted := device_count(arguments)) > there:
+        raise ConfigError(
+            f"{ENGINE_ARGS_FILE}: {_sizes(arguments)}: expected at most {there} GPUs, as many as this node has for "
+            f"the engine, got {wanted}; an engine on more nodes has nnodes, or Ray"
+        )
+
+
+def check_enough_memory_nodes(arguments: Mapping[str, Any], there: int) -> None:
+    """The same for vLLM's CPU build, which binds each worker of an engine to a NUMA node of its own.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    one = {**arguments, "data_parallel_size": 1, "data_parallel_size_local": None}
+    if (wanted := device_count(one)) > there:
+        raise ConfigError(
+            f"{ENGINE_ARGS_FILE}: {_sizes(one)}: expected at most {there}, the number of this node's NUMA nodes, to "
+            f"each of which vLLM binds a worker, got {wanted}; VLLM_CPU_OMP_THREADS_BIND of tritonserver's environment "
+            "says otherwise: nobind, or cores such as 0-3|4-7"
+        )
 
 
 def devices_of(
@@ -147,7 +175,7 @@ def devices_of(
     if args["model_instance_kind"] != "GPU":
         _check_enough(arguments, inherited)
         return None
-    if any(_size(arguments, key) > 1 for key in _ENGINE_SIZES):
+    if any(size_of(arguments, key) > 1 for key in _ENGINE_SIZES):
         raise ConfigError(
             "config.pbtxt: instance_group.kind: expected KIND_MODEL, got KIND_GPU, which is one GPU, while "
             f"model.json asks for several ({', '.join(_ENGINE_SIZES)}); {PARAMETER} says which"
@@ -229,15 +257,9 @@ def _index(model_config: Mapping[str, Any], args: Mapping[str, str]) -> int:
     raise ConfigError(f"{_ABOUT}: instance_group has no instance {name}")
 
 
-def _size(arguments: Mapping[str, Any], key: str) -> int:
-    value = arguments.get(key) or 1
-    try:
-        size = int(value)
-    except (TypeError, ValueError):
-        size = 0
-    if size < 1:
-        raise ConfigError(f"{ENGINE_ARGS_FILE}: {key}: expected a positive integer, got {shorten(value)}")
-    return size
+def _sizes(arguments: Mapping[str, Any]) -> str:
+    """Those that make an engine larger than one device."""
+    return ", ".join(key for key in (*_ENGINE_SIZES, "data_parallel_size") if size_of(arguments, key) > 1)
 
 
 def _listed(group: Group) -> str:

@@ -59,6 +59,24 @@ def lora_enabled(arguments: Mapping[str, Any]) -> bool:
     raise ConfigError(f"{ENGINE_ARGS_FILE}: enable_lora: expected true or false, got {shorten(value)}")
 
 
+def size_of(arguments: Mapping[str, Any], key: str, default: int = 1) -> int:
+    """A number among the engine arguments, such as ``tensor_parallel_size``; ``default`` where it is not given.
+
+    Raises:
+        ConfigError: it is not a positive integer.
+    """
+    value = arguments.get(key)
+    if not value:
+        return default
+    try:
+        size = int(value)
+    except (TypeError, ValueError):
+        size = 0
+    if size < 1:
+        raise ConfigError(f"{ENGINE_ARGS_FILE}: {key}: expected a positive integer, got {shorten(value)}")
+    return size
+
+
 def read_adapters(version_dir: Path) -> dict[str, str]:
     """The content of multi_lora.json: adapter name to path or hub name.
 

@@ -32,7 +32,7 @@ _GRACE_SECONDS = 3.0
 _LOST_SECONDS = 2.0
 # Where vLLM makes sockets, each with a name of 36 characters; an address has 107.
 SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
-_SOCKETS_CHARACTERS = 107 - 37
+SOCKETS_CHARACTERS = 107 - 37
 _END = "end"
 
 
@@ -65,7 +65,7 @@ def _have_sockets_removed() -> None:
         return
     owned_folders = _sibling("owned_folders")
     with contextlib.suppress(OSError):  # they are in the temporary folder then, as with vLLM alone
-        os.environ[SOCKETS_VARIABLE] = str(owned_folders.OwnedFolder(owned_folders.SOCKETS, _SOCKETS_CHARACTERS).path)
+        os.environ[SOCKETS_VARIABLE] = str(owned_folders.OwnedFolder(owned_folders.SOCKETS, SOCKETS_CHARACTERS).path)
 
 
 class _Process(NamedTuple):

@@ -197,3 +197,24 @@ def test_the_log_has_the_words_that_the_official_tests_look_for() -> None:
     assert chosen is not None
     assert chosen.reason.startswith("Detected KIND_MODEL instance with GPU_DEVICE_IDS specified")
     assert chosen.reason.endswith("GPUs 1, CUDA_VISIBLE_DEVICES=5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "there"),
+    [
+        (TWO, 1),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 2}, 3),
+        ({"tensor_parallel_size": 8, "nnodes": 2}, 2),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused(arguments: dict[str, Any], there: int) -> None:
+    wanted = devices.device_count(arguments)
+    devices.check_enough(arguments, wanted)
+    with pytest.raises(ConfigError, match=rf"tensor_parallel_size.*: expected at most {there} GPUs.*, got {wanted};"):
+        devices.check_enough(arguments, there)
+
+
+def test_data_parallel_engines_have_the_same_numa_nodes() -> None:
+    devices.check_enough_memory_nodes({"data_parallel_size": 4}, 1)
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size: expected at most 1, .*nobind"):
+        devices.check_enough_memory_nodes({"data_parallel_size": 4, **TWO}, 1)

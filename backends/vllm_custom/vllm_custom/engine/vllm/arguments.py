@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_custom.engine.vllm.older import find
 from vllm_custom.errors import ConfigError, listing
+from vllm_custom.kernel import devices, nodes
 
 
 def engine_argument_names() -> list[str]:
@@ -14,6 +17,34 @@ def engine_argument_names() -> list[str]:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     return [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+
+
+def check_devices(arguments: Mapping[str, Any], visible: str | None) -> None:
+    """Compare what the engine is to have on this node with what there is.
+
+    Args:
+        arguments: of the engine.
+        visible: what CUDA_VISIBLE_DEVICES will be; None where it stays as it is.
+
+    Raises:
+        ConfigError: there are too few devices.
+    """
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if key := nodes.ray_argument(arguments):  # it knows what there is, on all nodes
+        if not current_platform.ray_device_key:
+            device = current_platform.device_type
+            raise ConfigError(f"model.json: {key}: expected another than 'ray', which vLLM does not use on {device}")
+        return
+    if current_platform.is_cuda_alike():
+        there = len(visible.split(",")) if visible else current_platform.device_count()
+        devices.check_enough(arguments, there)
+    elif current_platform.is_cpu() and envs.VLLM_CPU_OMP_THREADS_BIND == "auto":
+        with contextlib.suppress(ImportError):  # older versions have it elsewhere
+            from vllm.utils.cpu_resource_utils import get_visible_memory_node
+
+            devices.check_enough_memory_nodes(arguments, len(get_visible_memory_node()))
 
 
 def prepare_reasoning(arguments: dict[str, Any]) -> None:

@@ -48,6 +48,8 @@ async def run(llm: Any, prompt: Mapping[str, Any], params: Any, options: RunOpti
         async with aclosing(outputs):
             async for output in outputs:
                 finished = output.finished
+                if finished and _was_aborted(output):
+                    raise _engine_died()
                 yield output
     finally:
         if not finished and not llm.errored:
@@ -114,6 +116,19 @@ def has_failed(output: Any) -> bool:
     return any(completion.finish_reason == "error" for completion in completions)
 
 
+def _was_aborted(output: Any) -> bool:
+    """Whether the engine has given a request up that its client still reads: it ends, as all do where one dies."""
+    completions = output.outputs if isinstance(output.outputs, list) else []
+    return any(completion.finish_reason == "abort" for completion in completions)
+
+
+def _engine_died() -> Exception:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    died: Exception = EngineDeadError()
+    return died
+
+
 def traces(llm: Any) -> bool:
     """Whether vLLM reports spans (otlp_traces_endpoint); elsewhere it would warn about trace headers."""
     return bool(getattr(llm.vllm_config.observability_config, "otlp_traces_endpoint", None))
@@ -129,7 +144,9 @@ def data_parallel_ranks(llm: Any) -> int:
 def on_one_host(llm: Any) -> bool:
     """Whether all workers of the engine see the files of this machine."""
     config = llm.vllm_config.parallel_config
-    return getattr(config, "nnodes", 1) == 1 and config.distributed_executor_backend != "ray"
+    backends = config.distributed_executor_backend, getattr(config, "data_parallel_backend", None)
+    elsewhere = data_parallel_ranks(llm) > config.data_parallel_size_local
+    return getattr(config, "nnodes", 1) == 1 and "ray" not in backends and not elsewhere
 
 
 def _is_pooling(params: Any) -> bool:

@@ -6,11 +6,12 @@ import contextlib
 import gc
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 from vllm_custom.engine.vllm.start_failures import expect_failure, note_failure
+from vllm_custom.kernel.nodes import WAIT
 from vllm_custom.runtime.new_process import WithoutCollections
 
 # In the process that starts others; in a new one nothing has taken the place of vLLM's functions.
@@ -34,20 +35,32 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     from vllm.v1.engine.core import EngineCoreProc
 
     own: Callable[..., None] = _vllms_core or EngineCoreProc.run_engine_core
-    begin_core()
-    try:
+    with core_process(kwargs.get("vllm_config")):
         own(*args, **kwargs)
-    finally:
-        # Its memory ends with the process. An interpreter that ends would look for cycles in all of it, for longer than
-        # the five seconds after which vLLM kills it.
-        gc.freeze()
 
 
-def begin_core() -> None:
-    """In an engine core's process, before vLLM's program."""
+@contextlib.contextmanager
+def core_process(vllm_config: Any) -> Iterator[None]:
+    """In an engine core's process, around vLLM's program."""
     note_failure()
     keep_files_with_sockets()
+    _bound_wait_for_ray(vllm_config)
     _start_workers_quickly()
+    with _quick_end():
+        yield
+
+
+@contextlib.contextmanager
+def _quick_end() -> Iterator[None]:
+    """Leave the memory to the system.
+
+    An interpreter that ends looks for cycles in all that is not frozen, for longer than the five seconds after which
+    vLLM kills it.
+    """
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 def run_worker(*args: Any, **kwargs: Any) -> None:
@@ -56,10 +69,8 @@ def run_worker(*args: Any, **kwargs: Any) -> None:
 
     own: Callable[..., None] = _vllms_worker or WorkerProc.worker_main
     note_failure()
-    try:
+    with _quick_end():
         own(*args, **kwargs)
-    finally:
-        gc.freeze()
 
 
 def _start_workers_quickly() -> None:
@@ -69,6 +80,15 @@ def _start_workers_quickly() -> None:
     if _vllms_worker is None:
         _vllms_worker = WorkerProc.worker_main
         WorkerProc.worker_main = staticmethod(WithoutCollections(run_worker))
+
+
+def _bound_wait_for_ray(vllm_config: Any) -> None:
+    """vLLM waits for Ray's nodes for half an hour."""
+    parallel: Any = getattr(vllm_config, "parallel_config", None)
+    seconds = getattr(parallel, WAIT, None)
+    if seconds and parallel.distributed_executor_backend == "ray":
+        ray_utils: Any = importlib.import_module("vllm.v1.executor.ray_utils")
+        ray_utils.PG_WAIT_TIMEOUT = seconds
 
 
 def keep_files_with_sockets() -> None:

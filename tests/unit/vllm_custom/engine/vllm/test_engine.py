@@ -297,6 +297,15 @@ async def test_a_dead_engine_is_not_asked_to_abort() -> None:
     assert (llm.closed, llm.aborted) == (True, [])
 
 
+async def test_a_request_that_the_engine_gives_up_has_not_finished() -> None:
+    """Where one of several data-parallel engines dies, vLLM ends the others, and their requests looked complete."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    given_up = fakes.RequestOutput([fakes.CompletionOutput(finish_reason="abort")], finished=True)
+    with pytest.raises(EngineDeadError):
+        _ = [output async for output in requests.run(Llm(PIECE, given_up), {}, None, RunOptions("id"))]
+
+
 async def test_adapters_are_loaded_and_removed_by_number() -> None:
     llm = fakes.Engine()
     engine = VllmEngine(llm, ModelFacts())
@@ -353,10 +362,23 @@ def test_whether_vllm_traces(endpoint: str | None, expected: bool) -> None:
         ({"distributed_executor_backend": None}, True),
         ({"distributed_executor_backend": "ray", "nnodes": 1}, False),
         ({"distributed_executor_backend": "mp", "nnodes": 2}, False),
+        ({"distributed_executor_backend": "mp", "data_parallel_backend": "ray"}, False),
+        ({"distributed_executor_backend": "mp", "data_parallel_size": 2, "data_parallel_size_local": 2}, True),
+        ({"distributed_executor_backend": "mp", "data_parallel_size": 2, "data_parallel_size_local": 1}, False),
+        (
+            {
+                "distributed_executor_backend": "mp",
+                "data_parallel_size": 2,
+                "data_parallel_size_local": 1,
+                "local_engines_only": True,
+            },
+            True,
+        ),
     ],
 )
 def test_workers_see_this_machines_files_or_not(parallel: dict[str, Any], expected: bool) -> None:
-    engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
+    one = {"data_parallel_size": 1, "data_parallel_size_local": 1}
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(**one | parallel)))
     assert requests.on_one_host(engine) is expected
 
 

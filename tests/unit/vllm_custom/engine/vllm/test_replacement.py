@@ -60,7 +60,12 @@ def client() -> Any:
 
 def dead_llm(clients: int) -> Any:
     parallel = SimpleNamespace(
-        _api_process_count=clients, _api_process_rank=0, nnodes=1, distributed_executor_backend="mp"
+        _api_process_count=clients,
+        _api_process_rank=0,
+        nnodes=1,
+        distributed_executor_backend="mp",
+        data_parallel_size=1,
+        data_parallel_size_local=1,
     )
     config = SimpleNamespace(parallel_config=parallel, cache_config=SimpleNamespace(num_gpu_blocks=100))
     llm = SimpleNamespace(
@@ -130,7 +135,9 @@ def test_what_is_no_engine_of_this_kind_is_refused() -> None:
         EngineReplacement(SimpleNamespace(engine=1), 1)
 
 
-@pytest.mark.parametrize(("name", "value"), [("nnodes", 2), ("distributed_executor_backend", "ray")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("nnodes", 2), ("distributed_executor_backend", "ray"), ("data_parallel_size", 2)]
+)
 def test_an_engine_over_several_machines_is_refused(name: str, value: object) -> None:
     llm = dead_llm(1)
     setattr(llm.vllm_config.parallel_config, name, value)

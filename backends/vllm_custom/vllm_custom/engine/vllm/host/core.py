@@ -19,6 +19,7 @@ from vllm.v1.engine.utils import EngineZmqAddresses, launch_core_engines
 from vllm_custom.engine.host.board import ROWS
 from vllm_custom.engine.host.host import CoreError
 from vllm_custom.engine.vllm.host.process import run_engine_core
+from vllm_custom.engine.vllm.nodes import bound_waits
 from vllm_custom.engine.vllm.older import executor_class
 from vllm_custom.engine.vllm.start_failures import expect_failure, start_failure
 from vllm_custom.runtime.new_process import WithoutCollections
@@ -97,6 +98,7 @@ class VllmCore:
                     await asyncio.to_thread(owner.shutdown)
 
     def _launch(self, vllm_config: Any, log_stats: bool) -> None:
+        bound_waits()
         core.EngineCoreProc.run_engine_core = staticmethod(WithoutCollections(run_engine_core))
         expect_failure()
         parameters = inspect.signature(launch_core_engines).parameters
@@ -141,6 +143,13 @@ def _check(vllm_config: Any) -> None:
                 f"model.json: {argument}: cannot be {given!r} where several instances share an engine "
                 "(SHARE_ENGINE of config.pbtxt)"
             )
+    parallel = vllm_config.parallel_config
+    local, size = parallel.data_parallel_size_local, parallel.data_parallel_size
+    if local < size and not getattr(parallel, "local_engines_only", False):  # they could not reach our sockets
+        raise CoreError(
+            f"model.json: data_parallel_size_local: expected {size} (data_parallel_size) where several instances share "
+            f"an engine (SHARE_ENGINE of config.pbtxt), got {local}"
+        )
 
 
 async def _any_ended(descriptors: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.engine.core import EngineCoreProc
 
-from vllm_custom.engine.vllm.starting import begin_core
+from vllm_custom.engine.vllm.starting import core_process
 
 _vllms_own = EngineCoreProc.run_engine_core
 _update_from_output = Scheduler.update_from_output
@@ -23,8 +23,8 @@ def run_engine_core(*args: Any, **kwargs: Any) -> None:
     EngineCoreProc.abort_client = _abort_client
     EngineCoreProc.tell_client = _tell_client
     Scheduler.update_from_output = _tell_a_reporter
-    begin_core()
-    _vllms_own(*args, **kwargs)
+    with core_process(kwargs.get("vllm_config")):
+        _vllms_own(*args, **kwargs)
 
 
 def _abort_client(core: Any, client: int) -> int:
