@@ -141,7 +141,7 @@ class Model:
         del self._service
         self._base._vllm_metrics = None
         del self._base
-        tuning.unfreeze_and_collect()
+        tuning.collect_before_exit()
 
     def engine_arguments(self, given: dict[str, Any]) -> dict[str, Any]:
         """Paths resolved, and config.pbtxt's parser for reasoning in its place."""

@@ -63,7 +63,11 @@ def without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def unfreeze_and_collect() -> None:
-    """The counterpart of :func:`freeze_gc_heap`, for the end: cycles from the start are collected as well."""
+def collect_before_exit() -> None:
+    """The counterpart of :func:`freeze_gc_heap`, for the end: cycles from the start are collected as well.
+
+    What is left stays until the process has gone: the interpreter, as it ends, would walk through it again and again.
+    """
     gc.unfreeze()
     gc.collect()
+    gc.freeze()

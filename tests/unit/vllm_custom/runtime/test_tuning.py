@@ -83,10 +83,11 @@ def test_what_start_up_left_is_spared_until_the_end() -> None:
         del node
         gc.collect()
         assert gone() is not None
+        tuning.collect_before_exit()
+        assert gone() is None
+        assert gc.get_freeze_count() > 0
     finally:
-        tuning.unfreeze_and_collect()
-    assert gone() is None
-    assert gc.get_freeze_count() == 0
+        gc.unfreeze()
 
 
 def test_garbage_is_not_put_off_by_what_start_up_left() -> None:
@@ -100,5 +101,5 @@ def test_garbage_is_not_put_off_by_what_start_up_left() -> None:
             lived.append(Node())
         assert gc.get_stats()[2]["collections"] > before
     finally:
-        tuning.unfreeze_and_collect()
+        gc.unfreeze()
     assert left
