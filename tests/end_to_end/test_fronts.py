@@ -66,11 +66,13 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+@pytest.mark.any_base
 def test_one_engine_serves_all_instances(triton: TritonServer) -> None:
     assert len(stubs(triton, MODEL)) == FRONTS
     assert len(engine_cores(triton, MODEL)) == 1
 
 
+@pytest.mark.any_base
 def test_every_front_gives_the_answers_of_the_model(client: Client) -> None:
     """Texts, images and adapters, each asked more often than there are fronts."""
     drawn = picture(23_100, (224, 224), count=2)
@@ -87,6 +89,7 @@ def test_every_front_gives_the_answers_of_the_model(client: Client) -> None:
     assert [answer.body.get("text_output") for answer in answers] == [expected for _, expected in asked]
 
 
+@pytest.mark.any_base
 def test_a_seed_gives_the_same_text_whichever_front_samples(client: Client) -> None:
     body = {"text_input": "Hello", "temperature": 1.5, "seed": 7, "max_tokens": 20, "ignore_eos": True}
     assert len({client.generate(MODEL, **body).text for _ in range(3 * FRONTS)}) == 1
