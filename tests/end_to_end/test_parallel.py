@@ -89,8 +89,11 @@ def below(triton: TritonServer, model: str) -> list[psutil.Process]:
 
 
 def workers(triton: TritonServer, model: str) -> list[psutil.Process]:
-    cores = engine_cores(triton, model)
-    return [child for core in cores for child in core.children() if is_alive(child) and "Worker" in child.name()]
+    return [worker for core in engine_cores(triton, model) for worker in _workers_of(core)]
+
+
+def _workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if is_alive(child) and "Worker" in child.name()]
 
 
 def unload(client: Client, triton: TritonServer, model: str) -> None:
@@ -175,7 +178,7 @@ def test_two_nodes(several: Client, server: TritonServer, expected: list[str], s
     """The second one ends with the first one's engine."""
     Loads(server, several)(NODES)
     assert answers(several, NODES) == expected
-    assert [len(workers(server, NODES)), len(second_node.children())] == [1, 1]
+    assert [len(workers(server, NODES)), len(_workers_of(second_node))] == [1, 1]
     of_second = family(second_node)
     unload(several, server, NODES)
     wait_until(lambda: not any(map(is_alive, of_second)), LOST_SECONDS)

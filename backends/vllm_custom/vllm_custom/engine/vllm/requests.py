@@ -118,7 +118,9 @@ def has_failed(output: Any) -> bool:
 
 def _was_aborted(output: Any) -> bool:
     """Whether the engine has given a request up that its client still reads: it ends, as all do where one dies."""
-    completions = output.outputs if isinstance(output.outputs, list) else []
+    completions = getattr(output, "outputs", None)
+    if not isinstance(completions, list):
+        return False
     return any(completion.finish_reason == "abort" for completion in completions)
 
 
