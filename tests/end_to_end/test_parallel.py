@@ -6,6 +6,7 @@ Greedy answers are those of the model with one worker. A worker or an engine tha
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,10 @@ from vllm_custom.engine.vllm.host import PROGRAM
 
 pytestmark = [
     pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not os.environ.get("VLLM_CUSTOM_TEST_PARALLEL"),
+        reason="not run: five loads of two workers take minutes on two cores; set VLLM_CUSTOM_TEST_PARALLEL=1",
+    ),
     needs_vllm("0.32", "several workers on the CPU, and nodes that are waited for so long and no longer"),
 ]
 
