@@ -108,7 +108,8 @@ def test_serve_ends_and_nothing_is_left(serving: Serving, temporary: Path, ends_
         assert list(temporary.glob("vllm_custom_lora_*/*"))
         family = serving.family
         assert len(family) > 1
-        held = {name for name in before if any(str(SHARED_MEMORY / name) in mapped(one) for one in family)}
+        used = set[str]().union(*map(mapped, family))
+        held = {name for name in before if str(SHARED_MEMORY / name) in used}
         assert held
         serving.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "Signal (15) received" in (temporary.parent / "server.log").read_text(), HANG_SECONDS)
