@@ -13,6 +13,7 @@ from tests.support import superset as superset_model
 from tests.support.client import Client
 from tests.support.frontend_process import Frontend
 from tests.support.media_files import Files
+from tests.support.scheduling import shared_by
 from tests.support.server_fixtures import client, load, repository
 from tests.support.servers import Loads, Repository, serving
 from tests.support.trace_collector import ENVIRONMENT as SPANS
@@ -22,6 +23,11 @@ from tests.support.vllm_serve_cases import ServeAnswers
 from tools.installer.server import TritonServer
 
 __all__ = ["client", "load", "repository"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The shared model's tests take longest together, and go first where several processes share the tests."""
+    items.sort(key=lambda item: shared_by(item.path) != "superset")
 
 
 @pytest.fixture(scope="session")

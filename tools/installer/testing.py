@@ -40,15 +40,16 @@ class Level:
 
 _SLOWEST = ("--durations=15", "--durations-min=1")
 _COVERAGE = ("--cov", "--cov-report=term:skip-covered")
-# What comes first says tests/unit/conftest.py.
+# What comes first say the folders' conftest.py.
 _BY_SCHEDULE = "--no-loadscope-reorder"
 # Many unit tests wait.
 _FAST_PROCESSES = min(2 * (os.cpu_count() or 1), 16)
-# A load has one core for most of its time. What goes together to one process says tests/support/scheduling.py.
+# A load has one core for most of its time. What goes together to one process says tests/support/scheduling.py. Modules
+# with an engine take longer, and go first.
 _SERVER_PROCESSES = 2
 SERVERS = Level(
     "component and end-to-end tests",
-    ("tests/component", "tests/end_to_end", "-n", str(_SERVER_PROCESSES), *_SLOWEST),
+    ("tests/end_to_end", "tests/component", "-n", str(_SERVER_PROCESSES), _BY_SCHEDULE, *_SLOWEST),
 )
 UNIT = Level("unit tests", ("tests/unit", "tests/fuzz", "-n", "logical", _BY_SCHEDULE, *_SLOWEST, *_COVERAGE))
 FAST = Level(

@@ -58,7 +58,7 @@ def test_checks_and_all_levels_without_arguments(runs: Runs) -> None:
     assert [module[0] for module in runs.modules] == ["ruff", "ruff", "mypy", "codespell_lib", *["pytest"] * 2]
     unit, servers = runs.modules[-2:]
     assert unit[1] == "tests/unit"
-    assert servers[1:3] == ("tests/component", "tests/end_to_end")
+    assert servers[1:3] == ("tests/end_to_end", "tests/component")
     assert "--durations=15" in unit
     assert "--durations=15" in servers
     assert "--cov" in unit
