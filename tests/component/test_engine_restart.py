@@ -19,7 +19,7 @@ from tools.installer.server import TritonServer
 
 pytestmark = pytest.mark.timeout(400)
 
-MODEL = "restarts"
+MODEL = "null_restarts"
 FRONTS = 2
 STREAMS = 4
 HOST = "null_core_host"

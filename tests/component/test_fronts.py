@@ -24,7 +24,7 @@ KILLS = pytest.mark.skipif(
     reason="not run: Triton 24.10 may abort when a model's process is killed; set VLLM_CUSTOM_TEST_FRONTS=1",
 )
 
-MODEL = "fronts"
+MODEL = "null_fronts"
 FRONTS = 3
 PLACES = 8
 GPU = "5"  # which the null engine does not look for

@@ -18,7 +18,7 @@ from tools.installer.server import TritonServer
 
 pytestmark = pytest.mark.timeout(300)
 
-MODEL, RESPONSES = "storing", "/v1/responses"
+MODEL, RESPONSES = "null_storing", "/v1/responses"
 # In turns between two servers, so that both have some.
 COUNT = 6
 CONFIG = 'backend: "vllm_custom"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'

@@ -104,5 +104,5 @@ def _join(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
                 mine[key][inner] = (mine[key].get(inner) or []) + part if isinstance(part, list) else part
         elif isinstance(value, list) and isinstance(mine.get(key), list):
             mine[key] = mine[key] + value
-        else:
+        elif value is not None or key not in mine:  # the ids of the prompt come with the first piece only
             mine[key] = value

@@ -82,9 +82,12 @@ INTERNAL = {
     ("engine/host/guard.py", "ImportError"),
     ("kernel/orphans.py", "ImportError"),
     ("kernel/series.py", "PermissionError"),
+    ("engine/vllm/engine_limits.py", "_refusal"),
     ("engine/vllm/host/core.py", "CoreError"),
     ("engine/vllm/older/names.py", "ImportError"),
     ("engine/vllm/older/structured_outputs.py", "ImportError"),
+    ("engine/vllm/requests.py", "_engine_died"),
+    ("kernel/nodes.py", "nodes.explained"),
 }
 
 
