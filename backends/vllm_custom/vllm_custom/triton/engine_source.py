@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from vllm_custom.engine.statistics import Labels, Sample, Statistics, Turn
@@ -13,6 +13,9 @@ class Newest(Protocol):
 
     def turn(self, heard_ns: int) -> Turn:
         """Whether this one, which was last told at ``heard_ns``, is to say how the engine is."""
+
+    def said(self) -> None:
+        """It has said so: a process that said it meanwhile does so again."""
 
 
 class EngineSource:
@@ -36,11 +39,14 @@ class EngineSource:
         """All."""
         return self._statistics.histograms()
 
-    def gauges(self) -> Iterable[Sample]:
-        """Those that have changed; all, where another process may have set them meanwhile."""
+    def gauges(self) -> Iterator[Sample]:
+        """Those that have changed; all, where another process may have set them meanwhile.
+
+        Each is to be set before the next is taken.
+        """
         turn = self._newest.turn(self._statistics.heard_ns) if self._newest is not None else Turn.MINE
         if turn is Turn.NOT_MINE:
-            return []
+            return
         if turn is Turn.TAKEN_OVER:
             self._set = {key: value for key, value in self._set.items() if key[0] in self._growing}
         samples = list(self._statistics.gauges())
@@ -48,7 +54,9 @@ class EngineSource:
         self._note(changed)
         if len(self._known) > len(samples):
             self._forget(samples)
-        return changed
+        yield from changed
+        if changed and self._newest is not None:  # Triton may have got another's, of later, before these
+            self._newest.said()
 
     def _note(self, changed: list[Sample]) -> None:
         for sample in changed:

@@ -163,6 +163,19 @@ def test_what_was_is_not_set_again_when_a_front_is_told_once_more(board: Board) 
     assert [sample.family for sample in source.gauges()] == ["running"]
 
 
+def test_what_another_front_may_have_reported_late_is_said_again(board: Board) -> None:
+    before, after = Statistics(), Statistics()
+    first, second = EngineSource(before, Newest(board, 1)), EngineSource(after, Newest(board, 2))
+    before.heard_ns, after.heard_ns = 1, 2
+    before.now, after.now = {("running", ()): 5.0}, {("running", ()): 0.0}
+    late = iter(first.gauges())
+    assert next(late).value == 5
+    assert [sample.value for sample in second.gauges()] == [0]
+    assert list(late) == [], "it has been set now"
+    assert [sample.value for sample in second.gauges()] == [0]
+    assert list(second.gauges()) == []
+
+
 def test_series_that_are_no_more_are_forgotten() -> None:
     statistics = Statistics()
     source = EngineSource(statistics, None)

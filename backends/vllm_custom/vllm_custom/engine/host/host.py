@@ -299,8 +299,10 @@ class Host:
                 other.tell(Retire())
 
     def _tell_census(self) -> None:
-        if instances := self._instances():
-            instances[0].tell(self._census.told(len(instances)))
+        """The first counts losses. All say how many there are, since what another one said before may come late."""
+        instances = self._instances()
+        for front in instances:
+            front.tell(self._census.told(len(instances)))
 
     def _instances(self) -> list[_Front]:
         """Those that use the engine and are no guests."""

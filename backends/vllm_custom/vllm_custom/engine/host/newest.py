@@ -37,3 +37,8 @@ class Newest:
             mine = Turn.TAKEN_OVER if heard_ns and others > int(said[row]) else Turn.MINE
             said[row] = time.monotonic_ns()
             return mine
+
+    def said(self) -> None:
+        """What this front said is reported, maybe after what another one says that was told later: it says so again."""
+        with self._board.alone() as cells:
+            cells[self._row, SAID] = time.monotonic_ns()

@@ -19,7 +19,7 @@ from vllm_custom.kernel.orphans import SOCKETS_VARIABLE
 # The modules of vLLM whose processes log the error that they end with.
 _LOGGERS = ("vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
 # Names the file to the processes that are started from now on.
-_VARIABLE = "VLLM_CUSTOM_START_FAILURE"
+_VARIABLE = "TRITON_VLLM_CUSTOM_START_FAILURE"  # vLLM warns of unknown names that begin like its own
 # How vLLM names processes that have ended by a signal.
 _KILLED = re.compile(r"'(\w+)': -(\d+)")
 

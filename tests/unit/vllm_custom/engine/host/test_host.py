@@ -184,7 +184,7 @@ def test_a_killed_front_is_noticed_its_requests_end_and_its_share_is_back(settin
     board.close()
 
 
-def test_one_front_is_told_how_many_there_are_and_what_was_lost(setting: Setting) -> None:
+def test_fronts_are_told_how_many_there_are_and_the_first_what_was_lost(setting: Setting) -> None:
     first = setting.attach("first")
     told: list[Fronts] = []
     first.when_fronts_change(told.append)  # also what was said before
@@ -198,7 +198,8 @@ def test_one_front_is_told_how_many_there_are_and_what_was_lost(setting: Setting
     of_second: list[Fronts] = []
     second.when_fronts_change(of_second.append)
     first.leave()
-    wait_until(lambda: of_second == [Fronts(1, 0, 0)])
+    wait_until(lambda: of_second[-1:] == [Fronts(1, 0, 0)])
+    assert {(news.lost, news.replaced) for news in of_second} == {(0, 0)}
 
 
 def test_fronts_that_others_have_replaced_are_told_once_these_serve(setting: Setting) -> None:
